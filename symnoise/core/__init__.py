@@ -1,0 +1,24 @@
+"""Shapes, masks, seeded generators, `Estimate`, result files: what every other room stands on."""
+
+from symnoise.core.errors import InputError, unknown
+from symnoise.core.estimate import Estimate
+from symnoise.core.files import peak_rss_mib, provenance, sha256, write_atomically, write_json
+from symnoise.core.heap import retained_heap
+from symnoise.core.masks import is_right_padded, lengths, real_tokens
+from symnoise.core.random import generator
+
+__all__ = [
+    "Estimate",
+    "InputError",
+    "generator",
+    "is_right_padded",
+    "lengths",
+    "peak_rss_mib",
+    "provenance",
+    "real_tokens",
+    "retained_heap",
+    "sha256",
+    "unknown",
+    "write_atomically",
+    "write_json",
+]

