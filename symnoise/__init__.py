@@ -40,7 +40,7 @@ _HOME = {
     "attach": "training",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605 - computed from the one table above
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

@@ -25,9 +25,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; choose a folder you can write to"
-        ) from error
+        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder you can write to") from error
     os.close(handle)
     try:
         write(Path(name))
@@ -68,7 +66,7 @@ def sha256(path: str | Path) -> str:
 
 def provenance() -> dict[str, Any]:
     """What ran: versions, git commit (null outside a checkout), platform."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in ("symnoise", "torch", "transformers", "numpy", "scipy"):
         try:
             versions[name] = version(name)

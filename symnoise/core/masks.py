@@ -15,8 +15,6 @@ def is_right_padded(mask: Bool[Tensor, "batch token"]) -> bool:
     return bool((mask[:, 1:] <= mask[:, :-1]).all()) and bool(mask[:, :1].all())
 
 
-def real_tokens(
-    values: torch.Tensor, mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"]
-) -> torch.Tensor:
+def real_tokens(values: torch.Tensor, mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"]) -> torch.Tensor:
     """`values` (batch, token, …) of the real tokens alone, as (tokens, …)."""
     return values[mask != 0]

@@ -38,15 +38,13 @@ class Law:
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "*shape"]:
         """Independent draws of u, from `generator` alone, made on its device and then moved to `device`."""
-        options = {"generator": generator, "dtype": dtype, "device": generator.device}
+        draw = torch.empty(shape, dtype=dtype, device=generator.device)
         if self.name == "uniform":
-            draw = torch.empty(shape, dtype=dtype, device=generator.device).uniform_(
-                -1, 1, generator=generator
-            )
+            draw.uniform_(-1, 1, generator=generator)
         elif self.name == "gaussian":
-            draw = torch.randn(shape, **options)
+            draw.normal_(generator=generator)
         else:
-            draw = torch.randint(0, 2, shape, **options).mul_(2).sub_(1)
+            draw.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
         return draw.to(device)
 
     def standardised(self, uniforms: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -115,9 +115,7 @@ class Noise:
         so that half precision rounds the finished noise once. Only shape, dtype and device of `embeddings` matter.
         """
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        draw = laws.law(self.law).sample(
-            embeddings.shape, generator=generator, dtype=dtype, device=embeddings.device
-        )
+        draw = laws.law(self.law).sample(embeddings.shape, generator=generator, dtype=dtype, device=embeddings.device)
         scale = self.scale(lengths(mask), embeddings.shape[-1]).to(embeddings.device, dtype)
         per_token = scale[:, None] * (mask != 0)
         return (draw * per_token[:, :, None]).to(embeddings.dtype)
