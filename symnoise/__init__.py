@@ -29,6 +29,7 @@ _HOME = {
     "smoothed_curvature": "curvature",
     "spectrum": "curvature",
     "trace": "curvature",
+    "trace_parts": "curvature",
     "expected_square_norm": "norms",
     "layer_growth": "norms",
     "radial_identity": "norms",

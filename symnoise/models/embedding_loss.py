@@ -1,6 +1,6 @@
 """`EmbeddingLoss`: one example's loss as a function of its token embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,29 +27,33 @@ class EmbeddingLoss:
     batch: input_ids (batch, token); attention_mask (batch, token), default all ones; labels, −100 where a token
            is not scored: (batch, token) aligned with input_ids for causal models, which predict label t from the
            tokens before t; (batch, target) for encoder-decoder models.
+    ids:   one number an example, 0 … batch − 1 unless given; random probes are keyed by it, so an example gets
+           the same probes in any batch, on any rank.
     Raises `InputError` for a model without embedding table or language-model head, for rows of one token, rows
     without a scored token, labels of another shape, and token ids outside the vocabulary.
     """
 
-    def __init__(self, model: Any, batch: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: Any, batch: Mapping[str, Tensor], ids: Sequence[int] | None = None) -> None:
         self.model = model
+        self.batch = {name: batch[name] for name in ("input_ids", "attention_mask", "labels") if name in batch}
         head = getattr(model, "get_output_embeddings", lambda: None)()
         if head is None:
             raise InputError(f"{type(model).__name__} has no language-model head; load a causal or seq2seq model")
         self._head: nn.Module = head
         seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
         device = next(model.parameters()).device
-        ids = batch["input_ids"].to(device)
+        tokens = batch["input_ids"].to(device)
         labels = batch["labels"].to(device)
-        self.mask: Int[Tensor, "batch token"] = batch.get("attention_mask", torch.ones_like(ids)).to(device)
+        self.mask: Int[Tensor, "batch token"] = batch.get("attention_mask", torch.ones_like(tokens)).to(device)
         self.lengths: Int[Tensor, " batch"] = lengths(self.mask)
-        _check(ids, self.mask, labels, seq2seq)
+        self.ids = tuple(range(len(tokens)) if ids is None else ids)
+        _check(tokens, self.mask, labels, seq2seq)
 
         table = _embedding_table(model.get_encoder() if seq2seq else model)
-        if int(ids.max()) >= table.num_embeddings:
-            raise InputError(f"token id {int(ids.max())} is outside the model's {table.num_embeddings} embeddings")
+        if int(tokens.max()) >= table.num_embeddings:
+            raise InputError(f"token id {int(tokens.max())} is outside the model's {table.num_embeddings} embeddings")
         with torch.no_grad(), borrowed(model):
-            self.embeddings: Float[Tensor, "batch token dim"] = table(ids).detach()
+            self.embeddings: Float[Tensor, "batch token dim"] = table(tokens).detach()
         self._inputs: dict[str, Any] = {"attention_mask": self.mask, "use_cache": False}
         if seq2seq:
             self._inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
@@ -64,13 +68,22 @@ class EmbeddingLoss:
         self.targets: Int[Tensor, " scored"] = labels[scored]
         # (batch, scored): averages the scored tokens of each example.
         self.averages: Float[Tensor, "batch scored"] = (
-            F.one_hot(self._rows, len(ids)).T.double() / self.scored_tokens[:, None]
+            F.one_hot(self._rows, len(tokens)).T.double() / self.scored_tokens[:, None]
         )
 
     @property
     def shape(self) -> torch.Size:
         """(batch, token, dim)."""
         return self.embeddings.shape
+
+    def example(self, index: int) -> "EmbeddingLoss":
+        """The loss of one example alone, with right padding cut away."""
+        batch = {name: tensor[index : index + 1] for name, tensor in self.batch.items()}
+        if is_right_padded(self.mask[index : index + 1]):
+            longest = int(self.lengths[index])
+            keys = [k for k in batch if k != "labels" or batch[k].shape == self.batch["input_ids"][:1].shape]
+            batch |= {key: batch[key][:, :longest] for key in keys}
+        return EmbeddingLoss(self.model, batch, [self.ids[index]])
 
     def __call__(self, X: Tensor) -> Float[Tensor, " batch"]:
         """ℓ(X), one float64 value an example."""

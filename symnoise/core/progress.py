@@ -1,0 +1,45 @@
+"""Progress on long work: silent in a library, shown where a program asks for it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+_shown: ContextVar[Progress | None] = ContextVar("symnoise-progress", default=None)
+
+
+@contextmanager
+def progress_shown() -> Iterator[Console]:
+    """Within the block, every `track` draws a bar on standard error; yields the console, for lines above the bars."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        token = _shown.set(progress)
+        try:
+            yield progress.console
+        finally:
+            _shown.reset(token)
+
+
+def track(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items one by one, with a bar named `what` where `progress_shown` is in force."""
+    progress = _shown.get()
+    if progress is None:
+        yield from items
+        return
+    task = progress.add_task(what, total=len(items))
+    try:
+        for item in items:
+            yield item
+            progress.advance(task)
+    finally:
+        progress.remove_task(task)

@@ -1,0 +1,39 @@
+"""Curvature in embedding space: Hessian products, Taylor mode, differences, traces, spectra, finite-σ curvature."""
+
+from symnoise.curvature.difference import Difference, gradient, hvp_difference
+from symnoise.curvature.exact import dense_hessian, exact_trace
+from symnoise.curvature.gauss_newton import JacobianProducts, softmax_curvature
+from symnoise.curvature.loss import Loss, coordinates, probes
+from symnoise.curvature.operator import EmbeddingHessian
+from symnoise.curvature.products import HessianProducts, directional_curvature, hvp, inner
+from symnoise.curvature.smoothing import SmoothedCurvature, ratio, smoothed_curvature
+from symnoise.curvature.spectrum import Spectrum, spectrum
+from symnoise.curvature.trace import METHODS, TraceParts, gauss_newton_trace, trace, trace_parts
+
+__all__ = [
+    "METHODS",
+    "Difference",
+    "EmbeddingHessian",
+    "HessianProducts",
+    "JacobianProducts",
+    "Loss",
+    "SmoothedCurvature",
+    "Spectrum",
+    "TraceParts",
+    "coordinates",
+    "dense_hessian",
+    "directional_curvature",
+    "exact_trace",
+    "gauss_newton_trace",
+    "gradient",
+    "hvp",
+    "hvp_difference",
+    "inner",
+    "probes",
+    "ratio",
+    "smoothed_curvature",
+    "softmax_curvature",
+    "spectrum",
+    "trace",
+    "trace_parts",
+]

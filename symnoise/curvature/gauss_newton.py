@@ -1,0 +1,37 @@
+"""Gauss-Newton products from reverse mode alone."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from symnoise.models import EmbeddingLoss
+
+
+class JacobianProducts:
+    """v ↦ Jv with J = ∂logits/∂X at the scored positions, one graph kept for all products.
+
+    u ↦ Jᵀu is linear, so its derivative along v is Jv: reverse over reverse, which needs no forward-mode rule
+    of any operation.
+    """
+
+    def __init__(self, loss: EmbeddingLoss) -> None:
+        X = loss.embeddings.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = loss.logits(X)
+            self._u = torch.zeros_like(logits).requires_grad_()
+            (self._pullback,) = torch.autograd.grad(logits, X, self._u, create_graph=True)
+        self.logits = logits.detach()
+
+    def __call__(self, v: Float[Tensor, "batch token dim"]) -> Float[Tensor, "scored vocabulary"]:
+        """Jv at the scored positions."""
+        return torch.autograd.grad(self._pullback, self._u, v.to(self._pullback), retain_graph=True)[0]
+
+
+def softmax_curvature(
+    logits: Float[Tensor, "scored vocabulary"], directions: Float[Tensor, "scored vocabulary"]
+) -> Float[Tensor, " scored"]:
+    """uᵀ(diag p − ppᵀ)u at each scored token, p = softmax(logits): the variance of u under p. float64."""
+    p = logits.double().softmax(-1)
+    u = directions.double()
+    mean = (p * u).sum(-1, keepdim=True)
+    return (p * (u - mean).square()).sum(-1)

@@ -1,0 +1,55 @@
+"""The Hessian of one example as a linear operator, for SciPy and whatever speaks SciPy's language."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from symnoise.core import InputError
+from symnoise.curvature.products import HessianProducts
+from symnoise.models import EmbeddingLoss
+
+
+class EmbeddingHessian:
+    """H = ∇²ℓ_b over the n = L·d embedding coordinates of one example's real tokens; symmetric, matrix-free.
+
+    `H @ v` takes and gives (n,) or (n, k) tensors. The graph behind the products is built once and lives as long
+    as this object. Raises `InputError` for an example that is not in the batch.
+    """
+
+    def __init__(self, loss: EmbeddingLoss, example: int = 0) -> None:
+        if not 0 <= example < len(loss.embeddings):
+            raise InputError(f"example {example} is not in a batch of {len(loss.embeddings)}")
+        self._loss = loss.example(example)
+        self._product = HessianProducts(self._loss)
+        self._real = (self._loss.mask[0] != 0).nonzero()[:, 0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n)."""
+        n = len(self._real) * self._loss.embeddings.shape[-1]
+        return n, n
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the embeddings."""
+        return self._loss.embeddings.dtype
+
+    def __matmul__(self, v: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
+        columns = v.reshape(len(v), -1).T
+        full = torch.zeros_like(self._loss.embeddings)
+        products = []
+        for column in columns:
+            full[0, self._real] = column.reshape(len(self._real), -1).to(full)
+            products.append(self._product(full)[0, self._real].flatten())
+        return torch.stack(products, -1).reshape(v.shape)
+
+    def to_scipy(self) -> LinearOperator:
+        """A real symmetric `scipy.sparse.linalg.LinearOperator` of the embeddings' dtype."""
+        dtype = np.dtype(np.float64 if self.dtype is torch.float64 else np.float32)
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return (self @ torch.from_numpy(v.astype(dtype))).cpu().numpy().astype(dtype)
+
+        return LinearOperator(self.shape, matvec=product, rmatvec=product, matmat=product, rmatmat=product, dtype=dtype)
