@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from symnoise.core import generator
-from symnoise.noise import law
+from symnoise.noise import directions
 
 
 class Loss(Protocol):
@@ -37,16 +35,9 @@ def coordinates(loss: Loss) -> Int[Tensor, " batch"]:
 def probes(
     loss: Loss, count: int, *, seed: int, first: int = 0, law_name: str = "rademacher"
 ) -> Float[Tensor, "probe batch token dim"]:
-    """Random directions z number `first` … `first + count − 1`: unit variance at real tokens, 0 at padding.
+    """Random directions z number `first` … `first + count − 1` for each example; 0 at padding.
 
-    Probe k of an example depends on (seed, its id, k) and its true length alone: neither on the batch it is in
-    nor on how many probes are drawn. With Rademacher or Gaussian coordinates E[zᵀHz] = tr H (Hutchinson 1989).
+    With independent coordinates of unit variance E[zᵀHz] = tr H (Hutchinson 1989). Keyed to (seed, example id, k);
+    see `symnoise.noise.directions`.
     """
-    chosen, real = law(law_name), loss.mask != 0
-    z = torch.zeros((count, *loss.embeddings.shape), dtype=loss.embeddings.dtype, device=loss.embeddings.device)
-    for b, example in enumerate(loss.ids):
-        shape = (int(real[b].sum()), loss.embeddings.shape[-1])
-        for k in range(count):
-            draw = chosen.sample(shape, generator=generator(seed, "probe", example, first + k))
-            z[k, b, real[b]] = (draw / chosen.variance**0.5).to(z)
-    return z
+    return directions(loss.embeddings, loss.mask, loss.ids, count, seed=seed, first=first, law_name=law_name)

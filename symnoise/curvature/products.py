@@ -49,7 +49,7 @@ def hvp(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor,
         raise InputError(f"V must be {tuple(loss.embeddings.shape)} or (probe, …) of it; got {tuple(V.shape)}")
     with retained_heap():
         product = HessianProducts(loss)
-        return torch.stack([product(v) for v in track(V.reshape(-1, *V.shape[-3:]), "Hessian products")]).reshape(
+        return torch.stack([product(v) for v in track(list(V.reshape(-1, *V.shape[-3:])), "Hessian products")]).reshape(
             V.shape
         )
 

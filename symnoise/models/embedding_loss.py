@@ -95,11 +95,24 @@ class EmbeddingLoss:
             lambda _, arguments: (arguments[0][self._rows, self._positions][None], *arguments[1:])
         )
         try:
-            with borrowed(self.model):
-                logits = self.model(inputs_embeds=X, **self._inputs).logits[0]
+            logits = self._run(X).logits[0]
         finally:
             kept.remove()
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def hidden_states(self, X: Tensor) -> Float[Tensor, "layer batch token dim"]:
+        """States of every layer (for encoder-decoder models, the encoder's), without gradients.
+
+        Layer 0 is what enters the first block, layer l what leaves block l; the last one is taken, as
+        Transformers does, after the final norm.
+        """
+        with torch.no_grad():
+            output = self._run(X, output_hidden_states=True)
+        return torch.stack(output["encoder_hidden_states" if "encoder_hidden_states" in output else "hidden_states"])
+
+    def _run(self, X: Tensor, **options: Any) -> Any:
+        with borrowed(self.model):
+            return self.model(inputs_embeds=X, **self._inputs, **options)
 
     def mean_over_tokens(self, per_token: Tensor) -> Float[Tensor, "batch"]:
         """Means over each example's scored tokens, in float64."""

@@ -1,0 +1,15 @@
+"""Embedding-norm growth: closed forms, through the layers of a model, and along the ray through the embeddings."""
+
+from symnoise.norms.closed_forms import SquareNorm, expected_square_norm, square_norm
+from symnoise.norms.layers import LayerGrowth, layer_growth
+from symnoise.norms.radial import RadialIdentity, radial_identity
+
+__all__ = [
+    "LayerGrowth",
+    "RadialIdentity",
+    "SquareNorm",
+    "expected_square_norm",
+    "layer_growth",
+    "radial_identity",
+    "square_norm",
+]

@@ -1,0 +1,44 @@
+"""Embedding norms under noise, in closed form (claims N1 and N2)."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from symnoise.core import lengths
+from symnoise.noise import Noise, law
+
+
+@dataclass(frozen=True)
+class SquareNorm:
+    """Moments of ‖X + ε‖² over draws, one entry a row, float64.
+
+    mean:          E‖X+ε‖² = ‖X‖² + nσ² (N1; nσ² = α²v of the calibrated scale).
+    variance:      Var‖X+ε‖² = 4σ²‖X‖² + nσ⁴(κ−1), of one draw.
+    pair_variance: variance of ½(‖X+ε‖² + ‖X−ε‖²) = ‖X‖² + ‖ε‖², exactly, for each mirrored pair (N2): nσ⁴(κ−1).
+    """
+
+    mean: Float[Tensor, " batch"]
+    variance: Float[Tensor, " batch"]
+    pair_variance: Float[Tensor, " batch"]
+
+
+def expected_square_norm(
+    embeddings: Float[Tensor, "batch token dim"],
+    mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"],
+    noise: Noise,
+) -> SquareNorm:
+    """Mean and variance of the squared Frobenius norm of each row's noisy embeddings, padding left out."""
+    length, dim = lengths(mask), embeddings.shape[-1]
+    variance = noise.sigma(length, dim).to(embeddings.device) ** 2
+    clean = square_norm(embeddings, mask)
+    n = length * dim
+    pair = n * variance**2 * (law(noise.law).kurtosis - 1)
+    return SquareNorm(mean=clean + n * variance, variance=4 * variance * clean + pair, pair_variance=pair)
+
+
+def square_norm(
+    values: Float[Tensor, "batch token dim"], mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"]
+) -> Float[Tensor, " batch"]:
+    """‖·‖² of each row over its real tokens, summed in float64."""
+    return (values.double().square().sum(-1) * (mask != 0)).sum(1)

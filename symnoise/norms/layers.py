@@ -1,0 +1,60 @@
+"""How noise on the embeddings grows, or dies, on its way through the layers of a real model."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from symnoise.core import Estimate, InputError, generator, lengths, track
+from symnoise.models import EmbeddingLoss
+from symnoise.noise import Noise
+from symnoise.norms.closed_forms import square_norm
+
+
+@dataclass(frozen=True)
+class LayerGrowth:
+    """Per layer, per example; layer 0 is the embeddings, layer l the output of block l. Means over real tokens.
+
+    clean:        (layer, batch) ‖h(X)‖²/L, mean square norm of a token without noise.
+    growth:       (layer, batch) E‖h(X+ε)‖²/‖h(X)‖² − 1, how much the squared norm grows on average.
+    displacement: (layer, batch) E‖h(X+ε) − h(X)‖²/‖h(X)‖², how far the states move.
+    per_token:    (layer, batch, token) E‖h_t(X+ε)‖² − ‖h_t(X)‖², 0 at padding.
+    A draw is a mirrored pair or two independent sides where the noise is paired, one side otherwise.
+    """
+
+    clean: Float[Tensor, "layer batch"]
+    growth: Estimate
+    displacement: Estimate
+    per_token: Estimate
+
+
+def layer_growth(loss: EmbeddingLoss, noise: Noise, draws: int = 8, seed: int = 0) -> LayerGrowth:
+    """Growth and displacement of the hidden states under `draws` draws of `noise`, for each layer and example.
+
+    Draws are keyed to (seed, draw). Raises `InputError` for draws < 1.
+    """
+    if draws < 1:
+        raise InputError(f"draws must be 1 or more; got {draws}")
+    X, mask = loss.embeddings, loss.mask
+    clean = loss.hidden_states(X).double()
+    clean_norm = torch.stack([square_norm(h, mask) for h in clean])
+    real = (mask != 0).double()
+    growth, displacement, per_token = [], [], []
+    for k in track(range(draws), "noise through the layers"):
+        owner = generator(seed, "layer growth", k)
+        sides = (
+            noise.sample_pair(X, mask, generator=owner) if noise.paired else (noise.sample(X, mask, generator=owner),)
+        )
+        noisy = [loss.hidden_states(X + epsilon).double() for epsilon in sides]
+        token = sum((h.square().sum(-1) - clean.square().sum(-1)) * real for h in noisy) / len(sides)
+        moved = sum(((h - clean).square().sum(-1) * real).sum(-1) for h in noisy) / len(sides)
+        growth.append(token.sum(-1) / clean_norm)
+        displacement.append(moved / clean_norm)
+        per_token.append(token)
+    return LayerGrowth(
+        clean=clean_norm / lengths(mask),
+        growth=Estimate.from_draws(torch.stack(growth)),
+        displacement=Estimate.from_draws(torch.stack(displacement)),
+        per_token=Estimate.from_draws(torch.stack(per_token)),
+    )
