@@ -1,0 +1,40 @@
+"""Noise in training: on any model, in any loop, exact in every Trainer; and what to watch along a run.
+
+Transformers and TRL are imported when a Trainer or a tracker is first used.
+"""
+
+from importlib import import_module
+
+from symnoise.training.attach import Attached, attach
+from symnoise.training.documents import document_lengths
+from symnoise.training.draws import draw
+from symnoise.training.mixin import SymNoiseMixin
+from symnoise.training.options import NoiseOptions
+from symnoise.training.pairs import PairedCollator, double_batch
+from symnoise.training.penalty import CurvaturePenalty
+
+_LAZY = {
+    "SymNoiseTrainer": "trainer",
+    "SymNoiseSFTTrainer": "sft",
+}
+
+__all__ = [
+    "Attached",
+    "CurvaturePenalty",
+    "NoiseOptions",
+    "PairedCollator",
+    "SymNoiseMixin",
+    "attach",
+    "document_lengths",
+    "double_batch",
+    "draw",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'symnoise.training' has no attribute {name!r}")
+    value = getattr(import_module(f"symnoise.training.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,240 @@
+"""Noise on a model's text embedding, in any training loop."""
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from symnoise.core import InputError, generator
+from symnoise.noise import Noise
+from symnoise.training.documents import noised_lengths
+from symnoise.training.draws import draw
+from symnoise.training.options import NoiseOptions
+from symnoise.training.pairs import first_side, join_sides, layout
+from symnoise.training.target import find_target
+
+_IN_FLIGHT = 64  # forwards whose backward may still come; each keeps a few numbers a token
+
+_occupied: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one forward is to get.
+
+    lengths: each token's L, 0 where no noise goes, of the batch before doubling.
+    key:     (optimizer step, micro-step): names the draw.
+    side:    "single" draw; "rows" or "tokens" for both sides of a doubled batch (see `pairs.layout`); "first" or
+             "second" side alone; "none".
+    along:   a number t that multiplies the noise, for derivatives along it; None is 1.
+    """
+
+    lengths: Int[Tensor, "batch token"]
+    key: tuple[int, int]
+    side: str = "single"
+    along: Tensor | None = None
+
+
+class Attached:
+    """Noise that sits on a model until `remove()`; made by `attach`, usable as a context manager.
+
+    fired: how many forwards have been noised.
+    on_draw: called as on_draw(epsilon, embeddings, lengths) after each draw, all without gradient; for tracking.
+    """
+
+    def __init__(self, model: nn.Module, noise: Noise | None, seed: int, options: NoiseOptions, rank: int) -> None:
+        self.noise, self.seed, self.options, self.rank = noise, seed, options, rank
+        self.fired = 0
+        self.on_draw: Callable[[Tensor, Tensor, Tensor], None] | None = None
+        self._key = (0, 0)
+        self._given: Frame | None = None  # set by a Trainer, which knows more than the forward is told
+        self._frame: Frame | None = None  # of the forward in progress, until the embedding has run
+        self._drawn: dict[int, Frame] = {}  # of forwards whose backward may run them again
+        self._handles: list[Any] = []
+        if noise is None:
+            return
+        self._target = find_target(model)
+        embedding = self._target.embedding
+        self._refuse(embedding)
+        if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+            torch.compiler.reset()  # code compiled before would run without the hooks
+        _occupied.add(embedding)
+        outside = torch.compiler.disable  # the hooks keep count and draw; only they stay out of the compiled graph
+        self._handles = [
+            self._target.model.register_forward_pre_hook(outside(self._before), with_kwargs=True),
+            embedding.register_forward_hook(outside(self._on_embedding), with_kwargs=True),
+            self._target.model.register_forward_hook(outside(self._after)),
+        ]
+
+    def _refuse(self, embedding: nn.Module) -> None:
+        if embedding in _occupied:
+            raise InputError("this model already has noise attached; call remove() on the first handle before a second")
+        names = [getattr(hook, "__name__", "") for hook in embedding._forward_hooks.values()]
+        if hasattr(embedding, "neftune_noise_alpha") or "neftune_post_forward_hook" in names:
+            raise InputError("neftune_noise_alpha is already on for this model; switch one of the two noises off")
+        if self.options.where != "all" and self._seq2seq:
+            raise InputError(
+                "where must be 'all' for encoder-decoder models: their labels are not on the noised tokens"
+            )
+
+    @property
+    def _seq2seq(self) -> bool:
+        return bool(getattr(getattr(self._target.model, "config", None), "is_encoder_decoder", False))
+
+    def __enter__(self) -> "Attached":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the noise off. Safe to call twice."""
+        for handle in self._handles:
+            handle.remove()
+        if self._handles:
+            _occupied.discard(self._target.embedding)
+        self._handles, self._frame, self._given = [], None, None
+        self._drawn.clear()
+
+    def at(self, step: int) -> None:
+        """The next forward is the first micro-step of optimizer step `step`; call it each step where draws must be
+        the same after a restart or where α has a schedule. Without it all forwards count as micro-steps of step 0."""
+        self._key = (step, 0)
+        self._drawn.clear()
+
+    def frame(self, batch: Mapping[str, Any], key: tuple[int, int], side: str = "single") -> Frame:
+        """The `Frame` of a batch before doubling."""
+        return Frame(noised_lengths(batch, self.options.length, self.options.where), key, side)
+
+    @contextmanager
+    def using(self, frame: Frame) -> Iterator[None]:
+        """Forwards in the block get `frame`'s noise, the same each time, instead of counting micro-steps."""
+        if frame.key[0] != self._key[0]:
+            self._drawn.clear()
+        self._key = frame.key
+        self._given = frame
+        try:
+            yield
+        finally:
+            self._given = None
+
+    def epsilon(self, frame: Frame, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The noise of `frame`, as it is added: a function of (seed, rank, frame) alone on one kind of device."""
+        assert self.noise is not None
+        step, micro = frame.key
+        noise = replace(self.noise, alpha=self.noise.alpha * self.options.fraction(step))
+        padded = self.options.length == "padded"
+        random = generator(self.seed, "noise", self.rank, step, micro, device=frame.lengths.device)
+        one = partial(
+            draw,
+            noise,
+            frame.lengths,
+            dim,
+            generator=random,
+            dtype=torch.promote_types(dtype, torch.float32),
+            padded=padded,
+        )
+        first = one()
+        if not padded and self._target.multiplier != 1:
+            first = first / self._target.multiplier
+        if frame.side in ("single", "first"):
+            return first.to(dtype)
+        second = -first if noise.mirrored else one()
+        return (second if frame.side == "second" else join_sides(first, second, frame.side)).to(dtype)
+
+    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._frame = None
+        if not model.training or _in_backward():
+            return
+        batch = dict(kwargs)
+        if args:
+            batch.update(zip(inspect.signature(model.forward).parameters, args, strict=False))
+        if batch.get("inputs_embeds") is not None or batch.get("input_ids") is None:
+            raise InputError("noise needs input_ids: with inputs_embeds the embedding table never runs")
+        if self._given is not None:
+            self._frame = self._given
+            return
+        side = "single"
+        if self.noise is not None and self.noise.paired:
+            side = layout(batch)
+            lengths = first_side(noised_lengths(batch, self.options.length, self.options.where), side)
+            first_side(batch["input_ids"], side)
+            self._frame = Frame(lengths, self._key, side)
+        else:
+            self._frame = self.frame(batch, self._key)
+        self._key = (self._key[0], self._key[1] + 1)
+
+    def _on_embedding(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        ids = args[0] if args else kwargs["input"]
+        if not self._handles or not isinstance(ids, Tensor) or ids.is_floating_point():
+            return None
+        frame = self._frame
+        if _in_backward():  # gradient checkpointing runs the forward again: the same tokens get the same draw
+            frame = self._drawn.get(ids.data_ptr())
+        if frame is None:  # evaluation, or a decoder that shares the encoder's table
+            return None
+        self._frame = None
+        self._drawn[ids.data_ptr()] = frame
+        while len(self._drawn) > _IN_FLIGHT:
+            del self._drawn[next(iter(self._drawn))]
+        if frame.side == "none":
+            return None
+        with torch.no_grad():
+            epsilon = self.epsilon(frame, output.shape[-1], output.dtype)
+        if epsilon.shape != output.shape:
+            raise InputError(f"noise of shape {tuple(epsilon.shape)} met embeddings of {tuple(output.shape)}")
+        if not _in_backward():
+            self.fired += 1
+            if self.on_draw is not None:
+                self.on_draw(epsilon.detach(), output.detach(), frame.lengths)
+        return output + (epsilon if frame.along is None else frame.along * epsilon)
+
+    def _after(self, model: nn.Module, args: Any, output: Any) -> None:
+        if self._frame is not None and self._handles:
+            self._frame = None
+            raise InputError(
+                f"a training step of {type(model).__name__} passed without a draw: its text embedding "
+                f"({type(self._target.embedding).__name__}) did not run; attach noise to the model that the loop calls"
+            )
+
+
+def attach(
+    model: nn.Module,
+    noise: Noise | None,
+    seed: int = 0,
+    options: NoiseOptions | None = None,
+    *,
+    rank: int | None = None,
+) -> Attached:
+    """Add `noise` to the output of `model`'s text embedding in every training-mode forward, until removed.
+
+    Usable as `with attach(model, noise, seed=0): …` or as a handle with `remove()`. ε is added after whatever
+    scaling is part of the embedding (Gemma's √d), and divided beforehand by what the model multiplies by
+    afterwards (Granite), so that α always speaks of the embeddings as the first layer receives them.
+
+    Draws are keyed by (seed, rank, step, micro-step), made in float32, and independent of the global generator.
+    The device's own generator is used, so CPU and GPU runs draw differently. Paired noise expects each
+    example twice in the batch: see `PairedCollator`, or use a SymNoise Trainer, which doubles batches itself.
+
+    model: a Transformers model, bare or within PEFT, DDP, FSDP or torch.compile. Attach to what the loop calls, and
+           to a compiled model before its first forward.
+    noise: what to add; None adds nothing, for the arm without noise.
+    rank:  of this process among those with different data; by default its rank in torch.distributed.
+    Raises `InputError` for DataParallel, a model without embedding table, a second attach to the same table, and
+    `neftune_noise_alpha`; and, from the forward, for inputs_embeds and for a training forward without a draw.
+    """
+    if rank is None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+    return Attached(model, noise, seed, options or NoiseOptions(), rank)
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1

@@ -1,0 +1,66 @@
+"""What a checkpoint was made with, and whether it is whole."""
+
+import json
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from symnoise.core import InputError, write_json
+from symnoise.noise import Noise
+from symnoise.training.options import NoiseOptions
+
+FILE = "symnoise.json"
+_STATE = "trainer_state.json"  # the last file that Transformers writes into a checkpoint
+
+
+def setting(noise: Noise | None, seed: int, options: NoiseOptions, **more: Any) -> dict[str, Any]:
+    """The noise of a run, as plain values; the number of steps is left out, since a longer run may continue one."""
+    chosen = {key: value for key, value in asdict(options).items() if key != "steps"}
+    return {
+        "noise": noise.name if noise else "none",
+        "alpha": noise.alpha if noise else 0.0,
+        "seed": seed,
+        **chosen,
+        **more,
+    }
+
+
+def write_setting(folder: str | Path, value: dict[str, Any]) -> None:
+    """Write `value` as symnoise.json into a checkpoint."""
+    write_json(Path(folder) / FILE, value)
+
+
+def warn_if_other(folder: str | Path, ours: dict[str, Any]) -> None:
+    """Warn where the checkpoint in `folder` was made with another setting than `ours`, saying both."""
+    file = Path(folder) / FILE
+    theirs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"noise": "none", "alpha": 0.0}
+    keys = [key for key in ours if key in theirs and theirs[key] != ours[key]]
+    if keys:
+        both = "; ".join(f"{key} was {theirs[key]!r}, now {ours[key]!r}" for key in keys)
+        warnings.warn(f"{folder} was made with another noise setting: {both}", stacklevel=3)
+
+
+def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest checkpoint whose writing was finished: a process killed while saving leaves half of one behind."""
+    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
+    for folder in sorted(folders, key=lambda folder: -int(folder.name.split("-")[-1])):
+        try:
+            json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            warnings.warn(f"{folder} is incomplete, left by an interrupted save; passing over it", stacklevel=3)
+        else:
+            return folder
+    return None
+
+
+def resolve(resume_from: str | bool | None, output_dir: str | None) -> str | None:
+    """The folder to resume from: `True` means the newest whole checkpoint in `output_dir`, which must exist."""
+    if resume_from is None or resume_from is False:
+        return None
+    if resume_from is not True:
+        return str(resume_from)
+    folder = last_whole_checkpoint(output_dir or ".")
+    if folder is None:
+        raise InputError(f"no whole checkpoint in {output_dir} to resume from; start without resume_from_checkpoint")
+    return str(folder)

@@ -1,0 +1,205 @@
+"""`SymNoiseMixin`: noise and exact pairs for any Transformers Trainer."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symnoise.core import InputError, unknown
+from symnoise.noise import Noise
+from symnoise.training.attach import Attached, Frame, attach
+from symnoise.training.checkpoints import last_whole_checkpoint, resolve, setting, warn_if_other, write_setting
+from symnoise.training.options import NoiseOptions
+from symnoise.training.pairs import double_batch, layout
+from symnoise.training.penalty import CurvaturePenalty, penalised_loss
+
+PAIR_MODES = ("doubled", "two-pass")
+
+
+class SymNoiseMixin:
+    """Put before a Trainer class: `class MyTrainer(SymNoiseMixin, Trainer)`.
+
+    With paired noise the loss, and so the gradient, of a training step is the mean of that of the two sides, however
+    batches are accumulated, padded and spread over processes: each micro-batch goes through the model twice over and
+    the number of scored tokens that losses are divided by counts both sides. Evaluation is untouched. With dropout
+    the sides differ by more than the noise's sign; set it to 0 where they must not.
+    TRL's `num_tokens` counts what went through the model, so twice the data in a pair.
+
+    noise:         `Noise`, paired or not, or None for plain training.
+    noise_seed:    names the draws, together with rank, optimizer step and micro-step.
+    noise_options: see `NoiseOptions`; the number of steps is filled in.
+    pair_mode:     "doubled", one batch of twice the rows; "two-pass", one side after the other with the memory of one.
+    penalty:       see `CurvaturePenalty`: the noise then measures curvature for an explicit penalty instead.
+    Raises `InputError` for unknown arguments, `neftune_noise_alpha` and DataParallel; in training, for a loss that is
+    not finite, before it reaches the weights.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        noise: Noise | None = None,
+        noise_seed: int = 0,
+        noise_options: NoiseOptions | None = None,
+        pair_mode: str = "doubled",
+        penalty: CurvaturePenalty | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if pair_mode not in PAIR_MODES:
+            raise unknown("pair mode", pair_mode, PAIR_MODES)
+        if penalty is not None and (noise is None or not (noise.paired and noise.mirrored)):
+            raise InputError("a curvature penalty needs mirrored paired noise, such as Noise.symnoise(5.0)")
+        self.noise, self.noise_seed, self.pair_mode, self.penalty = noise, noise_seed, pair_mode, penalty
+        self.noise_options = noise_options or NoiseOptions()
+        self._attached: Attached | None = None
+        self._micro = (-1, -1)  # optimizer step, and micro-step within it
+        self._side: str | None = None  # in two-pass mode: the side whose turn it is
+        known = list(inspect.signature(super().__init__).parameters)
+        for name in kwargs:
+            if name not in known and "kwargs" not in known:
+                raise unknown("trainer argument", name, known)
+        super().__init__(*args, **kwargs)
+        self._check_arguments()
+        for callback in self.callback_handler.callbacks:  # type: ignore[attr-defined]
+            self._introduce(callback)
+
+    def _check_arguments(self) -> None:
+        trainer: Any = self
+        if trainer.args.neftune_noise_alpha is not None:
+            raise InputError(
+                "neftune_noise_alpha is set as well; leave it out and give noise=Noise.neftune(alpha) instead"
+            )
+        if trainer.args.n_gpu > 1:
+            raise InputError(
+                "DataParallel is not supported; launch with torchrun or accelerate, or show one device only"
+            )
+        if self.noise is None:
+            return
+        if trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1:
+            raise InputError("noise does not support context or sequence parallelism; set cp_size and sp_size to 1")
+        if self.pair_mode == "two-pass" and trainer.is_deepspeed_enabled:
+            raise InputError("two-pass pairs do not work with DeepSpeed; use pair_mode='doubled'")
+        if self.penalty is not None and self.penalty.method == "hutchinson" and trainer.args.world_size > 1:
+            raise InputError("the hutchinson penalty runs on one process only; use method='difference'")
+
+    def _introduce(self, callback: Any) -> None:
+        if hasattr(callback, "watch"):
+            callback.trainer = self
+
+    def add_callback(self, callback: Any) -> None:
+        """As the Trainer's; trackers also learn whom they watch."""
+        super().add_callback(callback)  # type: ignore[misc]
+        self._introduce(self.callback_handler.callbacks[-1])  # type: ignore[attr-defined]
+
+    @property
+    def noise_setting(self) -> dict[str, Any]:
+        """What is written as symnoise.json into every checkpoint."""
+        penalty = {"penalty": self.penalty.method, "penalty_weight": self.penalty.weight} if self.penalty else {}
+        return setting(self.noise, self.noise_seed, self.noise_options, **penalty)
+
+    def attached(self, model: nn.Module) -> Attached:
+        """The handle of the noise on `model`, put on if it is not there yet; taken off when `train` ends."""
+        trainer: Any = self
+        if self._attached is None:
+            options = replace(self.noise_options, steps=self.noise_options.steps or trainer.state.max_steps or None)
+            rank = trainer.accelerator.process_index // trainer.get_tp_size()  # tensor-parallel ranks share a batch
+            self._attached = attach(model, self.noise, self.noise_seed, options, rank=rank)
+        return self._attached
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As the Trainer's. `resume_from_checkpoint=True` passes over a checkpoint that was not completely written;
+        a checkpoint made with another noise setting is used, with a warning that says both."""
+        self._detach()
+        folder = resolve(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
+        if folder is not None:
+            warn_if_other(folder, self.noise_setting)
+        try:
+            return super().train(resume_from_checkpoint=folder, **kwargs)  # type: ignore[misc]
+        finally:
+            self._detach()
+
+    def _detach(self) -> None:
+        if self._attached is not None:
+            self._attached.remove()
+        self._attached, self._micro = None, (-1, -1)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the Trainer's, with symnoise.json beside the weights."""
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        trainer: Any = self
+        if trainer.args.should_save:
+            write_setting(output_dir or trainer.args.output_dir, self.noise_setting)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As the Trainer's, of both sides in a pair."""
+        sides = 2 if self.noise is not None and self.noise.paired else 1
+        return sides * super().floating_point_ops(inputs)  # type: ignore[misc]
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one micro-batch, both sides of it in a pair; its loss, checked to be finite."""
+        trainer: Any = self
+        step = trainer.state.global_step
+        self._micro = (step, self._micro[1] + 1 if self._micro[0] == step else 0)
+        one_pass = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
+        if self.noise is None or not self.noise.paired or self.penalty or self.pair_mode == "doubled":
+            loss = one_pass(inputs)
+        else:
+            try:
+                self._side = "first"
+                with trainer.accelerator.no_sync(model):  # gradients are exchanged once, after the second side
+                    loss = one_pass(inputs)
+                self._side = "second"
+                loss = loss + one_pass(inputs)
+            finally:
+                self._side = None
+        if not bool(torch.isfinite(loss)):
+            raise InputError(self._not_finite(float(loss)))
+        return loss
+
+    def _not_finite(self, loss: float) -> str:
+        kept = last_whole_checkpoint(self.args.output_dir)  # type: ignore[attr-defined]
+        where = f"step {self._micro[0]}, micro-step {self._micro[1]}"
+        advice = f"the last checkpoint is {kept}" if kept else "there is no checkpoint yet"
+        return (
+            f"loss is {loss} at {where}: stopped before the weights were changed; {advice}; "
+            "lower the learning rate or alpha"
+        )
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The Trainer's loss under the noise; of a pair, the mean over both sides."""
+        plain = partial(super().compute_loss, model, return_outputs=return_outputs)  # type: ignore[misc]
+        trainer: Any = self
+        if self.noise is None or not trainer.model.training:
+            return plain(inputs, num_items_in_batch=num_items_in_batch)
+        if "inputs_embeds" in inputs:
+            raise InputError("noise needs input_ids: with inputs_embeds the embedding table never runs")
+        noise = self.attached(model)
+        frame = noise.frame(inputs, self._micro)
+        if not self.noise.paired:
+            with noise.using(frame):
+                return plain(inputs, num_items_in_batch=num_items_in_batch)
+        if self._side is not None:
+            with noise.using(replace(frame, side=self._side)):
+                return _halved(plain(inputs, num_items_in_batch=num_items_in_batch))
+        paired = partial(self._doubled, plain, noise, frame, inputs, num_items_in_batch)
+        if self.penalty is None:
+            return paired()
+        if return_outputs:
+            raise InputError(
+                "a curvature penalty has no outputs to return; call compute_loss with return_outputs=False"
+            )
+        clean = partial(plain, dict(inputs), num_items_in_batch=num_items_in_batch)
+        return penalised_loss(self.penalty, clean, paired, noise, frame)
+
+    def _doubled(self, plain: Any, noise: Attached, frame: Frame, inputs: Mapping[str, Any], count: Any) -> Any:
+        with noise.using(replace(frame, side=layout(inputs))):
+            return plain(double_batch(inputs), num_items_in_batch=None if count is None else 2 * count)
+
+
+def _halved(loss: Any) -> Any:
+    return (loss[0] / 2, *loss[1:]) if isinstance(loss, tuple) else loss / 2

@@ -1,0 +1,52 @@
+"""How noise is laid on: which length scales it, which tokens get it, how α moves along training."""
+
+import math
+from dataclasses import dataclass
+
+from symnoise.core import InputError, unknown
+
+LENGTHS = ("true", "padded")
+WHERE = ("all", "prompt", "response")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """Settings that `attach` and the Trainers share.
+
+    length:   the L of the scale c·α/√(L·d). "true": the real tokens of the row, or of the document where rows are
+              packed (the code behind the NEFTune paper). "padded": the width of the batch, padding noised too,
+              as Transformers' `neftune_noise_alpha` has it.
+    where:    "all" tokens, those of the "prompt" (label −100) or those of the "response" (the others). The scale
+              stays that of the whole row, so restricting the noise removes some of it and changes none of the rest.
+    schedule: α at `step` of `steps`, as a fraction of the noise's own: "constant" 1; "linear" 1 − step/steps;
+              "cosine" ½(1 + cos(π·step/steps)).
+    steps:    optimizer steps of the whole run; only a schedule needs it, and the Trainers fill it in.
+    """
+
+    length: str = "true"
+    where: str = "all"
+    schedule: str = "constant"
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind, word, known in (
+            ("length", self.length, LENGTHS),
+            ("where", self.where, WHERE),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            if word not in known:
+                raise unknown(kind, word, known)
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps must be at least 1; got {self.steps}")
+
+    def fraction(self, step: int) -> float:
+        """α at optimizer step `step` (from 0) over the noise's own α."""
+        if self.schedule == "constant":
+            return 1.0
+        if self.steps is None:
+            raise InputError(
+                f"the {self.schedule} schedule needs to know the number of steps; give NoiseOptions(steps=…)"
+            )
+        progress = min(step / self.steps, 1.0)
+        return 1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,9 @@
+"""Transformers' Trainer with noise."""
+
+from transformers import Trainer
+
+from symnoise.training.mixin import SymNoiseMixin
+
+
+class SymNoiseTrainer(SymNoiseMixin, Trainer):
+    """`transformers.Trainer` with the arguments of `SymNoiseMixin`."""

@@ -1,0 +1,80 @@
+"""Ragged data, a collator, and gradients worked out by hand: what the tests of training compare with."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import TrainerCallback
+
+from symnoise.core import generator
+from symnoise.noise import Noise
+
+LENGTHS = (5, 9, 3, 12, 7, 4, 10, 6)
+
+
+def rows(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Random token ids; about the first third of each row is prompt."""
+    random = generator(seed, "rows")
+    made = []
+    for length in lengths:
+        ids = torch.randint(3, 97, (length,), generator=random).tolist()
+        prompt = max(1, length // 3)
+        made.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
+    return made
+
+
+def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Right-padded batch."""
+    width = max(len(example["input_ids"]) for example in examples)
+
+    def pad(key: str, value: int) -> torch.Tensor:
+        return torch.tensor([list(e[key]) + [value] * (width - len(e[key])) for e in examples])
+
+    mask = torch.tensor([[1] * len(e["input_ids"]) + [0] * (width - len(e["input_ids"])) for e in examples])
+    return {"input_ids": pad("input_ids", 0), "attention_mask": mask, "labels": pad("labels", -100)}
+
+
+def expected(model: Any, micro_batches: list[tuple[dict, tuple[int, int, int]]], noise: Noise, seed: int) -> Any:
+    """Loss and gradient of one optimizer step: Σ over sides and scored tokens of −log p / (sides · tokens).
+
+    micro_batches: (batch, (rank, step, micro-step)). The noise is drawn here by `Noise` itself and given to
+    the model as inputs_embeds, so neither hooks nor doubling nor the Trainer's loss scaling take part.
+    """
+    model.zero_grad()
+    table = model.get_input_embeddings()
+    scored = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch, _ in micro_batches)
+    total = 0.0
+    for batch, (rank, step, micro) in micro_batches:
+        random = generator(seed, "noise", rank, step, micro)
+        embeddings = table(batch["input_ids"])
+        draw = noise.sample_pair if noise.paired else lambda *a, **k: (noise.sample(*a, **k),)
+        sides = draw(embeddings, batch["attention_mask"], generator=random)
+        loss = 0.0
+        for epsilon in sides:
+            logits = model(inputs_embeds=embeddings + epsilon, attention_mask=batch["attention_mask"]).logits
+            loss = loss + F.cross_entropy(
+                logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum", ignore_index=-100
+            ) / (len(sides) * scored)
+        loss.backward()
+        total += loss.item()
+    gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return total, gradient
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradient of every optimizer step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest entry of |one − other| over the largest entry of |other|."""
+    assert one.keys() == other.keys()
+    assert one
+    scale = max(float(value.abs().max()) for value in other.values())
+    return max(float((one[name] - other[name]).abs().max()) for name in one) / scale

@@ -1,0 +1,118 @@
+"""The Trainer's loss and gradient are the mean of the two sides, against sums worked out by hand."""
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from symnoise.models import float64_throughout
+from symnoise.noise import Noise
+from symnoise.training import CurvaturePenalty, SymNoiseTrainer
+from tests.tiny import tiny
+from tests.training.ragged import Gradients, collate, difference, expected, rows
+
+# Gradients are sums of float32 terms in two orders: a few times 1e-7 of the largest entry.
+TOLERANCE = 1e-6
+
+
+def run(tmp_path, *, accumulation, size, steps=1, name="llama", data=None, model=None, **more):
+    gradients = Gradients()
+    model = model or tiny(name)
+    extra = more.pop("arguments", {})
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulation,
+        max_steps=steps,
+        learning_rate=0.1,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_num_workers=0,
+        **extra,
+    )
+    trainer = SymNoiseTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data or rows(),
+        data_collator=collate,
+        callbacks=[gradients],
+        **more,
+    )
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    trainer.train()
+    return trainer, gradients
+
+
+@pytest.mark.parametrize("mode", ["doubled", "two-pass"])
+@pytest.mark.parametrize(("accumulation", "size"), [(1, 8), (4, 2)])
+@pytest.mark.parametrize("name", ["symnoise", "independent-pair", "uniform"])
+def test_gradient_is_the_mean_of_the_sides(tmp_path, mode, accumulation, size, name):
+    noise = Noise.named(name, 5.0)
+    trainer, gradients = run(tmp_path, accumulation=accumulation, size=size, noise=noise, noise_seed=3, pair_mode=mode)
+    batches = [(collate(rows()[i * size : (i + 1) * size]), (0, 0, i)) for i in range(accumulation)]
+    loss, gradient = expected(tiny("llama").train(), batches, noise, 3)
+    assert difference(gradients.steps[0], gradient) < TOLERANCE
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_other_noise_gives_another_gradient(tmp_path):
+    """The comparison above can fail: another seed is far outside its tolerance."""
+    _, one = run(tmp_path, accumulation=1, size=8, noise=Noise.symnoise(5.0), noise_seed=0)
+    _, other = run(tmp_path, accumulation=1, size=8, noise=Noise.symnoise(5.0), noise_seed=1)
+    assert difference(one.steps[0], other.steps[0]) > 1e-3
+
+
+def test_no_noise_is_the_plain_trainer_and_so_is_a_pair_of_alpha_zero(tmp_path):
+    _, plain = run(tmp_path, accumulation=2, size=4, noise=None)
+    _, doubled = run(tmp_path, accumulation=2, size=4, noise=Noise.symnoise(0.0))
+    assert difference(doubled.steps[0], plain.steps[0]) < TOLERANCE
+
+
+def test_the_penalty_of_weight_one_is_the_pair(tmp_path):
+    noise = Noise.symnoise(5.0)
+    _, pair = run(tmp_path, accumulation=2, size=4, noise=noise)
+    _, penalty = run(tmp_path, accumulation=2, size=4, noise=noise, penalty=CurvaturePenalty("difference", 1.0))
+    assert difference(penalty.steps[0], pair.steps[0]) < 2 * TOLERANCE
+
+
+def test_both_penalties_agree_to_second_order(tmp_path):
+    """P differs by O(ε⁴), so the relative difference of its gradients falls a hundredfold for a tenth of the noise.
+
+    float64 throughout, since the difference method divides rounding errors by P, here about 1e-6 of the loss.
+    """
+    relative = []
+    for alpha in (0.1, 0.01):
+        gradients = {}
+        for method, weight in (("difference", 0.0), ("difference", 1.0), ("hutchinson", 1.0)):
+            with float64_throughout():
+                _, kept = run(
+                    tmp_path,
+                    accumulation=1,
+                    size=8,
+                    noise=Noise.symnoise(alpha),
+                    model=tiny("llama", torch.float64),
+                    penalty=CurvaturePenalty(method, weight),
+                )
+            gradients[method, weight] = kept.steps[0]
+        clean = gradients["difference", 0.0]
+        parts = [{k: gradients[m, 1.0][k] - clean[k] for k in clean} for m in ("difference", "hutchinson")]
+        relative.append(difference(*parts))
+    assert relative[1] < 0.001
+    assert relative[0] / relative[1] == pytest.approx(100, rel=0.1)
+
+
+def test_gradient_checkpointing_sees_the_same_draw(tmp_path):
+    _, plain = run(tmp_path, accumulation=2, size=4, noise=Noise.symnoise(5.0))
+    _, checkpointed = run(
+        tmp_path,
+        accumulation=2,
+        size=4,
+        noise=Noise.symnoise(5.0),
+        arguments={"gradient_checkpointing": True},
+    )
+    assert difference(checkpointed.steps[0], plain.steps[0]) < TOLERANCE
