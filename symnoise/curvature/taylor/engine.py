@@ -1,0 +1,127 @@
+"""Collapsed Taylor mode for any causal or encoder-decoder Transformers model: v'Hv and v'Gv, no graph kept."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from symnoise.core import InputError, retained_heap
+from symnoise.curvature.taylor.head import token_terms
+from symnoise.curvature.taylor.memory import chunk_size, memory_limit, passes
+from symnoise.curvature.taylor.tensor import Frame, NonFinite, Taylor, UnsupportedOperation
+from symnoise.models import EmbeddingLoss
+
+
+@dataclass(frozen=True)
+class TaylorQuadratics:
+    """Per example and in float64: ℓ(X), ∇ℓ·v_k, the mean of v_k'Hv_k over the probes of each group, and v_k'Gv_k.
+
+    H is the Hessian of `loss` at X, G = J'∇²ℓJ its Gauss-Newton part (J: logits with respect to X).
+    """
+
+    loss: Float[Tensor, " batch"]
+    slope: Float[Tensor, "probe batch"]
+    hessian: Float[Tensor, "group batch"]
+    gauss_newton: Float[Tensor, "probe batch"]
+
+
+def taylor_quadratics(
+    loss: EmbeddingLoss,
+    V: Float[Tensor, "probe batch token dim"],
+    *,
+    groups: int,
+    at: Float[Tensor, "batch token dim"] | None = None,
+    coefficients: torch.dtype | None = None,
+    memory: int | None = None,
+) -> TaylorQuadratics:
+    """One forward pass that carries all probes: about (K + G + 1)/K plain forwards a probe, without a graph.
+
+    V: K probes; `groups` G equal runs of them, each summed on the way. at: X, default the model's own embeddings.
+    coefficients: dtype of the derivatives; None = the model's. memory: bytes above the model that the pass may
+    take, default half of what is free (at most 4 GiB on a CPU); probes are cut into several passes to keep it,
+    which changes results by rounding only. Sums over tokens are in float64.
+    Raises `UnsupportedOperation` naming an operation without a rule, `InputError` for a number of groups that does
+    not divide that of the probes and for coefficients that become NaN (names layer, operation and probe).
+    """
+    probes = V.shape[0]
+    if not 1 <= groups <= probes or probes % groups:
+        raise InputError(f"{probes} probes cannot be cut into {groups} equal groups; choose a divisor of {probes}")
+    X = loss.embeddings if at is None else at
+    limit = memory_limit(X.device) if memory is None else memory
+    size = chunk_size(loss, probes, groups, limit, coefficients)
+    with torch.no_grad(), retained_heap():
+        while True:
+            try:
+                result = _in_passes(loss, X, V, groups, size, coefficients)
+                break
+            except RuntimeError as error:
+                if size == 1 or not _out_of_memory(error):
+                    raise
+            size = (size + 1) // 2
+            warnings.warn(f"out of memory; going on with {size} probes at a time", RuntimeWarning, stacklevel=2)
+    if not all(x.isfinite().all() for x in (result.loss, result.slope, result.hessian, result.gauss_newton)):
+        _explain(loss, X, V, coefficients)
+    return result
+
+
+def _in_passes(
+    loss: EmbeddingLoss, X: Tensor, V: Tensor, groups: int, size: int, dtype: torch.dtype | None
+) -> TaylorQuadratics:
+    probes, batch = V.shape[:2]
+    double = {"dtype": torch.float64, "device": X.device}
+    value = torch.zeros(batch, **double)
+    slope, gauss_newton = torch.zeros(probes, batch, **double), torch.zeros(probes, batch, **double)
+    hessian = torch.zeros(groups, batch, **double)
+    for some, sums in passes(probes, groups, size):
+        frame = Frame(some.stop - some.start, sums.stop - sums.start, dtype)
+        terms = token_terms(loss, _logits(loss, X, V[some], frame))
+        value = loss.averages @ terms.loss
+        slope[some] = terms.slope @ loss.averages.T
+        gauss_newton[some] = terms.gauss_newton @ loss.averages.T
+        hessian[sums] += terms.second @ loss.averages.T
+    return TaylorQuadratics(value, slope, hessian / (probes // groups), gauss_newton)
+
+
+def _logits(loss: EmbeddingLoss, X: Tensor, V: Tensor, frame: Frame) -> Tensor:
+    """Logits at the scored positions as a Taylor tensor."""
+    c = V.new_zeros(frame.probes + frame.groups, *X.shape, dtype=frame.dtype_beside(X), device=X.device)
+    c[: frame.probes] = V
+    try:
+        logits = loss.logits(Taylor(X, c, frame))
+    except UnsupportedOperation as error:
+        raise UnsupportedOperation(error.operation, _where(loss.model, error)) from None
+    if not isinstance(logits, Taylor):
+        raise UnsupportedOperation(f"{type(loss.model).__name__}, whose logits do not depend on inputs_embeds,")
+    return logits
+
+
+def _where(model: nn.Module, error: BaseException) -> str:
+    """Path and class of the innermost module of the model on the way to the error."""
+    names = {module: name for name, module in model.named_modules()}
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and names.get(module):
+            place = f"{names[module]}, a {type(module).__name__}"
+        trace = trace.tb_next
+    return place
+
+
+def _explain(loss: EmbeddingLoss, X: Tensor, V: Tensor, dtype: torch.dtype | None) -> None:
+    """Once more, probe by probe and looking at every result; raises `InputError` where one is not finite."""
+    for index, probe in enumerate(V):
+        if not probe.isfinite().all():
+            raise InputError(f"probe {index} has entries that are NaN or infinite")
+        try:
+            frame = Frame(1, 1, dtype, check=True)
+            token_terms(loss, _logits(loss, X, probe[None], frame))
+        except NonFinite as error:
+            place = _where(loss.model, error) or "the head"
+            raise InputError(f"probe {index}: {error} at {place}; try float32 or float64") from None
+    raise InputError("the curvature is NaN or infinite although each layer's is not; try float64")
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,80 @@
+"""How much memory one pass takes, and how the probes are cut so that it fits."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from symnoise.models import EmbeddingLoss
+
+# More than this is not asked for by default even where it is free: larger passes are hardly faster.
+_CEILING = 4 * 2**30
+
+
+def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients: torch.dtype | None = None) -> int:
+    """Bytes above the model that one pass with `probes` probes in `groups` groups takes at its peak, about.
+
+    Coefficients live beside one layer's activations only: the stream through the layers twice (before and after a
+    block) and the block's widest activations three times (both factors of a gated product, and the product).
+    """
+    batch, tokens, dim = loss.shape
+    vocabulary = loss.model.config.get_text_config().vocab_size
+    dtype = coefficients or loss.embeddings.dtype
+    one = batch * tokens * (3 * dim + 3 * _width(loss.model, vocabulary))
+    if getattr(loss.model.config, "_attn_implementation", None) == "eager":
+        one += 3 * batch * loss.model.config.get_text_config().num_attention_heads * tokens**2
+    logits = len(loss.targets) * vocabulary
+    value = loss.embeddings.element_size() * (2 * logits + 3 * one)
+    cast = 0
+    if coefficients is not None and coefficients is not loss.embeddings.dtype:
+        cast = sum(p.numel() for p in loss.model.parameters()) * dtype.itemsize
+    return value + cast + (probes + groups) * one * dtype.itemsize
+
+
+def _width(model: nn.Module, vocabulary: int) -> int:
+    """The widest activation inside the layers."""
+    return max(max(p.shape) for p in model.parameters() if p.ndim == 2 and vocabulary not in p.shape)
+
+
+def memory_limit(device: torch.device) -> int:
+    """Half of what is free now, and at most 4 GiB on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return min(_CEILING, _free() // 2)
+
+
+def _free() -> int:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2 * _CEILING
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        top, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
+        free = free if top == "max" else min(free, int(top) - int(used))
+    except (OSError, StopIteration):
+        pass  # not Linux, or no limit of its own
+    return free
+
+
+def chunk_size(loss: EmbeddingLoss, probes: int, groups: int, limit: int, coefficients: torch.dtype | None) -> int:
+    """The most probes a pass whose estimate stays within `limit` bytes; 1 at least."""
+    size = probes
+    while size > 1 and memory_estimate(loss, size, max(1, groups * size // probes), coefficients) > limit:
+        size = (size + 1) // 2
+    return size
+
+
+def passes(probes: int, groups: int, size: int) -> list[tuple[slice, slice]]:
+    """Cuts of (probes, groups): whole groups while these fit into `size` probes, else even parts of one group."""
+    members = probes // groups
+    if size >= members:
+        each = size // members
+        starts = range(0, groups, each)
+        return [(slice(g * members, min(g + each, groups) * members), slice(g, min(g + each, groups))) for g in starts]
+    parts = -(-members // size)
+    edges = [members * part // parts for part in range(parts + 1)]
+    return [
+        (slice(g * members + a, g * members + b), slice(g, g + 1))
+        for g in range(groups)
+        for a, b in zip(edges, edges[1:], strict=False)
+    ]

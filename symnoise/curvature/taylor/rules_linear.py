@@ -1,0 +1,91 @@
+"""Matrix products: with weights all coefficients go through in one; between two Taylor tensors by Leibniz."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, frame_of, plain, require, rule
+
+aten = torch.ops.aten
+
+
+def linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """x Wᵀ + b."""
+    require(isinstance(x, Taylor) and not isinstance(weight, Taylor) and not isinstance(bias, Taylor), "linear weights")
+    result = Taylor(F.linear(x.value, weight, bias), lambda: _linear(x, weight), x.frame)
+    result.made = (linear, (x, weight, bias), {})
+    return result
+
+
+def _linear(x: Taylor, weight: Tensor) -> Tensor:
+    c = x.coefficients
+    return F.linear(c, x.frame.weight(weight, c.dtype))
+
+
+FUNCTIONS[F.linear] = linear
+
+
+@rule(aten.mm, aten.matmul, aten.mv)
+def matrix_product(func: Any, x: Any, y: Any) -> Taylor:
+    """Both arguments matrices (or y a vector)."""
+    if not isinstance(y, Taylor):
+        return Taylor(x.value @ y, lambda: x.coefficients @ _cast(y, x), x.frame)
+    if not isinstance(x, Taylor):
+        return Taylor(x @ y.value, lambda: _cast(x, y) @ y.coefficients, y.frame)
+    return _bilinear(x, y)
+
+
+def _cast(matrix: Tensor, beside: Taylor) -> Tensor:
+    # Conv1D and `x @ weight.T` hand over a fresh view each time, so there is nothing to keep a cast by.
+    return matrix.to(beside.coefficients.dtype)
+
+
+@rule(aten.bmm)
+def batched_product(func: Any, x: Any, y: Any) -> Taylor:
+    frame = frame_of(x, y)
+    if not isinstance(y, Taylor) or not isinstance(x, Taylor):
+        value = torch.bmm(plain(x), plain(y))
+        return Taylor(value, lambda: _one_sided(x, y, value), frame)
+    return _bilinear(x, y)
+
+
+def _one_sided(x: Any, y: Any, value: Tensor) -> Tensor:
+    c = x.coefficients if isinstance(x, Taylor) else y.coefficients
+    out = c.new_empty(c.shape[0], *value.shape)
+    other = (y if isinstance(x, Taylor) else x).to(c.dtype)
+    for one, into in zip(c, out, strict=True):
+        torch.bmm(*((one, other) if isinstance(x, Taylor) else (other, one)), out=into)
+    return out
+
+
+def _bilinear(x: Taylor, y: Taylor) -> Taylor:
+    value = x.value @ y.value
+    return Taylor(value, lambda: _bilinear_coefficients(x, y, value), x.frame)
+
+
+def _bilinear_coefficients(x: Taylor, y: Taylor, value: Tensor) -> Tensor:
+    frame, a, b = x.frame, x.coefficients, y.coefficients
+    a0, b0 = x.value.to(a.dtype), y.value.to(b.dtype)
+    add = torch.Tensor.addmm_ if value.ndim == 2 else torch.Tensor.baddbmm_
+    out = a.new_empty(a.shape[0], *value.shape)
+    for i in range(a.shape[0]):
+        add(torch.matmul(a[i], b0, out=out[i]), a0, b[i])
+    for g, k in frame.members():
+        add(out[g], a[k], b[k], alpha=2)
+    return out
+
+
+@rule(aten.addmm, aten.baddbmm)
+def _add_product(func: Any, bias: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> Taylor:
+    product = matrix_product if func.overloadpacket is aten.addmm else batched_product
+    result = product(func, x, y) if isinstance(x, Taylor) or isinstance(y, Taylor) else x @ y
+    if alpha != 1:
+        result = result * alpha
+    return result + (bias if beta == 1 else bias * beta)
+
+
+@rule(aten.dot)
+def _dot(func: Any, x: Any, y: Any) -> Taylor:
+    return (x * y).sum()

@@ -1,0 +1,128 @@
+"""Normalisations: LayerNorm, RMSNorm, softmax, log-softmax, logsumexp.
+
+LayerNorm and RMSNorm, n = r c with c = x − mean(x) (RMSNorm: c = x) and r = (mean(c²) + ε)^(−1/2). With
+a_k = mean(n0 c1_k) and b_k = mean(c1_k²):
+    n1_k = r (c1_k − n0 a_k)
+    n2   = r (c2 − n0 mean(n0 c2)) + r² Σ_k [ n0 (3 a_k² − b_k) − 2 a_k c1_k ]
+Softmax p of s, ⟨·⟩ = Σ p ·, centred e_k = s1_k − ⟨s1_k⟩:
+    p1_k = p e_k,   p2 = p (u − ⟨u⟩),   u = s2 + Σ_k e_k².
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, require, rule
+
+aten = torch.ops.aten
+
+
+def normalised(x: Taylor, value: Tensor, r: Tensor, gain: Tensor | None, dims: list[int], centred: bool) -> Taylor:
+    """value = n · gain (+ any constant), r as above with `dims` kept as ones."""
+    return Taylor(value, lambda: _normalised(x, value, r, gain, dims, centred), x.frame)
+
+
+def _normalised(x: Taylor, value: Tensor, r: Tensor, gain: Tensor | None, dims: list[int], centred: bool) -> Tensor:
+    frame, c = x.frame, x.coefficients.to(x.frame.dtype_beside(value))
+    x0 = x.value.to(r.dtype)
+    n0 = ((x0 - x0.mean(dims, keepdim=True)) * r if centred else x0 * r).to(c.dtype)
+    r = r.to(c.dtype)
+    gain = torch.ones((), dtype=c.dtype, device=c.device) if gain is None else gain.to(c.dtype)
+    r_gain, r_n_gain = r * gain, r * n0 * gain
+    out = torch.empty_like(c)
+    squares = [torch.zeros_like(r) for _ in range(frame.groups)]  # Σ 3a² − b
+    mixed = [torch.zeros_like(c[0]) for _ in range(frame.groups)]  # Σ a c1
+
+    def first_order(index: int) -> tuple[Tensor, Tensor]:
+        one = c[index] - c[index].mean(dims, keepdim=True) if centred else c[index]
+        a = (n0 * one).mean(dims, keepdim=True)
+        torch.mul(one, r_gain, out=out[index]).addcmul_(r_n_gain, a, value=-1)
+        return one, a
+
+    for g, k in frame.members():
+        one, a = first_order(k)
+        squares[g - frame.probes].add_(3 * a * a - one.square().mean(dims, keepdim=True))
+        mixed[g - frame.probes].addcmul_(one, a)
+    for g in range(frame.groups):
+        first_order(frame.probes + g)
+        bent = (n0 * squares[g]).sub_(mixed[g], alpha=2).mul_(r * r * gain)
+        out[frame.probes + g].add_(bent)
+    return out
+
+
+@rule(aten.native_layer_norm)
+def _layer_norm(func: Any, x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[Taylor, Any, Any]:
+    require(isinstance(x, Taylor) and not isinstance(weight, Taylor) and not isinstance(bias, Taylor), str(func))
+    value, mean, r = func(x.value, shape, weight, bias, eps)
+    dims = list(range(-len(shape), 0))
+    return normalised(x, value, r, weight, dims, centred=True), mean, r
+
+
+def rms_norm(x: Any, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Taylor:
+    require(isinstance(x, Taylor) and not isinstance(weight, Taylor), "rms_norm weights")
+    value, dims = F.rms_norm(x.value, shape, weight, eps), list(range(-len(shape), 0))
+    x0 = x.value.to(torch.promote_types(x.dtype, torch.float32))
+    r = (x0.square().mean(dims, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
+    return normalised(x, value, r, weight, dims, centred=False)
+
+
+FUNCTIONS[F.rms_norm] = FUNCTIONS[torch.rms_norm] = rms_norm
+
+
+@rule(aten._softmax, aten._safe_softmax)
+def _softmax(func: Any, x: Taylor, dim: int, half_to_float: Any = False, dtype: torch.dtype | None = None) -> Taylor:
+    if func.overloadpacket is aten._softmax:
+        value = func(x.value, dim, half_to_float)
+    else:
+        value = func(x.value, dim, dtype)
+    return Taylor(value, lambda: _softmax_coefficients(x, value, dim % x.ndim), x.frame)
+
+
+def _softmax_coefficients(x: Taylor, value: Tensor, dim: int) -> Tensor:
+    frame, c = x.frame, x.coefficients.to(x.frame.dtype_beside(value))
+    p, out = value.to(c.dtype), torch.empty_like(c)
+    out[frame.probes :] = c[frame.probes :]
+    for g, k in frame.members():
+        centred = c[k] - (p * c[k]).sum(dim, keepdim=True)
+        torch.mul(p, centred, out=out[k])
+        out[g].addcmul_(centred, centred)
+    for u in out[frame.probes :]:
+        u.sub_((p * u).sum(dim, keepdim=True)).mul_(p)
+    return out
+
+
+@rule(aten._log_softmax)
+def _log_softmax(func: Any, x: Taylor, dim: int, half_to_float: bool) -> Taylor:
+    value = func(x.value, dim, half_to_float)
+    dim = dim % x.ndim
+
+    def coefficients() -> Tensor:
+        c = x.coefficients.to(x.frame.dtype_beside(value))
+        return c - mean_and_variance(x, c, value.exp(), dim)
+
+    return Taylor(value, coefficients, x.frame)
+
+
+@rule(aten.logsumexp)
+def _logsumexp(func: Any, x: Taylor, dims: Any, keepdim: bool = False) -> Taylor:
+    value = func(x.value, dims, keepdim)
+    require(isinstance(dims, int) or len(dims) == 1, f"{func} over several dimensions")
+    dim = (dims if isinstance(dims, int) else dims[0]) % x.ndim
+
+    def coefficients() -> Tensor:
+        p = torch.softmax(x.value, dim)
+        moments = mean_and_variance(x, x.coefficients, p, dim)
+        return moments if keepdim else moments.squeeze(dim + 1)
+
+    return Taylor(value, coefficients, x.frame)
+
+
+def mean_and_variance(x: Taylor, c: Tensor, p: Tensor, dim: int) -> Tensor:
+    """Coefficients of log Σ exp: ⟨x1_k⟩, and ⟨x2⟩ + Σ_k (⟨x1_k²⟩ − ⟨x1_k⟩²); `dim` kept as one."""
+    p = p.to(c.dtype)
+    out = torch.stack([(p * one).sum(dim, keepdim=True) for one in c])
+    for g, k in x.frame.members():
+        out[g].add_((p * (c[k] - out[k]).square()).sum(dim, keepdim=True))
+    return out

@@ -1,0 +1,176 @@
+"""Operations that only move entries, linear reductions, and questions that a value alone answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, UnsupportedOperation, frame_of, plain, require, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.unsqueeze, aten.squeeze, aten.flatten)
+def _reshape(func: Any, x: Taylor, *args: Any) -> Taylor:
+    require(not any(isinstance(a, torch.dtype) for a in args), str(func))
+    # Coefficients may lie otherwise in memory than the value: reshape copies where view could not.
+    value = func(x.value, *args) if func.overloadpacket in (aten.squeeze, aten.unsqueeze) else x.value.reshape(args[0])
+    return Taylor(value, lambda: _reshaped(x.coefficients, value.shape), x.frame)
+
+
+def _reshaped(c: Tensor, shape: torch.Size) -> Tensor:
+    return c.reshape(c.shape[0], *shape)
+
+
+@rule(aten.expand)
+def _expand(func: Any, x: Taylor, size: Sequence[int], *, implicit: bool = False) -> Taylor:
+    value = x.value.expand(size)
+    return Taylor(value, lambda: _lift(x, value.ndim).expand(-1, *value.shape), x.frame)
+
+
+def _lift(x: Taylor, rank: int) -> Tensor:
+    c = x.coefficients
+    return c.reshape(c.shape[0], *[1] * (rank + 1 - c.ndim), *c.shape[1:])
+
+
+@rule(aten.repeat)
+def _repeat(func: Any, x: Taylor, repeats: Sequence[int]) -> Taylor:
+    return Taylor(x.value.repeat(repeats), lambda: _lift(x, len(repeats)).repeat(1, *repeats), x.frame)
+
+
+@rule(aten.permute)
+def _permute(func: Any, x: Taylor, dims: Sequence[int]) -> Taylor:
+    shifted = [0, *(d % x.ndim + 1 for d in dims)]
+    return Taylor(x.value.permute(dims), lambda: x.coefficients.permute(shifted), x.frame)
+
+
+@rule(aten.transpose)
+def _transpose(func: Any, x: Taylor, a: int, b: int) -> Taylor:
+    value = x.value.transpose(a, b)
+    return Taylor(value, lambda: x.coefficients.transpose(a % x.ndim + 1, b % x.ndim + 1), x.frame)
+
+
+@rule(aten.t)
+def _t(func: Any, x: Taylor) -> Taylor:
+    return _transpose(func, x, 0, 1) if x.ndim == 2 else x
+
+
+@rule(aten.select, aten.slice, aten.index_select, aten.narrow, aten.cumsum, aten.gather)
+def _along(func: Any, x: Any, dim: int = 0, *args: Any, **kwargs: Any) -> Taylor:
+    """Linear along one dimension, which comes first in the arguments and moves up by one for the coefficients."""
+    require(isinstance(x, Taylor) and not any(isinstance(a, Taylor) for a in args), str(func))
+    shifted = dim % max(x.ndim, 1) + 1
+    value = func(x.value, dim, *args, **kwargs)
+    if func.overloadpacket is aten.gather:
+        index = args[0]
+        return Taylor(value, lambda: _gather(x.coefficients, shifted, index), x.frame)
+    return Taylor(value, lambda: func(x.coefficients, shifted, *args, **kwargs), x.frame)
+
+
+def _gather(c: Tensor, dim: int, index: Tensor) -> Tensor:
+    return c.gather(dim, index.expand(c.shape[0], *index.shape))
+
+
+@rule(aten.split, aten.split_with_sizes)
+def _split(func: Any, x: Taylor, size: Any, dim: int = 0) -> list[Taylor]:
+    parts, start = [], 0
+    for value in x.value.split(size, dim):
+        length = value.shape[dim]
+        parts.append(_along(aten.slice.Tensor, x, dim % x.ndim, start, start + length))
+        start += length
+    return parts
+
+
+@rule(aten.unbind)
+def _unbind(func: Any, x: Taylor, dim: int = 0) -> list[Taylor]:
+    return [_along(aten.select.int, x, dim, i) for i in range(x.shape[dim])]
+
+
+@rule(aten.cat)
+def _cat(func: Any, tensors: Sequence[Any], dim: int = 0) -> Taylor:
+    frame = frame_of(*tensors)
+    value = torch.cat([plain(x) for x in tensors], dim)
+    parts = [x if isinstance(x, Taylor) else frame.constant(x) for x in tensors]
+    dim = dim % value.ndim
+    return Taylor(value, lambda: torch.cat([x.coefficients for x in parts], dim + 1), frame)
+
+
+@rule(aten.stack)
+def _stack(func: Any, tensors: Sequence[Any], dim: int = 0) -> Taylor:
+    frame = frame_of(*tensors)
+    value = torch.stack([plain(x) for x in tensors], dim)
+    parts = [x if isinstance(x, Taylor) else frame.constant(x) for x in tensors]
+    dim = dim % value.ndim
+    return Taylor(value, lambda: torch.stack([x.coefficients for x in parts], dim + 1), frame)
+
+
+@rule(aten.index)
+def _index(func: Any, x: Any, indices: Sequence[Tensor | None]) -> Taylor:
+    require(isinstance(x, Taylor) and not any(isinstance(i, Taylor) for i in indices), str(func))
+    chosen = tuple(slice(None) if i is None else i for i in indices)
+    # Indices parted by a full slice move their dimension to the front, which would be the probes' place.
+    places = [n for n, i in enumerate(indices) if i is not None]
+    require(places == list(range(places[0], places[0] + len(places))), f"{func} with indices apart")
+    return Taylor(x.value[chosen], lambda: x.coefficients[(slice(None), *chosen)], x.frame)
+
+
+@rule(aten.flip, aten.roll)
+def _flip(func: Any, x: Taylor, *args: Any) -> Taylor:
+    *first, dims = args
+    shifted = [d % x.ndim + 1 for d in dims]
+    return Taylor(func(x.value, *args), lambda: func(x.coefficients, *first, shifted), x.frame)
+
+
+@rule(aten.tril, aten.triu, aten.constant_pad_nd)
+def _last_dimensions(func: Any, x: Taylor, *args: Any) -> Taylor:
+    require(func.overloadpacket is not aten.constant_pad_nd or len(args) < 2 or args[1] == 0, f"{func} not with zeros")
+    return Taylor(func(x.value, *args), lambda: func(x.coefficients, *args), x.frame)
+
+
+@rule(aten.sum, aten.mean)
+def _reduce(
+    func: Any, x: Taylor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Taylor:
+    dims = list(range(x.ndim)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else list(dim)
+    reduce = torch.sum if func.overloadpacket is aten.sum else torch.mean
+    value = reduce(x.value, dims, keepdim, dtype=dtype)
+    shifted = [d % x.ndim + 1 for d in dims]
+    own = x.frame.dtype or value.dtype
+    return Taylor(value, lambda: reduce(x.coefficients, shifted, keepdim, dtype=own), x.frame)
+
+
+@rule(aten._to_copy, aten.clone, aten.contiguous, aten.alias, aten.lift_fresh)
+def _copy(func: Any, x: Taylor, *args: Any, **kwargs: Any) -> Taylor:
+    value = func(x.value, *args, **kwargs)
+    device, dtype = value.device, x.frame.dtype or value.dtype
+    contiguous = value.is_contiguous()
+
+    def coefficients() -> Tensor:
+        c = x.coefficients.to(device, dtype)
+        return c.contiguous() if contiguous else c
+
+    return Taylor(value, coefficients, x.frame)
+
+
+@rule(aten.detach)
+def _detach(func: Any, x: Taylor) -> Tensor:
+    return x.value
+
+
+@rule(
+    *(aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like),
+    *(aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty),
+    *(aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge, aten.isnan, aten.isinf, aten.isfinite, aten.sign),
+    *(aten.argmax, aten.argmin, aten.logical_not, aten.is_same_size),
+)
+def _without_derivative(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Does not depend on the entries, or is constant almost everywhere."""
+    return func(*(plain(a) for a in args), **kwargs)
+
+
+def _no_data(*_: Any) -> Any:
+    raise UnsupportedOperation("Tensor.data")
+
+
+FUNCTIONS[Tensor.data.__get__] = _no_data  # type: ignore[attr-defined]

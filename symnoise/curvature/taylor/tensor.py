@@ -1,0 +1,180 @@
+"""`Taylor`: a tensor that carries its value, K first-order coefficients and one summed second-order coefficient a group.
+
+symbol   here                        shape
+x0       `value`                     S
+x1_k     `coefficients[k]`           (K + G, *S), the first K
+x2_g     `coefficients[K + g]`       the last G
+A function y = f(x) acts as  y1_k = f'(x0) x1_k,  y2_g = f'(x0) x2_g + Σ_{k in group g} f''(x0)[x1_k, x1_k].
+(Forward Laplacian, collapsed Taylor mode: Dangel et al. 2025, arXiv 2505.13644, with G sums instead of one.)
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What acts on Taylor tensors: aten operations (every overload that does not write in place), and Python-level
+# functions that are caught before PyTorch takes them apart into such operations.
+RULES: dict[Any, Callable[..., Any]] = {}
+FUNCTIONS: dict[Any, Callable[..., Any]] = {}
+
+
+class UnsupportedOperation(NotImplementedError):
+    """An operation of the model has no Taylor rule; the message names it and the way round."""
+
+    def __init__(self, operation: str, where: str = "") -> None:
+        self.operation, self.where = operation, where
+        place = f" (met in {where})" if where else ""
+        super().__init__(f"no Taylor rule for {operation}{place}; use method='hvp' for this model")
+
+
+class NonFinite(ArithmeticError):
+    """A value or coefficient stopped being finite; raised only by a `Frame` that checks."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all Taylor tensors of one pass share.
+
+    probes, groups: K and G; group g holds the K/G probes from g·K/G on. dtype: of the coefficients, None = that
+    of the value. check: look at every result and raise `NonFinite` at the first that is not finite.
+    """
+
+    probes: int
+    groups: int
+    dtype: torch.dtype | None = None
+    check: bool = False
+    _casts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def members(self) -> Iterator[tuple[int, int]]:
+        """(index of the group's x2, index of one of its x1), all pairs."""
+        size = self.probes // self.groups
+        for probe in range(self.probes):
+            yield self.probes + probe // size, probe
+
+    def dtype_beside(self, value: Tensor) -> torch.dtype:
+        return self.dtype or value.dtype
+
+    def weight(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """`weight` in `dtype`; the conversion is made once a pass."""
+        if weight.dtype == dtype:
+            return weight
+        if id(weight) not in self._casts:  # the weight is kept beside its cast, so that its id stays its own
+            self._casts[id(weight)] = (weight, weight.to(dtype))
+        return self._casts[id(weight)][1]
+
+    def constant(self, value: Tensor) -> "Taylor":
+        """A Taylor tensor that does not move with the probes."""
+        zero = torch.zeros((), dtype=self.dtype_beside(value), device=value.device)
+        return Taylor(value, zero.expand(self.probes + self.groups, *value.shape), self)
+
+
+class Taylor(Tensor):
+    """Value and coefficients; coefficients are computed when first asked for, the value at once.
+
+    `origin` tells how a tensor was made until its coefficients are known, for rules that do better on a pair of
+    operations than one by one (a squared mean under a root is a norm; a product of activations needs no copy).
+    """
+
+    value: Tensor
+    frame: Frame
+    origin: Any
+    made: tuple[Any, tuple[Any, ...], dict[str, Any]] | None
+
+    @staticmethod
+    def __new__(
+        cls, value: Tensor, coefficients: Tensor | Callable[[], Tensor], frame: Frame, origin: Any = None
+    ) -> "Taylor":
+        self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, value.shape, strides=value.stride(), dtype=value.dtype, device=value.device
+        )
+        self.value, self._coefficients, self.frame = value, coefficients, frame
+        self.origin, self.made = origin, None
+        return self
+
+    @property
+    def coefficients(self) -> Tensor:
+        """(K + G, *shape)."""
+        if not isinstance(self._coefficients, Tensor):
+            self._coefficients = self._coefficients()
+            self.origin = self.made = None  # what it was made from may be freed
+        return self._coefficients
+
+    @property
+    def known(self) -> bool:
+        """Are the coefficients computed?"""
+        return isinstance(self._coefficients, Tensor)
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"Taylor({tuple(self.value.shape)}, {self.frame.probes} probes in {self.frame.groups} groups)"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            rule = FUNCTIONS.get(func, func)
+            return rule(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        rule = RULES.get(func.overloadpacket)
+        if rule is None or func._schema.is_mutable:
+            raise UnsupportedOperation(str(func))
+        kwargs = kwargs or {}
+        result = rule(func, *args, **kwargs)
+        for one in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(one, Taylor):
+                if one.frame.check:
+                    _check(one, str(func))
+                if not one.known and one.made is None:
+                    one.made = (func, args, kwargs)
+        return result
+
+
+def _check(x: Taylor, operation: str) -> None:
+    # A masked score is -inf and legitimate; NaN never is, and no coefficient may be infinite.
+    if x.value.isnan().any():
+        raise NonFinite(f"the loss itself becomes NaN in {operation}")
+    bad = (~x.coefficients.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
+        first = int(bad[0])
+        order = f"probe {first}" if first < x.frame.probes else "second order"
+        raise NonFinite(f"{order}: a coefficient becomes NaN or infinite in {operation}")
+
+
+def rule(*operations: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a rule for aten operations; it is called as rule(operation, *args, **kwargs)."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        for operation in operations:
+            RULES[operation] = function
+        return function
+
+    return register
+
+
+def frame_of(*tensors: Any) -> Frame:
+    return next(x.frame for x in tensors if isinstance(x, Taylor))
+
+
+def plain(x: Any) -> Any:
+    """The value of a Taylor tensor; anything else as it is."""
+    return x.value if isinstance(x, Taylor) else x
+
+
+def lifted(coefficients: Tensor, rank: int) -> Tensor:
+    """Coefficients (K + G, *S) with ones put before S so that S has `rank` dimensions and broadcasts."""
+    missing = rank + 1 - coefficients.ndim
+    return coefficients.reshape(coefficients.shape[0], *[1] * missing, *coefficients.shape[1:])
+
+
+def spread(x: Taylor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Coefficients of x broadcast to `shape`, beside a value of `dtype`."""
+    c = x.coefficients if x.frame.dtype else x.coefficients.to(dtype)
+    return lifted(c, len(shape)).expand(c.shape[0], *shape)
+
+
+def require(condition: bool, operation: str) -> None:
+    if not condition:
+        raise UnsupportedOperation(operation)
