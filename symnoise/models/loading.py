@@ -1,0 +1,224 @@
+"""`load_model`: a language model and its tokenizer from the hub, a folder, a .gguf file, or the bundled default.
+
+Weights are read from safetensors or GGUF, which hold numbers only; pickled weights and remote code are refused,
+since loading them would run what their author wrote.
+"""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from symnoise.core import InputError, sha256, unknown
+from symnoise.models import bundled, gguf
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A language model in eval mode, its tokenizer, and where they came from.
+
+    model:    a `transformers.PreTrainedModel`.
+    source:   "bundled", "folder", "gguf" or "hub".
+    path:     the file or folder that was read; None for a hub id.
+    revision: the commit of a hub id, where Transformers knows it.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    source: str
+    path: Path | None = None
+    revision: str | None = None
+
+    @property
+    def seq2seq(self) -> bool:
+        """Whether the model is an encoder-decoder."""
+        return bool(self.model.config.is_encoder_decoder)
+
+    def provenance(self) -> dict[str, Any]:
+        """What was loaded, for a result record. The SHA-256 of each weight file is computed now (about 1 s a GB)."""
+        if self.path is None:
+            weights = []
+        else:
+            weights = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
+        return {
+            "name": self.name,
+            "source": self.source,
+            "revision": self.revision,
+            "sha256": {file.name: sha256(file) for file in weights},
+            "class": type(self.model).__name__,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
+
+def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
+    """The model called `name`, in eval mode, with weights in `dtype` on `device`.
+
+    name: `smollm2` (bundled), an existing folder with safetensors, an existing .gguf file, or a hub id. Encoder-
+    decoder models are loaded as such. With HF_HUB_OFFLINE set, hub ids come from the local cache or not at all.
+
+    Raises `InputError` where nothing can be loaded: the line says why, and what to give instead. That includes weights
+    which lack a tensor of the model, since Transformers would fill it with random numbers.
+    """
+    path, name = Path(name).expanduser(), str(name)
+    with _reported(name):
+        if name == bundled.MODEL:
+            loaded = LoadedModel(*_from_cache(dtype), name, "bundled", bundled.smollm2_file())
+        elif path.is_dir():
+            _check_folder(path)
+            with _quiet():
+                loaded = LoadedModel(*_read(str(path), dtype), name, "folder", path)
+        elif path.is_file():
+            _check_file(path)
+            with _quiet():
+                loaded = LoadedModel(gguf.load_weights(path, dtype), gguf.load_tokenizer(path), name, "gguf", path)
+        else:
+            _check_hub_id(name)
+            with _quiet(bars=True):  # a download may take minutes
+                model, tokenizer = _read(name, dtype)
+            loaded = LoadedModel(model, tokenizer, name, "hub", revision=getattr(model.config, "_commit_hash", None))
+        _check_language_model(loaded)
+        try:
+            loaded.model.to(device)
+        except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
+            raise InputError(f"cannot put {name} on device {device!r}: {_reason(error)}; use cpu") from error
+    loaded.model.eval()
+    return loaded
+
+
+def _from_cache(dtype: torch.dtype) -> tuple[Any, Any]:
+    with _quiet():
+        folder, _ = bundled.converted_smollm2()
+        try:
+            return _read(str(folder), dtype)
+        except Exception as error:  # whatever is wrong with a file that we wrote, the cure is the same
+            raise InputError(f"{folder} is damaged ({_reason(error)}): delete it, and it is made anew") from error
+
+
+def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Through the ordinary Transformers loaders: a hub id or a folder."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if any(kind.endswith("ForMaskedLM") for kind in config.architectures or []):
+        raise InputError(f"{name} is a masked language model, which predicts no next token: give a causal one")
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model, info = auto.from_pretrained(
+        name, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"{name} lacks weights that a language model needs ({', '.join(missing[:3])}): save the model with its "
+            "language-model head"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # Transformers' answer to missing files
+        raise InputError(f"{name} has no {_TOKENIZER}")
+    return model, tokenizer
+
+
+def _check_folder(path: Path) -> None:
+    names = {file.name for file in path.iterdir()}
+    weights = [name for name in names if name.endswith(".safetensors") and not name.startswith("adapter_")]
+    if not weights and "adapter_config.json" in names:
+        raise InputError(f"{path} holds an adapter alone: merge it into its model (merge_and_unload) and save that")
+    if not weights and any(name.endswith(_PICKLED) for name in names):
+        raise InputError(f"{path} has pickled weights, which can run code when read: {_CONVERT}")
+    if not weights and any(name.endswith(".gguf") for name in names):
+        raise InputError(f"{path} holds a .gguf file: name the file itself")
+    if not weights or "config.json" not in names:
+        missing = "config.json" if weights else "safetensors weights"
+        raise InputError(f"{path} has no {missing}: give a folder made by save_pretrained")
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix == ".safetensors":
+        raise InputError(f"{path} is weights alone: give the folder that also holds config.json and the tokenizer")
+    if path.suffix in _PICKLED:
+        raise InputError(f"{path} is pickled, which can run code when read: {_CONVERT}")
+    if path.suffix != ".gguf":
+        raise InputError(f"{path} is neither safetensors nor GGUF: give a model folder or a .gguf file")
+    if path.open("rb").read(4) != b"GGUF":
+        raise InputError(f"{path} is not a GGUF file, or an empty or damaged one: it does not begin with GGUF")
+
+
+def _check_hub_id(name: str) -> None:
+    """Refuse what is meant as a path or a misspelt bundled name, before asking the network for it."""
+    if not name.strip():
+        raise InputError(f"the model has no name: give {_CHOICES}")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith((".gguf", ".safetensors", *_PICKLED)):
+        raise InputError(f"there is no model file or folder {name}")
+    if difflib.get_close_matches(name.lower(), [bundled.MODEL], cutoff=0.75):
+        raise unknown("model", name, [bundled.MODEL])
+
+
+def _check_language_model(loaded: LoadedModel) -> None:
+    try:
+        table, head = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
+    except NotImplementedError:
+        table = head = None
+    if table is None or head is None:
+        part = "embedding table" if table is None else "language-model head"
+        raise InputError(f"{loaded.name} ({type(loaded.model).__name__}) has no {part}: give a language model")
+
+
+_CHOICES = f"{bundled.MODEL}, a folder with safetensors, a .gguf file or a hub id"
+_CONVERT = "load it where you trust it and save it anew with save_pretrained, which writes safetensors"
+_TOKENIZER = "readable tokenizer: save it there too, with tokenizer.save_pretrained"
+
+# What Transformers says, and what it means here. The first match counts.
+_MEANINGS = (
+    ("couldn't connect", f"it is not on this machine and the hub cannot be reached; give {_CHOICES}"),
+    ("offline mode", f"it is not on this machine and the hub is switched off; give {_CHOICES}"),
+    ("not a valid model identifier", f"there is no such file, folder or public hub id; give {_CHOICES}"),
+    ("Repo id must", f"it is no file, folder or hub id; give {_CHOICES}"),
+    ("custom code", "it needs code of its own, which is never run here; give a model that Transformers knows"),
+    ("model type `", "Transformers does not know its model type; upgrade Transformers or give another model"),
+    ("`model_type` key", "its config.json names no known model type; give another model"),
+    ("Unrecognized configuration class", "it is not a language model"),
+    ("ignore_mismatched_sizes", "its weights do not have the shapes that its config.json says"),
+    ("with `safetensors`", f"it has no safetensors weights; {_CONVERT}"),
+    ("a file named model.safetensors", f"it has no safetensors weights; {_CONVERT}"),
+    ("okenizer", f"it has no {_TOKENIZER}"),
+)
+
+
+@contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Any failure to read `name` becomes one `InputError` line: readers of foreign files fail in every way there is."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        text = str(error)
+        meaning = next((said for fragment, said in _MEANINGS if fragment in text), None)
+        raise InputError(f"cannot load {name}: {meaning or _reason(error) + '; the file may be damaged'}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _quiet(*, bars: bool = False) -> Iterator[None]:
+    """Without Transformers' warnings and, unless `bars`, without its progress bars."""
+    from transformers.utils import logging
+
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown and not bars:
+            logging.enable_progress_bar()
