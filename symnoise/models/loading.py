@@ -15,6 +15,7 @@ import torch
 
 from symnoise.core import InputError, sha256, unknown
 from symnoise.models import bundled, gguf
+from symnoise.models.quiet import quiet, reason
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -73,33 +74,33 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
             loaded = LoadedModel(*_from_cache(dtype), name, "bundled", bundled.smollm2_file())
         elif path.is_dir():
             _check_folder(path)
-            with _quiet():
+            with quiet():
                 loaded = LoadedModel(*_read(str(path), dtype), name, "folder", path)
         elif path.is_file():
             _check_file(path)
-            with _quiet():
+            with quiet():
                 loaded = LoadedModel(gguf.load_weights(path, dtype), gguf.load_tokenizer(path), name, "gguf", path)
         else:
             _check_hub_id(name)
-            with _quiet(bars=True):  # a download may take minutes
+            with quiet(bars=True):  # a download may take minutes
                 model, tokenizer = _read(name, dtype)
             loaded = LoadedModel(model, tokenizer, name, "hub", revision=getattr(model.config, "_commit_hash", None))
         _check_language_model(loaded)
         try:
             loaded.model.to(device)
         except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
-            raise InputError(f"cannot put {name} on device {device!r}: {_reason(error)}; use cpu") from error
+            raise InputError(f"cannot put {name} on device {device!r}: {reason(error)}; use cpu") from error
     loaded.model.eval()
     return loaded
 
 
 def _from_cache(dtype: torch.dtype) -> tuple[Any, Any]:
-    with _quiet():
+    with quiet():
         folder, _ = bundled.converted_smollm2()
         try:
             return _read(str(folder), dtype)
         except Exception as error:  # whatever is wrong with a file that we wrote, the cure is the same
-            raise InputError(f"{folder} is damaged ({_reason(error)}): delete it, and it is made anew") from error
+            raise InputError(f"{folder} is damaged ({reason(error)}): delete it, and it is made anew") from error
 
 
 def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -200,25 +201,4 @@ def _reported(name: str) -> Iterator[None]:
     except Exception as error:
         text = str(error)
         meaning = next((said for fragment, said in _MEANINGS if fragment in text), None)
-        raise InputError(f"cannot load {name}: {meaning or _reason(error) + '; the file may be damaged'}") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextmanager
-def _quiet(*, bars: bool = False) -> Iterator[None]:
-    """Without Transformers' warnings and, unless `bars`, without its progress bars."""
-    from transformers.utils import logging
-
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown and not bars:
-            logging.enable_progress_bar()
+        raise InputError(f"cannot load {name}: {meaning or reason(error) + '; the file may be damaged'}") from error
