@@ -35,28 +35,35 @@ def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 
 
 def expected(model: Any, micro_batches: list[tuple[dict, tuple[int, int, int]]], noise: Noise, seed: int) -> Any:
-    """Loss and gradient of one optimizer step: Σ over sides and scored tokens of −log p / (sides · tokens).
+    """Loss and gradient of one optimizer step over `micro_batches`, each (batch, (rank, step, micro-step)).
 
-    micro_batches: (batch, (rank, step, micro-step)). The noise is drawn here by `Noise` itself and given to
-    the model as inputs_embeds, so neither hooks nor doubling nor the Trainer's loss scaling take part.
+    The noise is drawn here by `Noise` itself and given to the model as inputs_embeds, so neither hooks nor doubling
+    nor the Trainer's loss scaling take part.
     """
+    dim, parts = model.get_input_embeddings().embedding_dim, []
+    for batch, key in micro_batches:
+        random, like = generator(seed, "noise", *key), torch.empty(*batch["input_ids"].shape, dim)
+        if noise.paired:
+            sides = noise.sample_pair(like, batch["attention_mask"], generator=random)
+        else:
+            sides = (noise.sample(like, batch["attention_mask"], generator=random),)
+        parts.append((batch, sides))
+    return mean_of_sides(model, parts)
+
+
+def mean_of_sides(model: Any, parts: list[tuple[dict, tuple[torch.Tensor, ...]]]) -> Any:
+    """Σ over parts, sides and scored tokens of −log p / (sides · tokens), and its gradient."""
     model.zero_grad()
-    table = model.get_input_embeddings()
-    scored = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch, _ in micro_batches)
+    scored = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch, _ in parts)
     total = 0.0
-    for batch, (rank, step, micro) in micro_batches:
-        random = generator(seed, "noise", rank, step, micro)
-        embeddings = table(batch["input_ids"])
-        draw = noise.sample_pair if noise.paired else lambda *a, **k: (noise.sample(*a, **k),)
-        sides = draw(embeddings, batch["attention_mask"], generator=random)
-        loss = 0.0
+    for batch, sides in parts:
         for epsilon in sides:
-            logits = model(inputs_embeds=embeddings + epsilon, attention_mask=batch["attention_mask"]).logits
-            loss = loss + F.cross_entropy(
-                logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum", ignore_index=-100
-            ) / (len(sides) * scored)
-        loss.backward()
-        total += loss.item()
+            embeddings = model.get_input_embeddings()(batch["input_ids"]) + epsilon
+            logits = model(inputs_embeds=embeddings, attention_mask=batch["attention_mask"]).logits
+            targets = batch["labels"][:, 1:].flatten()
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum", ignore_index=-100)
+            (loss / (len(sides) * scored)).backward()
+            total += loss.item() / (len(sides) * scored)
     gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return total, gradient
@@ -78,3 +85,31 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
     assert one
     scale = max(float(value.abs().max()) for value in other.values())
     return max(float((one[name] - other[name]).abs().max()) for name in one) / scale
+
+
+def in_order(trainer: Any) -> Any:
+    """The trainer, made to take its data as they lie."""
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    return trainer
+
+
+def flattened(documents: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """One row of all documents, told apart by position_ids; first labels masked, as TRL's collator does."""
+    parts = {
+        "input_ids": [d["input_ids"] for d in documents],
+        "labels": [[-100, *d["labels"][1:]] for d in documents],
+        "position_ids": [list(range(len(d["input_ids"]))) for d in documents],
+    }
+    return {key: torch.tensor([[x for part in value for x in part]]) for key, value in parts.items()}
+
+
+PLAIN_SGD = {
+    "learning_rate": 0.1,
+    "optim": "sgd",
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}

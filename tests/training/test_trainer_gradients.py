@@ -8,7 +8,7 @@ from symnoise.models import float64_throughout
 from symnoise.noise import Noise
 from symnoise.training import CurvaturePenalty, SymNoiseTrainer
 from tests.tiny import tiny
-from tests.training.ragged import Gradients, collate, difference, expected, rows
+from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, expected, in_order, rows
 
 # Gradients are sums of float32 terms in two orders: a few times 1e-7 of the largest entry.
 TOLERANCE = 1e-6
@@ -23,16 +23,8 @@ def run(tmp_path, *, accumulation, size, steps=1, name="llama", data=None, model
         per_device_train_batch_size=size,
         gradient_accumulation_steps=accumulation,
         max_steps=steps,
-        learning_rate=0.1,
-        optim="sgd",
-        lr_scheduler_type="constant",
-        max_grad_norm=0.0,
-        logging_steps=1,
         save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        dataloader_num_workers=0,
+        **PLAIN_SGD,
         **extra,
     )
     trainer = SymNoiseTrainer(
@@ -43,8 +35,7 @@ def run(tmp_path, *, accumulation, size, steps=1, name="llama", data=None, model
         callbacks=[gradients],
         **more,
     )
-    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
-    trainer.train()
+    in_order(trainer).train()
     return trainer, gradients
 
 

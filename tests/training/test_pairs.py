@@ -1,0 +1,80 @@
+"""Doubling batches, and the lengths that noise is scaled by."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from symnoise.core import InputError
+from symnoise.training import document_lengths, double_batch
+from symnoise.training.pairs import first_side, layout
+from tests.training.ragged import collate, rows
+
+
+def test_rows_are_doubled_side_by_side_and_the_batch_left_alone():
+    batch = {**collate(rows()[:3]), "use_cache": False, "count": torch.tensor(5), "none": None}
+    before = dict(batch)
+    doubled = double_batch(batch)
+    for key in ("input_ids", "attention_mask", "labels"):
+        assert torch.equal(doubled[key][0::2], batch[key])
+        assert torch.equal(doubled[key][1::2], batch[key])
+    assert doubled["use_cache"] is False
+    assert doubled["none"] is None
+    assert doubled["count"] is batch["count"]
+    assert all(batch[key] is before[key] for key in batch)
+
+
+def test_a_flattened_batch_is_doubled_along_its_tokens():
+    batch = {
+        "input_ids": torch.arange(5)[None],
+        "labels": torch.tensor([[-100, 1, 2, -100, 4]]),
+        "position_ids": torch.tensor([[0, 1, 2, 0, 1]]),
+        "cu_seq_lens_q": torch.tensor([0, 3, 5], dtype=torch.int32),
+        "cu_seq_lens_k": torch.tensor([0, 3, 5], dtype=torch.int32),
+        "max_length_q": 3,
+        "max_length_k": 3,
+        "seq_idx": torch.tensor([[0, 0, 0, 1, 1]], dtype=torch.int32),
+    }
+    doubled = double_batch(batch)
+    assert layout(batch) == "tokens"
+    assert doubled["cu_seq_lens_q"].tolist() == doubled["cu_seq_lens_k"].tolist() == [0, 3, 5, 8, 10]
+    assert doubled["cu_seq_lens_q"].dtype is torch.int32
+    assert doubled["seq_idx"].tolist() == [[0, 0, 0, 1, 1, 2, 2, 2, 3, 3]]
+    assert doubled["position_ids"].tolist() == [[0, 1, 2, 0, 1] * 2]
+    assert doubled["input_ids"].tolist() == [[0, 1, 2, 3, 4] * 2]
+    assert doubled["max_length_q"] == 3
+    assert torch.equal(first_side(doubled["input_ids"], "tokens"), batch["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("pixel_values", torch.zeros(7, 3)), ("position_ids", torch.zeros(1, 9)), ("names", ["a", "b", "c"])],
+)
+def test_a_key_that_is_not_the_batch_is_named(key, value):
+    with pytest.raises(InputError, match=key):
+        double_batch({**collate(rows()[:3]), key: value})
+
+
+def test_boundaries_with_several_rows_are_refused():
+    with pytest.raises(InputError, match="one row"):
+        double_batch({"input_ids": torch.zeros(2, 3), "cu_seq_lens_q": torch.tensor([0, 3])})
+
+
+@given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=4), st.booleans())
+def test_document_lengths_from_positions(packed, left):
+    """Rows of documents, padded left or right: each real token gets its document's length, padding 0."""
+    width = max(sum(row) for row in packed)
+    positions, mask, wanted = [], [], []
+    for row in packed:
+        parts = [list(range(length)) for length in row]
+        flat = [position for part in parts for position in part]
+        lengths = [len(part) for part in parts for _ in part]
+        gap = [0] * (width - len(flat))
+        order = (lambda real: gap + real) if left else (lambda real: real + gap)  # noqa: B023
+        positions.append(order(flat))
+        mask.append(order([1] * len(flat)))
+        wanted.append(order(lengths))
+    batch = {key: torch.tensor(value) for key, value in (("input_ids", mask), ("attention_mask", mask))}
+    assert document_lengths({**batch, "position_ids": torch.tensor(positions)}).tolist() == wanted
+    one_document = [[sum(row) * m for m in line] for row, line in zip(packed, mask, strict=True)]
+    assert document_lengths(batch).tolist() == one_document

@@ -1,0 +1,136 @@
+"""TRL's SFTTrainer: its own fused loss, packing, PEFT; still exactly the mean of the two sides."""
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from trl import SFTConfig
+
+from symnoise.core import InputError, generator
+from symnoise.noise import Noise, law
+from symnoise.training import CurvaturePenalty, NoiseOptions, SymNoiseSFTTrainer
+from tests.tiny import tiny, tiny_tokenizer
+from tests.training.ragged import (
+    LENGTHS,
+    PLAIN_SGD,
+    Gradients,
+    collate,
+    difference,
+    expected,
+    in_order,
+    mean_of_sides,
+    rows,
+)
+
+TOLERANCE = 1e-6
+
+
+def trainer(tmp_path, *, accumulation, size, callbacks=(), model=None, more=None, **settings):
+    arguments = SFTConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulation,
+        max_steps=1,
+        save_strategy="no",
+        bf16=False,
+        max_length=None,
+        **PLAIN_SGD,
+        **(more or {}),
+    )
+    made = SymNoiseSFTTrainer(
+        model=model or tiny("llama"),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows()),
+        processing_class=tiny_tokenizer(),
+        callbacks=list(callbacks),
+        **settings,
+    )
+    return in_order(made)
+
+
+@pytest.mark.parametrize("mode", ["doubled", "two-pass"])
+@pytest.mark.parametrize(("accumulation", "size"), [(1, 8), (4, 2)])
+def test_gradient_is_the_mean_of_the_sides(tmp_path, mode, accumulation, size):
+    """With TRL's default gradient checkpointing."""
+    noise, gradients = Noise.symnoise(5.0), Gradients()
+    made = trainer(
+        tmp_path, accumulation=accumulation, size=size, callbacks=[gradients], noise=noise, noise_seed=3, pair_mode=mode
+    )
+    made.train()
+    batches = [(collate(rows()[i * size : (i + 1) * size]), (0, 0, i)) for i in range(accumulation)]
+    loss, gradient = expected(tiny("llama").train(), batches, noise, 3)
+    assert difference(gradients.steps[0], gradient) < TOLERANCE
+    assert made.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_packed_equals_unpacked(tmp_path):
+    """Four documents a row, doubled along the tokens: the gradient is that of the documents one by one, each with its
+    own slice of the row's draw at its own length."""
+    noise, gradients = Noise.symnoise(5.0), Gradients()
+    made = trainer(
+        tmp_path, accumulation=2, size=4, callbacks=[gradients], noise=noise, noise_seed=3, more={"padding_free": True}
+    )
+    made.train()
+    parts = []
+    for micro in range(2):
+        documents = rows()[4 * micro : 4 * micro + 4]
+        lengths = LENGTHS[4 * micro : 4 * micro + 4]
+        signs = law("rademacher").sample((1, sum(lengths), 32), generator=generator(3, "noise", 0, 0, micro))
+        for document, piece in zip(documents, signs.split(lengths, dim=1), strict=True):
+            epsilon = float(noise.scale(piece.shape[1], 32)) * piece
+            parts.append((collate([document]), (epsilon, -epsilon)))
+    loss, gradient = mean_of_sides(tiny("llama").train(), parts)
+    assert difference(gradients.steps[0], gradient) < TOLERANCE
+    assert made.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_lora_with_the_table_frozen(tmp_path):
+    """PEFT calls the model inside by its forward, past its hooks; the adapters still see the pair."""
+    settings = {"peft_config": LoraConfig(r=2, lora_dropout=0.0, target_modules=["q_proj", "v_proj"])}
+    kept = []
+    for noise, mode in ((Noise.symnoise(5.0), "doubled"), (Noise.symnoise(5.0), "two-pass"), (None, "doubled")):
+        gradients = Gradients()
+        torch.manual_seed(0)
+        made = trainer(tmp_path, accumulation=2, size=4, callbacks=[gradients], noise=noise, pair_mode=mode, **settings)
+        made.train()
+        kept.append(gradients.steps[0])
+        assert all("lora" in name for name in gradients.steps[0])
+    assert difference(kept[0], kept[1]) < TOLERANCE
+    assert difference(kept[0], kept[2]) > 1e-3
+
+
+def test_evaluation_is_untouched(tmp_path):
+    held_out, losses = Dataset.from_list(rows(seed=1)), []
+    for noise in (None, Noise.symnoise(15.0)):
+        made = trainer(tmp_path, accumulation=1, size=8, noise=noise)
+        losses.append(made.evaluate(held_out)["eval_loss"])
+    assert losses[0] == losses[1]
+
+
+def test_label_smoothing_runs_two_forwards_with_one_draw(tmp_path):
+    made = trainer(
+        tmp_path,
+        accumulation=1,
+        size=8,
+        noise=Noise.symnoise(5.0),
+        more={"label_smoothing_factor": 0.1},
+    )
+    drawn = []
+    made.model.train()
+    inputs = made._prepare_inputs(next(iter(made.get_train_dataloader())))
+    made.attached(made.model).on_draw = lambda epsilon, *_: drawn.append(epsilon)
+    made._micro = (0, 0)
+    made.compute_loss(made.model, inputs)
+    made._detach()
+    assert len(drawn) == 2
+    assert torch.equal(*drawn)
+
+
+def test_what_is_refused(tmp_path):
+    with pytest.raises(InputError, match="one derivative"):
+        trainer(tmp_path, accumulation=1, size=8, noise=Noise.symnoise(5.0), penalty=CurvaturePenalty("hutchinson"))
+    with pytest.raises(InputError, match="neftune_noise_alpha"):
+        trainer(tmp_path, accumulation=1, size=8, noise=Noise.symnoise(5.0), more={"neftune_noise_alpha": 5.0})
+    with pytest.raises(InputError, match=r"unknown trainer argument.*did you mean 'noise_seed'|choose one of"):
+        trainer(tmp_path, accumulation=1, size=8, noise_sed=1)
+    assert NoiseOptions().length == "true"

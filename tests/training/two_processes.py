@@ -1,0 +1,58 @@
+"""Run by test_two_processes.py under torchrun: one step of each Trainer on two gloo processes, gradients to a file."""
+
+import sys
+
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+from trl import SFTConfig
+
+from symnoise.noise import Noise
+from symnoise.training import SymNoiseSFTTrainer, SymNoiseTrainer
+from tests.tiny import tiny, tiny_tokenizer
+from tests.training.ragged import PLAIN_SGD, Gradients, collate, in_order, rows
+
+SIZE, ACCUMULATION, SEED = 2, 2, 3
+
+
+def main(folder: str) -> None:
+    torch.set_num_threads(1)
+    settings = {
+        "output_dir": folder,
+        "per_device_train_batch_size": SIZE,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "max_steps": 1,
+        "save_strategy": "no",
+        **PLAIN_SGD,
+    }
+    noise = Noise.symnoise(5.0)
+    found = {}
+    for mode in ("doubled", "two-pass", "sft"):
+        gradients = Gradients()
+        more = {"noise": noise, "noise_seed": SEED, "callbacks": [gradients]}
+        if mode == "sft":
+            trainer = SymNoiseSFTTrainer(
+                model=tiny("llama"),
+                args=SFTConfig(**settings, bf16=False, max_length=None),
+                train_dataset=Dataset.from_list(rows()),
+                processing_class=tiny_tokenizer(),
+                **more,
+            )
+        else:
+            trainer = SymNoiseTrainer(
+                model=tiny("llama"),
+                args=TrainingArguments(**settings),
+                train_dataset=rows(),
+                data_collator=collate,
+                pair_mode=mode,
+                **more,
+            )
+        in_order(trainer).train()
+        assert trainer.args.world_size == 2
+        found[mode] = (trainer.state.log_history[0]["loss"], gradients.steps[0])
+    if trainer.is_world_process_zero():
+        torch.save(found, f"{folder}/found.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
