@@ -70,10 +70,9 @@ def _in_passes(
     loss: EmbeddingLoss, X: Tensor, V: Tensor, groups: int, size: int, dtype: torch.dtype | None
 ) -> TaylorQuadratics:
     probes, batch = V.shape[:2]
-    double = {"dtype": torch.float64, "device": X.device}
-    value = torch.zeros(batch, **double)
-    slope, gauss_newton = torch.zeros(probes, batch, **double), torch.zeros(probes, batch, **double)
-    hessian = torch.zeros(groups, batch, **double)
+    value = X.new_zeros(batch, dtype=torch.float64)
+    slope, gauss_newton = value.new_zeros(probes, batch), value.new_zeros(probes, batch)
+    hessian = value.new_zeros(groups, batch)
     for some, sums in passes(probes, groups, size):
         frame = Frame(some.stop - some.start, sums.stop - sums.start, dtype)
         terms = token_terms(loss, _logits(loss, X, V[some], frame))
@@ -84,7 +83,7 @@ def _in_passes(
     return TaylorQuadratics(value, slope, hessian / (probes // groups), gauss_newton)
 
 
-def _logits(loss: EmbeddingLoss, X: Tensor, V: Tensor, frame: Frame) -> Tensor:
+def _logits(loss: EmbeddingLoss, X: Tensor, V: Tensor, frame: Frame) -> Taylor:
     """Logits at the scored positions as a Taylor tensor."""
     c = V.new_zeros(frame.probes + frame.groups, *X.shape, dtype=frame.dtype_beside(X), device=X.device)
     c[: frame.probes] = V

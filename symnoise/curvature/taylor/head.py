@@ -36,7 +36,7 @@ def token_terms(loss: EmbeddingLoss, logits: Taylor) -> TokenTerms:
     blocks = []
     for start in range(0, scored, step):
         here = slice(start, min(start + step, scored))
-        block = logits[here] if steps is None else _replay(*steps, here)
+        block: Any = logits[here] if steps is None else _replay(*steps, here)
         blocks.append(_cross_entropy(block, loss.targets[here]))
     return TokenTerms(*(torch.cat(parts, -1) for parts in zip(*blocks, strict=True)))
 

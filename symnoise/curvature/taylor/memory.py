@@ -1,5 +1,6 @@
 """How much memory one pass takes, and how the probes are cut so that it fits."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -76,5 +77,5 @@ def passes(probes: int, groups: int, size: int) -> list[tuple[slice, slice]]:
     return [
         (slice(g * members + a, g * members + b), slice(g, g + 1))
         for g in range(groups)
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in itertools.pairwise(edges)
     ]

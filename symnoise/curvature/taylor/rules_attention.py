@@ -31,9 +31,6 @@ def attention(
     """`F.scaled_dot_product_attention` of (batch, heads, token, dim) or (heads, token, dim) tensors."""
     name = "scaled_dot_product_attention"
     require(dropout_p == 0, f"{name} with dropout")
-    if not any(isinstance(x, Taylor) for x in (q, k, v)):
-        raise_for_mask = isinstance(attn_mask, Taylor)
-        require(not raise_for_mask, f"{name} with a mask that depends on the embeddings")
     require(not isinstance(attn_mask, Taylor), f"{name} with a mask that depends on the embeddings")
     frame = frame_of(q, k, v)
     q, k, v = (x if isinstance(x, Taylor) else frame.constant(x) for x in (q, k, v))
@@ -41,7 +38,7 @@ def attention(
         q.value, k.value, v.value, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
     )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return Taylor(value, lambda: _attention(q, k, v, value, attn_mask, is_causal, scale), frame)
+    return Taylor(value, _attention(q, k, v, value, attn_mask, is_causal, scale), frame)
 
 
 FUNCTIONS[F.scaled_dot_product_attention] = attention
@@ -54,9 +51,9 @@ def _attention(q: Taylor, k: Taylor, v: Taylor, value: Tensor, mask: Any, is_cau
     heads, rows, keys = leading.numel(), q.shape[-2], k.shape[-2]
     additive, last_key = _mask(mask, is_causal, leading, rows, keys, q.value)
 
-    queries, shared_k, shared_v = _flat(q, leading, dtype), _flat(k, leading, dtype), _flat(v, leading, dtype)
-    q0, k0, v0 = queries(None) * scale, shared_k(None), shared_v(None)
-    full_q0, full_k0 = _flat(q, leading, q.dtype)(None) * scale, _flat(k, leading, k.dtype)(None)
+    queries, shared_k, shared_v = _flat(q, leading, dtype, scale), _flat(k, leading, dtype), _flat(v, leading, dtype)
+    q0, k0, v0 = queries(None), shared_k(None), shared_v(None)
+    full_q0, full_k0 = _flat(q, leading, q.dtype, scale)(None), _flat(k, leading, k.dtype)(None)
 
     # Stored as (..., token, heads, dim): the model brings heads together next, which then copies nothing.
     width = value.shape[-1]
@@ -73,15 +70,14 @@ def _attention(q: Taylor, k: Taylor, v: Taylor, value: Tensor, mask: Any, is_cau
             scores += additive(here, seen)
         p = torch.ops.aten._safe_softmax(scores, -1).to(dtype)  # 0 where a row sees no key at all
         q_here, k_seen, v_seen = q0[:, here], k0[:, :seen], v0[:, :seen]
-        first_q: Callable[[int], Tensor] = lambda i, here=here: queries(i)[:, here] * scale  # type: ignore[misc]
 
         u, o2 = [], []
         for g in range(probes, probes + frame.groups):
-            s2 = torch.bmm(first_q(g), k_seen.mT)
+            s2 = torch.bmm(queries(g)[:, here], k_seen.mT)
             u.append(s2.baddbmm_(q_here, shared_k(g)[:, :seen].mT))
             o2.append(torch.bmm(p, shared_v(g)[:, :seen]))
         for g, i in frame.members():
-            q1, k1, v1 = first_q(i), shared_k(i)[:, :seen], shared_v(i)[:, :seen]
+            q1, k1, v1 = queries(i)[:, here], shared_k(i)[:, :seen], shared_v(i)[:, :seen]
             e = torch.bmm(q1, k_seen.mT).baddbmm_(q_here, k1.mT)
             u[g - probes].baddbmm_(q1, k1.mT, alpha=2)
             p1 = p * e
@@ -98,12 +94,13 @@ def _attention(q: Taylor, k: Taylor, v: Taylor, value: Tensor, mask: Any, is_cau
     return out
 
 
-def _flat(x: Taylor, leading: torch.Size, dtype: torch.dtype) -> Callable[[int | None], Tensor]:
-    """Index of a coefficient (None: the value) -> (batch · heads, token, dim), heads of keys repeated for their group."""
+def _flat(x: Taylor, leading: torch.Size, dtype: torch.dtype, scale: float = 1.0) -> Callable[[int | None], Tensor]:
+    """Index of a coefficient (None: the value) -> (batch · heads, token, dim) times scale, heads as many as queries'."""
     repeats = leading[-1] // x.shape[-3]
 
     def at(index: int | None) -> Tensor:
         one = (x.value if index is None else x.coefficients[index]).to(dtype)
+        one = one * scale if scale != 1 else one
         if repeats > 1:
             one = one.repeat_interleave(repeats, -3)
         return one.expand(*leading, *one.shape[-2:]).reshape(-1, *one.shape[-2:])

@@ -73,10 +73,7 @@ FUNCTIONS[F.rms_norm] = FUNCTIONS[torch.rms_norm] = rms_norm
 
 @rule(aten._softmax, aten._safe_softmax)
 def _softmax(func: Any, x: Taylor, dim: int, half_to_float: Any = False, dtype: torch.dtype | None = None) -> Taylor:
-    if func.overloadpacket is aten._softmax:
-        value = func(x.value, dim, half_to_float)
-    else:
-        value = func(x.value, dim, dtype)
+    value = func(x.value, dim, half_to_float if func.overloadpacket is aten._softmax else dtype)
     return Taylor(value, lambda: _softmax_coefficients(x, value, dim % x.ndim), x.frame)
 
 

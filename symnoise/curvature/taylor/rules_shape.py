@@ -42,7 +42,7 @@ def _repeat(func: Any, x: Taylor, repeats: Sequence[int]) -> Taylor:
 @rule(aten.permute)
 def _permute(func: Any, x: Taylor, dims: Sequence[int]) -> Taylor:
     shifted = [0, *(d % x.ndim + 1 for d in dims)]
-    return Taylor(x.value.permute(dims), lambda: x.coefficients.permute(shifted), x.frame)
+    return Taylor(x.value.permute(*dims), lambda: x.coefficients.permute(shifted), x.frame)
 
 
 @rule(aten.transpose)

@@ -1,4 +1,4 @@
-"""`Taylor`: a tensor that carries its value, K first-order coefficients and one summed second-order coefficient a group.
+"""`Taylor`: a tensor with its value, K first-order coefficients and G summed second-order ones, one a group of probes.
 
 symbol   here                        shape
 x0       `value`                     S
@@ -21,7 +21,7 @@ RULES: dict[Any, Callable[..., Any]] = {}
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 
 
-class UnsupportedOperation(NotImplementedError):
+class UnsupportedOperation(NotImplementedError):  # noqa: N818
     """An operation of the model has no Taylor rule; the message names it and the way round."""
 
     def __init__(self, operation: str, where: str = "") -> None:
@@ -30,7 +30,7 @@ class UnsupportedOperation(NotImplementedError):
         super().__init__(f"no Taylor rule for {operation}{place}; use method='hvp' for this model")
 
 
-class NonFinite(ArithmeticError):
+class NonFinite(ArithmeticError):  # noqa: N818
     """A value or coefficient stopped being finite; raised only by a `Frame` that checks."""
 
 
