@@ -95,7 +95,7 @@ def _attention(q: Taylor, k: Taylor, v: Taylor, value: Tensor, mask: Any, is_cau
 
 
 def _flat(x: Taylor, leading: torch.Size, dtype: torch.dtype, scale: float = 1.0) -> Callable[[int | None], Tensor]:
-    """Index of a coefficient (None: the value) -> (batch · heads, token, dim) times scale, heads as many as queries'."""
+    """Index of a coefficient (None: the value) -> (batch · query heads, token, dim), times scale."""
     repeats = leading[-1] // x.shape[-3]
 
     def at(index: int | None) -> Tensor:

@@ -80,6 +80,7 @@ class Taylor(Tensor):
 
     value: Tensor
     frame: Frame
+    _coefficients: Tensor | Callable[[], Tensor]
     origin: Any
     made: tuple[Any, tuple[Any, ...], dict[str, Any]] | None
 
@@ -87,7 +88,7 @@ class Taylor(Tensor):
     def __new__(
         cls, value: Tensor, coefficients: Tensor | Callable[[], Tensor], frame: Frame, origin: Any = None
     ) -> "Taylor":
-        self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        self = torch.Tensor._make_wrapper_subclass(
             cls, value.shape, strides=value.stride(), dtype=value.dtype, device=value.device
         )
         self.value, self._coefficients, self.frame = value, coefficients, frame
@@ -117,7 +118,7 @@ class Taylor(Tensor):
             return rule(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         rule = RULES.get(func.overloadpacket)
         if rule is None or func._schema.is_mutable:
             raise UnsupportedOperation(str(func))
