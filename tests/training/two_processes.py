@@ -1,6 +1,6 @@
-"""Run by test_two_processes.py under torchrun: one step of each Trainer on two gloo processes, gradients to a file."""
+"""Run by test_two_processes.py: one step of each Trainer on two gloo processes, gradients to a file."""
 
-import sys
+import os
 
 import torch
 from datasets import Dataset
@@ -15,7 +15,10 @@ from tests.training.ragged import PLAIN_SGD, Gradients, collate, in_order, rows
 SIZE, ACCUMULATION, SEED = 2, 2, 3
 
 
-def main(folder: str) -> None:
+def one_process(rank: int, port: int, folder: str) -> None:
+    """What torchrun would start as process `rank` of two."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address})
     torch.set_num_threads(1)
     settings = {
         "output_dir": folder,
@@ -52,7 +55,3 @@ def main(folder: str) -> None:
         found[mode] = (trainer.state.log_history[0]["loss"], gradients.steps[0])
     if trainer.is_world_process_zero():
         torch.save(found, f"{folder}/found.pt")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
