@@ -14,6 +14,9 @@ from symnoise.training.pairs import PairedCollator, double_batch
 from symnoise.training.penalty import CurvaturePenalty
 
 _LAZY = {
+    "CurvatureTracker": "trackers",
+    "NoiseTracker": "trackers",
+    "NormTracker": "trackers",
     "SymNoiseTrainer": "trainer",
     "SymNoiseSFTTrainer": "sft",
 }

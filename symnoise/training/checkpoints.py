@@ -16,10 +16,12 @@ _STATE = "trainer_state.json"  # the last file that Transformers writes into a c
 
 def setting(noise: Noise | None, seed: int, options: NoiseOptions, **more: Any) -> dict[str, Any]:
     """The noise of a run, as plain values; the number of steps is left out, since a longer run may continue one."""
+    if noise is None:
+        return {"noise": "none", "alpha": 0.0}
     chosen = {key: value for key, value in asdict(options).items() if key != "steps"}
     return {
-        "noise": noise.name if noise else "none",
-        "alpha": noise.alpha if noise else 0.0,
+        "noise": noise.name,
+        "alpha": noise.alpha,
         "seed": seed,
         **chosen,
         **more,

@@ -1,7 +1,7 @@
 """`SymNoiseMixin`: noise and exact pairs for any Transformers Trainer."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -56,6 +56,7 @@ class SymNoiseMixin:
         self.noise_options = noise_options or NoiseOptions()
         self._attached: Attached | None = None
         self._micro = (-1, -1)  # optimizer step, and micro-step within it
+        self.observer: Any = None  # a NoiseTracker while it watches a step
         self._side: str | None = None  # in two-pass mode: the side whose turn it is
         known = list(inspect.signature(super().__init__).parameters)
         for name in kwargs:
@@ -107,6 +108,7 @@ class SymNoiseMixin:
             options = replace(self.noise_options, steps=self.noise_options.steps or trainer.state.max_steps or None)
             rank = trainer.accelerator.process_index // trainer.get_tp_size()  # tensor-parallel ranks share a batch
             self._attached = attach(model, self.noise, self.noise_seed, options, rank=rank)
+        self._attached.on_draw = self.observer.draw if self.observer else None
         return self._attached
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -120,6 +122,9 @@ class SymNoiseMixin:
             return super().train(resume_from_checkpoint=folder, **kwargs)  # type: ignore[misc]
         finally:
             self._detach()
+            for callback in self.callback_handler.callbacks:  # type: ignore[attr-defined]
+                if hasattr(callback, "watch"):
+                    callback.close()
 
     def _detach(self) -> None:
         if self._attached is not None:
@@ -180,6 +185,24 @@ class SymNoiseMixin:
             raise InputError("noise needs input_ids: with inputs_embeds the embedding table never runs")
         noise = self.attached(model)
         frame = noise.frame(inputs, self._micro)
+        if self.observer is None:
+            return self._noisy_loss(plain, noise, frame, inputs, num_items_in_batch)
+        clean = None
+        if self._side != "second":
+            with torch.no_grad(), torch.random.fork_rng(), noise.using(replace(frame, side="none")):
+                clean = self._unrecorded(partial(plain, dict(inputs), num_items_in_batch=num_items_in_batch))
+        result = self._noisy_loss(plain, noise, frame, inputs, num_items_in_batch)
+        self.observer.losses(_loss_of(result).detach(), _loss_of(clean), averaged=num_items_in_batch is None)
+        return result
+
+    def _unrecorded(self, loss: Callable[[], Any]) -> Any:
+        """`loss()` without traces in whatever the Trainer counts along the way."""
+        return loss()
+
+    def _noisy_loss(
+        self, plain: partial[Any], noise: Attached, frame: Frame, inputs: dict[str, Any], num_items_in_batch: Any
+    ) -> Any:
+        assert self.noise is not None
         if not self.noise.paired:
             with noise.using(frame):
                 return plain(inputs, num_items_in_batch=num_items_in_batch)
@@ -189,7 +212,7 @@ class SymNoiseMixin:
         paired = partial(self._doubled, plain, noise, frame, inputs, num_items_in_batch)
         if self.penalty is None:
             return paired()
-        if return_outputs:
+        if plain.keywords["return_outputs"]:
             raise InputError(
                 "a curvature penalty has no outputs to return; call compute_loss with return_outputs=False"
             )
@@ -199,6 +222,10 @@ class SymNoiseMixin:
     def _doubled(self, plain: Any, noise: Attached, frame: Frame, inputs: Mapping[str, Any], count: Any) -> Any:
         with noise.using(replace(frame, side=layout(inputs))):
             return plain(double_batch(inputs), num_items_in_batch=None if count is None else 2 * count)
+
+
+def _loss_of(result: Any) -> Any:
+    return result[0] if isinstance(result, tuple) else result
 
 
 def _halved(loss: Any) -> Any:

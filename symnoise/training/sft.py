@@ -1,5 +1,8 @@
 """TRL's SFTTrainer with noise."""
 
+from collections.abc import Callable
+from typing import Any
+
 from symnoise.core import InputError
 from symnoise.training.mixin import SymNoiseMixin
 
@@ -16,3 +19,16 @@ class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
         super()._check_arguments()
         if self.penalty is not None and self.penalty.method == "hutchinson":
             raise InputError("TRL's fused loss has one derivative only; use CurvaturePenalty('difference')")
+
+    def _unrecorded(self, loss: Callable[[], Any]) -> Any:
+        trainer: Any = self
+        kept, tokens = (
+            {key: list(values) for key, values in trainer._metrics["train"].items()},
+            trainer._total_train_tokens,
+        )
+        try:
+            return loss()
+        finally:
+            trainer._metrics["train"].clear()
+            trainer._metrics["train"].update(kept)
+            trainer._total_train_tokens = tokens

@@ -13,9 +13,7 @@ from tests.training.two_processes import ACCUMULATION, SEED, SIZE, one_process
 
 
 def test_two_processes_equal_one(tmp_path):
-    # A server that has imported everything forks both: half the time of starting two interpreters.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.two_processes"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

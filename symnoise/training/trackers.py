@@ -1,0 +1,257 @@
+"""What to watch along a run: TrainerCallbacks whose numbers go where the Trainer's own logs go."""
+
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback
+
+from symnoise import curvature
+from symnoise.core import InputError
+from symnoise.models import EmbeddingLoss
+from symnoise.noise import law
+from symnoise.training.target import find_target
+
+
+class Tracker(TrainerCallback):
+    """Logs something every `every` optimizer steps. The SymNoise Trainers introduce themselves to the trackers among
+    their callbacks; with any other Trainer call `tracker.watch(trainer)` instead of passing it as a callback."""
+
+    def __init__(self, every: int = 10) -> None:
+        if every < 1:
+            raise InputError(f"every must be at least 1; got {every}")
+        self.every = every
+        self.trainer: Any = None
+
+    def watch(self, trainer: Trainer) -> None:
+        """Join `trainer`'s callbacks and log through it."""
+        trainer.add_callback(self)
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Check that there is a Trainer to log through."""
+        if self.trainer is None:
+            raise InputError(f"{type(self).__name__} does not know its Trainer; call tracker.watch(trainer) first")
+
+    def close(self) -> None:
+        """Undo whatever the tracker did to the model; called also when training fails."""
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        due = self.trainer.control.should_log
+        # The base class's log, since TRL's also flushes its own running averages.
+        Trainer.log(self.trainer, dict(values))
+        self.trainer.control.should_log = due  # logging clears it, and the Trainer's own line would be lost
+
+
+class NoiseTracker(Tracker):
+    """Realised noise and its effect, over all micro-batches of the watched steps on this process.
+
+    noise/mean_square_norm:   Σ‖ε‖² per document and side; `noise/predicted_mean_square_norm` is α²v c² (claim M1).
+    noise/mean:               of ε's coordinates; 0 up to the order of summation for a mirrored pair (M3).
+    noise/kurtosis:           of ε's coordinates, each over its own scale.
+    noise/signal_to_noise:    root mean square of the embeddings over that of the noise, on the noised tokens.
+    noise/alpha:              α of the step, after the schedule.
+    noise/loss, noise/clean_loss, noise/loss_excess: the step's training loss, that of the same batches
+                              without noise, and their difference; averaged over processes. It costs a forward.
+    For SymNoise Trainers with noise.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Check that the Trainer makes noise."""
+        super().on_train_begin(args, state, control)
+        if getattr(self.trainer, "noise", None) is None:
+            raise InputError("NoiseTracker needs a SymNoise Trainer with noise; leave it out of the plain arm")
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start watching where the step is due."""
+        if state.global_step % self.every == 0:
+            self._sums = torch.zeros(6, dtype=torch.float64)
+            self._losses = torch.zeros(2, dtype=torch.float64)
+            self._micro_steps = 0
+            self.trainer.observer = self
+
+    def draw(self, epsilon: Tensor, embeddings: Tensor, lengths: Tensor) -> None:
+        """Add one draw to the sums."""
+        noised = lengths != 0
+        sides = epsilon.numel() // (lengths.numel() * epsilon.shape[-1])
+        if sides == 2:
+            rows = epsilon.shape[0] != lengths.shape[0]
+            lengths = lengths.repeat_interleave(2, 0) if rows else torch.cat([lengths, lengths], 1)
+            noised = lengths != 0
+        values, per_token = epsilon[noised].double(), lengths[noised].double()
+        standard = values.square() * per_token[:, None]  # ε²·L: the same law for every token
+        self._sums += torch.stack(
+            [
+                values.square().sum(),
+                (1 / per_token).sum(),  # documents: each token is one L-th of one
+                values.sum(),
+                torch.tensor(values.numel(), dtype=torch.float64, device=values.device),
+                standard.square().mean() / standard.mean().square() * values.numel(),
+                embeddings[noised].double().square().sum(),
+            ]
+        ).cpu()
+
+    def losses(self, noisy: Tensor, clean: Tensor | None, *, averaged: bool) -> None:
+        """Add a micro-batch's losses; `averaged` says that a step's loss is their mean, not their sum."""
+        self._losses += torch.stack([noisy, torch.zeros_like(noisy) if clean is None else clean]).double().cpu()
+        self._micro_steps += clean is not None
+        self._averaged = averaged
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Log what was watched."""
+        if self.trainer.observer is not self:
+            return
+        self.trainer.observer = None
+        noise, fraction = self.trainer.noise, self.trainer.attached(self.trainer.model).options.fraction
+        alpha = noise.alpha * fraction(state.global_step - 1)
+        square, documents, total, count, kurtosis, signal = self._sums.tolist()
+        losses = self._losses / (self._micro_steps if self._averaged else 1)
+        noisy, clean = self.trainer.accelerator.reduce(losses.float().to(args.device), "mean").tolist()
+        self._log(
+            {
+                "noise/mean_square_norm": square / documents if documents else 0.0,
+                "noise/predicted_mean_square_norm": (noise.calibration * alpha) ** 2 * law(noise.law).variance,
+                "noise/mean": total / count if count else 0.0,
+                "noise/kurtosis": kurtosis / count if count else math.nan,
+                "noise/signal_to_noise": math.sqrt(signal / square) if square else math.inf,
+                "noise/alpha": alpha,
+                "noise/loss": noisy,
+                "noise/clean_loss": clean,
+                "noise/loss_excess": noisy - clean,
+            }
+        )
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self.trainer is not None and getattr(self.trainer, "observer", None) is self:
+            self.trainer.observer = None
+
+
+class NormTracker(Tracker):
+    """Norms ‖E_i‖ of the rows of the embedding table, at the start and every `every` steps.
+
+    embedding_norm/all_mean, all_rms:   over all rows.
+    embedding_norm/used_mean, used_rms: over the rows that training batches have used so far; `used_rows` counts them.
+                                        The table's padding row is left out.
+    Norms in float32 or better, means in float64. The table as stored: Gemma's √d comes on top.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        super().__init__(every)
+        self._hook: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Start counting rows, and log the norms that training starts from."""
+        super().on_train_begin(args, state, control)
+        self.close()
+        self._table: Any = find_target(model).embedding
+        self._used = torch.zeros(len(self._row_norms()), dtype=torch.bool)
+        self._hook = self._table.register_forward_pre_hook(torch.compiler.disable(self._count))
+        self._report()
+
+    def _count(self, module: Any, args: tuple[Any, ...]) -> None:
+        if module.training and args and not args[0].is_floating_point():
+            if self._used.device != args[0].device:
+                self._used = self._used.to(args[0].device)
+            self._used[args[0].flatten()] = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Log where the step is due."""
+        if state.global_step % self.every == 0:
+            self._report()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop counting rows."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop counting rows."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = None
+
+    def _row_norms(self) -> Tensor:
+        weight = self._table.weight.detach()
+        norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
+        return norms.full_tensor() if hasattr(norms, "full_tensor") else norms  # FSDP2 shards the table
+
+    def _report(self) -> None:
+        norms = self._row_norms().double()
+        used = self._used.to(norms.device).clone()
+        padding = getattr(self._table, "padding_idx", None)
+        if padding is not None:
+            used[padding] = False
+        values = {}
+        for name, chosen in (("all", norms), ("used", norms[used])):
+            if len(chosen):
+                values[f"embedding_norm/{name}_mean"] = float(chosen.mean())
+                values[f"embedding_norm/{name}_rms"] = float(chosen.square().mean().sqrt())
+        self._log({**values, "embedding_norm/used_rows": int(used.sum())})
+
+
+class CurvatureTracker(Tracker):
+    """tr H of a fixed probe batch, at the start and every `every` steps, for as long as the time budget lasts.
+
+    curvature/trace, curvature/trace_stderr: mean over the batch's examples of tr ∇²ℓ(X), with the standard error from
+                        the probes, which are the same each time. curvature/seconds is what it took.
+
+    batch:   input_ids, attention_mask, labels; small, since this costs about three forwards a probe and more memory.
+    probes:  random directions an example.
+    budget:  seconds for the whole run. Where the next measurement (taken to last as long as the last) would pass it,
+             tracking ends with a warning.
+    Runs on process 0; not with FSDP or DeepSpeed's ZeRO-3, whose weights are spread out: measure checkpoints there.
+    """
+
+    def __init__(
+        self,
+        batch: Mapping[str, Tensor],
+        every: int = 100,
+        *,
+        probes: int = 4,
+        seed: int = 0,
+        budget: float = 300.0,
+    ) -> None:
+        super().__init__(every)
+        self.batch, self.probes, self.seed, self.budget = dict(batch), probes, seed, budget
+        self._spent = self._last = 0.0
+        self._over = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure the model that training starts from."""
+        super().on_train_begin(args, state, control)
+        if self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled:
+            raise InputError("CurvatureTracker needs whole weights; with FSDP or DeepSpeed measure saved checkpoints")
+        self._measure(model, state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure where the step is due."""
+        if state.global_step % self.every == 0:
+            self._measure(model, state)
+
+    def _measure(self, model: Any, state: Any) -> None:
+        if self._over or not state.is_world_process_zero:
+            return
+        if self._spent + self._last > self.budget:
+            self._over = True
+            warnings.warn(
+                f"curvature tracking ends at step {state.global_step}: its {self.budget} s are spent", stacklevel=2
+            )
+            return
+        outer: Any = find_target(model).model
+        inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
+        start = time.perf_counter()
+        loss = EmbeddingLoss(inner, self.batch)
+        estimate = curvature.trace(loss, method="auto", probes=self.probes, seed=self.seed).mean()
+        self._last = time.perf_counter() - start
+        self._spent += self._last
+        self._log(
+            {
+                "curvature/trace": float(estimate.value),
+                "curvature/trace_stderr": float(estimate.stderr),
+                "curvature/seconds": self._last,
+            }
+        )

@@ -1,0 +1,159 @@
+"""The trackers log what they say, and change nothing about the run."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments
+from trl import SFTConfig
+
+from symnoise.core import Estimate, InputError
+from symnoise.models import EmbeddingLoss
+from symnoise.noise import Noise
+from symnoise.training import CurvatureTracker, NoiseOptions, NormTracker, SymNoiseSFTTrainer, SymNoiseTrainer, trackers
+from tests.tiny import tiny, tiny_tokenizer
+from tests.training.ragged import LENGTHS, PLAIN_SGD, collate, flattened, in_order, mean_of_sides, rows
+
+
+def train(tmp_path, callbacks, *, noise=None, steps=4, name="gpt2", data_collator=collate, **more):
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=steps,
+        save_strategy="no",
+        **PLAIN_SGD,
+    )
+    trainer = SymNoiseTrainer(
+        model=tiny(name),
+        args=arguments,
+        train_dataset=rows(),
+        data_collator=data_collator,
+        callbacks=callbacks,
+        noise=noise,
+        **more,
+    )
+    in_order(trainer).train()
+    return trainer
+
+
+def logged(trainer, key):
+    return {line["step"]: line[key] for line in trainer.state.log_history if key in line}
+
+
+@pytest.mark.parametrize("mode", ["doubled", "two-pass"])
+def test_realised_noise_is_what_m1_to_m3_predict(tmp_path, mode):
+    """Rademacher noise has ‖ε‖² = α²/3 and κ = 1 without spread; float32 rounds at 1e-6."""
+    noise = Noise.symnoise(5.0)
+    trainer = train(tmp_path, [trackers.NoiseTracker(2)], noise=noise, pair_mode=mode)
+    assert logged(trainer, "noise/mean_square_norm") == pytest.approx({1: 25 / 3, 3: 25 / 3}, rel=1e-5)
+    assert logged(trainer, "noise/predicted_mean_square_norm") == pytest.approx({1: 25 / 3, 3: 25 / 3}, rel=1e-9)
+    assert logged(trainer, "noise/kurtosis") == pytest.approx({1: 1.0, 3: 1.0}, rel=1e-5)
+    if mode == "doubled":
+        assert logged(trainer, "noise/mean") == pytest.approx({1: 0, 3: 0}, abs=1e-9)
+
+
+def test_realised_noise_of_flattened_documents_and_a_schedule(tmp_path):
+    trainer = train(
+        tmp_path,
+        [trackers.NoiseTracker(1)],
+        noise=Noise.symnoise(5.0),
+        name="llama",
+        data_collator=flattened,
+        noise_options=NoiseOptions(schedule="linear"),
+    )
+    alphas = {step: 5.0 * (1 - (step - 1) / 4) for step in (1, 2, 3, 4)}
+    assert logged(trainer, "noise/alpha") == pytest.approx(alphas)
+    wanted = {step: alpha**2 / 3 for step, alpha in alphas.items()}
+    assert logged(trainer, "noise/mean_square_norm") == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["doubled", "two-pass"])
+def test_clean_and_noisy_loss_of_a_step(tmp_path, mode):
+    trainer = train(
+        tmp_path, [trackers.NoiseTracker(1)], noise=Noise.symnoise(5.0), name="llama", steps=1, pair_mode=mode
+    )
+    batches = [(collate(rows()[i : i + 2]), (torch.zeros(()),)) for i in (0, 2)]
+    clean, _ = mean_of_sides(tiny("llama"), batches)
+    assert logged(trainer, "noise/clean_loss")[1] == pytest.approx(clean, rel=1e-6)
+    assert logged(trainer, "noise/loss")[1] == pytest.approx(logged(trainer, "loss")[1], rel=1e-6)
+    excess = logged(trainer, "noise/loss")[1] - clean
+    assert logged(trainer, "noise/loss_excess")[1] == pytest.approx(excess, abs=1e-5)
+    assert abs(excess) > 1e-3
+
+
+def test_row_norms_of_all_rows_and_of_those_in_use(tmp_path):
+    trainer = train(tmp_path, [NormTracker(2)], noise=Noise.symnoise(5.0), steps=2, name="llama")
+    norms = trainer.model.get_input_embeddings().weight.detach().norm(dim=1).double()
+    used = sorted({token for row in rows() for token in row["input_ids"]})
+    assert logged(trainer, "embedding_norm/used_rows") == {0: 0, 2: len(used)}
+    assert logged(trainer, "embedding_norm/all_mean")[2] == pytest.approx(float(norms.mean()), rel=1e-6)
+    assert logged(trainer, "embedding_norm/used_rms")[2] == pytest.approx(
+        float(norms[used].square().mean().sqrt()), rel=1e-6
+    )
+    assert logged(trainer, "embedding_norm/used_mean")[2] != logged(trainer, "embedding_norm/all_mean")[2]
+    assert not trainer.model.get_input_embeddings()._forward_pre_hooks
+
+
+def test_curvature_of_the_probe_batch(tmp_path):
+    batch = collate(rows((6, 8), seed=5))
+    trainer = train(tmp_path, [CurvatureTracker(batch, every=2, probes=4, seed=3)], steps=2, name="llama")
+    wanted = trackers.curvature.trace(EmbeddingLoss(trainer.model, batch), probes=4, seed=3).mean()
+    assert logged(trainer, "curvature/trace")[2] == pytest.approx(float(wanted.value), rel=1e-6)
+    assert logged(trainer, "curvature/trace_stderr")[2] == pytest.approx(float(wanted.stderr), rel=1e-6)
+    assert set(logged(trainer, "curvature/seconds")) == {0, 2}
+    assert logged(trainer, "curvature/trace")[0] != logged(trainer, "curvature/trace")[2]
+
+
+def test_curvature_keeps_to_its_budget(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 10))  # each measurement takes 10 s
+    monkeypatch.setattr(trackers.time, "perf_counter", lambda: next(clock))
+    exact = Estimate.exact(torch.ones(2))
+    monkeypatch.setattr(trackers.curvature, "trace", lambda loss, **_: exact)
+    tracker = CurvatureTracker(collate(rows((6, 8))), every=1, budget=25.0)
+    with pytest.warns(UserWarning, match="ends at step 2: its 25.0 s are spent"):
+        trainer = train(tmp_path, [tracker], steps=4)
+    assert set(logged(trainer, "curvature/trace")) == {0, 1}
+
+
+def test_watching_changes_nothing(tmp_path):
+    """GPT-2 has dropout, so a draw from the global generator would show."""
+    batch = collate(rows((6, 8), seed=5))
+    weights = []
+    for callbacks in ([], [trackers.NoiseTracker(1), NormTracker(1), CurvatureTracker(batch, every=1, probes=2)]):
+        trainer = train(tmp_path, callbacks, noise=Noise.symnoise(5.0), steps=3)
+        weights.append(trainer.model.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_trl_averages_are_not_disturbed(tmp_path):
+    entropies = []
+    for callbacks in ([], [trackers.NoiseTracker(1), NormTracker(1)]):
+        arguments = SFTConfig(
+            output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=4, save_strategy="no", bf16=False,
+            **{**PLAIN_SGD, "logging_steps": 2},
+        )  # fmt: skip
+        trainer = SymNoiseSFTTrainer(
+            model=tiny("llama"),
+            args=arguments,
+            train_dataset=Dataset.from_list(rows()),
+            processing_class=tiny_tokenizer(),
+            callbacks=callbacks,
+            noise=Noise.symnoise(5.0),
+        )
+        in_order(trainer).train()
+        entropies.append([logged(trainer, key) for key in ("entropy", "num_tokens", "loss")])
+    assert entropies[0] == entropies[1]
+    assert entropies[0][1][4] == 2 * sum(LENGTHS)
+
+
+def test_with_another_trainer_they_are_introduced(tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), max_steps=2, save_strategy="no", **PLAIN_SGD)
+    settings = {"model": tiny("llama"), "args": arguments, "train_dataset": rows(), "data_collator": collate}
+    with pytest.raises(InputError, match="watch"):
+        Trainer(**settings, callbacks=[NormTracker()]).train()
+    trainer = Trainer(**settings)
+    NormTracker(1).watch(trainer)
+    trainer.train()
+    assert set(logged(trainer, "embedding_norm/all_rms")) == {0, 1, 2}
+    with pytest.raises(InputError, match="plain arm"):
+        train(tmp_path, [trackers.NoiseTracker()], noise=None)
