@@ -47,8 +47,8 @@ def layer_growth(loss: EmbeddingLoss, noise: Noise, draws: int = 8, seed: int = 
             noise.sample_pair(X, mask, generator=owner) if noise.paired else (noise.sample(X, mask, generator=owner),)
         )
         noisy = [loss.hidden_states(X + epsilon).double() for epsilon in sides]
-        token = sum((h.square().sum(-1) - clean.square().sum(-1)) * real for h in noisy) / len(sides)
-        moved = sum(((h - clean).square().sum(-1) * real).sum(-1) for h in noisy) / len(sides)
+        token = torch.stack([h.square().sum(-1) - clean.square().sum(-1) for h in noisy]).mean(0) * real
+        moved = (torch.stack([(h - clean).square().sum(-1) for h in noisy]).mean(0) * real).sum(-1)
         growth.append(token.sum(-1) / clean_norm)
         displacement.append(moved / clean_norm)
         per_token.append(token)

@@ -1,0 +1,47 @@
+"""The claims: statement, prediction, measurement, computed verdict."""
+
+from symnoise.theory.claims import CLAIMS, Claim, claim
+from symnoise.theory.findings import Findings
+from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict, write_ledger
+from symnoise.theory.model_claims import (
+    check_coupled_laws,
+    check_norms,
+    check_radial,
+    check_split,
+    check_validity,
+    check_variances_on_text,
+)
+from symnoise.theory.noise_moments import check_moments, check_moments_at_scale
+from symnoise.theory.pair_claims import check_cancellation, check_least_variance, check_variances
+from symnoise.theory.smoothed_loss import check_smoothing_analytically, check_smoothing_sampled
+from symnoise.theory.subjects import Ridges, Subject, tiny_llama, tiny_transformer
+
+__all__ = [
+    "CLAIMS",
+    "LEVEL",
+    "Claim",
+    "Findings",
+    "Ridges",
+    "Row",
+    "Subject",
+    "check_cancellation",
+    "check_coupled_laws",
+    "check_least_variance",
+    "check_moments",
+    "check_moments_at_scale",
+    "check_norms",
+    "check_radial",
+    "check_smoothing_analytically",
+    "check_smoothing_sampled",
+    "check_split",
+    "check_validity",
+    "check_variances",
+    "check_variances_on_text",
+    "claim",
+    "counts",
+    "row",
+    "tiny_llama",
+    "tiny_transformer",
+    "verdict",
+    "write_ledger",
+]

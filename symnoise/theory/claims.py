@@ -1,0 +1,90 @@
+"""The claims that are held against measurement: what each says, and why it should be so.
+
+Notation: X embeddings of one example, n = L·d coordinates, ℓ its loss, g = ∇ℓ, H = ∇²ℓ; ε = σz, coordinates of z
+independent, symmetric, of unit variance and kurtosis κ; a raw draw has variance v.
+"""
+
+from dataclasses import dataclass
+
+from symnoise.core import unknown
+
+
+@dataclass(frozen=True)
+class Claim:
+    """id, the statement, and its derivation in a line."""
+
+    id: str
+    statement: str
+    derivation: str
+
+
+CLAIMS = {
+    claim.id: claim
+    for claim in (
+        Claim("M1", "E‖ε‖² = α²v for every L and d; α²/3 once calibrated", "n coordinates of variance s²v, s² = α²/n"),
+        Claim(
+            "M2",
+            "Var‖ε‖² = n s⁴v²(κ − 1), 0 for Rademacher; E‖ε‖ ≈ α√v(1 − (κ−1)/8n)",
+            "n independent squares of variance s⁴v²(κ − 1); delta method for the root, log-gamma for Gaussian",
+        ),
+        Claim("M3", "a pair has zero mean exactly: every odd moment over {+ε, −ε} vanishes", "(−ε)ᵏ = −εᵏ for odd k"),
+        Claim(
+            "S1",
+            "E ℓ(X+σz) = ℓ + (σ²/2) tr H + (σ⁴/24)[3 Σ_{i≠j} ℓ_iijj + κ Σ ℓ_iiii] + O(σ⁶)",
+            "Taylor expansion; odd moments vanish, E z_i²z_j² = 1, E z_i⁴ = κ",
+        ),
+        Claim(
+            "S2",
+            "calibrated laws differ only at order σ⁴, by (κ_a − κ_b)(σ⁴/24) Σ ℓ_iiii",
+            "S1: the laws share every term but κ Σ ℓ_iiii",
+        ),
+        Claim(
+            "S3",
+            "an uncalibrated Gaussian differs at order σ²: its excess is σ² tr H",
+            "S1 at three times the variance: (3σ² − σ²)/2 · tr H",
+        ),
+        Claim(
+            "P1",
+            "½[ℓ(X+ε) + ℓ(X−ε)] = ℓ + ½ εᵀHε + O(‖ε‖⁴): odd terms cancel for each draw",
+            "Taylor expansions at +ε and −ε, added",
+        ),
+        Claim(
+            "P2",
+            "variance over draws: one σ²‖g‖², two independent ½σ²‖g‖², a pair (σ⁴/4) Var(zᵀHz)",
+            "leading term of each: σ g·z, its mean over two draws, and ½σ² zᵀHz",
+        ),
+        Claim(
+            "P3",
+            "Var(zᵀHz) = 2‖H‖_F² + (κ − 3) Σ H_ii², least for Rademacher",
+            "fourth moments of independent coordinates; κ ≥ 1 with equality for ±1 alone",
+        ),
+        Claim(
+            "P4",
+            "pair loss = ℓ(f̄) + ⅛ Δᵀ∇²ℓΔ + O(σ⁴), so tr H = tr G + tr R with G ⪰ 0",
+            "Taylor expansion of ℓ in the logits about the mean f̄ of the two sides, Δ their difference",
+        ),
+        Claim(
+            "V1",
+            "T(σ) = (½[ℓ(X+σz) + ℓ(X−σz)] − ℓ)/((σ²/2) zᵀHz) → 1; the training σ lies where |T − 1| ≤ 10 %",
+            "P1; how far the quadratic regime reaches is for measurement to say",
+        ),
+        Claim("N1", "E‖X+ε‖² = ‖X‖² + α²v", "E ε = 0, and M1"),
+        Claim(
+            "N2",
+            "½(‖X+ε‖² + ‖X−ε‖²) = ‖X‖² + ‖ε‖² for each pair; one draw has variance 4σ²‖X‖² + nσ⁴(κ−1)",
+            "parallelogram law; Var(2X·ε) + Var‖ε‖², uncorrelated since odd moments vanish",
+        ),
+        Claim(
+            "N3",
+            "where ℓ(cX) = ℓ(X): ⟨X, ∇ tr H⟩ = −2 tr H, so with tr H > 0 noise pushes norms outward",
+            "H(cX) = H(X)/c², differentiated at c = 1",
+        ),
+    )
+}
+
+
+def claim(id: str) -> Claim:
+    """The claim with this id; `InputError` if there is none."""
+    if id not in CLAIMS:
+        raise unknown("claim", id, CLAIMS)
+    return CLAIMS[id]

@@ -1,0 +1,144 @@
+"""S1 to S3: what smoothing by each law does to the loss."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from symnoise.core import generator
+from symnoise.noise import LAWS
+from symnoise.theory.findings import Findings, timed
+from symnoise.theory.ledger import limit_and_half, mean_and_half, row
+from symnoise.theory.subjects import Ridges, Subject
+
+# σ of the slopes. Below 0.02 a difference of order σ⁶ drowns in float64 rounding; above 0.1 the next order shows.
+_SIGMAS = tuple(float(s) for s in np.geomspace(0.02, 0.1, 6))
+
+
+@timed
+def check_smoothing_analytically(seed: int = 0) -> Findings:
+    """S1, S2 and S3 on a function whose smoothed values are known in closed form: no sampling at all.
+
+    Slopes are local, log₂ of the ratio at σ and σ/2, extrapolated to σ = 0; the half width is the size of that
+    extrapolation. A slope must be resolved to 0.1, a ratio to 2 %.
+    """
+    ridges = Ridges.drawn(seed=seed)
+    where, fine = "analytic function", _SIGMAS[1]
+    facts: dict[str, Any] = {"where": where, "seed": seed}
+
+    def remainder(law: str, sigma: float) -> float:
+        kappa = LAWS[law].kurtosis
+        fourth = 3 * ridges.mixed_fourth + kappa * float(ridges.fourth.sum())
+        return ridges.smoothed(law, sigma) - sigma**2 / 2 * ridges.trace - sigma**4 / 24 * fourth
+
+    def difference(a: str, b: str, sigma: float) -> float:
+        return ridges.smoothed(a, sigma) - ridges.smoothed(b, sigma)
+
+    def raw_excess(sigma: float) -> float:
+        return ridges.smoothed("gaussian", 3**0.5 * sigma) - ridges.smoothed("uniform", sigma)
+
+    def slope(of: Callable[[float], float], sigma: float) -> tuple[float, float]:
+        at = [math.log2(abs(of(sigma * 2**k))) for k in (1, 0, -1)]
+        return limit_and_half(at[0] - at[1], at[1] - at[2])
+
+    def limit(of: Callable[[float], float], sigma: float) -> tuple[float, float]:
+        return limit_and_half(of(sigma), of(sigma / 2))
+
+    rows = []
+    for law in LAWS:
+        measured, half = slope(lambda s, law=law: remainder(law, s), 0.08)
+        quantity = f"order in σ of what S1 leaves out, {law}"
+        rows.append(row("S1", quantity, 6, measured, half, resolution=0.1, **facts))
+    for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian"), ("rademacher", "uniform")):
+        measured, half = slope(lambda s, a=a, b=b: difference(a, b, s), fine)
+        rows.append(row("S2", f"slope of {a} − {b}", 4, measured, half, resolution=0.1, **facts))
+        predicted = (LAWS[a].kurtosis - LAWS[b].kurtosis) / 24 * float(ridges.fourth.sum())
+        measured, half = limit(lambda s, a=a, b=b: difference(a, b, s) / s**4, fine)
+        resolution = 0.02 * abs(predicted)
+        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, measured, half, resolution=resolution, **facts))
+    measured, half = limit(
+        lambda s: difference("rademacher", "gaussian", s) / difference("uniform", "gaussian", s), fine
+    )
+    quantity = "(rademacher − gaussian)/(uniform − gaussian)"
+    rows.append(row("S2", quantity, 5 / 3, measured, half, resolution=0.02 * 5 / 3, **facts))
+    measured, half = slope(raw_excess, fine)
+    rows.append(row("S3", "slope of raw gaussian − uniform", 2, measured, half, resolution=0.1, **facts))
+    measured, half = limit(lambda s: raw_excess(s) / s**2, fine)
+    resolution = 0.02 * abs(ridges.trace)
+    rows.append(row("S3", "(raw gaussian − uniform)/σ²", ridges.trace, measured, half, resolution=resolution, **facts))
+
+    table = []
+    for sigma in _SIGMAS:
+        for name, value in (
+            ("uniform − gaussian", difference("uniform", "gaussian", sigma)),
+            ("rademacher − gaussian", difference("rademacher", "gaussian", sigma)),
+            ("raw gaussian − uniform", raw_excess(sigma)),
+        ):
+            table.append(
+                {"where": where, "sigma": sigma, "difference": name, "value": abs(value), "low": None, "high": None}
+            )
+    return Findings(rows, {"slopes": table})
+
+
+@timed
+def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: int = 0) -> Findings:
+    """S1 to S3 on `subject` by coupled draws: one uniform variate pushed through each law's quantile function.
+
+    S1: C(σ/4) against tr H. S2: from each mirrored pair ½σ²zᵀHz is taken off, whose mean is the same for all laws;
+    what stays is of order σ⁴, so the sampling noise shrinks with the signal. S3: the raw Gaussian's excess, from
+    the same variates. Coefficients are extrapolated to σ = 0 draw by draw (Richardson from σ/2 and σ/4), so that
+    intervals are those of sampling. Resolution: 10 % for S1 and S3, 25 % for S2, the small difference of large
+    numbers even when coupled.
+    """
+    uniforms = torch.rand((draws, len(subject.x)), generator=generator(seed, "coupled"), dtype=torch.float64)
+    uniforms.clamp_(min=1e-12)  # the quantile of 0 is −∞
+    trace = float(subject.hessian.trace())
+    z = {name: law.standardised(uniforms) for name, law in LAWS.items()}
+    z["raw gaussian"] = 3**0.5 * z["gaussian"]
+    form = {name: subject.forms(draw) for name, draw in z.items()}
+    sigmas = [sigma / 2**k for k in range(3)]
+    pair = {(name, s): subject.pair(s * draw) for name, draw in z.items() for s in sigmas}
+    fourth = {(name, s): (value - s**2 / 2 * form[name]) / s**4 for (name, s), value in pair.items()}
+    facts: dict[str, Any] = {"where": subject.where, "n": draws, "seed": seed}
+
+    def at_zero(values: dict[tuple[str, float], torch.Tensor], name: str) -> torch.Tensor:
+        return (4 * values[name, sigmas[-1]] - values[name, sigmas[-2]]) / 3
+
+    def difference(a: str, b: str, s: float) -> torch.Tensor:
+        if "raw gaussian" in (a, b):  # the second order is the signal
+            return pair[a, s] - pair[b, s]
+        return s**4 * (fourth[a, s] - fourth[b, s])
+
+    rows = []
+    for name in LAWS:
+        mean, half = mean_and_half(2 * pair[name, sigmas[-1]] / sigmas[-1] ** 2)
+        rows.append(row("S1", f"C(σ) for small σ, {name}", trace, mean, half, resolution=0.1 * abs(trace), **facts))
+    for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian")):
+        mean, half = mean_and_half(at_zero(fourth, a) - at_zero(fourth, b))
+        predicted = (LAWS[a].kurtosis - LAWS[b].kurtosis) / 24 * float(subject.fourth.sum())
+        resolution = 0.25 * abs(predicted)
+        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, mean, half, resolution=resolution, **facts))
+    excess = {(n, s): value / s**2 for (n, s), value in pair.items()}
+    mean, half = mean_and_half(at_zero(excess, "raw gaussian") - at_zero(excess, "uniform"))
+    rows.append(row("S3", "(raw gaussian − uniform)/σ²", trace, mean, half, resolution=0.1 * abs(trace), **facts))
+
+    names = (("uniform", "gaussian"), ("rademacher", "gaussian"), ("raw gaussian", "uniform"))
+    table = [
+        _point(subject.where, s, f"{a} − {b}", *mean_and_half(difference(a, b, s))) for s in sigmas for a, b in names
+    ]
+    return Findings(rows, {"slopes": table})
+
+
+def _point(where: str, sigma: float, name: str, mean: float, half: float) -> dict:
+    """A point of the log-log figure: the size of a difference, with the interval of its size."""
+    value = abs(mean)
+    return {
+        "where": where,
+        "sigma": sigma,
+        "difference": name,
+        "value": value,
+        "low": value - half,
+        "high": value + half,
+    }
