@@ -1,0 +1,222 @@
+"""Encoded batches: true lengths, labels on replies alone, and what does not fit is said.
+
+The tiny tokenizer makes one token of each character and each mark, so the expected text can be written out.
+"""
+
+import pytest
+import torch
+
+from symnoise.core import InputError
+from symnoise.models.chat import IGNORED, encode, encode_row, usable
+from symnoise.models.data import Example
+from tests.tiny import tiny, tiny_tokenizer
+
+ONE = Example((("user", "Hi"), ("assistant", "Hello")), row=3)
+CONTEXT = Example((("user", "Add."), ("assistant", "3")), input="1 and 2", row=4)
+TALK = Example(
+    (("system", "Be kind"), ("user", "Hi"), ("assistant", "Yo"), ("user", "And?"), ("assistant", "Bye")), row=5
+)
+BELOW = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nHi\n\n### Response:"
+)
+BELOW_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:"
+)
+
+
+def marked(batch, tokenizer, row=0):
+    """The real text of one row, with [ ] around each stretch that is scored."""
+    length = int(batch["attention_mask"][row].sum())
+    text, inside = "", False
+    for token, label in zip(batch["input_ids"][row, :length], batch["labels"][row, :length], strict=True):
+        assert label in (IGNORED, token)
+        text += "[" * bool(label != IGNORED and not inside) + "]" * bool(label == IGNORED and inside)
+        inside = bool(label != IGNORED)
+        text += tokenizer.convert_ids_to_tokens(int(token))
+    return text + "]" * inside
+
+
+@pytest.mark.parametrize(
+    ("example", "text"),
+    [
+        (ONE, "<s><user>Hi</s><assistant>[Hello</s>]"),
+        (CONTEXT, "<s><user>Add.\n\n1 and 2</s><assistant>[3</s>]"),
+        (TALK, "<s><system>Be kind</s><user>Hi</s><assistant>[Yo</s>]<user>And?</s><assistant>[Bye</s>]"),
+    ],
+)
+@pytest.mark.parametrize("bos", [False, True])
+def test_chat_template(example, text, bos):
+    tokenizer = tiny_tokenizer(chat=True, bos=bos)
+    assert marked(encode([example], tokenizer, max_length=200), tokenizer) == text
+
+
+@pytest.mark.parametrize(
+    ("example", "text"),
+    [
+        (ONE, BELOW + "[Hello</s>]"),
+        (CONTEXT, BELOW_WITH_INPUT + "[3</s>]"),
+        (
+            TALK,
+            "Be kind\n\n### Instruction:\nHi\n\n### Response:[Yo</s>]"
+            "\n\n### Instruction:\nAnd?\n\n### Response:[Bye</s>]",
+        ),
+    ],
+)
+@pytest.mark.parametrize("bos", [False, True])
+def test_alpaca_template_where_the_tokenizer_has_none(example, text, bos):
+    tokenizer = tiny_tokenizer(bos=bos)
+    batch = encode([example], tokenizer, max_length=300)
+    assert marked(batch, tokenizer) == "<s>" * bos + text
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_batch_is_right_padded_and_padding_is_never_scored(pad):
+    tokenizer = tiny_tokenizer(chat=True, pad=pad)
+    batch = encode([ONE, TALK], tokenizer, max_length=200)
+    assert {key: value.dtype for key, value in batch.items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "labels"), torch.int64
+    )
+    alone = [encode([example], tokenizer, max_length=200) for example in (ONE, TALK)]
+    lengths = [one["input_ids"].shape[1] for one in alone]
+    assert batch["input_ids"].shape == (2, max(lengths))
+    for row, (one, length) in enumerate(zip(alone, lengths, strict=True)):
+        for key in batch:
+            assert torch.equal(batch[key][row, :length], one[key][0])
+        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (max(lengths) - length)
+        assert set(batch["labels"][row, length:].tolist()) <= {IGNORED}
+
+
+def test_encoder_decoder_reads_the_prompt_and_answers_the_last_reply():
+    model, tokenizer = tiny("t5"), tiny_tokenizer()
+    batch = encode([ONE, CONTEXT, TALK], tokenizer, max_length=400, model=model)
+
+    def text(ids):
+        return "".join(tokenizer.convert_ids_to_tokens(ids.tolist()))
+
+    lengths = batch["attention_mask"].sum(1)
+    assert text(batch["input_ids"][0, : lengths[0]]) == BELOW
+    assert text(batch["input_ids"][1, : lengths[1]]) == BELOW_WITH_INPUT
+    assert text(batch["input_ids"][2, : lengths[2]]) == (
+        "Be kind\n\n### Instruction:\nHi\n\n### Response:Yo</s>\n\n### Instruction:\nAnd?\n\n### Response:"
+    )
+    targets = [row[row != IGNORED] for row in batch["labels"]]
+    assert [text(target) for target in targets] == ["Hello</s>", "3</s>", "Bye</s>"]
+    assert batch["labels"].shape == (3, 6)
+    assert model(**batch).loss.isfinite()
+
+
+def test_smollm2(smollm2):
+    """A real byte-pair tokenizer and template; one reply begins with what merges with the prompt's last newline."""
+    replies = ["\n\n(there) ", "Bye 12"]
+    talk = Example((("user", "Hi"), ("assistant", replies[0]), ("user", "And?"), ("assistant", replies[1])))
+    tokenizer = smollm2.tokenizer
+    batch = encode([talk], tokenizer, max_length=128, model=smollm2.model)
+    expected = (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n\n\n(there) <|im_end|>\n"
+        "<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\nBye 12<|im_end|>\n"
+    )
+    assert tokenizer.decode(batch["input_ids"][0]) == expected
+    scored = tokenizer.decode(batch["labels"][0][batch["labels"][0] != IGNORED])
+    # The prompt's newline and the first of the reply are one token, which counts as the reply's.
+    assert scored == "\n\n\n(there) <|im_end|>Bye 12<|im_end|>"
+    shorter = encode([talk], tokenizer, max_length=60)
+    assert torch.equal(shorter["input_ids"], batch["input_ids"][:, :60])
+    assert torch.equal(shorter["labels"], batch["labels"][:, :60])
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_truncation_keeps_the_beginning(chat):
+    tokenizer = tiny_tokenizer(chat=chat)
+    whole = encode_row(ONE, tokenizer, max_length=300)
+    first = next(t for t, label in enumerate(whole["labels"]) if label != IGNORED)
+    short = encode_row(ONE, tokenizer, max_length=first + 2)
+    assert short == {key: values[: first + 2] for key, values in whole.items()}
+    assert sum(label != IGNORED for label in short["labels"]) == 2
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_reply_that_is_cut_off_entirely_names_the_row_and_the_way_out(chat):
+    tokenizer = tiny_tokenizer(chat=chat)
+    first = encode_row(ONE, tokenizer, max_length=300)["labels"].index(tokenizer("H").input_ids[0])
+    with pytest.raises(
+        InputError, match=rf"row 3: .* cut off entirely at {first}; .*max-length\) to {first + 1} or more"
+    ):
+        encode([ONE], tokenizer, max_length=first)
+    assert encode([ONE], tokenizer, max_length=first + 1)["labels"][0, first] != IGNORED
+
+
+def test_usable_leaves_out_what_encode_refuses():
+    tokenizer = tiny_tokenizer(chat=True)
+    long = Example((("user", "Hi" * 50), ("assistant", "Yo")))
+    assert usable([ONE, long, TALK], tokenizer, max_length=50) == [ONE, TALK]
+    assert usable([ONE, long, TALK], tokenizer, max_length=200) == [ONE, long, TALK]
+    assert usable([ONE, long, TALK], tokenizer, max_length=3) == []
+
+
+def with_template(template):
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+MESSAGE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+
+
+def test_white_space_after_the_end_of_turn_mark_is_not_scored():
+    tokenizer = with_template(MESSAGE + "</s>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}")
+    batch = encode([TALK], tokenizer, max_length=200)
+    assert "[Yo</s>]\n" in marked(batch, tokenizer)
+    assert marked(batch, tokenizer).endswith("[Bye</s>]\n")
+    unmarked = with_template(MESSAGE + "\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}")
+    assert marked(encode([ONE], unmarked, max_length=200), unmarked).endswith("[Hello\n]")  # here it is the mark
+
+
+@pytest.mark.parametrize(
+    ("template", "example", "says"),
+    [
+        (  # like Qwen3's: something in the last turn alone
+            MESSAGE
+            + "{% if loop.last %}!{% endif %}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+            TALK,
+            "row 5: .* rewrites earlier turns",
+        ),
+        ("{{ raise_exception('no system role') }}", TALK, "row 5: .* does not take it: no system role"),
+        ("{% if %}", ONE, "row 3: .* does not take it"),
+        ("<user>", ONE, "row 3: no token of its reply can be scored"),
+    ],
+)
+def test_templates_that_cannot_be_followed(template, example, says):
+    with pytest.raises(InputError, match=says):
+        encode([example], with_template(template), max_length=200)
+
+
+def test_a_row_of_one_token_has_nothing_to_score():
+    tokenizer = with_template(
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(InputError, match="row 3: no token of its reply can be scored"):
+        encode([Example((("user", "Hi"), ("assistant", "Y")), row=3)], tokenizer, max_length=200)
+
+
+@pytest.mark.parametrize("max_length", [-1, 0, 1])
+def test_maximum_length_that_is_none(max_length):
+    with pytest.raises(InputError, match="at least 2 tokens"):
+        encode([ONE], tiny_tokenizer(), max_length=max_length)
+
+
+def test_no_examples():
+    with pytest.raises(InputError, match="no examples"):
+        encode([], tiny_tokenizer(), max_length=9)
+
+
+def test_model_with_too_few_positions_or_another_vocabulary():
+    tokenizer, model = tiny_tokenizer(), tiny("gpt2")
+    with pytest.raises(InputError, match=r"row 3 has .* tokens but the model room for 128"):
+        encode([ONE], tokenizer, max_length=300, model=model)
+    model.resize_token_embeddings(20)
+    with pytest.raises(InputError, match="not in the model's embedding table"):
+        encode([ONE], tiny_tokenizer(chat=True), max_length=100, model=model)
