@@ -5,6 +5,7 @@ The tiny tokenizer makes one token of each character and each mark, so the expec
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from symnoise.core import InputError
 from symnoise.models.chat import IGNORED, encode, encode_row, usable
@@ -70,6 +71,13 @@ def test_alpaca_template_where_the_tokenizer_has_none(example, text, bos):
     tokenizer = tiny_tokenizer(bos=bos)
     batch = encode([example], tokenizer, max_length=300)
     assert marked(batch, tokenizer) == "<s>" * bos + text
+
+
+@pytest.mark.parametrize(("example", "text"), [(ONE, BELOW + "[Hello</s>]"), (CONTEXT, BELOW_WITH_INPUT + "[3</s>]")])
+def test_eos_comes_once_from_a_tokenizer_that_adds_its_own(example, text):
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    assert marked(encode([example], tokenizer, max_length=300), tokenizer) == text
 
 
 @pytest.mark.parametrize("pad", [False, True])
