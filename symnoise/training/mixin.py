@@ -108,8 +108,12 @@ class SymNoiseMixin:
             options = replace(self.noise_options, steps=self.noise_options.steps or trainer.state.max_steps or None)
             rank = trainer.accelerator.process_index // trainer.get_tp_size()  # tensor-parallel ranks share a batch
             self._attached = attach(model, self.noise, self.noise_seed, options, rank=rank)
-        self._attached.on_draw = self.observer.draw if self.observer else None
+            self._attached.on_draw = self._show
         return self._attached
+
+    def _show(self, *draw: Tensor) -> None:
+        if self.observer is not None:
+            self.observer.draw(*draw)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """As the Trainer's. `resume_from_checkpoint=True` passes over a checkpoint that was not completely written;
