@@ -107,3 +107,19 @@ def test_gradient_checkpointing_sees_the_same_draw(tmp_path):
         arguments={"gradient_checkpointing": True},
     )
     assert difference(checkpointed.steps[0], plain.steps[0]) < TOLERANCE
+
+
+def test_encoder_decoder_pairs(tmp_path):
+    """T5, whose encoder alone is noised: the doubled batch against one side after the other, and against no noise."""
+    kept = []
+    for noise, mode in ((Noise.symnoise(5.0), "doubled"), (Noise.symnoise(5.0), "two-pass"), (None, "doubled")):
+        model = tiny("t5")
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # the sides would differ by it
+            elif isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+        _, gradients = run(tmp_path, accumulation=2, size=4, noise=noise, pair_mode=mode, model=model)
+        kept.append(gradients.steps[0])
+    assert difference(kept[0], kept[1]) < 2 * TOLERANCE
+    assert difference(kept[0], kept[2]) > 1e-3

@@ -4,11 +4,13 @@ import os
 
 import torch
 from datasets import Dataset
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import TrainingArguments
 from trl import SFTConfig
 
 from symnoise.noise import Noise
-from symnoise.training import SymNoiseSFTTrainer, SymNoiseTrainer
+from symnoise.training import SymNoiseSFTTrainer, SymNoiseTrainer, attach
 from tests.tiny import tiny, tiny_tokenizer
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, in_order, rows
 
@@ -53,5 +55,20 @@ def one_process(rank: int, port: int, folder: str) -> None:
         in_order(trainer).train()
         assert trainer.args.world_size == 2
         found[mode] = (trainer.state.log_history[0]["loss"], gradients.steps[0])
+    _fsdp2(rank)
     if trainer.is_world_process_zero():
         torch.save(found, f"{folder}/found.pt")
+
+
+def _fsdp2(rank: int) -> None:
+    """With sharded weights, the embedding table's included, the noise is the same and nothing else changes."""
+    mesh, batch, losses = init_device_mesh("cpu", (2,)), collate(rows()[4 * rank : 4 * rank + 4]), []
+    for sharded in (False, True):
+        model = tiny("llama").train()
+        if sharded:
+            fully_shard(model, mesh=mesh)
+        with attach(model, Noise.neftune(5.0)) as noise:
+            losses.append(model(**batch).loss)
+            losses[-1].backward()
+            assert (noise.fired, noise.rank) == (1, rank)
+    assert torch.allclose(losses[0], losses[1], rtol=1e-6)
