@@ -4,6 +4,7 @@ from symnoise.noise.directions import directions
 from symnoise.noise.laws import LAWS, Law, law
 from symnoise.noise.moments import Moments, RealisedMoments, closed_form_moments, realised_moments
 from symnoise.noise.noise import NAMES, Noise
+from symnoise.noise.sampled import SampledMoments, sampled_moments
 
 __all__ = [
     "LAWS",
@@ -12,8 +13,10 @@ __all__ = [
     "Moments",
     "Noise",
     "RealisedMoments",
+    "SampledMoments",
     "closed_form_moments",
     "directions",
     "law",
     "realised_moments",
+    "sampled_moments",
 ]

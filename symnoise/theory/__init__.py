@@ -8,6 +8,7 @@ from symnoise.theory.model_claims import (
     check_norms,
     check_radial,
     check_split,
+    check_trained_norms,
     check_validity,
     check_variances_on_text,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "check_smoothing_analytically",
     "check_smoothing_sampled",
     "check_split",
+    "check_trained_norms",
     "check_validity",
     "check_variances",
     "check_variances_on_text",

@@ -8,7 +8,7 @@ from typing import Any
 from scipy import stats
 from torch import Tensor
 
-from symnoise.core import write_json
+from symnoise.core import Estimate, write_json
 from symnoise.theory.claims import claim
 
 # Every interval has this coverage. A ledger has some 70 rows, so at 95 % three or four true claims would be
@@ -110,10 +110,14 @@ def half_width(stderr: float | Tensor, dof: float = math.inf) -> float:
     return float(stats.t.ppf(0.5 + LEVEL / 2, dof)) * float(stderr)
 
 
+def value_and_half(estimate: Estimate) -> tuple[float, float]:
+    """The value of a scalar estimate, and the half width of its interval."""
+    return float(estimate.value), half_width(estimate.stderr, estimate.dof)
+
+
 def mean_and_half(draws: Tensor) -> tuple[float, float]:
     """Mean of independent draws, and the half width of its interval."""
-    draws = draws.double()
-    return float(draws.mean()), half_width(draws.std() / len(draws) ** 0.5, len(draws) - 1)
+    return value_and_half(Estimate.from_draws(draws))
 
 
 def variance_and_half(draws: Tensor) -> tuple[float, float]:
@@ -128,7 +132,7 @@ def variance_and_half(draws: Tensor) -> tuple[float, float]:
 
 
 def variance_interval(variance: float, dof: float) -> tuple[float, float]:
-    """Interval of a variance from the χ² law: the sample variance of near-normal draws with `dof` degrees of freedom."""
+    """Interval of a variance by the χ² law, for near-normal draws with `dof` degrees of freedom."""
     tail = (1 - LEVEL) / 2
     return variance * dof / float(stats.chi2.isf(tail, dof)), variance * dof / float(stats.chi2.ppf(tail, dof))
 
@@ -162,6 +166,7 @@ __all__ = [
     "limit_and_half",
     "mean_and_half",
     "row",
+    "value_and_half",
     "variance_and_half",
     "variance_interval",
     "verdict",

@@ -250,6 +250,29 @@ def check_radial(loss: EmbeddingLoss, probes: int = 8, *, where: str, seed: int 
     return Findings(rows)
 
 
+@timed
+def check_trained_norms(growth: dict[str, list[float]], trace: float, *, where: str, seed: int = 0) -> Findings:
+    """N3 in training: where tr H > 0, noise makes the norms of trained embedding rows grow more than no noise does.
+
+    growth: arm -> relative growth of the mean norm of trained rows, one value a seed, seeds in the same order for all
+    arms, "none" among them. trace: mean tr H before training; its sign is the sign predicted. The paired difference
+    from "none" has no interval with one seed, and then no verdict but "undecided".
+    """
+    sign = 1.0 if trace > 0 else -1.0
+    rows = []
+    for arm, values in growth.items():
+        if arm == "none":
+            continue
+        difference = torch.tensor(values, dtype=torch.float64) - torch.tensor(growth["none"], dtype=torch.float64)
+        mean, half = mean_and_half(difference) if len(values) > 1 else (float(difference), math.nan)
+        quantity = (
+            f"{'−' if trace > 0 else ''}(norm growth of trained rows, {arm} − none), tr H {'>' if trace > 0 else '<'} 0"
+        )
+        facts: dict[str, Any] = {"where": where, "n": len(values), "seed": seed}
+        rows.append(row("N3", quantity, 0, -sign * mean, half, relation="at most", resolution=0, **facts))
+    return Findings(rows)
+
+
 def slope_through_zero(y: Tensor, x: Tensor) -> Estimate:
     """Least squares through 0, Σxy/Σx² over all entries, standard error by the delete-one jackknife."""
     xy, xx = (x * y).flatten().double(), (x * x).flatten().double()

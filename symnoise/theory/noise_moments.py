@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from symnoise.core import generator
-from symnoise.noise import Noise, law, realised_moments
+from symnoise.noise import Noise, law, sampled_moments
 from symnoise.theory.findings import Findings, timed
-from symnoise.theory.ledger import Row, mean_and_half, row, variance_and_half
+from symnoise.theory.ledger import Row, row, value_and_half
 
 _NAMES = ("uniform", "gaussian", "rademacher", "gaussian-raw")
 
@@ -25,15 +25,14 @@ def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int
         noise = Noise.named(name, alpha)
         assert noise is not None
         expected = noise.moments(length, dim)
-        found = _realised(noise, length, dim, draws, seed)
-        square, norm = found["square_norm"], found["norm"]
+        found = sampled_moments(noise, length, dim, draws, seed)
         # float32 rounds the scale and each square: a few units in the last place of ‖ε‖².
         rounding = 4 * torch.finfo(torch.float32).eps
-        mean, half = mean_and_half(square)
+        mean, half = value_and_half(found.mean_square_norm)
         facts: dict[str, Any] = {"where": where, "n": draws, "seed": seed}
         half += rounding * mean
         rows.append(row("M1", f"E‖ε‖², {name}", expected.mean_square_norm, mean, half, resolution=0.01 * mean, **facts))
-        variance, spread = variance_and_half(square)
+        variance, spread = value_and_half(found.var_square_norm)
         scale = max(expected.var_square_norm, (rounding * mean) ** 2 * 10)
         rows.append(
             row(
@@ -46,7 +45,7 @@ def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int
                 **facts,
             )
         )
-        first, width = mean_and_half(norm)
+        first, width = value_and_half(found.mean_norm)
         deficit = abs(alpha * noise.calibration * law(noise.law).variance ** 0.5 - expected.mean_norm)
         rows.append(
             row(
@@ -80,27 +79,13 @@ def check_moments_at_scale(
     for name in _NAMES:
         noise = Noise.named(name, alpha)
         assert noise is not None
-        mean, half = mean_and_half(_realised(noise, length, dim, draws, seed)["square_norm"])
+        mean, half = value_and_half(sampled_moments(noise, length, dim, draws, seed).mean_square_norm)
         predicted = noise.moments(length, dim).mean_square_norm
         half += 4 * torch.finfo(torch.float32).eps * mean
         where = f"sampled, L = {length}, d = {dim}"
         facts: dict[str, Any] = {"resolution": 0.01 * mean, "where": where, "n": draws, "seed": seed}
         rows.append(row("M1", f"E‖ε‖², {name}", predicted, mean, half, **facts))
     return Findings(rows)
-
-
-def _realised(noise: Noise, length: int, dim: int, draws: int, seed: int) -> dict[str, torch.Tensor]:
-    owner = generator(seed, "moments", noise.name, length, dim)
-    chunk = max(1, 10_000_000 // (length * dim))  # 40 MB of float32 at a time
-    found: dict[str, list[torch.Tensor]] = {"square_norm": [], "norm": []}
-    for start in range(0, draws, chunk):
-        rows = min(chunk, draws - start)
-        mask = torch.ones((rows, length), dtype=torch.long)
-        epsilon = noise.sample(torch.empty((rows, length, dim)), mask, generator=owner)
-        moments = realised_moments(epsilon, mask)
-        found["square_norm"].append(moments.square_norm)
-        found["norm"].append(moments.norm)
-    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _pair_row(alpha: float, length: int, dim: int, seed: int, where: str) -> Row:
@@ -121,6 +106,6 @@ def _histogram(alpha: float, length: int, dim: int, seed: int) -> list[dict]:
     for name in _NAMES:
         noise = Noise.named(name, alpha)
         assert noise is not None
-        values = _realised(noise, length, dim, 2_000, seed + 1)["square_norm"]
+        values = sampled_moments(noise, length, dim, 2_000, seed + 1).norms.square()
         records += [{"law": name, "square_norm": float(v)} for v in values]
     return records

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
     def difference(a: str, b: str, sigma: float) -> float:
         return ridges.smoothed(a, sigma) - ridges.smoothed(b, sigma)
 
+    def coefficient(a: str, b: str, sigma: float) -> float:
+        return difference(a, b, sigma) / sigma**4
+
     def raw_excess(sigma: float) -> float:
         return ridges.smoothed("gaussian", 3**0.5 * sigma) - ridges.smoothed("uniform", sigma)
 
@@ -48,14 +52,14 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
 
     rows = []
     for law in LAWS:
-        measured, half = slope(lambda s, law=law: remainder(law, s), 0.08)
+        measured, half = slope(partial(remainder, law), 0.08)
         quantity = f"order in σ of what S1 leaves out, {law}"
         rows.append(row("S1", quantity, 6, measured, half, resolution=0.1, **facts))
     for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian"), ("rademacher", "uniform")):
-        measured, half = slope(lambda s, a=a, b=b: difference(a, b, s), fine)
+        measured, half = slope(partial(difference, a, b), fine)
         rows.append(row("S2", f"slope of {a} − {b}", 4, measured, half, resolution=0.1, **facts))
         predicted = (LAWS[a].kurtosis - LAWS[b].kurtosis) / 24 * float(ridges.fourth.sum())
-        measured, half = limit(lambda s, a=a, b=b: difference(a, b, s) / s**4, fine)
+        measured, half = limit(partial(coefficient, a, b), fine)
         resolution = 0.02 * abs(predicted)
         rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, measured, half, resolution=resolution, **facts))
     measured, half = limit(

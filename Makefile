@@ -1,0 +1,38 @@
+# Every target makes its own environment: nothing is needed but Python (3.10 or newer), pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# No test touches the network; two workers with one thread each are faster than one with two on small models.
+TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: reproduce test lint format bench clean
+
+# The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
+reproduce: $(VENV)/ready
+	$(BIN)/python -m experiments.quick
+
+test: $(VENV)/ready
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Ratios to a plain forward pass in the same process; results/bench/bench.csv.
+bench: $(VENV)/ready
+	$(BIN)/python -m experiments.bench
+
+$(VENV)/ready: requirements.txt requirements-bundled.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps -r requirements-bundled.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) results/quick results/bench

@@ -1,0 +1,1 @@
+"""Experiments: readable scripts that run the library and write records."""

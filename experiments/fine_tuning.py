@@ -1,0 +1,131 @@
+"""One small fine-tuning arm: train with a noise, measure before, along the way and after."""
+
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symnoise.core import InputError
+from symnoise.curvature import smoothed_curvature, trace_parts
+from symnoise.models import EmbeddingLoss, collate, encode, encode_row, load_data, load_model, usable
+from symnoise.noise import Noise
+
+
+def fine_tune(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train one arm and return its tables: curves, curvature before and after, embedding norms before and after.
+
+    All arms see the same rows in the same order; held-out rows come first in the data and are never trained on.
+    Curvature and C(σ) at the training α are measured on the first held-out rows with the same probes each time.
+    """
+    from transformers import TrainerCallback, TrainingArguments
+    from transformers.utils import logging
+
+    from symnoise.training.trainer import SymNoiseTrainer
+
+    options, seed = settings["training"], settings["seed"]
+    torch.manual_seed(seed)
+    source = load_model(settings["model"])
+    model, tokenizer, length = source.model, source.tokenizer, options["max_length"]
+    wanted = options["held_out"] + options["rows"]
+    chosen = usable(list(load_data(settings["data"]))[: 4 * wanted], tokenizer, max_length=length, model=model)[:wanted]
+    if len(chosen) < wanted:
+        raise InputError(f"{settings['data']}: too few rows fit {length} tokens; raise training.max_length")
+    held_out, training = chosen[: options["held_out"]], chosen[options["held_out"] :]
+    batches = [
+        encode(held_out[i : i + options["batch"]], tokenizer, max_length=length, model=model)
+        for i in range(0, len(held_out), options["batch"])
+    ]
+    probe = encode(held_out[: options["curvature_examples"]], tokenizer, max_length=length, model=model)
+    rows = [encode_row(example, tokenizer, max_length=length, model=model) for example in training]
+    used = torch.tensor(sorted({token for row in rows for token in row["input_ids"]}))
+    curve: list[dict[str, Any]] = []
+
+    class Curve(TrainerCallback):
+        """Held-out loss and embedding norms at the start and every few steps."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.note(0)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % options["evaluate_every"] == 0 or state.global_step == state.max_steps:
+                self.note(state.global_step)
+
+        def note(self, step: int) -> None:
+            curve.append(
+                {"arm": arm, "step": step, "held_out_loss": held_out_loss(model, batches)} | norms(model, used)
+            )
+
+    before = curvature(model, probe, options, seed)
+    folder = Path(tempfile.mkdtemp(prefix="symnoise-"))
+    logging.set_verbosity_error()
+    try:
+        trainer = SymNoiseTrainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=str(folder),
+                max_steps=options["steps"],
+                per_device_train_batch_size=options["batch"],
+                learning_rate=options["learning_rate"],
+                weight_decay=0.0,  # decay shrinks the norms that are measured
+                lr_scheduler_type="linear",
+                seed=seed,
+                data_seed=seed,
+                use_cpu=True,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+            ),
+            train_dataset=rows,
+            data_collator=lambda rows: collate(rows, tokenizer),
+            callbacks=[Curve()],
+            noise=Noise.named(arm, options["alpha"]),
+            noise_seed=seed,
+        )
+        output = trainer.train()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    after = curvature(model, probe, options, seed)
+    measured = [
+        {"arm": arm, "when": when, **record}
+        for when, records in (("before", before), ("after", after))
+        for record in records
+    ]
+    summary = {"arm": arm, "training_loss": output.training_loss, "training_seconds": output.metrics["train_runtime"]}
+    if not math.isfinite(output.training_loss):
+        summary["diverged"] = True
+    return {"rows": [], "tables": {"curves": curve, "curvature by arm": measured, "arms": [summary]}}
+
+
+def held_out_loss(model: Any, batches: list[dict[str, Tensor]]) -> float:
+    """Mean cross-entropy over all scored held-out tokens: sums first, one division last."""
+    losses = [EmbeddingLoss(model, batch).token_losses() for batch in batches]
+    return float(torch.cat(losses).double().mean())
+
+
+def norms(model: Any, used: Tensor) -> dict[str, float]:
+    """Mean embedding-row norm, of rows that the training text uses and of all."""
+    rows = model.get_input_embeddings().weight.detach().double().norm(dim=1)
+    return {"used_row_norm": float(rows[used].mean()), "all_row_norm": float(rows.mean())}
+
+
+def curvature(model: Any, probe: dict[str, Tensor], options: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """tr H, tr G and C(σ) at the training α of each probe example."""
+    loss = EmbeddingLoss(model, probe)
+    parts = trace_parts(loss, probes=options["probes"], seed=seed)
+    sigma = Noise.neftune(options["alpha"]).sigma(loss.lengths.cpu(), loss.embeddings.shape[-1])
+    C = smoothed_curvature(loss, sigma[None], draws=options["probes"] // 2, seed=seed).C
+    return [
+        {"example": b, "quantity": name, "value": float(value[b]), "stderr": float(stderr[b]), "dof": dof}
+        for name, value, stderr, dof in (
+            ("tr H", parts.hessian.value, parts.hessian.stderr, parts.hessian.dof),
+            ("tr G", parts.gauss_newton.value, parts.gauss_newton.stderr, parts.gauss_newton.dof),
+            ("C(σ)", C.value[0], C.stderr[0], C.dof),
+        )
+        for b in range(len(loss.ids))
+    ]

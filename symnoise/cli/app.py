@@ -1,0 +1,116 @@
+"""The commands and their options. Bodies are imported when called, so that help needs neither PyTorch nor models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Embedding noise in fine-tuning: noise moments, embedding-space curvature, norm growth, symmetric pairs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[str, typer.Option(help="Hub id, local folder, .gguf file, or smollm2 (bundled).")]
+Data = Annotated[str, typer.Option(help="Hub id, .json/.jsonl/.parquet file, or chitchat (bundled).")]
+Examples = Annotated[int, typer.Option(help="How many rows, from the first on.")]
+MaxLength = Annotated[int, typer.Option(help="Rows longer than this many tokens keep their beginning.")]
+Batch = Annotated[int, typer.Option(help="Rows measured together; fewer take less memory.")]
+Seed = Annotated[int, typer.Option(help="Names the random draws.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
+Alpha = Annotated[float, typer.Option(help="Noise strength α, as NEFTune's.")]
+Draws = Annotated[int, typer.Option(help="How many draws of the noise.")]
+Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
+
+
+@app.command()
+def moments(
+    law: Annotated[str, typer.Option(help="uniform, gaussian, gaussian-raw or rademacher.")] = "uniform",
+    alpha: Alpha = 5.0,
+    length: Annotated[int, typer.Option(help="True length L of a row.")] = 128,
+    dim: Annotated[int, typer.Option(help="Embedding width d.")] = 576,
+    draws: Draws = 1000,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Moments of the noise: closed forms beside what draws give."""
+    from symnoise.cli import measure
+
+    measure.moments(law=law, alpha=alpha, length=length, dim=dim, draws=draws, seed=seed, json=json)
+
+
+@app.command()
+def curvature(
+    model: Model = "smollm2",
+    data: Data = "chitchat",
+    examples: Examples = 4,
+    max_length: MaxLength = 128,
+    method: Annotated[str, typer.Option(help="auto, taylor, hvp, difference or exact (small models only).")] = "auto",
+    probes: Annotated[int, typer.Option(help="Random directions an example.")] = 16,
+    batch: Batch = 4,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Curvature in embedding space: tr H and its Gauss-Newton part, per example, with standard errors."""
+    from symnoise.cli import measure
+
+    options = {"model": model, "data": data, "examples": examples, "max_length": max_length, "batch": batch}
+    where = {"dtype": dtype, "device": device}
+    measure.curvature(**options, **where, method=method, probes=probes, seed=seed, json=json)
+
+
+@app.command()
+def smooth(
+    model: Model = "smollm2",
+    data: Data = "chitchat",
+    examples: Examples = 4,
+    max_length: MaxLength = 128,
+    alphas: Annotated[str, typer.Option(help="Noise strengths, comma-separated.")] = "0.1,0.5,1,5,10,15",
+    noise: Annotated[str, typer.Option(help="Law of the draws: uniform, gaussian or rademacher.")] = "rademacher",
+    draws: Draws = 8,
+    batch: Batch = 4,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Curvature at the size of the noise: T(σ) and C(σ) at the σ of each α."""
+    from symnoise.cli import measure
+
+    options = {"model": model, "data": data, "examples": examples, "max_length": max_length, "batch": batch}
+    where = {"dtype": dtype, "device": device}
+    measure.smooth(**options, **where, alphas=alphas, noise=noise, draws=draws, seed=seed, json=json)
+
+
+@app.command()
+def norms(
+    model: Model = "smollm2",
+    data: Data = "chitchat",
+    examples: Examples = 4,
+    max_length: MaxLength = 128,
+    noise: Annotated[str, typer.Option(help="A noise name, such as uniform, gaussian or symnoise.")] = "symnoise",
+    alpha: Alpha = 5.0,
+    draws: Draws = 8,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Growth of embedding norms, in closed form and through the layers of a model."""
+    from symnoise.cli import measure
+
+    options = {"model": model, "data": data, "examples": examples, "max_length": max_length}
+    where = {"dtype": dtype, "device": device}
+    measure.norms(**options, **where, noise=noise, alpha=alpha, draws=draws, seed=seed, json=json)
+
+
+@app.command()
+def doctor(model: Model = "smollm2", json: Json = None) -> None:
+    """What is installed, which model and data are at hand, and whether noise reaches MODEL."""
+    from symnoise.cli.doctor import doctor as run
+
+    run(model=model, json=json)

