@@ -72,6 +72,7 @@ def test_gguf_gives_back_the_model(tmp_path):
     assert loaded.tokenizer.chat_template
     assert loaded.tokenizer.decode(loaded.tokenizer("the <user>").input_ids) == "the <user>"
     assert loaded.provenance()["sha256"] == {"tiny.gguf": sha256(tmp_path / "tiny.gguf")}
+    assert not hasattr(loaded.model.config, "quantization_config")  # else a Trainer takes it for a quantised model
     loaded.model.save_pretrained(tmp_path / "saved")  # Transformers refuses this to a model marked as quantised
 
 
