@@ -24,14 +24,11 @@ def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     read, info = auto.from_pretrained(**where, config=config, dtype=dtype, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise InputError(f"{path} lacks weights that a language model needs: {', '.join(missing[:3])}")
-    config = read.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
     with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are replaced at once
         model = auto.from_config(config, dtype=dtype)
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
-    return model.eval()
+    return model
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -55,8 +55,11 @@ def test_dtype_and_provenance(folder):
     assert record["parameters"] == sum(parameter.numel() for parameter in tiny("llama").parameters())
 
 
-def test_loading_leaves_the_global_generator_and_the_logging_alone(folder, tmp_path):
+def test_loading_leaves_the_global_generator_and_the_logging_alone(folder, tmp_path, monkeypatch):
     write_gguf(tmp_path / "tiny.gguf")
+    logger = logging.get_logger("transformers")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logging.enable_progress_bar()
     before = torch.get_rng_state(), logging.get_verbosity(), logging.is_progress_bar_enabled()
     load_model(folder)
     load_model(tmp_path / "tiny.gguf")
@@ -68,7 +71,7 @@ def test_gguf_gives_back_the_model(tmp_path):
     model = write_gguf(tmp_path / "tiny.gguf")
     loaded = load_model(tmp_path / "tiny.gguf")
     assert torch.equal(loaded.model(IDS).logits, model(IDS).logits)
-    assert loaded.source == "gguf"
+    assert (loaded.source, loaded.model.training) == ("gguf", False)
     assert loaded.tokenizer.chat_template
     assert loaded.tokenizer.decode(loaded.tokenizer("the <user>").input_ids) == "the <user>"
     assert loaded.provenance()["sha256"] == {"tiny.gguf": sha256(tmp_path / "tiny.gguf")}
