@@ -156,7 +156,7 @@ def _relu(x: Tensor) -> Derivatives:
 
 
 def _leaky_relu(x: Tensor, slope: float = 0.01) -> Derivatives:
-    return F.leaky_relu(x, slope), torch.where(x > 0, 1.0, slope).to(x.dtype), None
+    return F.leaky_relu(x, slope), torch.ones_like(x).masked_fill_(x <= 0, slope), None
 
 
 def _clamp(x: Tensor, low: Any = None, high: Any = None) -> Derivatives:

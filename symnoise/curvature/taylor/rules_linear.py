@@ -23,19 +23,24 @@ def linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
 FUNCTIONS[F.linear] = linear
 
 
-@rule(aten.mm, aten.matmul, aten.mv)
+@rule(aten.mm)
 def matrix_product(func: Any, x: Any, y: Any) -> Taylor:
-    """Both arguments matrices (or y a vector)."""
-    if not isinstance(y, Taylor):
-        return Taylor(x.value @ y, lambda: x.coefficients @ _cast(y, x), x.frame)
-    if not isinstance(x, Taylor):
-        return Taylor(x @ y.value, lambda: _cast(x, y) @ y.coefficients, y.frame)
-    return _bilinear(x, y)
+    if isinstance(x, Taylor) and isinstance(y, Taylor):
+        return _bilinear(x, y)
+    c = (x if isinstance(x, Taylor) else y).coefficients
+    if isinstance(x, Taylor):
+        return Taylor(x.value @ y, lambda: c @ _cast(y, c), x.frame)
+    return Taylor(x @ y.value, lambda: _cast(x, c) @ c, y.frame)
 
 
-def _cast(matrix: Tensor, beside: Taylor) -> Tensor:
+@rule(aten.mv)
+def _matrix_vector(func: Any, x: Any, y: Any) -> Any:
+    return torch.mm(x, y[:, None])[:, 0]
+
+
+def _cast(matrix: Tensor, c: Tensor) -> Tensor:
     # Conv1D and `x @ weight.T` hand over a fresh view each time, so there is nothing to keep a cast by.
-    return matrix.to(beside.coefficients.dtype)
+    return matrix.to(c.dtype)
 
 
 @rule(aten.bmm)
@@ -43,7 +48,7 @@ def batched_product(func: Any, x: Any, y: Any) -> Taylor:
     frame = frame_of(x, y)
     if not isinstance(y, Taylor) or not isinstance(x, Taylor):
         value = torch.bmm(plain(x), plain(y))
-        return Taylor(value, lambda: _one_sided(x, y, value), frame)
+        return Taylor(value, _one_sided(x, y, value), frame)
     return _bilinear(x, y)
 
 
@@ -57,12 +62,7 @@ def _one_sided(x: Any, y: Any, value: Tensor) -> Tensor:
 
 
 def _bilinear(x: Taylor, y: Taylor) -> Taylor:
-    value = x.value @ y.value
-    return Taylor(value, lambda: _bilinear_coefficients(x, y, value), x.frame)
-
-
-def _bilinear_coefficients(x: Taylor, y: Taylor, value: Tensor) -> Tensor:
-    frame, a, b = x.frame, x.coefficients, y.coefficients
+    frame, value, a, b = x.frame, x.value @ y.value, x.coefficients, y.coefficients
     a0, b0 = x.value.to(a.dtype), y.value.to(b.dtype)
     add = torch.Tensor.addmm_ if value.ndim == 2 else torch.Tensor.baddbmm_
     out = a.new_empty(a.shape[0], *value.shape)
@@ -70,7 +70,7 @@ def _bilinear_coefficients(x: Taylor, y: Taylor, value: Tensor) -> Tensor:
         add(torch.matmul(a[i], b0, out=out[i]), a0, b[i])
     for g, k in frame.members():
         add(out[g], a[k], b[k], alpha=2)
-    return out
+    return Taylor(value, out, frame)
 
 
 @rule(aten.addmm, aten.baddbmm)

@@ -68,12 +68,12 @@ def rms_norm(x: Any, shape: Any, weight: Tensor | None = None, eps: float | None
     return normalised(x, value, r, weight, dims, centred=False)
 
 
-FUNCTIONS[F.rms_norm] = FUNCTIONS[torch.rms_norm] = rms_norm
+FUNCTIONS[F.rms_norm] = rms_norm
 
 
-@rule(aten._softmax, aten._safe_softmax)
-def _softmax(func: Any, x: Taylor, dim: int, half_to_float: Any = False, dtype: torch.dtype | None = None) -> Taylor:
-    value = func(x.value, dim, half_to_float if func.overloadpacket is aten._softmax else dtype)
+@rule(aten._softmax)
+def _softmax(func: Any, x: Taylor, dim: int, half_to_float: bool) -> Taylor:
+    value = func(x.value, dim, half_to_float)
     return Taylor(value, lambda: _softmax_coefficients(x, value, dim % x.ndim), x.frame)
 
 
@@ -123,3 +123,26 @@ def mean_and_variance(x: Taylor, c: Tensor, p: Tensor, dim: int) -> Tensor:
     for g, k in x.frame.members():
         out[g].add_((p * (c[k] - out[k]).square()).sum(dim, keepdim=True))
     return out
+
+
+@rule(aten.nll_loss_forward)
+def _nll_loss(func: Any, x: Any, target: Tensor, weight: Any, reduction: int, ignored: int) -> tuple[Any, Tensor]:
+    require(isinstance(x, Taylor) and weight is None, str(func))
+    scored = target != ignored
+    losses = -x.gather(-1, target.masked_fill(~scored, 0).unsqueeze(-1)).squeeze(-1).masked_fill(~scored, 0)
+    total = losses if reduction == 0 else losses.sum() / (scored.sum() if reduction == 1 else 1)
+    return total, scored.sum().to(x.dtype)
+
+
+@rule(aten.var)
+def _variance(func: Any, x: Any, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Any:
+    dims = list(range(x.ndim)) if dim is None else dim
+    count = torch.Size(x.shape[d] for d in dims).numel()
+    centred = x - x.mean(dims, keepdim=True)
+    return (centred * centred).sum(dims, keepdim=keepdim) / (count - (1 if correction is None else correction))
+
+
+@rule(aten.linalg_vector_norm)
+def _norm(func: Any, x: Any, order: float = 2, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+    require(order == 2 and not any(options.values()), f"{func} other than the Euclidean norm")
+    return (x * x).sum(list(range(x.ndim)) if dim is None else dim, keepdim=keepdim).sqrt()

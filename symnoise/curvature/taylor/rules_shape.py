@@ -11,7 +11,7 @@ from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, UnsupportedOpera
 aten = torch.ops.aten
 
 
-@rule(aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.unsqueeze, aten.squeeze, aten.flatten)
+@rule(aten.view, aten._unsafe_view, aten.unsqueeze, aten.squeeze)
 def _reshape(func: Any, x: Taylor, *args: Any) -> Taylor:
     require(not any(isinstance(a, torch.dtype) for a in args), str(func))
     # Coefficients may lie otherwise in memory than the value: reshape copies where view could not.
@@ -56,7 +56,7 @@ def _t(func: Any, x: Taylor) -> Taylor:
     return _transpose(func, x, 0, 1) if x.ndim == 2 else x
 
 
-@rule(aten.select, aten.slice, aten.index_select, aten.narrow, aten.cumsum, aten.gather)
+@rule(aten.select, aten.slice, aten.index_select, aten.cumsum, aten.gather)
 def _along(func: Any, x: Any, dim: int = 0, *args: Any, **kwargs: Any) -> Taylor:
     """Linear along one dimension, which comes first in the arguments and moves up by one for the coefficients."""
     require(isinstance(x, Taylor) and not any(isinstance(a, Taylor) for a in args), str(func))
@@ -140,7 +140,7 @@ def _reduce(
     return Taylor(value, lambda: reduce(x.coefficients, shifted, keepdim, dtype=own), x.frame)
 
 
-@rule(aten._to_copy, aten.clone, aten.contiguous, aten.alias, aten.lift_fresh)
+@rule(aten._to_copy, aten.clone, aten.alias)
 def _copy(func: Any, x: Taylor, *args: Any, **kwargs: Any) -> Taylor:
     value = func(x.value, *args, **kwargs)
     device, dtype = value.device, x.frame.dtype or value.dtype
@@ -162,7 +162,7 @@ def _detach(func: Any, x: Taylor) -> Tensor:
     *(aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like),
     *(aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty),
     *(aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge, aten.isnan, aten.isinf, aten.isfinite, aten.sign),
-    *(aten.argmax, aten.argmin, aten.logical_not, aten.is_same_size),
+    *(aten.argmax, aten.logical_not),
 )
 def _without_derivative(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Does not depend on the entries, or is constant almost everywhere."""

@@ -83,6 +83,7 @@ class Taylor(Tensor):
     _coefficients: Tensor | Callable[[], Tensor]
     origin: Any
     made: tuple[Any, tuple[Any, ...], dict[str, Any]] | None
+    read: bool
 
     @staticmethod
     def __new__(
@@ -92,7 +93,7 @@ class Taylor(Tensor):
             cls, value.shape, strides=value.stride(), dtype=value.dtype, device=value.device
         )
         self.value, self._coefficients, self.frame = value, coefficients, frame
-        self.origin, self.made = origin, None
+        self.origin, self.made, self.read = origin, None, False
         return self
 
     @property
@@ -114,23 +115,53 @@ class Taylor(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            rule = FUNCTIONS.get(func, func)
+            rule = FUNCTIONS.get(func)
+            if rule is None:
+                return func(*args, **(kwargs or {}))
+            _mark_read(args)
             return rule(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        rule = RULES.get(func.overloadpacket)
-        if rule is None or func._schema.is_mutable:
-            raise UnsupportedOperation(str(func))
         kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            return _in_place(func, args, kwargs)
+        rule = RULES.get(func.overloadpacket)
+        if rule is None:
+            raise UnsupportedOperation(str(func))
         result = rule(func, *args, **kwargs)
+        _mark_read(args)
         for one in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(one, Taylor):
                 if one.frame.check:
                     _check(one, str(func))
                 if not one.known and one.made is None:
                     one.made = (func, args, kwargs)
+                one.read = one.read or any(r.alias_info for r in func._schema.returns)
         return result
+
+
+def _mark_read(args: Any) -> None:
+    for x in args:
+        if isinstance(x, Taylor):
+            x.read = True
+        elif isinstance(x, (list, tuple)):
+            _mark_read(x)
+
+
+def _in_place(func: Any, args: Any, kwargs: Any) -> Taylor:
+    """x.f_(...) where nothing but this name knows x: no view of it, and no result that still needs its old value."""
+    x, operation = args[0] if args else None, func.overloadpacket
+    name = str(operation).removeprefix("aten.")
+    plain_one: Any = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
+    if plain_one not in RULES or not isinstance(x, Taylor) or x.read:
+        raise UnsupportedOperation(f"{func}, which writes in place,")
+    result = plain_one(*args, **kwargs)
+    if result.shape != x.shape or result.dtype != x.dtype:
+        raise UnsupportedOperation(f"{func}, which writes in place with another type,")
+    x._coefficients, x.origin, x.made, x.read = result.coefficients, None, None, False
+    x.value = result.value
+    return x
 
 
 def _check(x: Taylor, operation: str) -> None:

@@ -1,0 +1,314 @@
+"""Collapsed Taylor mode on the real model classes against plain double-backward derivatives."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from symnoise.core import InputError, generator
+from symnoise.curvature.taylor import (
+    TaylorQuadratics,
+    UnsupportedOperation,
+    engine,
+    memory,
+    memory_estimate,
+    rules_attention,
+    taylor_quadratics,
+)
+from symnoise.curvature.taylor.head import _cross_entropy
+from symnoise.curvature.taylor.oracle import plain_quadratics
+from symnoise.curvature.taylor.tensor import RULES, Frame, Taylor
+from symnoise.models import EmbeddingLoss, float64_throughout
+from tests.tiny import NAMES, VOCABULARY, tiny
+
+_WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+# Parallel blocks, partial rotary angles, fused and multi-query projections, attention with linear biases.
+MORE = {
+    "gpt_neox": _WIDTH | {"intermediate_size": 48},
+    "phi": _WIDTH | {"intermediate_size": 48},
+    "falcon": _WIDTH | {"alibi": False},
+    "falcon, alibi": _WIDTH | {"alibi": True, "parallel_attn": False, "bias": True},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "olmo2": _WIDTH | {"intermediate_size": 48},
+    "starcoder2": _WIDTH | {"intermediate_size": 48, "num_key_value_heads": 2},
+    "granite": _WIDTH | {"intermediate_size": 48, "logits_scaling": 3.0},
+    "stablelm": _WIDTH | {"intermediate_size": 48, "num_key_value_heads": 4},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+}
+ALL = (*NAMES, *MORE)
+
+
+def model_of(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    if name in NAMES:
+        return tiny(name, dtype)
+    special = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(name.split(",")[0], **special | MORE[name])
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(config)
+    random = generator(0, "tiny", name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            draw = 0.2 * torch.randn(parameter.shape, generator=random)
+            parameter.copy_(draw if parameter.ndim > 1 else parameter + draw)
+    return model.to(dtype).eval()
+
+
+def loss_of(model: PreTrainedModel, length: int = 9) -> EmbeddingLoss:
+    """Three rows, one of them padded, unequal numbers of scored tokens."""
+    ids = torch.randint(3, VOCABULARY, (3, length), generator=generator(1, "ids"))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, :3] = -100
+    return EmbeddingLoss(model, {"input_ids": ids, "attention_mask": mask, "labels": labels})
+
+
+def probes_of(loss: EmbeddingLoss, count: int, seed: int = 0) -> Tensor:
+    V = torch.randn(count, *loss.shape, generator=generator(seed, "probes"), dtype=torch.float64)
+    return (V * loss.mask[..., None]).to(loss.embeddings.dtype)
+
+
+def assert_agree(one: TaylorQuadratics, other: TaylorQuadratics, rtol: float) -> None:
+    """Relative to the largest entry of each quantity: v'Hv has both signs, so that single entries may cancel."""
+    for name in ("loss", "slope", "hessian", "gauss_newton"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert a.dtype == torch.float64
+        assert a.shape == b.shape
+        assert float((a - b).abs().max()) <= rtol * float(b.abs().max()), name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ALL)
+def test_real_classes(name, attention):
+    model = model_of(name)
+    try:
+        model.set_attn_implementation(attention)
+    except ValueError:
+        pytest.skip("Transformers has no such attention for this class")
+    loss = loss_of(model)
+    V = probes_of(loss, 4)
+    with float64_throughout():
+        assert_agree(taylor_quadratics(loss, V, groups=2), plain_quadratics(loss, V, groups=2), 1e-9)
+    # Transformers rounds to float32 inside norms, angles and softmax of a stock float64 model.
+    assert_agree(taylor_quadratics(loss, V, groups=2), plain_quadratics(loss, V, groups=2), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_dense_hessian(name):
+    """All of H and G from forms of e_i, e_j and e_i + e_j agree with torch's dense Hessian."""
+    model = model_of(name)
+    ids = torch.tensor([[5, 9, 23, 41]])
+    loss = EmbeddingLoss(model, {"input_ids": ids, "labels": ids})
+    with float64_throughout():
+        n = loss.embeddings.numel()
+        H = torch.autograd.functional.hessian(lambda x: loss(x.view(loss.shape))[0], loss.embeddings.flatten())
+        V = torch.eye(n, dtype=torch.float64).view(n, *loss.shape)
+        forms = taylor_quadratics(loss, V, groups=n)
+        trace = taylor_quadratics(loss, V, groups=1)
+        pairs = taylor_quadratics(loss, V[:-1] + V[1:], groups=n - 1).hessian[:, 0]
+        J = torch.autograd.functional.jacobian(lambda x: loss.logits(x.view(loss.shape)), loss.embeddings.flatten())
+        p = loss.logits(loss.embeddings).softmax(-1)
+    close = {"rtol": 1e-9, "atol": 1e-9 * float(H.abs().max())}
+    torch.testing.assert_close(forms.hessian[:, 0], H.diagonal(), **close)
+    torch.testing.assert_close(trace.hessian[0, 0] * n, H.trace(), **close)
+    off_diagonal = (pairs - H.diagonal()[:-1] - H.diagonal()[1:]) / 2
+    torch.testing.assert_close(off_diagonal, H.diagonal(1), **close)
+    inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    G = torch.einsum("tvi,tvw,twj->ij", J, inner, J) / len(p)
+    torch.testing.assert_close(forms.gauss_newton[:, 0], G.diagonal(), **close)
+
+
+def test_left_padding_and_another_point():
+    model = model_of("llama")
+    ids = torch.randint(3, VOCABULARY, (2, 8), generator=generator(1, "ids"))
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    loss = EmbeddingLoss(model, {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)})
+    V, X = probes_of(loss, 2), loss.embeddings + 0.1 * probes_of(loss, 1, seed=5)[0]
+    with float64_throughout():
+        assert_agree(taylor_quadratics(loss, V, groups=1, at=X), plain_quadratics(loss, V, groups=1, at=X), 1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 11, 12])
+def test_groups_and_passes(monkeypatch, size):
+    """However probes are cut into passes, group means are those of the probes one by one."""
+    loss = loss_of(model_of("llama"))
+    V = probes_of(loss, 12)
+    with float64_throughout():
+        single = taylor_quadratics(loss, V, groups=12)
+    monkeypatch.setattr(engine, "chunk_size", lambda *_: size)
+    for groups in (1, 3, 4, 12):
+        with float64_throughout():
+            cut = taylor_quadratics(loss, V, groups=groups)
+        torch.testing.assert_close(cut.hessian, single.hessian.unflatten(0, (groups, -1)).mean(1))
+        torch.testing.assert_close(cut.slope, single.slope)
+        torch.testing.assert_close(cut.gauss_newton, single.gauss_newton)
+
+
+@pytest.mark.parametrize(("probes", "groups", "size"), [(12, 4, 7), (12, 2, 5), (12, 1, 5), (7, 7, 3), (6, 3, 6)])
+def test_passes_cover_every_probe_once(probes, groups, size):
+    cuts = memory.passes(probes, groups, size)
+    assert [k for some, _ in cuts for k in range(probes)[some]] == list(range(probes))
+    members = probes // groups
+    for some, sums in cuts:
+        count = some.stop - some.start
+        assert count <= size
+        assert count % (sums.stop - sums.start) == 0
+        assert {k // members for k in range(probes)[some]} == set(range(groups)[sums])
+
+
+def test_blocks_change_rounding_only(monkeypatch):
+    """Logits token by token, attention a few rows at a time."""
+    loss = loss_of(model_of("gemma2"), length=40)
+    V = probes_of(loss, 4)
+    with float64_throughout():
+        whole = taylor_quadratics(loss, V, groups=2)
+        monkeypatch.setattr("symnoise.curvature.taylor.head._BLOCK", 1)
+        monkeypatch.setattr(rules_attention, "_BLOCK", 1)
+        assert_agree(taylor_quadratics(loss, V, groups=2), whole, 1e-12)
+
+
+def test_logits_are_formed_in_blocks(monkeypatch):
+    """Soft-capped and scaled logits too: coefficients for all scored tokens are never there at once."""
+    seen = []
+
+    def watched(z, targets):
+        seen.append(z.coefficients.shape)
+        return _cross_entropy(z, targets)
+
+    monkeypatch.setattr("symnoise.curvature.taylor.head._cross_entropy", watched)
+    monkeypatch.setattr("symnoise.curvature.taylor.head._BLOCK", 2 * 3 * VOCABULARY)
+    for name in ("llama", "gemma2", "granite", "gpt2", "opt", "t5"):
+        loss = loss_of(model_of(name))
+        made: list[int] = []
+        original = Taylor.coefficients.fget
+
+        def coefficients(self, made=made, original=original):
+            if not self.known and self.shape[-1:] == (VOCABULARY,):
+                made.append(self.shape.numel() // VOCABULARY)
+            return original(self)
+
+        monkeypatch.setattr(Taylor, "coefficients", property(coefficients))
+        taylor_quadratics(loss, probes_of(loss, 2), groups=1)
+        monkeypatch.setattr(Taylor, "coefficients", property(original))
+        assert made
+        assert max(made) == 2, name
+    assert all(shape[1] <= 2 for shape in seen)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_float32_and_bfloat16_coefficients(name):
+    """float32 agrees with float64 to its rounding; bfloat16 coefficients (8 bits) to a few per cent of the mean."""
+    exact_loss = loss_of(model_of(name))
+    V = probes_of(exact_loss, 16).sign()
+    exact = taylor_quadratics(exact_loss, V, groups=1)
+    loss = loss_of(model_of(name, torch.float32))
+    assert_agree(taylor_quadratics(loss, V.float(), groups=1), exact, 1e-4)
+    rough = taylor_quadratics(loss, V.float(), groups=1, coefficients=torch.bfloat16)
+    torch.testing.assert_close(rough.loss, exact.loss, rtol=1e-5, atol=0)  # the value stays float32
+    scale = exact.hessian.abs().max()
+    assert 1e-5 * scale < (rough.hessian - exact.hessian).abs().max() < 0.03 * scale
+    for model in (exact_loss.model, loss.model):
+        assert all(p.dtype == model.dtype for p in model.parameters())
+
+
+def test_model_left_as_found():
+    model = model_of("llama", torch.float32).train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    loss = loss_of(model)
+    taylor_quadratics(loss, probes_of(loss, 2), groups=1)
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert all(p.requires_grad and p.grad is None and torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class _Sorts(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(-1).values
+
+
+def test_unsupported_operation_is_named():
+    model = model_of("llama", torch.float32)
+    model.model.layers[1].mlp.act_fn = _Sorts()
+    loss = loss_of(model)
+    with pytest.raises(UnsupportedOperation, match=r"aten.sort.*model.layers.1.mlp.act_fn, a _Sorts.*method='hvp'"):
+        taylor_quadratics(loss, probes_of(loss, 2), groups=1)
+
+
+def test_nan_is_named(monkeypatch):
+    loss = loss_of(model_of("llama", torch.float32))
+    V = probes_of(loss, 4)
+    V[2] *= 1e25  # its square overflows
+    with pytest.raises(InputError, match=r"probe 2: second order.* at model.layers.0.input_layernorm"):
+        taylor_quadratics(loss, V, groups=2)
+    V[2, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match="probe 2 has entries that are NaN"):
+        taylor_quadratics(loss, V, groups=2)
+    with torch.no_grad():
+        loss.model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"the loss itself becomes NaN.*at model.layers.1.mlp"):
+        taylor_quadratics(loss, probes_of(loss, 2), groups=2)
+
+
+def test_out_of_memory_halves_the_pass(monkeypatch):
+    loss = loss_of(model_of("llama"))
+    V = probes_of(loss, 8)
+    with float64_throughout():
+        expected = taylor_quadratics(loss, V, groups=2)
+    sizes, real = [], engine.token_terms
+
+    def scarce(loss, logits):
+        sizes.append(logits.frame.probes)
+        if logits.frame.probes > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return real(loss, logits)
+
+    monkeypatch.setattr(engine, "token_terms", scarce)
+    with pytest.warns(RuntimeWarning, match="out of memory; going on with 2 probes"), float64_throughout():
+        assert_agree(taylor_quadratics(loss, V, groups=2), expected, 1e-12)
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    monkeypatch.setattr(engine, "token_terms", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        taylor_quadratics(loss, V, groups=2)
+
+
+def test_memory_chooses_the_passes(monkeypatch):
+    loss = loss_of(model_of("llama"))
+    frames = []
+    monkeypatch.setattr(engine, "Frame", lambda *a, **k: frames.append(a) or Frame(*a, **k))
+    V = probes_of(loss, 8)
+    taylor_quadratics(loss, V, groups=4, memory=memory_estimate(loss, 4, 2))
+    assert [(k, g) for k, g, _ in frames] == [(4, 2)] * 2
+    taylor_quadratics(loss, V, groups=4, memory=1)
+    assert [(k, g) for k, g, _ in frames[2:]] == [(1, 1)] * 8
+    assert memory_estimate(loss, 8, 4) > memory_estimate(loss, 4, 2) > 0
+    assert memory.memory_limit(torch.device("cpu")) > 0
+
+
+@pytest.mark.parametrize("groups", [0, 3, 5, -1])
+def test_groups_must_divide(groups):
+    loss = loss_of(model_of("llama"))
+    with pytest.raises(InputError, match="choose a divisor of 4"):
+        taylor_quadratics(loss, probes_of(loss, 4), groups=groups)
+
+
+def test_no_rule_is_a_wrong_rule(monkeypatch):
+    """The comparison above can fail: a second derivative left out of SiLU is seen."""
+    loss = loss_of(model_of("llama"))
+    V = probes_of(loss, 2)
+    silu = torch.ops.aten.silu
+    original = RULES[silu]
+
+    def without_bend(func, x, *args):
+        y = original(func, x, *args)
+        first = y.origin.first
+        return Taylor(y.value, lambda: x.coefficients * first, x.frame)
+
+    monkeypatch.setitem(RULES, silu, without_bend)
+    with pytest.raises(AssertionError, match="hessian"), warnings.catch_warnings():
+        assert_agree(taylor_quadratics(loss, V, groups=1), plain_quadratics(loss, V, groups=1), 1e-5)

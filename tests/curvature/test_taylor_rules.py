@@ -1,0 +1,377 @@
+"""Each rule of Taylor mode against derivatives along the same curve by reverse mode over reverse mode, in float64."""
+
+import operator
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from symnoise.core import generator
+from symnoise.curvature.taylor import UnsupportedOperation
+from symnoise.curvature.taylor import tensor as taylor_tensor
+from symnoise.curvature.taylor.tensor import Frame, Taylor
+
+aten = torch.ops.aten
+PROBES, GROUPS = 4, 2
+_random = generator(0, "taylor rules")
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=_random, dtype=torch.float64)
+
+
+def positive(*shape: int) -> Tensor:
+    return randn(*shape).abs() + 0.5
+
+
+MASK = torch.tensor([[True, False, False], [True, True, False], [True, True, True], [True, True, True]])
+PLAIN, ROWS = randn(3, 4), torch.tensor([2, 0, 2])
+QKV = [(2, 4, 4, 6), (2, 4, 3, 6), (2, 4, 3, 5)]  # query and key lengths, key and value widths differ
+GROUPED = [(2, 4, 4, 6), (2, 2, 3, 6), (2, 2, 3, 5)]
+attention = F.scaled_dot_product_attention
+
+# name: (function, shapes or tensors of its arguments)
+CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
+    # one entry at a time
+    "silu": (F.silu, [(3, 4)]),
+    "gelu": (F.gelu, [(3, 4)]),
+    "gelu tanh": (partial(F.gelu, approximate="tanh"), [(3, 4)]),
+    "relu": (F.relu, [(3, 4)]),
+    "leaky_relu": (F.leaky_relu, [(3, 4)]),
+    "tanh": (torch.tanh, [(3, 4)]),
+    "sigmoid": (torch.sigmoid, [(3, 4)]),
+    "exp": (torch.exp, [(3, 4)]),
+    "expm1": (torch.expm1, [(3, 4)]),
+    "log": (torch.log, [positive(3, 4)]),
+    "log1p": (torch.log1p, [positive(3, 4)]),
+    "sqrt": (torch.sqrt, [positive(3, 4)]),
+    "rsqrt": (torch.rsqrt, [positive(3, 4)]),
+    "reciprocal": (torch.reciprocal, [positive(3, 4)]),
+    "sin": (torch.sin, [(3, 4)]),
+    "cos": (torch.cos, [(3, 4)]),
+    "erf": (torch.erf, [(3, 4)]),
+    "softplus": (F.softplus, [(3, 4)]),
+    "softplus, linear part": (partial(F.softplus, beta=2, threshold=1), [(3, 4)]),
+    "elu": (partial(F.elu, alpha=0.7), [(3, 4)]),
+    "selu": (F.selu, [(3, 4)]),
+    "abs": (torch.abs, [(3, 4)]),
+    "clamp": (lambda x: x.clamp(-0.5, 0.5), [(3, 4)]),
+    "clamp min": (lambda x: x.clamp_min(0.1), [(3, 4)]),
+    "clamp max": (lambda x: x.clamp_max(0.1), [(3, 4)]),
+    "relu6": (F.relu6, [(3, 4)]),
+    "square": (lambda x: x**2, [(3, 4)]),
+    "cube": (lambda x: x**3, [(3, 4)]),
+    "power": (lambda x: x**-0.7, [positive(3, 4)]),
+    "neg": (operator.neg, [(3, 4)]),
+    "softcap": (lambda x: 5 * torch.tanh(x / 5), [(3, 4)]),
+    "quick gelu": (lambda x: x * torch.sigmoid(1.702 * x), [(3, 4)]),
+    # sums and products
+    "add": (operator.add, [(3, 4), (3, 4)]),
+    "add broadcast": (operator.add, [(3, 4), (2, 1, 4)]),
+    "add plain": (lambda x: PLAIN + x, [(4,)]),
+    "add number": (lambda x: x + 1.5, [(3, 4)]),
+    "sub": (operator.sub, [(3, 4), (3, 4)]),
+    "sub from plain": (lambda x: PLAIN - x, [(3, 4)]),
+    "rsub": (lambda x: 1 - x, [(3, 4)]),
+    "add alpha": (lambda x, y: torch.add(x, y, alpha=-2), [(3, 4), (4,)]),
+    "mul": (operator.mul, [(3, 4), (3, 4)]),
+    "mul broadcast": (operator.mul, [(2, 3, 4), (3, 1)]),
+    "mul outer": (operator.mul, [(3, 1), (1, 4)]),
+    "mul plain": (lambda x: x * PLAIN, [(3, 1)]),
+    "mul by itself": (lambda x: x * x, [(3, 4)]),
+    "div": (operator.truediv, [(3, 4), positive(3, 1)]),
+    "div plain": (lambda x: x / PLAIN[0], [(3, 4)]),
+    "div number": (lambda x: x / 3, [(3, 4)]),
+    "number div": (lambda x: 3 / x, [positive(3, 4)]),
+    "where": (lambda x, y: torch.where(PLAIN > 0, x, y), [(3, 4), (3, 4)]),
+    "where number": (lambda x: torch.where(PLAIN > 0, x, 2.0), [(3, 4)]),
+    "where broadcast": (lambda x: torch.where(PLAIN > 0, 0.0, x), [(4,)]),
+    "masked_fill": (lambda x: x.masked_fill(PLAIN > 0, 3.0), [(3, 4)]),
+    # moving entries
+    "view": (lambda x: x.view(2, 6), [(3, 4)]),
+    "reshape transposed": (lambda x: x.mT.reshape(6, 2), [(3, 4)]),
+    "flatten": (lambda x: x.flatten(), [(3, 4)]),
+    "unflatten": (lambda x: x.unflatten(-1, (2, -1)), [(3, 4)]),
+    "unsqueeze": (lambda x: x[:, None] + x.unsqueeze(-1)[..., :1, 0], [(3, 4)]),
+    "squeeze": (lambda x: x.squeeze(1) + x.squeeze()[0], [(3, 1, 4)]),
+    "expand": (lambda x: x.expand(2, 3, 4), [(3, 1)]),
+    "repeat": (lambda x: x.repeat(2, 1, 2), [(3, 4)]),
+    "repeat_interleave": (lambda x: x.repeat_interleave(2, dim=0), [(3, 4)]),
+    "permute": (lambda x: x.permute(2, 0, -2), [(2, 3, 4)]),
+    "transpose": (lambda x: x.transpose(-1, 0), [(2, 3, 4)]),
+    "t": (lambda x: x.t(), [(3, 4)]),
+    "swapaxes": (lambda x: x.swapaxes(0, 1).contiguous(), [(3, 4)]),
+    "select": (lambda x: x[1] + x.select(0, -1), [(3, 4)]),
+    "slice": (lambda x: x[..., 1:3] * x[..., ::2], [(3, 4)]),
+    "narrow": (lambda x: x.narrow(1, 1, 2), [(3, 4)]),
+    "split": (lambda x: operator.mul(*x.split(2, -1)), [(3, 4)]),
+    "split sizes": (lambda x: x.split([1, 3], dim=1)[1], [(3, 4)]),
+    "chunk": (lambda x: operator.mul(*x.chunk(2, dim=-1)), [(3, 4)]),
+    "unbind": (lambda x: operator.mul(*x.unbind(1)), [(3, 2)]),
+    "cat": (lambda x, y: torch.cat([x, y, PLAIN], -1), [(3, 4), (3, 2)]),
+    "rotate half": (lambda x: torch.cat([-x[..., 2:], x[..., :2]], -1), [(3, 4)]),
+    "rotary": (lambda x: x * PLAIN + torch.cat([-x[..., 2:], x[..., :2]], -1) * PLAIN.cos(), [(2, 3, 4)]),
+    "stack": (lambda x: torch.stack([x, PLAIN, x**2], -1), [(3, 4)]),
+    "index": (lambda x: x[ROWS], [(3, 4)]),
+    "index pair": (lambda x: x[ROWS, ROWS], [(3, 4)]),
+    "index later": (lambda x: x[:, ROWS], [(2, 3, 4)]),
+    "index mask": (lambda x: x[PLAIN > 0], [(3, 4)]),
+    "index_select": (lambda x: x.index_select(-1, ROWS), [(3, 4)]),
+    "gather": (lambda x: x.gather(-1, ROWS[:, None]), [(3, 4)]),
+    "flip": (lambda x: x.flip(-1), [(3, 4)]),
+    "roll": (lambda x: x.roll(1, -1), [(3, 4)]),
+    "tril": (lambda x: x.tril(), [(2, 3, 4)]),
+    "triu": (lambda x: x.triu(1), [(2, 3, 4)]),
+    "pad": (lambda x: F.pad(x, (1, -1)), [(3, 4)]),
+    "cumsum": (lambda x: x.cumsum(-1), [(3, 4)]),
+    "clone": (lambda x: x.clone() + aten.alias(x) + x.double(), [(3, 4)]),
+    "sum": (lambda x: x.sum() + x.sum(-1, keepdim=True), [(3, 4)]),
+    "mean": (lambda x: x.mean((0, -1)), [(2, 3, 4)]),
+    "var": (lambda x: x.var(-1, keepdim=True), [(3, 4)]),
+    "var uncorrected": (lambda x: x.var(-1, unbiased=False), [(3, 4)]),
+    "norm": (lambda x: torch.linalg.vector_norm(x, dim=-1, keepdim=True), [(3, 4)]),
+    "normalize": (lambda x: F.normalize(x, dim=-1), [(3, 4)]),
+    # matrix products
+    "linear": (lambda x: F.linear(x, randn_weight, PLAIN[:, 0]), [(2, 3, 4)]),
+    "matmul weight": (lambda x: x @ randn_weight.T, [(2, 3, 4)]),
+    "matmul from the left": (lambda x: randn_weight @ x, [(2, 4, 3)]),
+    "mm": (operator.matmul, [(3, 4), (4, 2)]),
+    "mm plain": (lambda x: PLAIN @ x, [(4, 2)]),
+    "mv": (lambda x: PLAIN @ x, [(4,)]),
+    "dot": (lambda x: x @ PLAIN[0] + x @ x, [(4,)]),
+    "matmul": (operator.matmul, [(2, 3, 4, 5), (2, 3, 5, 4)]),
+    "matmul transposed": (lambda x, y: x @ y.transpose(-1, -2), [(2, 3, 4), (2, 5, 4)]),
+    "bmm plain": (lambda x: torch.bmm(x, BATCHED), [(2, 4, 3)]),
+    "bmm from the left": (lambda x: torch.bmm(BATCHED, x), [(2, 4, 3)]),
+    "addmm": (lambda x: torch.addmm(PLAIN[0], x, randn_weight.T[:, :1] @ PLAIN[:1]), [(2, 4)]),
+    "baddbmm": (lambda x, y: torch.baddbmm(BATCHED, x, y, beta=0.5, alpha=0.25), [(2, 3, 5), (2, 5, 4)]),
+    "einsum": (lambda x, y: torch.einsum("bij,bkj->bik", x, y), [(2, 3, 4), (2, 5, 4)]),
+    # normalisations
+    "layer_norm": (lambda x: F.layer_norm(x, (4,), PLAIN[0], PLAIN[1], 1e-3), [(2, 3, 4)]),
+    "layer_norm plain": (lambda x: F.layer_norm(x, (3, 4), eps=1e-3), [(2, 3, 4)]),
+    "rms_norm": (lambda x: F.rms_norm(x, (4,), PLAIN[0], 1e-3), [(2, 3, 4)]),
+    "rms_norm plain": (lambda x: F.rms_norm(x, (4,)), [(2, 3, 4)]),
+    "rms_norm by hand": (lambda x: PLAIN * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-3)), [(2, 3, 4)]),
+    "rms_norm, mean used twice": (lambda x: (m := x.pow(2).mean(-1, keepdim=True)) * x * torch.rsqrt(m), [(3, 4)]),
+    "rms of another": (lambda x, y: x * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 0.1), [(3, 4), (3, 4)]),
+    "softmax": (lambda x: x.softmax(-1), [(2, 3, 4)]),
+    "softmax first": (lambda x: F.softmax(x, dim=0, dtype=torch.float64), [(3, 4)]),
+    "softmax masked": (lambda x: x.masked_fill(~MASK, -torch.inf).softmax(-1), [(4, 3)]),
+    "log_softmax": (lambda x: F.log_softmax(x, -1), [(3, 4)]),
+    "logsumexp": (lambda x: x.logsumexp(-1) + x.logsumexp(-1, keepdim=True), [(3, 4)]),
+    "cross_entropy mean": (lambda x: F.cross_entropy(x, ROWS, ignore_index=0), [(3, 4)]),
+    "cross_entropy sum": (lambda x: F.cross_entropy(x, ROWS, reduction="sum"), [(3, 4)]),
+    "cross_entropy": (lambda x: F.cross_entropy(x, ROWS, reduction="none"), [(3, 4)]),
+    # attention
+    "attention": (attention, QKV),
+    "attention causal": (partial(attention, is_causal=True, scale=0.3), [QKV[0], QKV[0], QKV[0]]),
+    "attention mask": (partial(attention, attn_mask=MASK), QKV),
+    "attention, a row sees nothing": (partial(attention, attn_mask=MASK & (torch.arange(4) > 0)[:, None]), QKV),
+    "attention bias": (partial(attention, attn_mask=PLAIN.T), QKV),
+    "attention grouped": (partial(attention, enable_gqa=True), GROUPED),
+    "attention of three dimensions": (attention, [shape[1:] for shape in QKV]),
+    "attention, plain queries": (lambda k, v: attention(BATCHED[:, None], k, v), [(2, 1, 5, 4), (2, 1, 5, 4)]),
+}
+
+
+def spelt_out(x: Tensor, dims: tuple[int, ...], weight: Tensor, bias: Tensor) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(dims, keepdim=True) + 1e-3) * weight + bias
+
+
+# The fourth derivative that the oracle takes of F.layer_norm is wrong in PyTorch 2.13.
+SPELT_OUT = {
+    "layer_norm": lambda x: spelt_out(x, (-1,), PLAIN[0], PLAIN[1]),
+    "layer_norm plain": lambda x: spelt_out(x, (-2, -1), torch.ones(()), torch.zeros(())),
+}
+randn_weight, BATCHED = randn(3, 4), randn(2, 3, 4)
+
+
+def curve(arguments: list) -> tuple[list[Tensor], list[Tensor], Frame]:
+    """Values and random coefficients of every argument."""
+    values = [a if isinstance(a, Tensor) else randn(*a) for a in arguments]
+    return values, [randn(PROBES + GROUPS, *v.shape) for v in values], Frame(PROBES, GROUPS)
+
+
+def derivatives(function: Callable[..., Tensor], values: list[Tensor], ways: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """First and second derivative of t -> function(values + t ways) at 0."""
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        first = by_reverse_mode(function(*(v + t * w for v, w in zip(values, ways, strict=True))), t)
+        return first, by_reverse_mode(first, t)
+
+
+def by_reverse_mode(y: Tensor, t: Tensor) -> Tensor:
+    """dy/dt: the derivative with respect to w of d(w·y)/dt, which is linear in w."""
+    if not y.requires_grad:  # a constant
+        return torch.zeros_like(y)
+    w = torch.zeros_like(y, requires_grad=True)
+    (slope,) = torch.autograd.grad(y, t, w, create_graph=True, materialize_grads=True)
+    if not slope.requires_grad:
+        return torch.zeros_like(y)
+    return torch.autograd.grad(slope, w, create_graph=True, materialize_grads=True)[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rule(name):
+    function, arguments = CASES[name]
+    values, coefficients, frame = curve(arguments)
+    taylors = [Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True)]
+    with torch.no_grad():
+        result = function(*taylors)
+    assert isinstance(result, Taylor)
+    torch.testing.assert_close(result.value, function(*values))
+    c = result.coefficients
+    assert c.shape == (PROBES + GROUPS, *result.shape)
+    function, expected = SPELT_OUT.get(name, function), []
+    for g in range(GROUPS):
+        expected.append(derivatives(function, values, [x[PROBES + g] for x in coefficients])[0])
+    for k in range(PROBES):
+        first, second = derivatives(function, values, [x[k] for x in coefficients])
+        torch.testing.assert_close(c[k], first, rtol=1e-10, atol=1e-10)
+        expected[k // (PROBES // GROUPS)] = expected[k // (PROBES // GROUPS)] + second
+    torch.testing.assert_close(c[PROBES:], torch.stack(expected), rtol=1e-10, atol=1e-10)
+
+
+def test_in_place_on_a_fresh_tensor():
+    values, coefficients, frame = curve([(3, 4), (3, 4)])
+    x, y = (Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True))
+    fresh = kept = x * y
+    fresh += y
+    fresh.mul_(2).masked_fill_(PLAIN > 0, 1.0)
+    expected = (2 * (x * y + y)).masked_fill(PLAIN > 0, 1.0)
+    assert fresh is kept
+    assert torch.equal(fresh.value, expected.value)
+    assert torch.equal(fresh.coefficients, expected.coefficients)
+
+
+# Questions that a value alone answers, or whose derivative is zero almost everywhere.
+PLAIN_ANSWERS = {
+    "comparisons": lambda x: (x == 0) | (x != 1) | (x < 0) | (x <= 0) | (x > 0) | (x >= 0),
+    "finite": lambda x: x.isnan() | x.isinf() | aten.isfinite(x) | x.logical_not(),
+    "sign": lambda x: x.sign() + x.argmax(-1, keepdim=True),
+    "new": lambda x: x.new_zeros(3, 4) + x.new_ones(3, 4) + x.new_full((3, 4), 2) + x.new_empty(3, 4).zero_(),
+    "like": lambda x: torch.zeros_like(x) + torch.ones_like(x) + torch.full_like(x, 2) + torch.empty_like(x).zero_(),
+    "detach": lambda x: x.detach(),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN_ANSWERS)
+def test_plain_answers(name):
+    values, coefficients, frame = curve([(3, 4)])
+    answer = PLAIN_ANSWERS[name](Taylor(values[0], coefficients[0], frame))
+    assert type(answer) is Tensor
+    assert torch.equal(answer, PLAIN_ANSWERS[name](values[0]))
+
+
+def test_shape_and_type():
+    values, coefficients, frame = curve([(3, 4)])
+    x = Taylor(values[0], coefficients[0], frame)
+    assert (x.shape, x.dtype, x.device, len(x)) == ((3, 4), torch.float64, values[0].device, 3)
+    assert "4 probes" in repr(x)
+
+
+def test_casts():
+    """Coefficients follow the value's type, or keep the one chosen for them; weights are cast once."""
+    values, coefficients, _ = curve([(3, 4)])
+    x = Taylor(values[0], coefficients[0], Frame(PROBES, GROUPS))
+    assert x.float().coefficients.dtype is torch.float32
+    assert (x.float() * x).coefficients.dtype is torch.float64
+    frame = Frame(PROBES, GROUPS, torch.bfloat16)
+    x = Taylor(values[0].float(), coefficients[0].bfloat16(), frame)
+    weight = randn_weight.float()
+    for y in (
+        x.double(),
+        F.linear(x, weight),
+        F.silu(x) * x,
+        x * PLAIN[0],
+        x.softmax(-1),
+        attention(x[None], x[None], x[None]),
+    ):
+        assert y.coefficients.dtype is torch.bfloat16
+        assert y.value.dtype in (torch.float32, torch.float64)
+    assert frame.weight(weight, torch.bfloat16) is frame.weight(weight, torch.bfloat16)
+
+
+def test_every_rule_is_tested(monkeypatch):
+    """A rule that no case above reaches would be untested."""
+    reached = set()
+
+    class Watched(dict):
+        def get(self, key, default=None):
+            reached.add(key)
+            return super().get(key, default)
+
+    monkeypatch.setattr(taylor_tensor, "RULES", Watched(taylor_tensor.RULES))
+    monkeypatch.setattr(taylor_tensor, "FUNCTIONS", Watched(taylor_tensor.FUNCTIONS))
+    answers = {name: (function, [(3, 4)]) for name, function in PLAIN_ANSWERS.items()}
+    for function, arguments in (CASES | answers).values():
+        values, coefficients, frame = curve(arguments)
+        function(*(Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True)))
+    test_casts()
+    refused = {Tensor.data.__get__}  # tested below
+    assert {*taylor_tensor.RULES, *taylor_tensor.FUNCTIONS} - reached - refused == set()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.special.i0,
+        lambda x: [x * 2, x.add_(1)],  # what was made from x may still need its old value
+        lambda x: [x[0], x.add_(1)],  # a view would have to change too
+        lambda x: x[0].add_(1),
+        lambda x: x.uniform_(),
+        lambda x: torch.zeros(3, 4, dtype=torch.float64).copy_(x),
+        lambda x: torch.zeros(3, 4, dtype=torch.float64).__setitem__(0, x[0]),
+        lambda x: float(x.sum()),
+        lambda x: x.data,
+        lambda x: 2**x,
+        lambda x: x**x,
+        lambda x: x // 1,
+        lambda x: x.amax(-1),
+        lambda x: x.sort(-1).values,
+        lambda x: F.linear(PLAIN, x),
+        lambda x: attention(BATCHED, BATCHED, BATCHED, attn_mask=x[:, :3]),
+        lambda x: torch.mul(x, 2, out=torch.empty(3, 4, dtype=torch.float64)),
+    ],
+    ids=[
+        "i0",
+        "in-place after use",
+        "in-place after view",
+        "in-place on view",
+        "random",
+        "copy_",
+        "setitem",
+        "float",
+        "data",
+        "exponent",
+        "power",
+        "floor",
+        "amax",
+        "sort",
+        "weight",
+    ]
+    + ["attention mask", "out"],
+)
+def test_without_a_rule_it_raises(function):
+    values, coefficients, frame = curve([(3, 4)])
+    with pytest.raises(UnsupportedOperation, match=r"no Taylor rule for .*method='hvp'"):
+        function(Taylor(values[0], coefficients[0], frame))
+
+
+def test_attention_in_blocks_of_rows(monkeypatch):
+    """Blocks change rounding only; with a causal mask later blocks see more keys."""
+    from symnoise.curvature.taylor import rules_attention
+
+    values, coefficients, frame = curve([(2, 2, 40, 4)] * 3)
+    mask = torch.ones(40, 40, dtype=torch.bool).tril()
+    taylors = [Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True)]
+    whole = attention(*taylors).coefficients
+    causal = attention(*taylors, is_causal=True).coefficients
+    monkeypatch.setattr(rules_attention, "_BLOCK", 1)  # 16 rows, the least
+    torch.testing.assert_close(attention(*taylors).coefficients, whole)
+    torch.testing.assert_close(attention(*taylors, is_causal=True).coefficients, causal)
+    torch.testing.assert_close(attention(*taylors, attn_mask=mask).coefficients, causal)
