@@ -142,12 +142,12 @@ class SymNoiseMixin:
         if trainer.args.should_save:
             write_setting(output_dir or trainer.args.output_dir, self.noise_setting)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """As the Trainer's, of both sides in a pair."""
         sides = 2 if self.noise is not None and self.noise.paired else 1
         return sides * super().floating_point_ops(inputs)  # type: ignore[misc]
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch, both sides of it in a pair; its loss, checked to be finite."""
         trainer: Any = self
         step = trainer.state.global_step
@@ -178,7 +178,7 @@ class SymNoiseMixin:
         )
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The Trainer's loss under the noise; of a pair, the mean over both sides."""
         plain = partial(super().compute_loss, model, return_outputs=return_outputs)  # type: ignore[misc]
@@ -204,7 +204,7 @@ class SymNoiseMixin:
         return loss()
 
     def _noisy_loss(
-        self, plain: partial[Any], noise: Attached, frame: Frame, inputs: dict[str, Any], num_items_in_batch: Any
+        self, plain: partial[Any], noise: Attached, frame: Frame, inputs: Mapping[str, Any], num_items_in_batch: Any
     ) -> Any:
         assert self.noise is not None
         if not self.noise.paired:
