@@ -1,0 +1,1 @@
+"""Analysis: result files in, statistics, figures, tables and the report out."""

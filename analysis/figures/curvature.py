@@ -1,0 +1,90 @@
+"""Curvature of the loss in the embeddings, per example: tr H and its two parts, and three ways to tr H."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.intervals import bounds
+from analysis.numbers import plural
+from analysis.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, figure, interval, styled
+
+TITLE = "Curvature of each example"
+TABLES, STAGES = ("curvature",), ("curvature",)
+ALT = "Points with error bars for each example: the trace of the Hessian, of its two parts, and by three methods."
+
+LEVEL = 0.95
+_METHODS = {"taylor": ("o", INK), "hvp": ("s", "#56B4E9"), "difference": ("D", "#CC79A7")}
+_SAID = {"taylor": "Taylor mode", "hvp": "Hessian products", "difference": "differences"}
+
+
+def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """value with its 95 % interval over probes; no interval where one probe allows none."""
+    data = tables["curvature"]
+    low, high = bounds(data.value, data.stderr, data.dof, LEVEL)
+    return data.assign(low=low, high=high)
+
+
+@styled
+def draw(data: pd.DataFrame) -> Figure:
+    """Left, tr H = tr G + tr R; right, tr H by each method."""
+    drawn = figure(DOUBLE, 2.7)
+    left, right = drawn.subplots(1, 2, sharey=True)
+    first = data[data.quantity == "tr H"].method.iloc[0]
+    parts = data[(data.method == first) | (data.quantity != "tr H")]
+    for k, (quantity, ink) in enumerate((q, c) for q, c in QUANTITIES.items() if q in set(parts.quantity)):
+        _points(left, parts[parts.quantity == quantity], k, ink, QUANTITY_MARKERS[quantity], quantity)
+    hessian = data[data.quantity == "tr H"]
+    for k, method in enumerate(dict.fromkeys(hessian.method)):
+        points = hessian[hessian.method == method]
+        marker, ink = _METHODS.get(method, ("^", FAINT))
+        label = f"{_SAID.get(method, method)}, {plural(int(points.probes.max()), 'probe')}"
+        _points(right, points, k, ink, marker, label)
+    examples = data.drop_duplicates("example").sort_values("example")
+    for ax, title in ((left, "a  tr H = tr G + tr R"), (right, "b  tr H by three methods")):
+        ax.axhline(0, color=INK, lw=0.6)
+        ax.set_xticks(
+            examples.example, [f"{e + 1}\n{t}" for e, t in zip(examples.example, examples.tokens, strict=True)]
+        )
+        ax.set_xlabel("example, and its tokens")
+        ax.tick_params(axis="x", length=0)
+        ax.grid(axis="y", color=RULE, lw=0.3)
+        ax.set_title(title)
+        ax.legend(loc="best", handletextpad=0.2, borderaxespad=0.2)
+    left.set_ylabel("trace (nats per squared embedding unit)")
+    return drawn
+
+
+def _points(ax: Axes, points: pd.DataFrame, k: int, ink: str, marker: str, label: str) -> None:
+    """One series, `k`-th of three beside one another."""
+    for i, p in enumerate(points.to_dict("records")):
+        interval(
+            ax,
+            p["example"] + 0.22 * (k - 1),
+            p["value"],
+            p["low"],
+            p["high"],
+            ink,
+            marker=marker,
+            label="" if i else label,
+        )
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What to see."""
+    hessian = data[data.quantity == "tr H"]
+    hessian = hessian[hessian.method == hessian.method.iloc[0]]
+    negative, sure = hessian[hessian.value < 0], int((hessian.high < 0).sum())
+    gauss = data[data.quantity == "tr G"]
+    said = (
+        f"(a) Curvature of each example’s loss in its embeddings. The Gauss–Newton part tr G is {_sign(gauss)} in all "
+        f"{len(gauss)} examples; tr H is negative in {len(negative)} of {len(hessian)}"
+        f" ({sure} with its whole interval). (b) The same tr H by three methods; Taylor mode and Hessian products share "
+        "their probes. Bars are 95 % intervals over probes, and speak of these examples alone."
+    )
+    missing = int(data.low.isna().sum())
+    return said + (f" {plural(missing, 'point has', 'points have')} no interval." if missing else "")
+
+
+def _sign(points: pd.DataFrame) -> str:
+    return "positive" if bool(np.all(points.value > 0)) else "not positive"

@@ -1,0 +1,88 @@
+"""S2 and S3: how what two laws differ by grows with σ."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.intervals import PERCENT
+from analysis.style import DOUBLE, FAINT, RULE, colour, cut, figure, heading, label_ends, log_axis, styled
+
+TITLE = "How laws come to differ as the noise grows"
+TABLES, STAGES = ("slopes",), ("analytic", "tiny")
+ALT = "Log-log plots of differences between laws against sigma, with reference slopes 2 and 4."
+
+_MARKERS = {"uniform": "o", "rademacher": "s", "raw gaussian": "^"}
+_SHORT = {
+    "uniform − gaussian": "uniform − Gaussian",
+    "rademacher − gaussian": "Rademacher − Gaussian",
+    "raw gaussian − uniform": "raw Gaussian − uniform",
+}
+
+
+def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """|difference| at each σ; low and high are empty for closed-form values."""
+    return tables["slopes"].assign(kind=np.where(tables["slopes"].low.isna(), "closed form", "sampled"))
+
+
+@styled
+def draw(data: pd.DataFrame) -> Figure:
+    """A panel for each subject; lines through closed-form values, points with intervals for sampled ones."""
+    subjects = list(dict.fromkeys(data["where"]))
+    drawn = figure(DOUBLE, 2.6)
+    axes = drawn.subplots(1, len(subjects), squeeze=False)[0]
+    for ax, subject, letter in zip(axes, subjects, "abcdef", strict=False):
+        part = data[data["where"] == subject]
+        floor = part.value.min() / 4  # intervals that reach 0 have no place on a logarithmic axis: cut, with an arrow
+        ends = []
+        for k, (difference, points) in enumerate(part.groupby("difference", sort=False)):
+            first = str(difference).split(" − ")[0]
+            ink = colour(first)
+            exact = points[points.kind == "closed form"].sort_values("sigma")
+            sampled = points[points.kind == "sampled"].sort_values("sigma")
+            if len(exact):
+                ax.plot(exact.sigma, exact.value, color=ink)
+            else:
+                ax.plot(sampled.sigma, sampled.value, color=ink, lw=0.6, alpha=0.6)
+            for p in sampled.itertuples():
+                at = p.sigma * 1.025 ** (k - 1)  # side by side, or the bars hide one another
+                cut(ax, at, p.value, p.low, p.high, (floor, np.inf), ink, marker=_MARKERS.get(first, "o"))
+            last = points.loc[points.sigma.idxmax()]
+            ends.append((last.sigma, last.value, _SHORT.get(str(difference), str(difference)), ink))
+        ax.set(yscale="log", xlabel="σ (of one coordinate)")
+        log_axis(ax)
+        low, high = part.sigma.min(), part.sigma.max()
+        ax.set_xlim(low / 1.15, high * 1.15)
+        ax.set_ylim(floor / 1.5, np.nanmax([part.value.max(), part.high.max()]) * 2)
+        for order, anchor in ((4, "uniform − gaussian"), (2, "raw gaussian − uniform")):
+            chosen = part[part.difference == anchor]
+            if len(chosen):
+                top = chosen.loc[chosen.sigma.idxmax()]
+                start = top.value / 2.6 * (low / top.sigma) ** order
+                ax.plot([low, top.sigma], [start, top.value / 2.6], color=FAINT, lw=0.8, ls=(0, (4, 2.5)), zorder=1)
+                middle = (low * top.sigma) ** 0.5
+                ax.annotate(
+                    f"slope {order}",
+                    (middle, top.value / 2.6 * (middle / top.sigma) ** order),
+                    (3, -4),
+                    textcoords="offset points",
+                    color=FAINT,
+                    va="top",
+                )
+        if letter == "a":
+            ax.set_ylabel("|difference of E ℓ(X+σz)|, in units of ℓ")
+        ax.grid(color=RULE, lw=0.3)
+        ax.set_title(f"{letter}  {heading(subject)}")
+        label_ends(ax, ends)
+    return drawn
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What to see."""
+    sampled = data[data.kind == "sampled"]
+    cut = int((sampled.low <= 0).sum())
+    return (
+        "What smoothing by one law and by another differ by, against σ, on logarithmic axes. Solid lines are closed "
+        f"forms, points coupled draws with {PERCENT} intervals; dashed lines have the slopes that the theory gives, "
+        "4 (S2) and 2 (S3), and are put below the data for comparison."
+        + (f" {cut} intervals reach 0 and are cut off (▾)." if cut else "")
+    )

@@ -1,0 +1,25 @@
+"""Intervals from standard errors, at the ledger's level."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from symnoise.theory import LEVEL
+
+PERCENT = f"{100 * LEVEL:g} %"
+
+
+def bounds(value: pd.Series, stderr: pd.Series, dof: Any, level: float = LEVEL) -> tuple[pd.Series, pd.Series]:
+    """Student-t interval of coverage `level`; NaN where the standard error or its degrees of freedom are missing."""
+    freedom = pd.to_numeric(pd.Series(dof, index=value.index)).astype(float)
+    # A record's null: infinitely many for an exact value (stderr 0), none for a single draw.
+    freedom = freedom.where(freedom > 0, np.nan).where(stderr != 0, np.inf)
+    half = stats.t.ppf(0.5 + level / 2, freedom) * stderr.astype(float)
+    return value - half, value + half
+
+
+def without(frame: pd.DataFrame) -> int:
+    """How many rows of `frame` have no interval."""
+    return int((frame["low"].isna() | frame["high"].isna()).sum())

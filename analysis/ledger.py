@@ -1,0 +1,159 @@
+"""The ledger as a reader sees it: grouped by claim, numbers as text, verdicts counted, undecided rows explained."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.numbers import count, measurement, number, plural
+from symnoise.theory import CLAIMS, counts
+
+SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
+# Rows on sampled laws, the analytic function and the tiny transformer; all others are on the real model.
+THEORY = ("sampled", "analytic", "tiny")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the ledger, as text."""
+
+    quantity: str
+    where: str
+    prediction: str
+    measured: str
+    interval: str
+    verdict: str
+    picture: str
+    note: str
+    n: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """One claim with its rows; `reasons` is what was found out about rows that do not hold."""
+
+    id: str
+    statement: str
+    derivation: str
+    lines: list[Line]
+    counts: dict[str, int]
+    reasons: list[str]
+
+
+def groups(rows: list[dict[str, Any]], reasons: dict[str, list[str]]) -> list[Group]:
+    """The rows by claim, in the order of the theory; a claim without rows is there too, with none."""
+    unknown = [row["id"] for row in rows if row["id"] not in CLAIMS]
+    found = []
+    for id in dict.fromkeys([*CLAIMS, *unknown]):
+        own = [row for row in rows if row["id"] == id]
+        statement = own[0]["statement"] if own else CLAIMS[id].statement
+        derivation = CLAIMS[id].derivation if id in CLAIMS else ""
+        found.append(Group(id, statement, derivation, [line(row) for row in own], counts(own), reasons.get(id, [])))
+    return found
+
+
+def line(row: dict[str, Any]) -> Line:
+    """One row as text."""
+    measured, interval = measurement(row["measured"], row["low"], row["high"])
+    return Line(
+        quantity=row["quantity"],
+        where=row["where"],
+        prediction=prediction(row),
+        measured=measured,
+        interval=interval,
+        verdict=row["verdict"],
+        picture=picture(row),
+        note=note(row),
+        n=count(row["n"]),
+    )
+
+
+def prediction(row: dict[str, Any]) -> str:
+    """`1.667`, `≤ 0` or `1 ± 0.1`, as the relation has it."""
+    if row["relation"] == "at most":
+        return f"≤ {number(row['prediction'])}"
+    if row["relation"] == "within":
+        return f"{number(row['prediction'])} ± {number(row['resolution'], 2)}"
+    return number(row["prediction"])
+
+
+def note(row: dict[str, Any]) -> str:
+    """Why a row is undecided, and what would decide it."""
+    if row["verdict"] != "undecided":
+        return ""
+    low, high, resolution = row["low"], row["high"], row["resolution"]
+    if low is None or high is None:
+        return "no interval: one value gives none" if row["n"] == 1 else "no finite interval"
+    if row["relation"] == "equals" and resolution and resolution > 0:
+        wide = (high - low) / (2 * resolution)
+        return f"interval {number(wide, 2)} times wider than needed: about {number(wide**2, 2)} times the draws"
+    return "the interval reaches over the edge of what is allowed"
+
+
+def picture(row: dict[str, Any], width: int = 108, height: int = 14) -> str:
+    """The interval drawn to its own scale: a line at the prediction, what is allowed shaded. "" without an interval."""
+    low, high, value, expected = row["low"], row["high"], row["measured"], row["prediction"]
+    if any(x is None or not math.isfinite(x) for x in (low, high, value, expected)):
+        return ""
+    margin = row["resolution"] if row["relation"] == "within" else 0.0
+    reach = max(abs(low - expected), abs(high - expected), 1.6 * margin)
+    if reach == 0:
+        return ""  # exactly as predicted: nothing to draw
+
+    def at(x: float) -> float:
+        return round(width / 2 + (x - expected) / reach * (width / 2 - 4), 2)
+
+    middle = height / 2
+    allowed = {
+        "within": (at(expected - margin), at(expected + margin)),
+        "at most": (0.0, at(expected)),
+    }.get(row["relation"])
+    shade = (
+        f'<rect x="{allowed[0]}" y="0" width="{round(allowed[1] - allowed[0], 2)}" height="{height}" class="allowed"/>'
+        if allowed
+        else ""
+    )
+    return (
+        f'<svg class="picture {row["verdict"]}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="interval relative to the prediction">{shade}'
+        f'<line x1="{at(expected)}" y1="0" x2="{at(expected)}" y2="{height}" class="expected"/>'
+        f'<line x1="{at(low)}" y1="{middle}" x2="{at(high)}" y2="{middle}" class="interval"/>'
+        f'<circle cx="{at(value)}" cy="{middle}" r="2.6"/></svg>'
+    )
+
+
+def headline(rows: list[dict[str, Any]]) -> str:
+    """The result in a few sentences, from the verdicts."""
+    total = counts(rows)
+    of = {id: counts([row for row in rows if row["id"] == id]) for id in dict.fromkeys(row["id"] for row in rows)}
+    whole = [id for id, c in of.items() if c["holds"] and not c["fails"] and not c["undecided"]]
+    failing = [id for id, c in of.items() if c["fails"]]
+    open_ = [id for id, c in of.items() if c["undecided"] and not c["fails"]]
+    sentences = [
+        f"Of {plural(len(rows), 'prediction')}, {total['holds']} {'holds' if total['holds'] == 1 else 'hold'}, "
+        f"{total['fails']} {'fails' if total['fails'] == 1 else 'fail'} and "
+        f"{total['undecided']} {'is' if total['undecided'] == 1 else 'are'} undecided."
+    ]
+    if whole:
+        sentences.append(f"{_listed(whole)} {'holds' if len(whole) == 1 else 'hold'} wherever tested.")
+    if failing:
+        sentences.append(f"At least one row fails for {_listed(failing)}.")
+    if open_:
+        sentences.append(
+            f"{_listed(open_)} {'has' if len(open_) == 1 else 'have'} rows whose interval is too wide to tell."
+        )
+    return " ".join(sentences)
+
+
+def by_subject(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Verdict counts on sampled noise and small functions, and on the real model."""
+    theory = [row for row in rows if row["where"].startswith(THEORY)]
+    real = [row for row in rows if not row["where"].startswith(THEORY)]
+    return [
+        {"name": name, **counts(part), "total": len(part)}
+        for name, part in (("Sampled noise, analytic function, tiny transformer", theory), ("Pretrained model", real))
+        if part
+    ]
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,64 @@
+"""Numbers as text: sensible digits, proper minus signs, powers of ten."""
+
+import math
+from typing import Any
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """`value` to `digits` significant digits; an en dash where it is missing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    return fixed(value, digits - 1 - exponent)
+
+
+def fixed(value: float, decimals: int) -> str:
+    """`value` to `decimals` decimals (negative: to tens, hundreds, …); as a power of ten where very large or small."""
+    value = round(value, decimals)
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -4 < exponent < 6:
+        return f"{value:.{max(decimals, 0)}f}".replace("-", "−")
+    mantissa = f"{value / 10.0**exponent:.{max(decimals + exponent, 0)}f}".replace("-", "−")
+    return f"{mantissa}·10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
+def decimals_for(low: Any, high: Any) -> int | None:
+    """Decimals that show two significant digits of the interval's half width; None where there is no width."""
+    if low is None or high is None or not math.isfinite(low) or not math.isfinite(high) or high <= low:
+        return None
+    return 1 - math.floor(math.log10((high - low) / 2))
+
+
+def measurement(measured: Any, low: Any, high: Any) -> tuple[str, str]:
+    """The measured value and its interval as text, with the digits that the interval allows."""
+    decimals = decimals_for(low, high)
+    if decimals is None:
+        has = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
+        return number(measured), "exact" if has else "no interval"
+    return fixed(measured, decimals), f"{fixed(low, decimals)} to {fixed(high, decimals)}"
+
+
+def seconds(value: Any) -> str:
+    """A duration: `12 s`, `3 min 05 s`."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
+
+
+def count(value: int) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{value:,}".replace(",", " ")
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    """`1 row`, `2 rows`, `no rows`."""
+    return f"{n if n else 'no'} {one if n == 1 else many or one + 's'}"

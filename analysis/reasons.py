@@ -1,0 +1,132 @@
+"""Why rows on the real model fail: the evidence that the run itself holds, put into sentences.
+
+Each function takes the rows of its claim and the tables, and says only what can be computed from them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.validity import radius
+from analysis.numbers import number
+
+Rows = list[dict[str, Any]]
+Tables = dict[str, pd.DataFrame]
+
+
+def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
+    """claim id -> sentences, for each claim with a row that does not hold on the real model."""
+    found: dict[str, list[str]] = {}
+    for id in dict.fromkeys(row["id"] for row in rows):
+        own = [row for row in rows if row["id"] == id]
+        bad = [row for row in own if row["verdict"] == "fails"]
+        if bad:
+            found[id] = _SEARCH.get(id, _nothing)(own, tables) or _nothing(own, tables)
+    return found
+
+
+def _nothing(rows: Rows, tables: Tables) -> list[str]:
+    return ["This run recorded nothing that tells why."]
+
+
+def _range(rows: Rows, tables: Tables) -> list[str]:
+    """V1, and whatever else is the quadratic regime's end: where it ends, and on how many examples tr H is negative."""
+    said = []
+    if "validity" in tables:
+        pooled = tables["validity"].sort_values("alpha")
+        edge = radius(pooled)
+        values = ", ".join(f"{number(t, 3)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
+        said.append(
+            f"Pooled |T − 1| first passes 10 % at α ≈ {number(edge, 2)} (linear between the measured α)."
+            if np.isfinite(edge)
+            else f"Pooled |T − 1| stays within 10 % up to α = {pooled.alpha.max():g}."
+        )
+        said.append(f"Pooled T(σ): {values}.")
+    return said + _negative(tables)
+
+
+def _negative(tables: Tables) -> list[str]:
+    if "curvature" not in tables:
+        return []
+    hessian = tables["curvature"].query("quantity == 'tr H'")
+    hessian = hessian[hessian.method == hessian.method.iloc[0]]
+    below = int((hessian.value < 0).sum())
+    return [
+        f"tr H is negative in {below} of {len(hessian)} examples: positive and negative curvature cancel in it, so its "
+        "quadratic term is small beside the terms of fourth order, which need not cancel."
+        if below
+        else f"tr H is positive in all {len(hessian)} examples."
+    ]
+
+
+def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
+    """S3: the uncalibrated law reaches √3 times further than the calibrated one."""
+    if "validity" not in tables:
+        return []
+    pooled = tables["validity"].sort_values("alpha")
+    reached = 5 * 3**0.5  # the check is at α = 5
+    at = float(np.interp(reached, pooled.alpha, pooled["T"]))
+    return [
+        f"An uncalibrated Gaussian at α = 5 has the σ of a calibrated law at α = {number(reached, 2)}, where the pooled T(σ), "
+        f"interpolated, is {number(at, 2)}: the second order is not the whole excess there.",
+        *_range(rows, tables)[:1],
+    ]
+
+
+def _variances(rows: Rows, tables: Tables) -> list[str]:
+    """P2: how large the second-order term has grown beside the first where the prediction fails."""
+    if "variances on text" not in tables:
+        return []
+    text = tables["variances on text"].pivot_table(index="alpha", columns="scheme", values="predicted")
+    share = text["pair"] / text["one draw"]
+    values = ", ".join(f"{number(100 * s, 2)} % at α = {a:g}" for a, s in share.items())
+    return [
+        f"The leading-order formula leaves the second-order term out; by its own prediction it adds to one draw’s "
+        f"variance {values}.",
+        *_range(rows, tables)[:1],
+    ]
+
+
+def _cancellation(rows: Rows, tables: Tables) -> list[str]:
+    """P1: is a pair's excess at the smallest α above what float32 resolves?"""
+    if "smoothed" not in tables:
+        return []
+    smoothed = tables["smoothed"]
+    least = smoothed[smoothed.alpha == smoothed.alpha.min()]
+    eps = float(np.finfo(np.float32).eps)
+    return [
+        f"At α = {least.alpha.iloc[0]:g} a pair’s excess is {number(least.pair.abs().mean(), 2)} nats on average over the "
+        f"examples, and float32 resolves {number(eps, 2)} of a loss: rounding weighs against the signal there.",
+        *_range(rows, tables)[:2],
+    ]
+
+
+def _radial(rows: Rows, tables: Tables) -> list[str]:
+    """N3: does its premise, scale invariance, hold?"""
+    said = []
+    for row in rows:
+        if row["quantity"].startswith("premise"):
+            if row["verdict"] == "fails":
+                said.append(
+                    f"The premise fails: were ℓ invariant to the scale of X, ⟨X, ∇ℓ⟩ would be 0, but the largest "
+                    f"|cos(X, ∇ℓ)| is {number(row['measured'], 3)}, above the {number(row['resolution'], 1)} that rounding "
+                    "allows. The residual stream adds to X what normalised layers make of it, so scaling X changes the loss."
+                )
+            else:
+                said.append(
+                    f"The premise ⟨X, ∇ℓ⟩ = 0 is not refuted ({number(row['measured'], 2)}), so the reason is not there."
+                )
+    return said
+
+
+_SEARCH: dict[str, Callable[[Rows, Tables], list[str]]] = {
+    "V1": _range,
+    "S2": _range,
+    "S3": _raw_gaussian,
+    "P1": _cancellation,
+    "P2": _variances,
+    "P4": _range,
+    "N3": _radial,
+}

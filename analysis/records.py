@@ -1,0 +1,95 @@
+"""Reading a run's folder: stage records, ledger rows, tables."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from symnoise.core import InputError
+from symnoise.theory import CLAIMS
+
+# The stages of the quick run in their order; fine-tuning arms are stages `training-ARM`.
+STAGES = (
+    "sources",
+    "moments",
+    "analytic",
+    "tiny",
+    "curvature",
+    "validity",
+    "laws",
+    "norms",
+    "training",
+    "trained-norms",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """stages: name -> record, in running order.  settings: of the run, {} where run.json is not there.
+    run: run.json, {} likewise.  missing: stages that have no record.  command: what makes them."""
+
+    stages: dict[str, dict[str, Any]]
+    run: dict[str, Any]
+    missing: list[str]
+    command: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings the run was started with."""
+        return self.run.get("settings", {})
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Every ledger row, by claim in the order of the theory, then in running order."""
+        known = list(CLAIMS)
+        rows = [row for record in self.stages.values() for row in record["result"].get("rows", [])]
+        return sorted(rows, key=lambda row: known.index(row["id"]) if row["id"] in known else len(known))
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table; those of one name from several stages (analytic and tiny, the arms) under one another."""
+        merged: dict[str, list[dict[str, Any]]] = {}
+        for record in self.stages.values():
+            for name, records in record["result"].get("tables", {}).items():
+                merged.setdefault(name, []).extend(records)
+        return {name: frame(records) for name, records in merged.items()}
+
+
+def frame(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Records as a frame, in which null numbers are NaN and not objects."""
+    table = pd.DataFrame(records)
+    for column in table.columns[table.dtypes == object]:
+        if not table[column].map(lambda value: isinstance(value, str)).any():
+            table[column] = pd.to_numeric(table[column])
+    return table
+
+
+def read_run(folder: Path) -> Run:
+    """The run in `folder`. A stage without a record is listed as missing; `InputError` where there are none at all."""
+    command = "python -m experiments.quick"
+    if folder.resolve().parts[-2:] != ("results", "quick"):
+        command += f" --output {folder.name}"
+    found = {path.stem: _read(path) for path in sorted((folder / "stages").glob("*.json"))}
+    if not found:
+        raise InputError(f"{folder}: no stage records; run `{command}` first")
+    run = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
+    arms = run.get("settings", {}).get("training", {}).get("arms", [])
+    trained = [name for name in found if name.startswith("training-")]
+    expected: list[str] = []
+    for stage in STAGES:
+        if stage == "training":
+            expected += [f"training-{arm}" for arm in arms] or trained or [stage]
+        else:
+            expected.append(stage)
+    names = [name for name in expected if name in found] + [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in found]
+    return Run({name: found[name] for name in names}, run, missing, command)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); delete it and run again") from error

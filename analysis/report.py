@@ -1,0 +1,135 @@
+"""The report of a run: ledger, figures and one self-contained page, from stage records alone.
+
+    python -m analysis.report results/quick        # rebuild without running anything again
+
+Equal records give equal bytes: nothing here reads the clock or draws a number.
+"""
+
+import base64
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis import numbers
+from analysis.figures import FIGURES
+from analysis.intervals import PERCENT
+from analysis.ledger import SYMBOLS, by_subject, groups, headline
+from analysis.reasons import reasons
+from analysis.records import Run, read_run
+from analysis.style import save
+from symnoise.core import InputError, write_atomically, write_json
+from symnoise.theory import counts
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the report; `image` is a data URI, or None where a table is missing and `command` would make it."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    image: str | None
+    missing: str = ""
+
+
+def write_report(folder: Path) -> Path:
+    """Write ledger.json, ledger.csv, figures/ and report.html into `folder` from its stages; the path of the page.
+
+    A figure whose stage has no record is left out, and the page says what makes it. Raises `InputError` where there
+    is no record at all, or one that cannot be read.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    rows, tables = run.rows, run.tables
+    write_json(folder / "ledger.json", rows)
+    _write_csv(folder / "ledger.csv", pd.DataFrame(rows))
+    drawings = [_drawing(name, run, tables, folder / "figures") for name in FIGURES]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(svg=Markup, seconds=numbers.seconds, count=numbers.count, number=numbers.number)
+    page = environment.get_template("report.html").render(
+        headline=headline(rows) if rows else "No claim has been measured yet.",
+        counts=counts(rows),
+        subjects=by_subject(rows),
+        groups=groups(rows, reasons(rows, tables)),
+        symbols=SYMBOLS,
+        level=PERCENT,
+        drawings=drawings,
+        **_facts(run),
+    )
+    path = folder / "report.html"
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _drawing(name: str, run: Run, tables: dict[str, pd.DataFrame], folder: Path) -> Drawing:
+    """Draw one figure and write it with its data; without its tables, say which stage is missing."""
+    module = FIGURES[name]
+    absent = [table for table in module.TABLES if table not in tables or tables[table].empty]
+    if absent:
+        for suffix in (".pdf", ".png", ".csv"):  # an older run's picture would pass for this one's
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+        stages = ", ".join(module.STAGES)
+        return Drawing(name, module.TITLE, module.ALT, "", None, f"needs the stage {stages}: run `{run.command}`")
+    data = module.frame(tables)
+    picture = save(module.draw(data), folder, name)
+    _write_csv(folder / f"{name}.csv", data)
+    encoded = base64.b64encode(picture.encode("utf-8")).decode("ascii")
+    return Drawing(name, module.TITLE, module.ALT, module.caption(data), f"data:image/svg+xml;base64,{encoded}")
+
+
+def _write_csv(path: Path, data: pd.DataFrame) -> None:
+    text = data.to_csv(index=False, lineterminator="\n")
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What was run, from the records: model, data, settings, versions, time and memory."""
+    records = list(run.stages.values())
+    sources = run.stages.get("sources", {}).get("result", {})
+    commits = list(dict.fromkeys(record.get("commit") for record in records))
+    notices = []
+    if run.missing:
+        notices.append(f"Not measured yet: {', '.join(run.missing)}. Run {run.command}; finished stages are kept.")
+    if not run.run:
+        notices.append(
+            f"run.json is not there: the run was not finished, and its settings are unknown. Run {run.command}."
+        )
+    if len({record.get("settings") for record in records}) > 1:
+        notices.append("These records were made with different settings; a run with one of them makes the others anew.")
+    if len(commits) > 1:
+        notices.append("These records were made by different commits; see the table of stages.")
+    return {
+        "model": sources.get("model"),
+        "data": sources.get("data"),
+        "settings": run.settings,
+        "stages": records,
+        "missing": run.missing,
+        "command": run.command,
+        "notices": notices,
+        "total_seconds": sum(record["seconds"] for record in records),
+        "peak_mib": max(record["peak_rss_mib"] for record in records),
+        "versions": records[0].get("versions", {}),
+        "python": records[0].get("python"),
+        "platforms": list(dict.fromkeys(record.get("platform") for record in records)),
+        "commits": commits,
+    }
+
+
+if __name__ == "__main__":
+    try:
+        print(write_report(Path(sys.argv[1] if len(sys.argv) > 1 else "results/quick")))
+    except InputError as error:
+        sys.stderr.write(f"symnoise: {error}\n")
+        sys.exit(2)
