@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.numbers import count, measurement, number, plural
+from analysis.numbers import count, decimals_for, fixed, measurement, number, plural
 from symnoise.theory import CLAIMS, counts
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
@@ -72,8 +72,10 @@ def prediction(row: dict[str, Any]) -> str:
     if row["relation"] == "at most":
         return f"≤ {number(row['prediction'])}"
     if row["relation"] == "within":
-        return f"{number(row['prediction'])} ± {number(row['resolution'], 2)}"
-    return number(row["prediction"])
+        return f"{number(row['prediction'])} ± {row['resolution']:g}"
+    value, decimals = number(row["prediction"]), decimals_for(row["low"], row["high"])
+    # To the digits of the measurement beside it; a whole number stays one.
+    return value if decimals is None or value.lstrip("−").isdigit() else fixed(row["prediction"], decimals)
 
 
 def note(row: dict[str, Any]) -> str:
@@ -85,8 +87,8 @@ def note(row: dict[str, Any]) -> str:
         return "no interval: one value gives none" if row["n"] == 1 else "no finite interval"
     if row["relation"] == "equals" and resolution and resolution > 0:
         wide = (high - low) / (2 * resolution)
-        return f"interval {number(wide, 2)} times wider than needed: about {number(wide**2, 2)} times the draws"
-    return "the interval reaches over the edge of what is allowed"
+        return f"interval too wide: {number(wide**2, 2)} times the draws would do"
+    return "the interval crosses the edge of the range"
 
 
 def picture(row: dict[str, Any], width: int = 108, height: int = 14) -> str:
@@ -138,9 +140,7 @@ def headline(rows: list[dict[str, Any]]) -> str:
     if failing:
         sentences.append(f"At least one row fails for {_listed(failing)}.")
     if open_:
-        sentences.append(
-            f"{_listed(open_)} {'has' if len(open_) == 1 else 'have'} rows whose interval is too wide to tell."
-        )
+        sentences.append(f"No row fails, but some are undecided, for {_listed(open_)}.")
     return " ".join(sentences)
 
 

@@ -7,11 +7,11 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """`value` to `digits` significant digits; an en dash where it is missing."""
+    """`value` to `digits` significant digits, whole numbers without decimals; an en dash where it is missing."""
     if value is None or not math.isfinite(value):
         return "–"
-    if value == 0:
-        return "0"
+    if abs(value) < 1e6 and abs(value - round(value)) <= 1e-12 * abs(value):
+        return str(round(value)).replace("-", "−")
     exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
     return fixed(value, digits - 1 - exponent)
 

@@ -54,8 +54,8 @@ def _negative(tables: Tables) -> list[str]:
     hessian = hessian[hessian.method == hessian.method.iloc[0]]
     below = int((hessian.value < 0).sum())
     return [
-        f"tr H is negative in {below} of {len(hessian)} examples: positive and negative curvature cancel in it, so its "
-        "quadratic term is small beside the terms of fourth order, which need not cancel."
+        f"tr H is negative in {below} of {len(hessian)} examples: curvature of both signs cancels in it, and in T’s "
+        "denominator, while terms of fourth order need not cancel."
         if below
         else f"tr H is positive in all {len(hessian)} examples."
     ]
@@ -69,8 +69,8 @@ def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
     reached = 5 * 3**0.5  # the check is at α = 5
     at = float(np.interp(reached, pooled.alpha, pooled["T"]))
     return [
-        f"An uncalibrated Gaussian at α = 5 has the σ of a calibrated law at α = {number(reached, 2)}, where the pooled T(σ), "
-        f"interpolated, is {number(at, 2)}: the second order is not the whole excess there.",
+        f"An uncalibrated Gaussian at α = 5 has the σ of a calibrated law at α = {number(reached, 2)}, where pooled "
+        f"T(σ), interpolated, is {number(at, 2)}; were the second order the whole excess, it would be 1.",
         *_range(rows, tables)[:1],
     ]
 
@@ -97,8 +97,9 @@ def _cancellation(rows: Rows, tables: Tables) -> list[str]:
     least = smoothed[smoothed.alpha == smoothed.alpha.min()]
     eps = float(np.finfo(np.float32).eps)
     return [
-        f"At α = {least.alpha.iloc[0]:g} a pair’s excess is {number(least.pair.abs().mean(), 2)} nats on average over the "
-        f"examples, and float32 resolves {number(eps, 2)} of a loss: rounding weighs against the signal there.",
+        f"At α = {least.alpha.iloc[0]:g} a pair’s excess is {number(least.pair.abs().mean(), 2)} nats in size, on "
+        f"average over the examples; float32 resolves {number(eps, 2)} of a loss, and the excess is a "
+        "difference of losses.",
         *_range(rows, tables)[:2],
     ]
 
@@ -111,12 +112,14 @@ def _radial(rows: Rows, tables: Tables) -> list[str]:
             if row["verdict"] == "fails":
                 said.append(
                     f"The premise fails: were ℓ invariant to the scale of X, ⟨X, ∇ℓ⟩ would be 0, but the largest "
-                    f"|cos(X, ∇ℓ)| is {number(row['measured'], 3)}, above the {number(row['resolution'], 1)} that rounding "
-                    "allows. The residual stream adds to X what normalised layers make of it, so scaling X changes the loss."
+                    f"|cos(X, ∇ℓ)| is {number(row['measured'], 3)}, above the {number(row['resolution'], 1)} that "
+                    "rounding allows. The residual stream adds to X what normalised layers make of it, so scaling X "
+                    "changes the loss."
                 )
             else:
                 said.append(
-                    f"The premise ⟨X, ∇ℓ⟩ = 0 is not refuted ({number(row['measured'], 2)}), so the reason is not there."
+                    f"The premise ⟨X, ∇ℓ⟩ = 0 is not refuted (largest |cos| {number(row['measured'], 2)}), so the "
+                    "reason is not there."
                 )
     return said
 

@@ -60,7 +60,7 @@ class Run:
 def frame(records: list[dict[str, Any]]) -> pd.DataFrame:
     """Records as a frame, in which null numbers are NaN and not objects."""
     table = pd.DataFrame(records)
-    for column in table.columns[table.dtypes == object]:
+    for column in table.select_dtypes("object"):
         if not table[column].map(lambda value: isinstance(value, str)).any():
             table[column] = pd.to_numeric(table[column])
     return table

@@ -6,6 +6,7 @@ Equal records give equal bytes: nothing here reads the clock or draws a number.
 """
 
 import base64
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from analysis import numbers
 from analysis.figures import FIGURES
@@ -23,7 +24,7 @@ from analysis.reasons import reasons
 from analysis.records import Run, read_run
 from analysis.style import save
 from symnoise.core import InputError, write_atomically, write_json
-from symnoise.theory import counts
+from symnoise.theory import LEVEL, counts
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def write_report(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(svg=Markup, seconds=numbers.seconds, count=numbers.count, number=numbers.number)
+    environment.filters.update(
+        maths=_maths, svg=Markup, seconds=numbers.seconds, count=numbers.count, number=numbers.number
+    )
     page = environment.get_template("report.html").render(
         headline=headline(rows) if rows else "No claim has been measured yet.",
         counts=counts(rows),
@@ -65,6 +68,7 @@ def write_report(folder: Path) -> Path:
         groups=groups(rows, reasons(rows, tables)),
         symbols=SYMBOLS,
         level=PERCENT,
+        chance=f"{1 / (1 - LEVEL):,.0f}",
         drawings=drawings,
         **_facts(run),
     )
@@ -92,6 +96,11 @@ def _drawing(name: str, run: Run, tables: dict[str, pd.DataFrame], folder: Path)
 def _write_csv(path: Path, data: pd.DataFrame) -> None:
     text = data.to_csv(index=False, lineterminator="\n")
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _maths(text: str) -> Markup:
+    """Plain-text formulas with their subscripts (`κ_a`, `Σ_{i≠j}`) set as such."""
+    return Markup(re.sub(r"_(?:\{([^}]*)\}|([A-Za-z]+))", r"<sub>\1\2</sub>", str(escape(text))))
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -6,7 +6,7 @@ of colour blindness; a law of noise has one colour everywhere, and a pair shares
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -87,7 +87,8 @@ Arguments = ParamSpec("Arguments")
 @contextmanager
 def style() -> Iterator[None]:
     """Within the block figures have the house style; outside it nothing has changed."""
-    with matplotlib.rc_context({**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_RC}):
+    settings: Any = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_RC}
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -118,7 +119,7 @@ def name(noise: str) -> str:
     return NAMES.get(noise, noise)
 
 
-def order(noises: Sequence[str]) -> list[str]:
+def order(noises: Iterable[str]) -> list[str]:
     """The distinct names, in the order of the palette, others after."""
     known = list(NAMES)
     return sorted(dict.fromkeys(noises), key=lambda n: (known.index(n) if n in known else len(known), n))
@@ -139,15 +140,9 @@ def interval(
     """A point with its interval; the point alone where there is none (NaN)."""
     known = math.isfinite(low) and math.isfinite(high)
     error = [[max(y - low, 0)], [max(high - y, 0)]] if known else None
-    ax.errorbar(
-        [x],
-        [y],
-        yerr=error,
-        color=colour,
-        marker=marker,
-        label=label,
-        **{"linestyle": "none", "elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "markeredgewidth": 0.6} | look,
-    )
+    usual: dict[str, Any] = {"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "markeredgewidth": 0.6}
+    facts = usual | look | {"color": colour, "marker": marker, "label": label, "linestyle": "none"}
+    ax.errorbar([x], [y], yerr=error, **facts)
 
 
 def cut(
@@ -162,7 +157,7 @@ def cut(
     arrows: bool = True,
     **look: Any,
 ) -> None:
-    """`interval`, cut off at `limits`: with an arrowhead where the point goes on, and where the bar does if `arrows`."""
+    """`interval`, cut off at `limits`; an arrowhead where the point goes on and, with `arrows`, where the bar does."""
     bottom, top = limits
     if bottom <= y <= top:
         interval(ax, x, y, max(low, bottom), min(high, top), ink, **look)
@@ -183,7 +178,8 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap: 
     assert canvas is not None
     canvas.draw_without_rendering()  # positions in points are only known after layout
     scale = 72 / canvas.dpi
-    at = [(ax.transData.transform((x, y))[1] * scale, x, y, text, ink) for x, y, text, ink in ends]
+    points: Any = ax.transData.transform([(x, y) for x, y, *_ in ends])
+    at = [(float(h) * scale, x, y, text, ink) for h, (x, y, text, ink) in zip(points[:, 1], ends, strict=True)]
     at.sort(key=lambda item: item[0])
     places: list[float] = []
     for height, *_ in at:
@@ -224,7 +220,14 @@ def alpha_axis(ax: Axes, alphas: Sequence[float], sigma_per_alpha: float) -> Non
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("α")
     if math.isfinite(sigma_per_alpha):
-        top = ax.secondary_xaxis("top", functions=(lambda a: a * sigma_per_alpha, lambda s: s / sigma_per_alpha))
+
+        def sigma(alpha: Any) -> Any:
+            return alpha * sigma_per_alpha
+
+        def alpha(sigma: Any) -> Any:
+            return sigma / sigma_per_alpha
+
+        top = ax.secondary_xaxis("top", functions=(sigma, alpha))
         log_ticks(top.xaxis)
         top.spines["top"].set_visible(True)
         top.set_xlabel("mean σ", labelpad=2)

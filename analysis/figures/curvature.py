@@ -77,10 +77,10 @@ def caption(data: pd.DataFrame) -> str:
     negative, sure = hessian[hessian.value < 0], int((hessian.high < 0).sum())
     gauss = data[data.quantity == "tr G"]
     said = (
-        f"(a) Curvature of each example’s loss in its embeddings. The Gauss–Newton part tr G is {_sign(gauss)} in all "
-        f"{len(gauss)} examples; tr H is negative in {len(negative)} of {len(hessian)}"
-        f" ({sure} with its whole interval). (b) The same tr H by three methods; Taylor mode and Hessian products share "
-        "their probes. Bars are 95 % intervals over probes, and speak of these examples alone."
+        "(a) Curvature of each example’s loss in its embeddings, its Gauss–Newton part tr G and the rest tr R. tr G is "
+        f"positive in {int((gauss.value > 0).sum())} of {len(gauss)} examples, tr H negative in {len(negative)} of "
+        f"{len(hessian)} ({sure} with the whole interval). (b) The same tr H by each method; Taylor mode and Hessian "
+        "products share their probes. Bars are 95 % intervals over probes, and speak of these examples alone."
     )
     missing = int(data.low.isna().sum())
     return said + (f" {plural(missing, 'point has', 'points have')} no interval." if missing else "")

@@ -57,7 +57,7 @@ def caption(data: pd.DataFrame) -> str:
         f"{name(law)} {100 * moved[law, 0]:.3g} % → {100 * moved[law, last]:.3g} %" for law in order(data.law)
     )
     return (
-        f"Means over examples and draws at α = 5, bands are {PERCENT} intervals over draws. (a) How much the noise adds "
-        "to the squared norm of the hidden states. (b) How far it moves them, relative to the squared norm without "
+        f"Means over examples and draws at α = 5; bands are {PERCENT} intervals over draws. (a) What the noise adds to "
+        "the squared norm of the hidden states. (b) How far it moves them, relative to the squared norm without "
         f"noise. From the embeddings to layer {last}: {ends}."
     )

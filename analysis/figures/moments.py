@@ -29,7 +29,8 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     draws = tables["square_norms"]
     edges = np.linspace(draws.square_norm.min() * 0.98, draws.square_norm.max() * 1.02, 121)
     bins = []
-    for law, values in draws.groupby("law", sort=False):
+    for law in dict.fromkeys(draws.law):
+        values = draws[draws.law == law]
         density, _ = np.histogram(values.square_norm, edges, density=True)
         bins.append(
             pd.DataFrame({"law": law, "quantity": "density", "bin_low": edges[:-1], "bin_high": edges[1:]}).assign(
@@ -61,9 +62,9 @@ def draw(data: pd.DataFrame) -> Figure:
             continue
         ax.stairs(bins.density, edges, color=colour(law), fill=True, alpha=0.25)
         ax.stairs(bins.density, edges, color=colour(law), lw=0.9)
-        peak = bins.loc[bins.density.idxmax()]
+        peak = bins.density.max()
         # On the outer shoulder, where the wider of two nested histograms shows beside the narrower.
-        shoulder = bins[(bins.bin_low > means[law]) & (bins.density > 0.35 * peak.density)].iloc[-1]
+        shoulder = bins[(bins.bin_low > means[law]) & (bins.density > 0.35 * peak)].iloc[-1]
         ax.text(shoulder.bin_high + 0.15, 1.15 * shoulder.density, name(law), color=colour(law), va="bottom")
     for mean in sorted(set(means.round(9))):
         ax.axvline(mean, color=INK, lw=0.7, ls=(0, (4, 3)), zorder=3)

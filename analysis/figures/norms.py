@@ -42,6 +42,6 @@ def caption(data: pd.DataFrame) -> str:
     """What to see."""
     inside = int(((data.low <= 1) & (data.high >= 1)).sum())
     return (
-        f"How much each law adds to ‖X‖², over the α²v that N1 predicts (dashed); one point an example, bars are {PERCENT} "
-        f"intervals over draws. {inside} of {len(data)} contain 1."
+        "How much each law adds to ‖X‖², over the α²v that N1 predicts (dashed); one point an example, bars are "
+        f"{PERCENT} intervals over draws. {inside} of {len(data)} contain 1."
     )

@@ -99,9 +99,9 @@ def caption(data: pd.DataFrame) -> str:
     examples = int(measured.examples.max()) if len(measured) else 0
     none = int(measured.low.isna().sum())
     return (
-        f"A demonstration, not evidence: {data.arm.nunique()} arms, one seed, {int(data.step.max())} steps. (a) Loss on "
-        "held-out replies and (b) growth of the mean norm of the embedding rows that the training text uses have no "
-        f"interval, since one seed gives none. (c) Curvature, the mean over {examples} held-out examples, before (open) "
-        "and after training, with 95 % intervals over probes, which are the same each time; they say nothing about other "
-        "seeds." + (f" {none} of these points have no interval." if none else "")
+        f"A demonstration, not evidence: {data.arm.nunique()} arms, one seed, {int(data.step.max())} steps. (a) Loss "
+        "on held-out replies and (b) growth of the mean norm of the embedding rows that the training text uses have "
+        f"no interval, since one seed gives none. (c) Curvature, the mean over {examples} held-out examples, before "
+        "(open) and after training, with 95 % intervals over probes, which are the same each time; they say nothing "
+        "about other seeds." + (f" {none} of these points have no interval." if none else "")
     )

@@ -1,5 +1,7 @@
 """V1: how far the quadratic regime reaches, and the curvature at the size of the noise itself."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -57,7 +59,7 @@ def draw(data: pd.DataFrame) -> Figure:
     single = data[data.example.notna()]
     pooled = data[data.example.isna()].sort_values("alpha")
     sign = single[single.quantity == "C"].groupby("example").limit.first()
-    ink = {e: _POSITIVE if v > 0 else _NEGATIVE for e, v in sign.items()}
+    ink: dict[Any, str] = {e: _POSITIVE if v > 0 else _NEGATIVE for e, v in sign.items()}
 
     limits = min(-0.5, pooled.value.min() - 0.3), max(2.5, pooled.value.max() + 0.3)
     left.axhspan(0.9, 1.1, color=RULE, alpha=0.6, lw=0)
@@ -89,7 +91,7 @@ def draw(data: pd.DataFrame) -> Figure:
             ls=(0, (2, 2)),
         )
         right.plot(start, np.clip(first.limit, *limits), "o", mfc="white", mec=ink[example], mew=0.9, ms=3.5)
-        ends.append((alphas[-1] * 1.2, float(np.clip(last.value, *limits)), f"{int(example) + 1}", ink[example]))
+        ends.append((alphas[-1] * 1.2, float(np.clip(last.value, *limits)), f"{int(first.example) + 1}", ink[example]))
     _examples(right, C, limits, ink)
     right.set_ylim(*limits)
     right.set_ylabel("C(σ) (nats per squared embedding unit)")
@@ -119,7 +121,7 @@ def draw(data: pd.DataFrame) -> Figure:
     return drawn
 
 
-def _examples(ax: Axes, single: pd.DataFrame, limits: tuple[float, float], ink: dict[float, str]) -> None:
+def _examples(ax: Axes, single: pd.DataFrame, limits: tuple[float, float], ink: dict[Any, str]) -> None:
     """A thin line for each example, its points beside one another so that their intervals can be told apart."""
     examples = sorted(single.example.unique())
     for k, example in enumerate(examples):
@@ -127,7 +129,7 @@ def _examples(ax: Axes, single: pd.DataFrame, limits: tuple[float, float], ink: 
         at = points.alpha * 1.035 ** (k - (len(examples) - 1) / 2)
         ax.plot(at, points.value.clip(*limits), color=ink[example], lw=0.6, alpha=0.7)
         for x, p in zip(at, points.to_dict("records"), strict=True):
-            look = {"markersize": 2, "elinewidth": 0.5, "capsize": 0, "alpha": 0.8, "arrows": False}
+            look: dict[str, Any] = {"markersize": 2, "elinewidth": 0.5, "capsize": 0, "alpha": 0.8, "arrows": False}
             cut(ax, x, p["value"], p["low"], p["high"], limits, ink[example], **look)
 
 
@@ -144,10 +146,10 @@ def caption(data: pd.DataFrame) -> str:
     )
     return (
         "Against α (mean σ above); dotted lines mark the α used in training. (a) T(σ) → 1 where the Hessian describes "
-        f"what a pair adds to the loss. Black: all examples and draws pooled, with its {PERCENT} interval; thin: single "
+        f"what a pair adds to the loss. Black: all examples and draws pooled, with {PERCENT} intervals; thin: single "
         f"examples, 95 % intervals; grey: 1 ± 10 %. By linear interpolation, {said}. (b) C(σ) = 2(E ℓ(X+σz) − ℓ)/σ² "
-        "of each example with 95 % intervals; open circles at the left are the mean zᵀHz of the same draws, its limit. "
-        f"In {negative} of {single.example.nunique()} examples that limit is negative (purple). The axes’ limits are set by "
-        "the pooled T and by C at α ≥ 1: below, float32 rounding divided by σ² widens the intervals. Arrowheads are "
-        "points outside them, and bars that reach the frame go on."
+        "of each example with 95 % intervals; open circles at the left are the mean zᵀHz of the same draws, its "
+        f"limit. In {negative} of {single.example.nunique()} examples it is negative (purple). The axes’ limits are "
+        "set by the pooled T and by C at α ≥ 1: below, float32 rounding divided by σ² widens the intervals. "
+        "Arrowheads are points outside them, and bars that reach the frame go on."
     )

@@ -65,7 +65,7 @@ def _labels(ax: Axes, part: pd.DataFrame, by: str) -> None:
     for scheme, (ink, _) in SCHEMES.items():
         points = part[part.scheme == scheme].sort_values(by)
         if len(points):
-            at = points.iloc[len(points) // 2]
+            at = points.iloc[(len(points) - 1) // 2]
             above = scheme == "one draw"
             ax.annotate(
                 scheme,
