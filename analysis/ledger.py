@@ -55,7 +55,7 @@ def line(row: dict[str, Any]) -> Line:
     """One row as text."""
     measured, interval = measurement(row["measured"], row["low"], row["high"])
     return Line(
-        quantity=row["quantity"],
+        quantity=row["quantity"].replace(" = ", "\u00a0=\u00a0"),
         where=row["where"],
         prediction=prediction(row),
         measured=measured,

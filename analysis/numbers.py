@@ -13,7 +13,7 @@ def number(value: Any, digits: int = 4) -> str:
     if abs(value) < 1e6 and abs(value - round(value)) <= 1e-12 * abs(value):
         return str(round(value)).replace("-", "−")
     exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
-    return fixed(value, digits - 1 - exponent)
+    return fixed(value, max(digits - 1 - exponent, 0) if abs(value) < 1e6 else digits - 1 - exponent)
 
 
 def fixed(value: float, decimals: int) -> str:

@@ -60,10 +60,8 @@ class Run:
 def frame(records: list[dict[str, Any]]) -> pd.DataFrame:
     """Records as a frame, in which null numbers are NaN and not objects."""
     table = pd.DataFrame(records)
-    for column in table.select_dtypes("object"):
-        if not table[column].map(lambda value: isinstance(value, str)).any():
-            table[column] = pd.to_numeric(table[column])
-    return table
+    # A column of nothing but null has no type of its own.
+    return table.astype({column: float for column in table if table[column].isna().all()})
 
 
 def read_run(folder: Path) -> Run:

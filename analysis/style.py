@@ -78,10 +78,11 @@ _RC = {
     "axes.unicode_minus": True,
     "figure.dpi": 100,
     "savefig.dpi": 300,
-    "pdf.fonttype": 42,  # text stays text
+    "pdf.fonttype": 42,  # publishers refuse type 3
 }
 
 Arguments = ParamSpec("Arguments")
+End = tuple[float, float, str, str]  # x, y, text, colour
 
 
 @contextmanager
@@ -169,41 +170,46 @@ def cut(
             ax.plot(x, edge, marker=mark, color=ink, ms=3, clip_on=False, zorder=5)
 
 
-def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap: float = 8.0, pad: float = 6.0) -> None:
-    """Labels to the right of the lines' last points (x, y, text, colour), moved apart to `gap` points.
+def label_ends(drawn: Figure, panels: Sequence[tuple[Axes, Sequence[End]]], *, gap: float = 8, pad: float = 6) -> None:
+    """Labels to the right of the last points of each panel's lines, moved apart to `gap` points where they crowd.
 
-    Call after the limits are final; the layout makes room on the right.
+    Call when all else is drawn: places in points are only known after the layout, which then makes room for them.
     """
-    canvas = ax.figure.get_figure(root=True)
-    assert canvas is not None
-    canvas.draw_without_rendering()  # positions in points are only known after layout
-    scale = 72 / canvas.dpi
-    points: Any = ax.transData.transform([(x, y) for x, y, *_ in ends])
-    at = [(float(h) * scale, x, y, text, ink) for h, (x, y, text, ink) in zip(points[:, 1], ends, strict=True)]
-    at.sort(key=lambda item: item[0])
-    places: list[float] = []
-    for height, *_ in at:
-        places.append(max(height, places[-1] + gap) if places else height)
-    shift = sum(p - item[0] for p, item in zip(places, at, strict=True)) / max(len(at), 1)
-    box = ax.get_window_extent()
-    shift = max(min(shift, places[0] - box.y0 * scale), places[-1] - box.y1 * scale)  # within the axes if they fit
-    for place, (height, x, y, text, ink) in zip(places, at, strict=True):
-        ax.annotate(
-            text,
-            (x, y),
-            xytext=(pad, place - shift - height),
-            textcoords="offset points",
-            color=ink,
-            va="center",
-            fontsize=6.5,
-            annotation_clip=False,
-        )
+    drawn.draw_without_rendering()
+    scale = 72 / drawn.dpi
+    for ax, ends in panels:
+        points: Any = ax.transData.transform([(x, y) for x, y, *_ in ends])
+        at = sorted(zip((scale * points[:, 1]).tolist(), ends, strict=True), key=lambda item: item[0])
+        places: list[float] = []
+        for height, _ in at:
+            places.append(max(height, places[-1] + gap) if places else height)
+        shift = sum(place - height for place, (height, _) in zip(places, at, strict=True)) / len(at)
+        box = ax.get_window_extent()
+        shift = max(min(shift, places[0] - box.y0 * scale), places[-1] - box.y1 * scale)  # within the axes if they fit
+        for place, (height, (x, y, text, ink)) in zip(places, at, strict=True):
+            ax.annotate(
+                text,
+                (x, y),
+                xytext=(pad, place - shift - height),
+                textcoords="offset points",
+                color=ink,
+                va="center",
+                fontsize=6.5,
+                annotation_clip=False,
+            )
 
 
 def log_axis(ax: Axes) -> None:
     """A logarithmic x axis over few decades: plain numbers at 1, 2 and 5 times powers of ten."""
     ax.set_xscale("log")
     log_ticks(ax.xaxis)
+
+
+def decades(ax: Axes) -> None:
+    """A logarithmic y axis over many decades: powers of ten alone."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(numticks=7))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def log_ticks(axis: Axis) -> None:
@@ -242,6 +248,8 @@ def heading(text: str) -> str:
 def save(drawn: Figure, folder: Path, name: str) -> str:
     """Write `name`.pdf and `name`.png into `folder` and return the figure as SVG text; equal figures, equal bytes."""
     with style(), matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine("none")  # laid out once, and the same in all three
         write_atomically(folder / f"{name}.pdf", lambda path: drawn.savefig(path, metadata={"CreationDate": None}))
         write_atomically(folder / f"{name}.png", lambda path: drawn.savefig(path, metadata={"Software": None}))
         svg = io.StringIO()

@@ -1,4 +1,4 @@
-"""Curvature of the loss in the embeddings, per example: tr H and its two parts, and three ways to tr H."""
+"""Curvature of the loss in the embeddings, per example: tr H and its two parts, and several ways to tr H."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from analysis.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RUL
 
 TITLE = "Curvature of each example"
 TABLES, STAGES = ("curvature",), ("curvature",)
-ALT = "Points with error bars for each example: the trace of the Hessian, of its two parts, and by three methods."
+ALT = "Points with error bars for each example: the trace of the Hessian, of its two parts, and by each method."
 
 LEVEL = 0.95
 _METHODS = {"taylor": ("o", INK), "hvp": ("s", "#56B4E9"), "difference": ("D", "#CC79A7")}
@@ -41,7 +41,7 @@ def draw(data: pd.DataFrame) -> Figure:
         label = f"{_SAID.get(method, method)}, {plural(int(points.probes.max()), 'probe')}"
         _points(right, points, k, ink, marker, label)
     examples = data.drop_duplicates("example").sort_values("example")
-    for ax, title in ((left, "a  tr H = tr G + tr R"), (right, "b  tr H by three methods")):
+    for ax, title in ((left, "a  tr H = tr G + tr R"), (right, "b  tr H by each method")):
         ax.axhline(0, color=INK, lw=0.6)
         ax.set_xticks(
             examples.example, [f"{e + 1}\n{t}" for e, t in zip(examples.example, examples.tokens, strict=True)]

@@ -31,7 +31,7 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 @styled
 def draw(data: pd.DataFrame) -> Figure:
     """A panel for growth and one for displacement; a band is an interval."""
-    drawn = figure(DOUBLE, 2.6)
+    drawn, labels = figure(DOUBLE, 2.6), []
     for ax, (quantity, title, label) in zip(drawn.subplots(1, 2), _PANELS, strict=True):
         part, ends = data[data.quantity == quantity], []
         for law in order(part.law):
@@ -45,7 +45,8 @@ def draw(data: pd.DataFrame) -> Figure:
         ax.set_xlim(0, part.layer.max())
         ax.grid(color=RULE, lw=0.3)
         ax.set_title(title)
-        label_ends(ax, ends)
+        labels.append((ax, ends))
+    label_ends(drawn, labels)
     return drawn
 
 

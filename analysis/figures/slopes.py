@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
-from analysis.style import DOUBLE, FAINT, RULE, colour, cut, figure, heading, label_ends, log_axis, styled
+from analysis.style import DOUBLE, FAINT, RULE, colour, cut, decades, figure, heading, label_ends, log_axis, styled
 
 TITLE = "How laws come to differ as the noise grows"
 TABLES, STAGES = ("slopes",), ("analytic", "tiny")
@@ -28,7 +28,7 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def draw(data: pd.DataFrame) -> Figure:
     """A panel for each subject; lines through closed-form values, points with intervals for sampled ones."""
     subjects = list(dict.fromkeys(data["where"]))
-    drawn = figure(DOUBLE, 2.6)
+    drawn, labels = figure(DOUBLE, 2.6), []
     axes = drawn.subplots(1, len(subjects), squeeze=False)[0]
     for ax, subject, letter in zip(axes, subjects, "abcdef", strict=False):
         part = data[data["where"] == subject]
@@ -48,7 +48,8 @@ def draw(data: pd.DataFrame) -> Figure:
                 cut(ax, at, p.value, p.low, p.high, (floor, np.inf), ink, marker=_MARKERS.get(first, "o"))
             last = points.loc[points.sigma.idxmax()]
             ends.append((last.sigma, last.value, _SHORT.get(str(difference), str(difference)), ink))
-        ax.set(yscale="log", xlabel="σ (of one coordinate)")
+        ax.set_xlabel("σ (of one coordinate)")
+        decades(ax)
         log_axis(ax)
         low, high = part.sigma.min(), part.sigma.max()
         ax.set_xlim(low / 1.15, high * 1.15)
@@ -72,7 +73,8 @@ def draw(data: pd.DataFrame) -> Figure:
             ax.set_ylabel("|difference of E ℓ(X+σz)|, in units of ℓ")
         ax.grid(color=RULE, lw=0.3)
         ax.set_title(f"{letter}  {heading(subject)}")
-        label_ends(ax, ends)
+        labels.append((ax, ends))
+    label_ends(drawn, labels)
     return drawn
 
 

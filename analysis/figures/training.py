@@ -52,7 +52,7 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 @styled
 def draw(data: pd.DataFrame) -> Figure:
     """Three panels: loss, norms, curvature."""
-    drawn = figure(DOUBLE, 2.75)
+    drawn, labels = figure(DOUBLE, 2.75), []
     loss, norm, curvature = drawn.subplots(1, 3, width_ratios=(1, 1, 1.25))
     arms = order(data.arm)
     for ax, quantity, scale, title, label in (
@@ -67,8 +67,7 @@ def draw(data: pd.DataFrame) -> Figure:
         ax.set(xlabel="step", ylabel=label)
         ax.set_title(title)
         ax.grid(color=RULE, lw=0.3)
-        if ax is loss:  # the colours are the same in all three
-            label_ends(ax, ends)
+        labels.append((ax, ends))
     quantities = [q for q in ("tr H", "tr G", "C(σ)") if q in set(data.quantity)]
     for k, quantity in enumerate(quantities):
         part = data[data.quantity == quantity]
@@ -87,6 +86,7 @@ def draw(data: pd.DataFrame) -> Figure:
     curvature.annotate("○ before   ● after", (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=6.5)
     curvature.set_title("c  Curvature")
     curvature.grid(axis="y", color=RULE, lw=0.3)
+    label_ends(drawn, labels[:1])  # the colours are the same in all three
     drawn.supxlabel(
         "demonstration, one seed: the curves have no interval", fontsize=6, color=FAINT, ha="right", x=0.995
     )

@@ -16,7 +16,7 @@ TABLES, STAGES = ("smoothed", "validity"), ("validity",)
 ALT = "T of sigma against alpha, per example and pooled, with the ten per cent band; C of sigma per example."
 
 LEVEL = 0.95  # of one example; the pooled interval is the ledger's
-TRAINING = (5.0, 10.0, 15.0)  # α used in fine-tuning
+TRAINING = (5.0, 10.0, 15.0)  # α that NEFTune trains with
 _POSITIVE, _NEGATIVE = "#0b6b8a", "#a3427a"
 
 
@@ -99,7 +99,7 @@ def draw(data: pd.DataFrame) -> Figure:
     used = [a for a in TRAINING if a in alphas]
     if used:
         left.annotate(
-            "used in training",
+            "NEFTune’s α",
             (used[0], 0.03),
             (-2, 0),
             xycoords=("data", "axes fraction"),
@@ -117,7 +117,7 @@ def draw(data: pd.DataFrame) -> Figure:
     right.set_xticks([start, *alphas], ["σ→0", *(f"{a:g}" for a in alphas)])
     left.set_xlim(alphas[0] / 1.2, alphas[-1] * 1.2)
     right.set_xlim(start / 1.15, alphas[-1] * 1.2)
-    label_ends(right, ends, gap=6.5, pad=2)
+    label_ends(drawn, [(right, ends)], gap=6.5, pad=2)
     return drawn
 
 
@@ -145,9 +145,9 @@ def caption(data: pd.DataFrame) -> str:
         else f"pooled |T − 1| stays within 10 % up to α = {pooled.alpha.max():g}"
     )
     return (
-        "Against α (mean σ above); dotted lines mark the α used in training. (a) T(σ) → 1 where the Hessian describes "
-        f"what a pair adds to the loss. Black: all examples and draws pooled, with {PERCENT} intervals; thin: single "
-        f"examples, 95 % intervals; grey: 1 ± 10 %. By linear interpolation, {said}. (b) C(σ) = 2(E ℓ(X+σz) − ℓ)/σ² "
+        "Against α (mean σ above); dotted lines mark those that NEFTune trains with. (a) T(σ) → 1 where the Hessian "
+        "describes what a pair adds to the loss. Black: all examples and draws pooled, with "
+        f"{PERCENT} intervals; thin: single examples, 95 % intervals; grey: 1 ± 10 %. By linear interpolation, {said}. (b) C(σ) = 2(E ℓ(X+σz) − ℓ)/σ² "
         "of each example with 95 % intervals; open circles at the left are the mean zᵀHz of the same draws, its "
         f"limit. In {negative} of {single.example.nunique()} examples it is negative (purple). The axes’ limits are "
         "set by the pooled T and by C at α ≥ 1: below, float32 rounding divided by σ² widens the intervals. "

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
 from analysis.numbers import number
-from analysis.style import DOUBLE, FAINT, INK, RULE, alpha_axis, colour, cut, figure, heading, log_axis, styled
+from analysis.style import DOUBLE, FAINT, INK, RULE, alpha_axis, colour, cut, decades, figure, heading, log_axis, styled
 
 TITLE = "Variance over draws: one, two, and a mirrored pair"
 TABLES, STAGES = ("variances",), ("analytic", "tiny", "validity")
@@ -45,7 +45,7 @@ def draw(data: pd.DataFrame) -> Figure:
             ax.plot(points[by], points.predicted, color=ink, lw=0.9)
             for p in points.to_dict("records"):
                 cut(ax, p[by], p["measured"], p["low"], p["high"], (floor, np.inf), ink, marker=marker)
-        ax.set_yscale("log")
+        decades(ax)
         ax.set_ylim(floor / 1.6, None)
         if by == "alpha":
             alpha_axis(ax, sorted(part.alpha.unique()), float((part.sigma / part.alpha).mean()))
