@@ -1,12 +1,12 @@
 """How much memory one pass takes, and how the probes are cut so that it fits."""
 
-import itertools
 import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from symnoise.curvature.taylor.tensor import even_cuts
 from symnoise.models import EmbeddingLoss
 
 # More than this is not asked for by default even where it is free: larger passes are hardly faster.
@@ -72,10 +72,4 @@ def passes(probes: int, groups: int, size: int) -> list[tuple[slice, slice]]:
         each = size // members
         starts = range(0, groups, each)
         return [(slice(g * members, min(g + each, groups) * members), slice(g, min(g + each, groups))) for g in starts]
-    parts = -(-members // size)
-    edges = [members * part // parts for part in range(parts + 1)]
-    return [
-        (slice(g * members + a, g * members + b), slice(g, g + 1))
-        for g in range(groups)
-        for a, b in itertools.pairwise(edges)
-    ]
+    return [(part, slice(g, g + 1)) for g in range(groups) for part in even_cuts(g * members, members, size)]

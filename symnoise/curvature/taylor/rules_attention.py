@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, frame_of, require
+from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, even_cuts, frame_of, require
 
-# Entries of one block of scores (all heads and examples, some query rows): 2 MiB in float32, a core's cache.
-_BLOCK = 2**19
+# Entries of one block of scores (all heads and examples, some query rows): 1 MiB in float32, half a core's cache.
+_BLOCK = 2**18
 
 
 def attention(
@@ -45,67 +45,65 @@ FUNCTIONS[F.scaled_dot_product_attention] = attention
 
 
 def _attention(q: Taylor, k: Taylor, v: Taylor, value: Tensor, mask: Any, is_causal: bool, scale: float) -> Tensor:
-    frame, probes = q.frame, q.frame.probes
-    dtype = frame.dtype_beside(value)
-    leading = q.shape[:-2]
-    heads, rows, keys = leading.numel(), q.shape[-2], k.shape[-2]
+    frame, probes, dtype = q.frame, q.frame.probes, q.frame.dtype_beside(value)
+    leading, rows, keys = q.shape[:-2], q.shape[-2], k.shape[-2]
     additive, last_key = _mask(mask, is_causal, leading, rows, keys, q.value)
-
-    queries, shared_k, shared_v = _flat(q, leading, dtype, scale), _flat(k, leading, dtype), _flat(v, leading, dtype)
-    q0, k0, v0 = queries(None), shared_k(None), shared_v(None)
-    full_q0, full_k0 = _flat(q, leading, q.dtype, scale)(None), _flat(k, leading, k.dtype)(None)
+    queries, shared_k, shared_v = _Heads(q, k, dtype), _Heads(k, k, dtype), _Heads(v, k, dtype)
 
     # Stored as (..., token, heads, dim): the model brings heads together next, which then copies nothing.
-    width = value.shape[-1]
     out = torch.empty(
-        q.coefficients.shape[0], *leading[:-1], rows, leading[-1], width, dtype=dtype, device=value.device
-    )
-    out = out.transpose(-3, -2)
-    step = max(16, _BLOCK // max(1, heads * keys))
-    for start in range(0, rows, step):
-        here = slice(start, min(start + step, rows))
-        seen = last_key(here)
-        scores = torch.bmm(full_q0[:, here], full_k0[:, :seen].mT)
+        frame.total, *leading[:-1], rows, leading[-1], value.shape[-1], dtype=dtype, device=value.device
+    ).transpose(-3, -2)
+    for here in even_cuts(0, rows, max(16, _BLOCK // max(1, leading.numel() * keys))):
+        end = last_key(here)
+        seen = slice(0, end)
+        scores = queries.value(here) @ (k0 := shared_k.value(seen)).mT * scale
         if additive is not None:
-            scores += additive(here, seen)
-        p = torch.ops.aten._safe_softmax(scores, -1).to(dtype)  # 0 where a row sees no key at all
-        q_here, k_seen, v_seen = q0[:, here], k0[:, :seen], v0[:, :seen]
+            scores += queries.fold(additive(here, end))
+        blind = scores.isneginf().all(-1, keepdim=True)  # sees no key at all
+        p = torch.softmax(scores, -1).masked_fill_(blind, 0).to(dtype)
+        # s1 = q1 (scale k0)ᵀ + (scale q0) k1ᵀ: no coefficient need be multiplied.
+        q0, k0, v0 = (queries.value(here) * scale).to(dtype), (k0 * scale).to(dtype), shared_v.value(seen).to(dtype)
 
         u, o2 = [], []
-        for g in range(probes, probes + frame.groups):
-            s2 = torch.bmm(queries(g)[:, here], k_seen.mT)
-            u.append(s2.baddbmm_(q_here, shared_k(g)[:, :seen].mT))
-            o2.append(torch.bmm(p, shared_v(g)[:, :seen]))
+        for g in range(probes, frame.total):
+            u.append(torch.bmm(queries(g, here), k0.mT).baddbmm_(q0, shared_k(g, seen).mT))
+            o2.append(torch.bmm(p, shared_v(g, seen)))
         for g, i in frame.members():
-            q1, k1, v1 = queries(i)[:, here], shared_k(i)[:, :seen], shared_v(i)[:, :seen]
-            e = torch.bmm(q1, k_seen.mT).baddbmm_(q_here, k1.mT)
-            u[g - probes].baddbmm_(q1, k1.mT, alpha=2)
+            q1, k1, v1 = queries(i, here), shared_k(i, seen), shared_v(i, seen)
+            e = torch.bmm(q1, k0.mT).baddbmm_(q0, k1.mT)
+            u[g - probes].baddbmm_(q1, k1.mT, alpha=2 * scale)
             p1 = p * e
             mean = p1.sum(-1, keepdim=True)
             p1.addcmul_(p, mean, value=-1)
             e -= mean
             u[g - probes].addcmul_(e, e)
-            o1 = torch.bmm(p, v1).baddbmm_(p1, v_seen)
-            out[i, ..., here, :] = o1.view(*leading, -1, width)
+            out[i, ..., here, :] = queries.unfold(torch.bmm(p, v1).baddbmm_(p1, v0))
             o2[g - probes].baddbmm_(p1, v1, alpha=2)
         for g in range(frame.groups):
             u[g].sub_((p * u[g]).sum(-1, keepdim=True)).mul_(p)
-            out[probes + g, ..., here, :] = o2[g].baddbmm_(u[g], v_seen).view(*leading, -1, width)
+            out[probes + g, ..., here, :] = queries.unfold(o2[g].baddbmm_(u[g], v0))
     return out
 
 
-def _flat(x: Taylor, leading: torch.Size, dtype: torch.dtype, scale: float = 1.0) -> Callable[[int | None], Tensor]:
-    """Index of a coefficient (None: the value) -> (batch · query heads, token, dim), times scale."""
-    repeats = leading[-1] // x.shape[-3]
+class _Heads:
+    """(..., heads, token, dim) as a batch of matrices, one a key head; queries of one key head lie below each other."""
 
-    def at(index: int | None) -> Tensor:
-        one = (x.value if index is None else x.coefficients[index]).to(dtype)
-        one = one * scale if scale != 1 else one
-        if repeats > 1:
-            one = one.repeat_interleave(repeats, -3)
-        return one.expand(*leading, *one.shape[-2:]).reshape(-1, *one.shape[-2:])
+    def __init__(self, x: Taylor, keys: Taylor, dtype: torch.dtype) -> None:
+        self.x, self.dtype = x, dtype
+        self.leading = (*x.shape[:-3], keys.shape[-3], x.shape[-3] // keys.shape[-3])
 
-    return at
+    def value(self, tokens: slice) -> Tensor:
+        return self.fold(self.x.value[..., tokens, :])
+
+    def __call__(self, index: int, tokens: slice) -> Tensor:
+        return self.fold(self.x.coefficients[index][..., tokens, :]).to(self.dtype)
+
+    def fold(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.leading[-1] * x.shape[-2], x.shape[-1])
+
+    def unfold(self, x: Tensor) -> Tensor:
+        return x.view(*self.leading, -1, x.shape[-1]).flatten(-4, -3)
 
 
 def _mask(
@@ -127,6 +125,6 @@ def _mask(
     last = last.reshape(-1, last.shape[-1]).amax(0).expand(rows)
     wide = mask.expand(*leading, rows, keys)
     return (
-        lambda here, end: wide[..., here, :end].reshape(-1, here.stop - here.start, end),
+        lambda here, end: wide[..., here, :end],
         lambda here: int(last[here].max()),
     )

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symnoise.curvature.taylor.tensor import Taylor, frame_of, lifted, plain, require, rule, spread
+from symnoise.curvature.taylor.normal import Normalised, normalised
+from symnoise.curvature.taylor.tensor import Frame, Stream, Taylor, frame_of, lifted, plain, require, rule, spread
 
 aten = torch.ops.aten
 
@@ -35,30 +36,73 @@ class Scaled:
     factor: Factor
 
 
-def like(factor: Factor, coefficients: Tensor) -> Factor:
-    return factor.to(coefficients.dtype) if isinstance(factor, Tensor) else factor
+@dataclass(frozen=True)
+class Square:
+    """Origin of x²."""
+
+    x: Taylor
 
 
-def elementwise(x: Taylor, y: Tensor, first: Factor, second: Factor | None) -> Taylor:
+@dataclass(frozen=True)
+class MeanSquare:
+    """Origin of mean(x²) over dims, kept as ones, plus a number."""
+
+    x: Taylor
+    dims: list[int]
+
+
+@dataclass(frozen=True)
+class InverseRoot:
+    """Origin of (mean(x²) + ε)^(−1/2)."""
+
+    x: Taylor
+    dims: list[int]
+
+
+def like(factor: Any, dtype: torch.dtype) -> Any:
+    return factor.to(dtype) if isinstance(factor, Tensor) else factor
+
+
+def elementwise(x: Taylor, y: Tensor, first: Factor, second: Factor | None, origin: Any = None) -> Taylor:
     """y = f(x) with f'(x0) and f''(x0) given."""
-    return Taylor(y, lambda: _through(x, first, second), x.frame, Elementwise(x, first, second))
+    origin = origin or Elementwise(x, first, second)
+    return Taylor(y, None, x.frame, origin, lambda entries: _through(x, first, second, y, entries))
 
 
-def _through(x: Taylor, first: Factor, second: Factor | None) -> Tensor:
-    c = x.coefficients
-    first = like(first, c)
-    if second is None:
-        return c * first
-    out = torch.empty_like(c)
-    probes = x.frame.probes
-    torch.mul(c[probes:], first, out=out[probes:])
-    squares = [torch.zeros_like(c[0]) for _ in range(x.frame.groups)]
-    for g, k in x.frame.members():  # one probe at a time, so that what is read twice is still in the cache
-        torch.mul(c[k], first, out=out[k])
-        squares[g - probes].addcmul_(c[k], c[k])
-    for y2, square in zip(out[probes:], squares, strict=True):
-        y2.add_(square.mul_(like(second, c)))
-    return out
+def _through(x: Taylor, first: Factor, second: Factor | None, y: Tensor, entries: int) -> Stream:
+    frame, squares = x.frame, _Sums(x.frame)
+    dtype = frame.dtype_beside(y)
+    first, second = like(first, dtype), like(second, dtype)
+    for here, c in x.stream(entries):
+        out = c.to(dtype) * first
+        if second is not None:
+            squares.gather(here, c, c)
+            squares.add_to(out, here, second)
+        yield here, out
+
+
+class _Sums:
+    """Σ a_k b_k over each group's probes, gathered while x1 goes by and added to x2, which comes after."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame: Frame = frame
+        self.sums: list[Any] = [None] * frame.groups
+
+    def gather(self, here: slice, a: Tensor, b: Tensor) -> None:
+        if here.start >= self.frame.probes:
+            return
+        g = self.frame.group(here.start)
+        for one, other in zip(a, b, strict=True):
+            self.sums[g] = one * other if self.sums[g] is None else self.sums[g].addcmul_(one, other)
+
+    def add_to(self, out: Tensor, here: slice, factor: Factor) -> None:
+        """out += sum · factor, if these are second-order coefficients."""
+        if here.start < self.frame.probes:
+            return
+        for into, total in zip(
+            out, self.sums[here.start - self.frame.probes : here.stop - self.frame.probes], strict=True
+        ):
+            into.addcmul_(total, factor) if isinstance(factor, Tensor) else into.add_(total, alpha=factor)
 
 
 # --- one argument -----------------------------------------------------------------------------------------------
@@ -112,11 +156,6 @@ def _log1p(x: Tensor) -> Derivatives:
 def _sqrt(x: Tensor) -> Derivatives:
     y = torch.sqrt(x)
     return y, 0.5 / y, -0.25 / (x * y)
-
-
-def _rsqrt(x: Tensor) -> Derivatives:
-    y = torch.rsqrt(x)
-    return y, -0.5 * y**3, 0.75 * y**5
 
 
 def _reciprocal(x: Tensor) -> Derivatives:
@@ -182,7 +221,6 @@ _UNARY: dict[Any, Callable[..., Derivatives]] = {
     aten.log: _log,
     aten.log1p: _log1p,
     aten.sqrt: _sqrt,
-    aten.rsqrt: _rsqrt,
     aten.reciprocal: _reciprocal,
     aten.sin: _sin,
     aten.cos: _cos,
@@ -210,8 +248,15 @@ def power(func: Any, x: Any, exponent: Any) -> Taylor:
     require(isinstance(x, Taylor) and not isinstance(exponent, Tensor), str(func))
     value, n = x.value, exponent
     if n == 2:
-        return elementwise(x, value.square(), 2 * value, 2.0)
+        return elementwise(x, value.square(), 2 * value, 2.0, Square(x))
     return elementwise(x, value.pow(n), n * value.pow(n - 1), n * (n - 1) * value.pow(n - 2))
+
+
+@rule(aten.rsqrt)
+def _inverse_root(func: Any, x: Taylor) -> Taylor:
+    y = torch.rsqrt(x.value)
+    origin = InverseRoot(x.origin.x, x.origin.dims) if isinstance(x.origin, MeanSquare) else None
+    return elementwise(x, y, -0.5 * y**3, 0.75 * y**5, origin)
 
 
 # --- sums and products ------------------------------------------------------------------------------------------
@@ -219,13 +264,19 @@ def power(func: Any, x: Any, exponent: Any) -> Taylor:
 
 def scaled(x: Taylor, y: Tensor, factor: Factor) -> Taylor:
     """y = x · factor, factor without coefficients, shapes broadcast."""
-    origin = Scaled(x, factor) if y.shape == x.shape else None
-    return Taylor(y, lambda: _times(x, factor, y), x.frame, origin)
+    if isinstance(x.origin, Normalised) and isinstance(factor, Tensor) and y.shape == x.shape:
+        return normalised(y, replace(x.origin, gain=factor), x.frame)
+    if y.shape == x.shape:
+        return Taylor(y, None, x.frame, Scaled(x, factor), lambda entries: _times(x, factor, y, entries))
+    dtype = x.frame.dtype_beside(y)
+    return Taylor(y, lambda: lifted(x.coefficients.to(dtype), y.ndim) * like(factor, dtype), x.frame)
 
 
-def _times(x: Taylor, factor: Factor, y: Tensor) -> Tensor:
-    c = lifted(x.coefficients.to(x.frame.dtype_beside(y)), y.ndim)
-    return c * like(factor, c)
+def _times(x: Taylor, factor: Factor, y: Tensor, entries: int) -> Stream:
+    dtype = x.frame.dtype_beside(y)
+    factor = like(factor, dtype)
+    for here, c in x.stream(entries):
+        yield here, c.to(dtype) * factor
 
 
 @rule(aten.neg)
@@ -254,18 +305,46 @@ def _divide(func: Any, x: Any, y: Any, *, rounding_mode: str | None = None) -> A
 def product(x: Taylor, y: Taylor) -> Taylor:
     """x · y, both with coefficients: y1 = x1 y0 + x0 y1, y2 = x2 y0 + x0 y2 + 2 Σ x1 y1."""
     value = x.value * y.value
-    return Taylor(value, lambda: _leibniz(x, y, value), x.frame)
+    for a, b in ((x, y), (y, x)):
+        if isinstance(b.origin, InverseRoot) and b.origin.x is a:
+            return normalised(value, Normalised(a, b.value, None, b.origin.dims, centred=False), x.frame)
+    if x.shape != y.shape:
+        return Taylor(value, lambda: _leibniz(x, y, value), x.frame)
+    if isinstance(y.origin, Elementwise) and not isinstance(x.origin, Elementwise):
+        x, y = y, x
+    return Taylor(value, None, x.frame, None, lambda entries: _streamed_leibniz(x, y, value, entries))
+
+
+def _streamed_leibniz(x: Taylor, y: Taylor, value: Tensor, entries: int) -> Stream:
+    """The product of equal shapes; where x = f(w) is still to be computed, f(w) · y in one go."""
+    frame, dtype = x.frame, x.frame.dtype_beside(value)
+    squares, mixed = _Sums(frame), _Sums(frame)
+    by_y, by_x, bend = like(x.value, dtype), like(y.value, dtype), None
+    twist: Factor = 2.0
+    if isinstance(x.origin, Elementwise) and x.readers < 2:
+        w = x.origin
+        by_x = like(w.first * y.value, dtype)
+        twist = like(2 * w.first, dtype)
+        bend = None if w.second is None else like(w.second * y.value, dtype)
+        x = w.x
+    for (here, a), (_, b) in zip(x.stream(entries), y.stream(entries), strict=True):
+        out = (a.to(dtype) * by_x).addcmul_(b, by_y)
+        mixed.gather(here, a, b)
+        mixed.add_to(out, here, twist)
+        if bend is not None:
+            squares.gather(here, a, a)
+            squares.add_to(out, here, bend)
+        yield here, out
 
 
 def _leibniz(x: Taylor, y: Taylor, value: Tensor) -> Tensor:
     frame, shape = x.frame, value.shape
     a, b = spread(x, shape, value.dtype), spread(y, shape, value.dtype)
     a0, b0 = x.value.to(a.dtype), y.value.to(a.dtype)
-    out = torch.empty_like(a if x.shape == shape else b)
-    for g in range(frame.probes, frame.probes + frame.groups):
-        torch.mul(a[g], b0, out=out[g]).addcmul_(b[g], a0)
+    out = a.new_empty(a.shape)
+    for i in range(frame.total):
+        torch.mul(a[i], b0, out=out[i]).addcmul_(b[i], a0)
     for g, k in frame.members():
-        torch.mul(a[k], b0, out=out[k]).addcmul_(b[k], a0)
         out[g].addcmul_(a[k], b[k], value=2)
     return out
 
@@ -274,7 +353,20 @@ def _leibniz(x: Taylor, y: Taylor, value: Tensor) -> Tensor:
 def _add(func: Any, x: Any, y: Any, *, alpha: float = 1) -> Taylor:
     frame = frame_of(x, y)
     value = torch.add(plain(x), plain(y), alpha=alpha)
-    return Taylor(value, lambda: _sum_of(x, y, alpha, value), frame)
+    if isinstance(x, Taylor) and isinstance(y, Taylor) and x.shape == y.shape:
+        return Taylor(value, None, frame, None, lambda entries: _streamed_sum(x, y, alpha, value, entries))
+    origin = x.origin if isinstance(getattr(x, "origin", None), MeanSquare) and not isinstance(y, Tensor) else None
+    return Taylor(value, lambda: _sum_of(x, y, alpha, value), frame, origin)
+
+
+def _streamed_sum(x: Taylor, y: Taylor, alpha: float, value: Tensor, entries: int) -> Stream:
+    dtype = x.frame.dtype_beside(value)
+    factor = None
+    if isinstance(y.origin, Scaled) and y.readers < 2 and alpha == 1 and isinstance(y.origin.factor, Tensor):
+        y, factor = y.origin.x, like(y.origin.factor, dtype)
+    for (here, a), (_, b) in zip(x.stream(entries), y.stream(entries), strict=True):
+        a, b = a.to(dtype), b.to(dtype)
+        yield here, torch.add(a, b, alpha=alpha) if factor is None else torch.addcmul(a, b, factor)
 
 
 @rule(aten.sub)

@@ -1,5 +1,6 @@
 """Matrix products: with weights all coefficients go through in one; between two Taylor tensors by Leibniz."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,9 +15,18 @@ aten = torch.ops.aten
 def linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     """x Wᵀ + b."""
     require(isinstance(x, Taylor) and not isinstance(weight, Taylor) and not isinstance(bias, Taylor), "linear weights")
-    c = x.coefficients  # now: what is put off must not reach back through the layers
-    result = Taylor(F.linear(x.value, weight, bias), lambda: F.linear(c, x.frame.weight(weight, c.dtype)), x.frame)
+    result = _through_matrix(x, F.linear(x.value, weight, bias), lambda c: F.linear(c, x.frame.weight(weight, c.dtype)))
     result.made = (linear, (x, weight, bias), {})
+    return result
+
+
+def _through_matrix(x: Taylor, value: Tensor, function: Callable[[Tensor], Tensor]) -> Taylor:
+    """`function` multiplies stacked coefficients by a matrix: all at once if they are there, else as they come."""
+    x.bound()
+    result = Taylor.each(x, value, function)
+    if not x.known:
+        result._coefficients = None  # collected from the stream
+    result.pending = x.pending + 1
     return result
 
 
@@ -27,10 +37,9 @@ FUNCTIONS[F.linear] = linear
 def matrix_product(func: Any, x: Any, y: Any) -> Taylor:
     if isinstance(x, Taylor) and isinstance(y, Taylor):
         return _bilinear(x, y)
-    c = (x if isinstance(x, Taylor) else y).coefficients
     if isinstance(x, Taylor):
-        return Taylor(x.value @ y, lambda: c @ _cast(y, c), x.frame)
-    return Taylor(x @ y.value, lambda: _cast(x, c) @ c, y.frame)
+        return _through_matrix(x, x.value @ y, lambda c: c @ _cast(y, c))
+    return _through_matrix(y, x @ y.value, lambda c: _cast(x, c) @ c)
 
 
 @rule(aten.mv)

@@ -1,9 +1,5 @@
 """Normalisations: LayerNorm, RMSNorm, softmax, log-softmax, logsumexp.
 
-LayerNorm and RMSNorm, n = r c with c = x − mean(x) (RMSNorm: c = x) and r = (mean(c²) + ε)^(−1/2). With
-a_k = mean(n0 c1_k) and b_k = mean(c1_k²):
-    n1_k = r (c1_k − n0 a_k)
-    n2   = r (c2 − n0 mean(n0 c2)) + r² Σ_k [ n0 (3 a_k² − b_k) − 2 a_k c1_k ]
 Softmax p of s, ⟨·⟩ = Σ p ·, centred e_k = s1_k − ⟨s1_k⟩:
     p1_k = p e_k,   p2 = p (u − ⟨u⟩),   u = s2 + Σ_k e_k².
 """
@@ -14,42 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from symnoise.curvature.taylor.normal import Normalised, normalised
 from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, require, rule
 
 aten = torch.ops.aten
-
-
-def normalised(x: Taylor, value: Tensor, r: Tensor, gain: Tensor | None, dims: list[int], centred: bool) -> Taylor:
-    """value = n · gain (+ any constant), r as above with `dims` kept as ones."""
-    return Taylor(value, lambda: _normalised(x, value, r, gain, dims, centred), x.frame)
-
-
-def _normalised(x: Taylor, value: Tensor, r: Tensor, gain: Tensor | None, dims: list[int], centred: bool) -> Tensor:
-    frame, c = x.frame, x.coefficients.to(x.frame.dtype_beside(value))
-    x0 = x.value.to(r.dtype)
-    n0 = ((x0 - x0.mean(dims, keepdim=True)) * r if centred else x0 * r).to(c.dtype)
-    r = r.to(c.dtype)
-    gain = torch.ones((), dtype=c.dtype, device=c.device) if gain is None else gain.to(c.dtype)
-    r_gain, r_n_gain = r * gain, r * n0 * gain
-    out = torch.empty_like(c)
-    squares = [torch.zeros_like(r) for _ in range(frame.groups)]  # Σ 3a² − b
-    mixed = [torch.zeros_like(c[0]) for _ in range(frame.groups)]  # Σ a c1
-
-    def first_order(index: int) -> tuple[Tensor, Tensor]:
-        one = c[index] - c[index].mean(dims, keepdim=True) if centred else c[index]
-        a = (n0 * one).mean(dims, keepdim=True)
-        torch.mul(one, r_gain, out=out[index]).addcmul_(r_n_gain, a, value=-1)
-        return one, a
-
-    for g, k in frame.members():
-        one, a = first_order(k)
-        squares[g - frame.probes].add_(3 * a * a - one.square().mean(dims, keepdim=True))
-        mixed[g - frame.probes].addcmul_(one, a)
-    for g in range(frame.groups):
-        first_order(frame.probes + g)
-        bent = (n0 * squares[g]).sub_(mixed[g], alpha=2).mul_(r * r * gain)
-        out[frame.probes + g].add_(bent)
-    return out
 
 
 @rule(aten.native_layer_norm)
@@ -57,7 +21,7 @@ def _layer_norm(func: Any, x: Any, shape: Any, weight: Any, bias: Any, eps: floa
     require(isinstance(x, Taylor) and not isinstance(weight, Taylor) and not isinstance(bias, Taylor), str(func))
     value, mean, r = func(x.value, shape, weight, bias, eps)
     dims = list(range(-len(shape), 0))
-    return normalised(x, value, r, weight, dims, centred=True), mean, r
+    return normalised(value, Normalised(x, r, weight, dims, centred=True), x.frame), mean, r
 
 
 def rms_norm(x: Any, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Taylor:
@@ -65,7 +29,7 @@ def rms_norm(x: Any, shape: Any, weight: Tensor | None = None, eps: float | None
     value, dims = F.rms_norm(x.value, shape, weight, eps), list(range(-len(shape), 0))
     x0 = x.value.to(torch.promote_types(x.dtype, torch.float32))
     r = (x0.square().mean(dims, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
-    return normalised(x, value, r, weight, dims, centred=False)
+    return normalised(value, Normalised(x, r, weight, dims, centred=False), x.frame)
 
 
 FUNCTIONS[F.rms_norm] = rms_norm

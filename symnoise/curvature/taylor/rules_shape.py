@@ -6,7 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, UnsupportedOperation, frame_of, plain, require, rule
+from symnoise.curvature.taylor.rules_elementwise import MeanSquare, Square
+from symnoise.curvature.taylor.tensor import (
+    FUNCTIONS,
+    Stream,
+    Taylor,
+    UnsupportedOperation,
+    frame_of,
+    lifted,
+    plain,
+    require,
+    rule,
+)
 
 aten = torch.ops.aten
 
@@ -16,7 +27,7 @@ def _reshape(func: Any, x: Taylor, *args: Any) -> Taylor:
     require(not any(isinstance(a, torch.dtype) for a in args), str(func))
     # Coefficients may lie otherwise in memory than the value: reshape copies where view could not.
     value = func(x.value, *args) if func.overloadpacket in (aten.squeeze, aten.unsqueeze) else x.value.reshape(args[0])
-    return Taylor(value, lambda: _reshaped(x.coefficients, value.shape), x.frame)
+    return Taylor.each(x, value, lambda c: _reshaped(c, value.shape))
 
 
 def _reshaped(c: Tensor, shape: torch.Size) -> Tensor:
@@ -26,29 +37,24 @@ def _reshaped(c: Tensor, shape: torch.Size) -> Tensor:
 @rule(aten.expand)
 def _expand(func: Any, x: Taylor, size: Sequence[int], *, implicit: bool = False) -> Taylor:
     value = x.value.expand(size)
-    return Taylor(value, lambda: _lift(x, value.ndim).expand(-1, *value.shape), x.frame)
-
-
-def _lift(x: Taylor, rank: int) -> Tensor:
-    c = x.coefficients
-    return c.reshape(c.shape[0], *[1] * (rank + 1 - c.ndim), *c.shape[1:])
+    return Taylor.each(x, value, lambda c: lifted(c, value.ndim).expand(-1, *value.shape))
 
 
 @rule(aten.repeat)
 def _repeat(func: Any, x: Taylor, repeats: Sequence[int]) -> Taylor:
-    return Taylor(x.value.repeat(repeats), lambda: _lift(x, len(repeats)).repeat(1, *repeats), x.frame)
+    return Taylor.each(x, x.value.repeat(repeats), lambda c: lifted(c, len(repeats)).repeat(1, *repeats))
 
 
 @rule(aten.permute)
 def _permute(func: Any, x: Taylor, dims: Sequence[int]) -> Taylor:
     shifted = [0, *(d % x.ndim + 1 for d in dims)]
-    return Taylor(x.value.permute(*dims), lambda: x.coefficients.permute(shifted), x.frame)
+    return Taylor.each(x, x.value.permute(*dims), lambda c: c.permute(shifted))
 
 
 @rule(aten.transpose)
 def _transpose(func: Any, x: Taylor, a: int, b: int) -> Taylor:
     value = x.value.transpose(a, b)
-    return Taylor(value, lambda: x.coefficients.transpose(a % x.ndim + 1, b % x.ndim + 1), x.frame)
+    return Taylor.each(x, value, lambda c: c.transpose(a % x.ndim + 1, b % x.ndim + 1))
 
 
 @rule(aten.t)
@@ -64,8 +70,8 @@ def _along(func: Any, x: Any, dim: int = 0, *args: Any, **kwargs: Any) -> Taylor
     value = func(x.value, dim, *args, **kwargs)
     if func.overloadpacket is aten.gather:
         index = args[0]
-        return Taylor(value, lambda: _gather(x.coefficients, shifted, index), x.frame)
-    return Taylor(value, lambda: func(x.coefficients, shifted, *args, **kwargs), x.frame)
+        return Taylor.each(x, value, lambda c: _gather(c, shifted, index))
+    return Taylor.each(x, value, lambda c: func(c, shifted, *args, **kwargs))
 
 
 def _gather(c: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -75,6 +81,7 @@ def _gather(c: Tensor, dim: int, index: Tensor) -> Tensor:
 @rule(aten.split, aten.split_with_sizes)
 def _split(func: Any, x: Taylor, size: Any, dim: int = 0) -> list[Taylor]:
     parts, start = [], 0
+    x.readers += 1  # several parts: compute x once
     for value in x.value.split(size, dim):
         length = value.shape[dim]
         parts.append(_along(aten.slice.Tensor, x, dim % x.ndim, start, start + length))
@@ -84,6 +91,7 @@ def _split(func: Any, x: Taylor, size: Any, dim: int = 0) -> list[Taylor]:
 
 @rule(aten.unbind)
 def _unbind(func: Any, x: Taylor, dim: int = 0) -> list[Taylor]:
+    x.readers += 1
     return [_along(aten.select.int, x, dim, i) for i in range(x.shape[dim])]
 
 
@@ -91,9 +99,13 @@ def _unbind(func: Any, x: Taylor, dim: int = 0) -> list[Taylor]:
 def _cat(func: Any, tensors: Sequence[Any], dim: int = 0) -> Taylor:
     frame = frame_of(*tensors)
     value = torch.cat([plain(x) for x in tensors], dim)
-    parts = [x if isinstance(x, Taylor) else frame.constant(x) for x in tensors]
-    dim = dim % value.ndim
-    return Taylor(value, lambda: torch.cat([x.coefficients for x in parts], dim + 1), frame)
+    parts = [x if isinstance(x, Taylor) else frame.constant(x) for x in tensors if x.numel()]
+    return Taylor(value, None, frame, None, lambda entries: _joined(parts, dim % value.ndim + 1, entries))
+
+
+def _joined(parts: list[Taylor], dim: int, entries: int) -> Stream:
+    for blocks in zip(*(x.stream(entries) for x in parts), strict=True):
+        yield blocks[0][0], torch.cat([c for _, c in blocks], dim)
 
 
 @rule(aten.stack)
@@ -112,20 +124,20 @@ def _index(func: Any, x: Any, indices: Sequence[Tensor | None]) -> Taylor:
     # Indices parted by a full slice move their dimension to the front, which would be the probes' place.
     places = [n for n, i in enumerate(indices) if i is not None]
     require(places == list(range(places[0], places[0] + len(places))), f"{func} with indices apart")
-    return Taylor(x.value[chosen], lambda: x.coefficients[(slice(None), *chosen)], x.frame)
+    return Taylor.each(x, x.value[chosen], lambda c: c[(slice(None), *chosen)])
 
 
 @rule(aten.flip, aten.roll)
 def _flip(func: Any, x: Taylor, *args: Any) -> Taylor:
     *first, dims = args
     shifted = [d % x.ndim + 1 for d in dims]
-    return Taylor(func(x.value, *args), lambda: func(x.coefficients, *first, shifted), x.frame)
+    return Taylor.each(x, func(x.value, *args), lambda c: func(c, *first, shifted))
 
 
 @rule(aten.tril, aten.triu, aten.constant_pad_nd)
 def _last_dimensions(func: Any, x: Taylor, *args: Any) -> Taylor:
     require(func.overloadpacket is not aten.constant_pad_nd or len(args) < 2 or args[1] == 0, f"{func} not with zeros")
-    return Taylor(func(x.value, *args), lambda: func(x.coefficients, *args), x.frame)
+    return Taylor.each(x, func(x.value, *args), lambda c: func(c, *args))
 
 
 @rule(aten.sum, aten.mean)
@@ -136,8 +148,10 @@ def _reduce(
     reduce = torch.sum if func.overloadpacket is aten.sum else torch.mean
     value = reduce(x.value, dims, keepdim, dtype=dtype)
     shifted = [d % x.ndim + 1 for d in dims]
-    own = x.frame.dtype or value.dtype
-    return Taylor(value, lambda: reduce(x.coefficients, shifted, keepdim, dtype=own), x.frame)
+    own = x.frame.dtype_beside(value)
+    mean_square = isinstance(x.origin, Square) and func.overloadpacket is aten.mean and keepdim
+    origin = MeanSquare(x.origin.x, dims) if mean_square else None
+    return Taylor(value, lambda: reduce(x.coefficients, shifted, keepdim, dtype=own), x.frame, origin)
 
 
 @rule(aten._to_copy, aten.clone, aten.alias)
@@ -146,11 +160,10 @@ def _copy(func: Any, x: Taylor, *args: Any, **kwargs: Any) -> Taylor:
     device, dtype = value.device, x.frame.dtype or value.dtype
     contiguous = value.is_contiguous()
 
-    def coefficients() -> Tensor:
-        c = x.coefficients.to(device, dtype)
-        return c.contiguous() if contiguous else c
+    def copied(c: Tensor) -> Tensor:
+        return c.to(device, dtype).contiguous() if contiguous else c.to(device, dtype)
 
-    return Taylor(value, coefficients, x.frame)
+    return Taylor.each(x, value, copied)
 
 
 @rule(aten.detach)

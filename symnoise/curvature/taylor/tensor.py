@@ -17,8 +17,21 @@ from torch import Tensor
 
 # What acts on Taylor tensors: aten operations (every overload that does not write in place), and Python-level
 # functions that are caught before PyTorch takes them apart into such operations.
+# Entries of coefficients that are worked on at a time, 8 MiB in float32: fewer are faster to read again, but slower
+# in matrix products.
+_CACHE = 2**21
+
+Stream = Iterator[tuple[slice, Tensor]]
+
 RULES: dict[Any, Callable[..., Any]] = {}
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}
+
+
+def even_cuts(start: int, count: int, most: int) -> Iterator[slice]:
+    """start … start + count − 1 in as few parts of at most `most` as possible, of nearly equal length."""
+    parts = -(-count // most)
+    for part in range(parts):
+        yield slice(start + count * part // parts, start + count * (part + 1) // parts)
 
 
 class UnsupportedOperation(NotImplementedError):  # noqa: N818
@@ -48,11 +61,25 @@ class Frame:
     check: bool = False
     _casts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def blocks(self, entries: int) -> Iterator[slice]:
+        """Cuts of the coefficients, x1 before x2, never across groups, of few enough entries to stay in a cache."""
+        size = self.probes // self.groups
+        for start in [*range(0, self.probes, size), self.probes]:
+            count = size if start < self.probes else self.groups
+            yield from even_cuts(start, count, max(1, _CACHE // max(1, entries)))
+
+    @property
+    def total(self) -> int:
+        """K + G."""
+        return self.probes + self.groups
+
+    def group(self, probe: int) -> int:
+        return probe // (self.probes // self.groups)
+
     def members(self) -> Iterator[tuple[int, int]]:
         """(index of the group's x2, index of one of its x1), all pairs."""
-        size = self.probes // self.groups
         for probe in range(self.probes):
-            yield self.probes + probe // size, probe
+            yield self.probes + self.group(probe), probe
 
     def dtype_beside(self, value: Tensor) -> torch.dtype:
         return self.dtype or value.dtype
@@ -72,37 +99,85 @@ class Frame:
 
 
 class Taylor(Tensor):
-    """Value and coefficients; coefficients are computed when first asked for, the value at once.
+    """Value and coefficients; the value is computed at once, coefficients when first asked for.
+
+    coefficients: a tensor, or a function that computes it. stream: a function entries -> generator of blocks, through
+    which a chain of operations is run block by block while the block is in the cache; `entries` are those of one
+    coefficient of the result, so that all arguments of an operation are cut alike (`Frame.blocks`). What several
+    operations read is computed once and kept. `pending` counts the matrix products on the way to the coefficients.
 
     `origin` tells how a tensor was made until its coefficients are known, for rules that do better on a pair of
-    operations than one by one (a squared mean under a root is a norm; a product of activations needs no copy).
+    operations than one by one; `made` is the last operation and its arguments.
     """
 
     value: Tensor
     frame: Frame
-    _coefficients: Tensor | Callable[[], Tensor]
     origin: Any
     made: tuple[Any, tuple[Any, ...], dict[str, Any]] | None
-    read: bool
+    readers: int
+    pending: int
+    _coefficients: Tensor | Callable[[], Tensor] | None
+    _stream: Callable[[int], Stream] | None
 
     @staticmethod
     def __new__(
-        cls, value: Tensor, coefficients: Tensor | Callable[[], Tensor], frame: Frame, origin: Any = None
+        cls,
+        value: Tensor,
+        coefficients: Tensor | Callable[[], Tensor] | None,
+        frame: Frame,
+        origin: Any = None,
+        stream: Callable[[int], Stream] | None = None,
     ) -> "Taylor":
         self = torch.Tensor._make_wrapper_subclass(
             cls, value.shape, strides=value.stride(), dtype=value.dtype, device=value.device
         )
         self.value, self._coefficients, self.frame = value, coefficients, frame
-        self.origin, self.made, self.read = origin, None, False
+        self.origin, self._stream, self.made = origin, stream, None
+        self.readers = self.pending = 0
         return self
 
     @property
     def coefficients(self) -> Tensor:
         """(K + G, *shape)."""
         if not isinstance(self._coefficients, Tensor):
-            self._coefficients = self._coefficients()
-            self.origin = self.made = None  # what it was made from may be freed
+            self._coefficients = self._collect() if self._coefficients is None else self._coefficients()
+            self.origin = self.made = self._stream = None  # what it was made from may be freed
+            self.pending = 0
         return self._coefficients
+
+    def _collect(self) -> Tensor:
+        assert self._stream is not None
+        result = None
+        for here, block in self._stream(self.value.numel()):
+            if result is None:
+                result = block.new_empty(self.frame.total, *self.shape)
+            result[here] = block
+        assert result is not None
+        return result
+
+    def stream(self, entries: int) -> Stream:
+        """Blocks of the coefficients; computed on the way and forgotten if this is their only reader."""
+        if self._stream is not None and self.readers < 2:
+            yield from self._stream(entries)
+        else:
+            c = self.coefficients
+            for here in self.frame.blocks(entries):
+                yield here, c[here]
+
+    @staticmethod
+    def each(x: "Taylor", value: Tensor, function: Callable[[Tensor], Tensor]) -> "Taylor":
+        """A linear function of x, given as it acts on any number of stacked coefficients."""
+        return Taylor(
+            value, lambda: function(x.coefficients), x.frame, None, lambda entries: _each(x, function, entries)
+        )
+
+    def bound(self) -> None:
+        """Computes the coefficients now unless they can be streamed out of few matrix products.
+
+        Called by matrix products on what they read: what is put off must not reach back through the layers.
+        """
+        if self._stream is None or self.pending > 1:
+            _ = self.coefficients
 
     @property
     def known(self) -> bool:
@@ -130,23 +205,34 @@ class Taylor(Tensor):
         if rule is None:
             raise UnsupportedOperation(str(func))
         result = rule(func, *args, **kwargs)
-        _mark_read(args)
+        pending = _mark_read(args)
         for one in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(one, Taylor):
                 if one.frame.check:
                     _check(one, str(func))
+                if not one.known:
+                    one.pending = max(one.pending, pending)
                 if not one.known and one.made is None:
                     one.made = (func, args, kwargs)
-                one.read = one.read or any(r.alias_info for r in func._schema.returns)
+                one.readers += any(r.alias_info for r in func._schema.returns)  # a view reads what it shows
         return result
 
 
-def _mark_read(args: Any) -> None:
+def _mark_read(args: Any) -> int:
+    """Counts one more reader of every Taylor tensor; the most matrix products that any of them waits for."""
+    pending = 0
     for x in args:
         if isinstance(x, Taylor):
-            x.read = True
+            x.readers += 1
+            pending = max(pending, x.pending)
         elif isinstance(x, (list, tuple)):
-            _mark_read(x)
+            pending = max(pending, _mark_read(x))
+    return pending
+
+
+def _each(x: Taylor, function: Callable[[Tensor], Tensor], entries: int) -> Stream:
+    for here, c in x.stream(entries):
+        yield here, function(c)
 
 
 def _in_place(func: Any, args: Any, kwargs: Any) -> Taylor:
@@ -154,13 +240,13 @@ def _in_place(func: Any, args: Any, kwargs: Any) -> Taylor:
     x, operation = args[0] if args else None, func.overloadpacket
     name = str(operation).removeprefix("aten.")
     plain_one: Any = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
-    if plain_one not in RULES or not isinstance(x, Taylor) or x.read:
+    if plain_one not in RULES or not isinstance(x, Taylor) or x.readers:
         raise UnsupportedOperation(f"{func}, which writes in place,")
     result = plain_one(*args, **kwargs)
     if result.shape != x.shape or result.dtype != x.dtype:
         raise UnsupportedOperation(f"{func}, which writes in place with another type,")
-    x._coefficients, x.origin, x.made, x.read = result.coefficients, None, None, False
-    x.value = result.value
+    x.value, x._coefficients = result.value, result.coefficients
+    x.origin, x._stream, x.made, x.readers, x.pending = None, None, None, 0, 0
     return x
 
 
