@@ -8,6 +8,8 @@ import importlib.util
 
 import pytest
 
+import tests.typechecked  # noqa: F401 - where the type checker named in pyproject.toml is found
+
 
 @pytest.fixture(scope="session")
 def smollm2():

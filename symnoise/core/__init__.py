@@ -4,20 +4,20 @@ from symnoise.core.errors import InputError, unknown
 from symnoise.core.estimate import Estimate
 from symnoise.core.files import peak_rss_mib, provenance, sha256, write_atomically, write_json
 from symnoise.core.heap import retained_heap
-from symnoise.core.masks import is_right_padded, lengths, real_tokens
+from symnoise.core.masks import Mask, is_right_padded, lengths
 from symnoise.core.progress import progress_shown, track
 from symnoise.core.random import generator
 
 __all__ = [
     "Estimate",
     "InputError",
+    "Mask",
     "generator",
     "is_right_padded",
     "lengths",
     "peak_rss_mib",
     "progress_shown",
     "provenance",
-    "real_tokens",
     "retained_heap",
     "sha256",
     "track",

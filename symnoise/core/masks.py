@@ -1,20 +1,17 @@
 """Which tokens are real, and how many there are."""
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+# 1 or True at real tokens, 0 or False at padding.
+Mask = Bool[Tensor, "batch token"] | Int[Tensor, "batch token"]
 
-def lengths(mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"]) -> Int[Tensor, " batch"]:
+
+def lengths(mask: Mask) -> Int[Tensor, " batch"]:
     """True (unpadded) length of each row: the number of nonzero mask entries."""
     return (mask != 0).sum(1)
 
 
-def is_right_padded(mask: Bool[Tensor, "batch token"]) -> bool:
+def is_right_padded(mask: Mask) -> bool:
     """Whether every row is real tokens followed by padding."""
     return bool((mask[:, 1:] <= mask[:, :-1]).all()) and bool(mask[:, :1].all())
-
-
-def real_tokens(values: torch.Tensor, mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"]) -> torch.Tensor:
-    """`values` (batch, token, …) of the real tokens alone, as (tokens, …)."""
-    return values[mask != 0]

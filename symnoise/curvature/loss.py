@@ -1,7 +1,7 @@
 """What curvature needs of a loss."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from symnoise.noise import directions
 
 
+@runtime_checkable
 class Loss(Protocol):
     """One differentiable number an example: `EmbeddingLoss`, or any function shaped like it.
 

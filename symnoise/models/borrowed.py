@@ -19,21 +19,22 @@ def borrowed(model: Any) -> Iterator[None]:
     kernel (fused kernels have no double backward, pytorch#116350), and the attention implementation where it
     is one without second derivatives (flash, flex). Graphs built inside stay valid outside.
     """
-    training = [(module, module.training) for module in model.modules()]
-    parameters: list[tuple[nn.Parameter, bool]] = [(p, p.requires_grad) for p in model.parameters()]
+    training = [module for module in model.modules() if module.training]
+    trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     attention = getattr(model.config, "_attn_implementation", None)
     try:
-        model.eval()
-        for parameter, _ in parameters:
-            parameter.requires_grad_(False)
+        for module in training:
+            module.training = False
+        for parameter in trained:  # by assignment, which torch.func allows inside its transforms
+            parameter.requires_grad = False
         if attention not in _TWICE_DIFFERENTIABLE:
             model.set_attn_implementation("eager")
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter, required in parameters:
-            parameter.requires_grad_(required)
+        for module in training:
+            module.training = True
+        for parameter in trained:
+            parameter.requires_grad = True
         if attention not in _TWICE_DIFFERENTIABLE:
             model.set_attn_implementation(attention)

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import generator
+from symnoise.core import Mask, generator
 from symnoise.noise.laws import law
 
 
 def directions(
     embeddings: Float[Tensor, "batch token dim"],
-    mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"],
+    mask: Mask,
     ids: Sequence[int],
     count: int,
     *,

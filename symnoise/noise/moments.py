@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from scipy.special import gammaln
 from torch import Tensor
 
-from symnoise.core import lengths
+from symnoise.core import Mask, lengths
 from symnoise.noise.laws import Law
 
 
@@ -65,7 +65,7 @@ class RealisedMoments:
 
 def realised_moments(
     epsilon: Float[Tensor, "batch token dim"],
-    mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"],
+    mask: Mask,
 ) -> RealisedMoments:
     """Realised moments of each row of `epsilon`, padding left out; sums in float64."""
     kept = (epsilon * (mask != 0)[:, :, None]).double().flatten(1)

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from symnoise.core import InputError, lengths, unknown
+from symnoise.core import InputError, Mask, lengths, unknown
 from symnoise.noise import laws
 from symnoise.noise.moments import Moments, closed_form_moments
 
@@ -105,7 +105,7 @@ class Noise:
     def sample(
         self,
         embeddings: Float[Tensor, "batch token dim"],
-        mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"],
+        mask: Mask,
         *,
         generator: torch.Generator,
     ) -> Float[Tensor, "batch token dim"]:
@@ -123,7 +123,7 @@ class Noise:
     def sample_pair(
         self,
         embeddings: Float[Tensor, "batch token dim"],
-        mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"],
+        mask: Mask,
         *,
         generator: torch.Generator,
     ) -> tuple[Float[Tensor, "batch token dim"], Float[Tensor, "batch token dim"]]:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import lengths
+from symnoise.core import Mask, lengths
 from symnoise.noise import Noise, law
 
 
@@ -25,7 +25,7 @@ class SquareNorm:
 
 def expected_square_norm(
     embeddings: Float[Tensor, "batch token dim"],
-    mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"],
+    mask: Mask,
     noise: Noise,
 ) -> SquareNorm:
     """Mean and variance of the squared Frobenius norm of each row's noisy embeddings, padding left out."""
@@ -37,8 +37,6 @@ def expected_square_norm(
     return SquareNorm(mean=clean + n * variance, variance=4 * variance * clean + pair, pair_variance=pair)
 
 
-def square_norm(
-    values: Float[Tensor, "batch token dim"], mask: Bool[Tensor, "batch token"] | Int[Tensor, "batch token"]
-) -> Float[Tensor, " batch"]:
+def square_norm(values: Float[Tensor, "batch token dim"], mask: Mask) -> Float[Tensor, " batch"]:
     """‖·‖² of each row over its real tokens, summed in float64."""
     return (values.double().square().sum(-1) * (mask != 0)).sum(1)

@@ -1,0 +1,84 @@
+import json
+import math
+import os
+
+import pytest
+import torch
+
+from symnoise.core import Estimate, InputError, generator, track, unknown, write_atomically, write_json
+
+
+def test_streams_are_repeatable_and_differ_by_every_part_of_their_key() -> None:
+    def draw(*key: int | str) -> torch.Tensor:
+        return torch.rand(4, generator=generator(*key))
+
+    assert torch.equal(draw(0, "a", 1), draw(0, "a", 1))
+    draws = [draw(0, "a", 1), draw(1, "a", 0), draw(0, "a", 2), draw(0, "b", 1), draw(0, "a")]
+    assert len({tuple(d.tolist()) for d in draws}) == len(draws)
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    torch.rand(3, generator=generator(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_estimate_of_known_draws() -> None:
+    estimate = Estimate.from_draws(torch.tensor([[1.0, 2.0], [3.0, 2.0]]))
+    assert estimate.value.tolist() == [2.0, 2.0]
+    assert estimate.stderr.tolist() == pytest.approx([1.0, 0.0])  # sd √2 over √2
+    assert estimate.dof == 1 and estimate.probes == 2
+
+
+def test_one_draw_has_no_error_and_an_exact_value_has_none_to_have() -> None:
+    assert math.isnan(float(Estimate.from_draws(torch.ones(1, 1)).stderr))
+    low, high = Estimate.exact(torch.ones(3)).interval()
+    assert torch.equal(low, high)
+
+
+def test_intervals_cover_at_their_level() -> None:
+    # 4,000 intervals of coverage 90 %: the count is binomial with standard deviation 0.47 %; four of them is 1.9 %.
+    draws = torch.randn((5, 4000), generator=generator(0, "coverage"))
+    low, high = Estimate.from_draws(draws).interval(0.9)
+    assert abs(float(((low < 0) & (high > 0)).double().mean()) - 0.9) < 0.019
+
+
+def test_mean_over_examples_pools_errors() -> None:
+    pooled = Estimate(torch.tensor([1.0, 3.0]).double(), torch.tensor([0.3, 0.4]).double(), 8, 7.0).mean()
+    assert float(pooled.value) == 2 and float(pooled.stderr) == pytest.approx(0.25)
+    assert 7 < pooled.dof < 14
+
+
+def test_unknown_words_get_the_nearest_match() -> None:
+    assert "did you mean 'gaussian'" in str(unknown("law", "gausian", ["uniform", "gaussian"]))
+    assert "choose one of: uniform, gaussian" in str(unknown("law", "x", ["uniform", "gaussian"]))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, {"a": 1})
+
+    def fail(temporary) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_atomically(path, fail)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_json_has_null_for_what_is_not_a_number(tmp_path) -> None:
+    write_json(tmp_path / "x.json", {"a": float("nan"), "b": torch.tensor([1.0, math.inf])})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.0, None]}
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose a folder"):
+        write_json(tmp_path / "file" / "x.json", {})
+
+
+def test_track_is_silent_and_complete(capsys) -> None:
+    assert list(track(range(3), "work")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,127 @@
+"""Hessian products, differences and dense Hessians against torch.func's forward-over-reverse Hessian."""
+
+import pytest
+import torch
+
+from symnoise.core import InputError, generator
+from symnoise.curvature import (
+    EmbeddingHessian,
+    dense_hessian,
+    directional_curvature,
+    exact_trace,
+    hvp,
+    hvp_difference,
+    inner,
+    spectrum,
+)
+from symnoise.curvature.exact import LARGEST
+from symnoise.models import EmbeddingLoss
+from tests.text import batch, lifted, loss_of
+from tests.tiny import NAMES, tiny
+
+
+def oracle(loss: EmbeddingLoss, example: int) -> torch.Tensor:
+    """Dense Hessian of one example by torch.func: forward mode over reverse mode, eager attention."""
+    loss.model.set_attn_implementation("eager")
+    n = loss.embeddings[0].numel()
+    H = torch.func.hessian(lambda x: loss(x)[example])(loss.embeddings)  # (batch, token, dim) twice over
+    return H[example, :, :, example].reshape(n, n)
+
+
+def directions(loss: EmbeddingLoss, count: int) -> torch.Tensor:
+    return torch.randn((count, *loss.shape), generator=generator(0, "v"), dtype=torch.float64)
+
+
+# Transformers' norms, rotary angles and softmax compute in float32 on the stock class; lifted, nothing does.
+@pytest.mark.parametrize(("lift", "tolerance"), [(True, 1e-9), (False, 1e-5)])
+@pytest.mark.parametrize("name", NAMES)
+def test_products_and_exact_trace_match_the_dense_hessian(name: str, lift: bool, tolerance: float) -> None:
+    with lifted(lift):
+        loss = loss_of(name, tokens=5)
+        V = directions(loss, 3)
+        products, dense, traces = hvp(loss, V), dense_hessian(loss), exact_trace(loss)
+        for example in range(2):
+            H = oracle(loss, example)
+            scale = float(H.abs().max())
+            expected = (V[:, example].flatten(1) @ H).reshape(V[:, example].shape)
+            torch.testing.assert_close(products[:, example], expected, rtol=0, atol=tolerance * float(expected.norm()))
+            torch.testing.assert_close(dense[example], H, rtol=0, atol=tolerance * scale)
+            assert abs(float(traces[example] - H.trace())) < tolerance * scale * len(H)
+
+
+def test_the_hessian_is_symmetric_and_zero_at_padding() -> None:
+    with lifted(True):
+        H = dense_hessian(loss_of("llama"))
+    torch.testing.assert_close(H, H.mT, rtol=0, atol=1e-12 * float(H.abs().max()))
+    assert float(H[1, 4 * 32 :].abs().max()) == 0
+
+
+def test_one_direction_or_many() -> None:
+    loss = loss_of("gpt2")
+    V = directions(loss, 2)
+    torch.testing.assert_close(hvp(loss, V)[1], hvp(loss, V[1]))
+    with pytest.raises(InputError, match="V must be"):
+        hvp(loss, V[:, :, :-1])
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_differences_err_by_what_they_say(name: str) -> None:
+    with lifted(True):
+        loss = loss_of(name)
+        (v,) = directions(loss, 1) * (loss.mask != 0)[:, :, None]
+        found, exact = hvp_difference(loss, v), hvp(loss, v)
+        error = inner(found.product - exact, found.product - exact).sqrt()
+    assert bool((error <= 3 * found.error).all())  # an estimate of size, not a bound to the digit
+    assert bool((found.error < 1e-4 * inner(exact, exact).sqrt()).all())
+
+
+def test_directional_curvature_is_a_rayleigh_quotient() -> None:
+    with lifted(True):
+        loss = loss_of("llama").example(0)
+        values, vectors = torch.linalg.eigh(dense_hessian(loss)[0])
+        top = vectors[:, -1].reshape(loss.shape)
+        assert float(directional_curvature(loss, 7 * top)[0]) == pytest.approx(float(values[-1]), rel=1e-10)
+
+
+def test_exact_refuses_what_is_too_large() -> None:
+    model = tiny("llama")
+    loss = EmbeddingLoss(model, batch(rows=1, tokens=100))
+    loss.embeddings = torch.zeros(1, LARGEST // 32 + 1, 32)
+    with pytest.raises(InputError, match=rf"limit of {LARGEST:,}"):
+        exact_trace(loss)
+
+
+def test_the_operator_speaks_scipy_s_language() -> None:
+    with lifted(True):
+        loss = loss_of("llama")
+        operator = EmbeddingHessian(loss, example=1)
+        H = dense_hessian(loss)[1, : 4 * 32, : 4 * 32]  # the real tokens of the shorter example
+        assert operator.shape == (128, 128)
+        eye = torch.eye(128, dtype=torch.float64)
+        torch.testing.assert_close(operator @ eye, H, rtol=0, atol=1e-12 * float(H.abs().max()))
+        torch.testing.assert_close(torch.from_numpy(operator.to_scipy() @ eye.numpy()), operator @ eye)
+    with pytest.raises(InputError, match="not in a batch of 2"):
+        EmbeddingHessian(loss, example=2)
+
+
+@pytest.mark.parametrize("which", ["algebraic", "magnitude", "smallest"])
+def test_spectrum_agrees_with_the_dense_one(which: str) -> None:
+    with lifted(True):
+        loss = loss_of("gpt2")
+        found = spectrum(loss, k=4, which=which, tolerance=1e-10)
+        for example in range(2):
+            n = int(loss.lengths[example]) * 32
+            values = torch.linalg.eigvalsh(dense_hessian(loss)[example, :n, :n])
+            order = {
+                "algebraic": values.argsort(descending=True),
+                "magnitude": values.abs().argsort(descending=True),
+                "smallest": values.argsort(),
+            }[which][:4]
+            expected = values[order].sort(descending=True).values
+            torch.testing.assert_close(found.values[example], expected, rtol=0, atol=1e-8 * float(values.abs().max()))
+            assert found.vectors[example].shape == (4, int(loss.lengths[example]), 32)
+    assert float(found.residuals.max()) < 1e-6
+    with pytest.raises(InputError, match="k must be between"):
+        spectrum(loss, k=0)
+    with pytest.raises(InputError, match="did you mean 'magnitude'"):
+        spectrum(loss, which="magnitud")

@@ -1,0 +1,139 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from symnoise.core import InputError
+from symnoise.models import EmbeddingLoss, borrowed
+from tests.text import batch, lifted, loss_of
+from tests.tiny import NAMES, tiny
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_the_model_s_own_row_by_row(name: str) -> None:
+    model, text = tiny(name, torch.float64), batch()
+    loss = EmbeddingLoss(model, text)
+    found = loss(loss.embeddings)
+    for row in range(2):
+        with torch.no_grad():
+            alone = model(**{key: value[row : row + 1] for key, value in text.items()}).loss
+        # Transformers takes the cross-entropy of a causal model in float32.
+        assert float(found[row]) == pytest.approx(float(alone), rel=3e-7)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gemma2", "t5"])
+def test_padding_changes_nothing_and_examples_do_not_meet(name: str) -> None:
+    with lifted(True):
+        loss = loss_of(name)
+        both = loss(loss.embeddings)
+        for row in range(2):
+            alone = loss.example(row)
+            assert alone.shape[1] == int(loss.lengths[row])
+            torch.testing.assert_close(alone(alone.embeddings), both[row : row + 1], rtol=1e-12, atol=0)
+
+
+def test_left_padding_is_read_like_right_padding() -> None:
+    model, right = tiny("gpt2", torch.float64), batch()
+    left = {key: value.clone() for key, value in right.items()}
+    for key in left:
+        left[key][1] = right[key][1].roll(2)
+    values = [loss(loss.embeddings) for loss in (EmbeddingLoss(model, text) for text in (right, left))]
+    torch.testing.assert_close(*values, rtol=1e-12, atol=0)
+
+
+def test_gemma_s_embeddings_are_taken_after_their_scaling() -> None:
+    model = tiny("gemma", torch.float64)
+    loss = EmbeddingLoss(model, batch())
+    plain = model.get_input_embeddings().weight[batch()["input_ids"]]
+    torch.testing.assert_close(loss.embeddings, plain.detach() * 32**0.5, rtol=1e-6, atol=0)
+
+
+def state(model: nn.Module) -> list:
+    hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()]
+    return [
+        [m.training for m in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+        hooks,
+        model.config._attn_implementation,
+        torch.backends.cuda.flash_sdp_enabled(),
+    ]
+
+
+def test_the_model_is_left_as_found_also_after_an_error() -> None:
+    model = tiny("llama")
+    model.train()
+    model.model.layers[0].eval()
+    next(model.parameters()).requires_grad_(False)
+    before, weights = state(model), copy.deepcopy(model.state_dict())
+    loss = EmbeddingLoss(model, batch())
+    loss(loss.embeddings)
+    assert state(model) == before
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever Transformers raises for a wrong width
+        loss(loss.embeddings[:, :, :-1])
+    assert state(model) == before
+    with pytest.raises(RuntimeError, match="on purpose"), borrowed(model):
+        assert not model.training and not any(p.requires_grad for p in model.parameters())
+        raise RuntimeError("on purpose")
+    assert state(model) == before
+    assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
+
+
+def test_dropout_is_off_inside() -> None:
+    model = tiny("gpt2").train()
+    loss = EmbeddingLoss(model, batch())
+    assert torch.equal(loss(loss.embeddings), loss(loss.embeddings))
+
+
+def test_attention_without_a_second_derivative_is_exchanged_for_the_call() -> None:
+    model = tiny("llama", torch.float64)
+    expected = EmbeddingLoss(model, batch())
+    value = expected(expected.embeddings)
+    model.set_attn_implementation("flex_attention")
+    seen = []
+    model.model.layers[0].self_attn.register_forward_pre_hook(
+        lambda module, _: seen.append(module.config._attn_implementation)
+    )
+    loss = EmbeddingLoss(model, batch())
+    torch.testing.assert_close(loss(loss.embeddings), value, rtol=1e-6, atol=0)
+    assert seen == ["eager"] and model.config._attn_implementation == "flex_attention"
+
+
+def test_logits_are_formed_at_scored_positions_only() -> None:
+    loss = loss_of("llama")
+    assert loss.logits(loss.embeddings).shape == (int(loss.scored_tokens.sum()), 97)
+    assert loss.scored_tokens.tolist() == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b | {"labels": torch.full_like(b["labels"], -100)}, "example 0 has no scored token"),
+        (lambda b: b | {"labels": b["labels"][:, 1:]}, "must have the shape of input_ids"),
+        (lambda b: {key: value[:, :1] for key, value in b.items()}, "length 1 or less"),
+        (lambda b: b | {"input_ids": b["input_ids"] + 1000}, "outside the model's 97 embeddings"),
+        (lambda b: b | {"attention_mask": b["attention_mask"][:, 1:]}, "attention_mask"),
+    ],
+)
+def test_bad_batches_are_refused_in_one_line(change, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        EmbeddingLoss(tiny("llama"), change(batch()))
+    assert "\n" not in str(error.value)
+
+
+def test_models_without_head_or_table_are_refused() -> None:
+    with pytest.raises(InputError, match="no language-model head"):
+        EmbeddingLoss(tiny("llama").model, batch())
+    model = tiny("llama")
+    model.get_input_embeddings = lambda: None
+    with pytest.raises(InputError, match="no token-embedding table"):
+        EmbeddingLoss(model, batch())
+
+
+def test_a_loss_that_is_not_finite_names_example_and_token() -> None:
+    model = tiny("llama")
+    with torch.no_grad():
+        model.lm_head.weight[int(batch()["labels"][1, 2])] = torch.nan
+    loss = EmbeddingLoss(model, batch())
+    with pytest.raises(InputError, match=r"loss is nan at example \d, token \d"):
+        loss.token_losses()

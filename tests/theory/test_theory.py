@@ -1,0 +1,150 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from symnoise.core import InputError
+from symnoise.models import EmbeddingLoss
+from symnoise.noise import LAWS
+from symnoise.theory import (
+    CLAIMS,
+    Ridges,
+    check_cancellation,
+    check_least_variance,
+    check_moments,
+    check_norms,
+    check_radial,
+    check_smoothing_analytically,
+    check_smoothing_sampled,
+    check_split,
+    check_trained_norms,
+    check_variances,
+    claim,
+    counts,
+    row,
+    tiny_llama,
+    tiny_transformer,
+    verdict,
+    write_ledger,
+)
+from tests.text import lifted
+
+
+@pytest.mark.parametrize(
+    ("relation", "prediction", "low", "high", "resolution", "expected"),
+    [
+        ("equals", 1, 0.9, 1.1, 0.2, "holds"),
+        ("equals", 1, 0.9, 1.1, 0.05, "undecided"),
+        ("equals", 1, 1.1, 1.2, 0.2, "fails"),
+        ("equals", 0, 0, 0, 0, "holds"),
+        ("equals", 1, math.nan, 1.2, 0.2, "undecided"),
+        ("at most", 0, -2, -1, 0, "holds"),
+        ("at most", 0, -2, 1, 0, "undecided"),
+        ("at most", 0, 1, 2, 0, "fails"),
+        ("within", 1, 0.95, 1.05, 0.1, "holds"),
+        ("within", 1, 0.85, 1.05, 0.1, "undecided"),
+        ("within", 1, 1.2, 1.5, 0.1, "fails"),
+    ],
+)
+def test_verdicts_are_computed(relation, prediction, low, high, resolution, expected) -> None:
+    assert verdict(relation, prediction, low, high, resolution) == expected
+
+
+def test_rows_and_claims() -> None:
+    assert list(CLAIMS) == ["M1", "M2", "M3", "S1", "S2", "S3", "P1", "P2", "P3", "P4", "V1", "N1", "N2", "N3"]
+    made = row("M1", "q", 1, 1, 0.1, resolution=0.2, where="here")
+    assert made.statement == claim("M1").statement and made.verdict == "holds"
+    with pytest.raises(InputError, match="unknown claim"):
+        claim("M9")
+
+
+def test_ridges_know_themselves() -> None:
+    ridges = Ridges.drawn()
+    subject = ridges.subject()
+    H = torch.autograd.functional.hessian(lambda x: ridges(x[None])[0], ridges.x)
+    g = torch.autograd.functional.jacobian(lambda x: ridges(x[None])[0], ridges.x)
+    torch.testing.assert_close(subject.hessian, H)
+    torch.testing.assert_close(subject.gradient, g)
+    assert float(H.trace()) == pytest.approx(ridges.trace)
+    e, h = torch.eye(6, dtype=torch.float64), 0.02
+    at = [ridges(ridges.x + k * h * e) for k in (-2, -1, 0, 1, 2)]
+    fourth = (at[0] - 4 * at[1] + 6 * at[2] - 4 * at[3] + at[4]) / h**4
+    torch.testing.assert_close(ridges.fourth, fourth, rtol=1e-2, atol=1e-2)
+    for name, law in LAWS.items():  # smoothed values against stratified draws in each coordinate
+        z = law.standardised(torch.rand((400_000, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+        draws = ridges(ridges.x + 0.3 * z) - ridges(ridges.x[None])
+        assert abs(float(draws.mean()) - ridges.smoothed(name, 0.3)) < 4.5 * float(draws.std()) / 400_000**0.5
+
+
+def test_every_claim_holds_on_the_analytic_function() -> None:
+    subject = Ridges.drawn().subject()
+    found = (
+        check_smoothing_analytically()
+        + check_smoothing_sampled(subject, 0.1, 100_000)
+        + check_cancellation(subject, 0.1)
+        + check_variances(subject, 0.1)
+        + check_least_variance(subject)
+    )
+    assert [r for r in found.rows if r.verdict != "holds"] == []
+    assert {r.id for r in found.rows} == {"S1", "S2", "S3", "P1", "P2", "P3"}
+
+
+def test_moments_hold() -> None:
+    found = check_moments()
+    assert counts(found.rows) == {"holds": len(found.rows), "fails": 0, "undecided": 0}
+
+
+def test_a_wrong_law_is_caught(monkeypatch) -> None:
+    """A "Gaussian" that draws uniforms has the wrong kurtosis: the ledger can say no."""
+    impostor = replace(LAWS["gaussian"], name="uniform")
+    monkeypatch.setitem(LAWS, "gaussian", impostor)
+    verdicts = {r.quantity: r.verdict for r in check_moments(draws=5_000).rows}
+    assert verdicts["Var‖ε‖², gaussian"] == "fails"
+    assert verdicts["Var‖ε‖², uniform"] != "fails"
+
+
+def test_a_wrong_hessian_is_caught() -> None:
+    subject = Ridges.drawn().subject()
+    wrong = replace(subject, hessian=subject.hessian * 1.2)
+    assert "fails" in {r.verdict for r in check_cancellation(wrong, 0.1).rows}
+    assert "fails" in {r.verdict for r in check_variances(wrong, 0.1).rows}
+
+
+def test_the_tiny_transformer_is_twice_known() -> None:
+    subject = tiny_transformer()
+    e = torch.eye(len(subject.x), dtype=torch.float64)
+    h = 1e-3
+    diagonal = (subject.evaluate(subject.x + h * e) + subject.evaluate(subject.x - h * e) - 2 * subject.value) / h**2
+    torch.testing.assert_close(diagonal, subject.hessian.diagonal(), rtol=1e-4, atol=1e-4)
+    found = check_cancellation(subject, 0.02) + check_variances(subject, 0.02, draws=4096)
+    assert counts(found.rows)["fails"] == 0
+
+
+def test_model_claims_on_the_tiny_transformer() -> None:
+    model, text = tiny_llama()
+    loss = EmbeddingLoss(model, text)
+    with lifted(True):
+        split = check_split(loss, 0.05, 8, where="tiny")
+        assert {r.verdict for r in split.rows} == {"holds"}
+        radial = check_radial(loss, where="tiny")
+        assert radial.rows[-1].verdict == "fails"  # a residual stream is not invariant to the scale of X
+        norms = check_norms(loss, 5.0, draws=300, where="tiny")
+    assert counts(norms.rows)["fails"] == 0
+
+
+def test_one_seed_gives_no_verdict_on_training() -> None:
+    one = check_trained_norms({"none": [0.0], "symnoise": [0.1]}, 1.0, where="here").rows[0]
+    assert one.verdict == "undecided" and math.isnan(one.low)
+    many = check_trained_norms({"none": [0.0] * 6, "symnoise": [0.1, 0.11, 0.09, 0.1, 0.1, 0.1]}, 1.0, where="here")
+    assert many.rows[0].verdict == "holds"
+    many = check_trained_norms({"none": [0.0] * 6, "symnoise": [-0.1, -0.11, -0.09, -0.1, -0.1, -0.1]}, 1.0, where="")
+    assert many.rows[0].verdict == "fails"
+
+
+def test_the_ledger_is_json_with_its_keys(tmp_path) -> None:
+    write_ledger(tmp_path / "ledger.json", [row("V1", "q", 1, 1, math.nan, resolution=0.1, where="here")])
+    (record,) = json.loads((tmp_path / "ledger.json").read_text())
+    wanted = {"id", "statement", "prediction", "measured", "low", "high", "verdict", "where", "n", "seed", "seconds"}
+    assert wanted <= set(record) and record["low"] is None and record["verdict"] == "undecided"
