@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.validity import radius
+from analysis.ledger import THEORY
 from analysis.numbers import number
 
 Rows = list[dict[str, Any]]
@@ -17,13 +18,16 @@ Tables = dict[str, pd.DataFrame]
 
 
 def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
-    """claim id -> sentences, for each claim with a row that does not hold on the real model."""
+    """claim id -> sentences, for each claim with a row that fails."""
     found: dict[str, list[str]] = {}
     for id in dict.fromkeys(row["id"] for row in rows):
         own = [row for row in rows if row["id"] == id]
-        bad = [row for row in own if row["verdict"] == "fails"]
-        if bad:
-            found[id] = _SEARCH.get(id, _nothing)(own, tables) or _nothing(own, tables)
+        where = [row["where"] for row in own if row["verdict"] == "fails"]
+        if where:
+            # What the tables can tell is about the real model.
+            on_model = any(not place.startswith(THEORY) for place in where)
+            search = _SEARCH.get(id, _nothing) if on_model else _nothing
+            found[id] = search(own, tables) or _nothing(own, tables)
     return found
 
 

@@ -177,7 +177,10 @@ def label_ends(drawn: Figure, panels: Sequence[tuple[Axes, Sequence[End]]], *, g
     """
     drawn.draw_without_rendering()
     scale = 72 / drawn.dpi
-    for ax, ends in panels:
+    for ax, every in panels:
+        ends = [end for end in every if math.isfinite(end[1])]  # a diverged arm has no end
+        if not ends:
+            continue
         points: Any = ax.transData.transform([(x, y) for x, y, *_ in ends])
         at = sorted(zip((scale * points[:, 1]).tolist(), ends, strict=True), key=lambda item: item[0])
         places: list[float] = []

@@ -79,6 +79,7 @@ def draw(data: pd.DataFrame) -> Figure:
             after = part[(part.when == "after") & (part.arm == arm)]
             for p in after.to_dict("records"):
                 interval(curvature, k - 0.15 + 0.15 * j, p["value"], p["low"], p["high"], colour(arm))
+    curvature.margins(y=0.14)
     curvature.axhline(0, color=INK, lw=0.6)
     curvature.set_xticks(range(len(quantities)), quantities)
     curvature.tick_params(axis="x", length=0)

@@ -109,6 +109,7 @@ def draw(data: pd.DataFrame) -> Figure:
             ha="right",
             va="bottom",
             fontsize=6,
+            bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0},
         )
     for ax in (left, right):
         for alpha in used:
@@ -146,10 +147,10 @@ def caption(data: pd.DataFrame) -> str:
     )
     return (
         "Against α (mean σ above); dotted lines mark those that NEFTune trains with. (a) T(σ) → 1 where the Hessian "
-        "describes what a pair adds to the loss. Black: all examples and draws pooled, with "
-        f"{PERCENT} intervals; thin: single examples, 95 % intervals; grey: 1 ± 10 %. By linear interpolation, {said}. (b) C(σ) = 2(E ℓ(X+σz) − ℓ)/σ² "
-        "of each example with 95 % intervals; open circles at the left are the mean zᵀHz of the same draws, its "
-        f"limit. In {negative} of {single.example.nunique()} examples it is negative (purple). The axes’ limits are "
-        "set by the pooled T and by C at α ≥ 1: below, float32 rounding divided by σ² widens the intervals. "
-        "Arrowheads are points outside them, and bars that reach the frame go on."
+        f"describes what a pair adds to the loss. Black: all examples and draws pooled, with {PERCENT} intervals; "
+        f"thin: single examples, 95 % intervals; grey: 1 ± 10 %. By linear interpolation, {said}. "
+        "(b) C(σ) = 2(E ℓ(X+σz) − ℓ)/σ² of each example with 95 % intervals; open circles at the left are the mean "
+        f"zᵀHz of the same draws, its limit. In {negative} of {single.example.nunique()} examples it is negative "
+        "(purple). The axes’ limits are set by the pooled T and by C at α ≥ 1: below, float32 rounding divided by σ² "
+        "widens the intervals. Arrowheads are points outside them, and bars that reach the frame go on."
     )
