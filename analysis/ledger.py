@@ -140,7 +140,7 @@ def headline(rows: list[dict[str, Any]]) -> str:
     if failing:
         sentences.append(f"At least one row fails for {_listed(failing)}.")
     if open_:
-        sentences.append(f"No row fails, but some are undecided, for {_listed(open_)}.")
+        sentences.append(f"None fails but some are undecided for {_listed(open_)}.")
     return " ".join(sentences)
 
 
