@@ -1,0 +1,152 @@
+"""The commands as a user types them: JSON keys, tables, and one line with exit code 2 on bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from symnoise.cli import main
+from tests.tiny import tiny, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with a tiny Llama, its tokenizer, and six Alpaca rows."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny("llama").save_pretrained(folder / "model")
+    tiny_tokenizer(chat=True).save_pretrained(folder / "model")
+    rows = [
+        {"instruction": f"say {word}", "output": f"{word} {word}"}
+        for word in ["one", "two", "three", "four", "five", "six"]
+    ]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    return folder
+
+
+def call(monkeypatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["symnoise", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def run(monkeypatch, home: Path, tmp_path: Path, command: str, *arguments: object) -> dict:
+    """The JSON of a measuring command on the tiny model."""
+    places = ["--model", home / "model", "--data", home / "rows.json", "--examples", 3, "--max-length", 64]
+    assert call(monkeypatch, command, *places, *arguments, "--json", tmp_path / "out.json") == 0
+    return json.loads((tmp_path / "out.json").read_text())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["moments", "--help"]])
+def test_help_answers_without_torch(arguments: list[str]) -> None:
+    code = f"import sys; sys.argv = ['symnoise', *{arguments!r}]\nfrom symnoise.cli import main\ntry: main()\n"
+    code += "except SystemExit: pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_moments(monkeypatch, tmp_path, capsys) -> None:
+    arguments = ["--law", "uniform", "--alpha", 5, "--length", 16, "--dim", 8, "--draws", 100]
+    assert call(monkeypatch, "moments", *arguments, "--json", tmp_path / "m.json") == 0
+    found = json.loads((tmp_path / "m.json").read_text())
+    for name in ("mean_square_norm", "var_square_norm", "mean_norm"):
+        assert set(found[name]) == {"predicted", "measured", "stderr"}
+    assert found["mean_square_norm"]["predicted"] == pytest.approx(25 / 3)
+    assert "predicted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["auto", "taylor", "hvp", "difference", "exact"])
+def test_curvature(monkeypatch, home, tmp_path, method: str) -> None:
+    short = ["--max-length", 20]  # exact takes a Hessian product a coordinate
+    found = run(monkeypatch, home, tmp_path, "curvature", "--method", method, "--probes", 4, "--batch", 2, *short)
+    assert {"model", "data", "seconds", "forward_seconds", "forwards_per_probe", "peak_rss_mib"} <= set(found)
+    assert found["method"] == {"auto": "taylor"}.get(method, method)
+    assert set(found["trace"]) == set(found["gauss_newton_trace"]) == {"value", "stderr"}
+    assert len(found["per_example"]) == 3
+    assert {"tokens", "scored_tokens", "trace", "stderr"} <= set(found["per_example"][0])
+    mean = sum(example["trace"] for example in found["per_example"]) / 3
+    assert found["trace"]["value"] == pytest.approx(mean)
+
+
+def test_batches_and_repeats_change_nothing(monkeypatch, home, tmp_path) -> None:
+    found = [
+        run(monkeypatch, home, tmp_path, "curvature", "--dtype", "float64", "--probes", 4, "--batch", size)
+        for size in (1, 3, 3)
+    ]
+    traces = [[example["trace"] for example in result["per_example"]] for result in found]
+    assert traces[0] == pytest.approx(traces[1], rel=1e-4)  # float32 casts inside the stock class
+    assert traces[1] == traces[2]
+
+
+def test_smooth(monkeypatch, home, tmp_path) -> None:
+    found = run(monkeypatch, home, tmp_path, "smooth", "--alphas", "0.1,5", "--draws", 3)
+    assert [row["alpha"] for row in found["rows"]] == [0.1, 5]
+    for row in found["rows"]:
+        assert {"sigma", "alpha", "T", "C", "stderr"} <= set(row)
+        assert len(row["per_example"]) == 3
+
+
+def test_norms(monkeypatch, home, tmp_path) -> None:
+    found = run(monkeypatch, home, tmp_path, "norms", "--noise", "symnoise", "--alpha", 5, "--draws", 2)
+    assert len(found["layers"]) == 3
+    for example, tokens in zip(found["embeddings"], found["per_token"], strict=True):
+        assert example["measured"] == pytest.approx(example["predicted"], rel=1e-5)  # exact for Rademacher pairs
+        assert len(tokens["growth_per_token"][0]) == tokens["tokens"]
+
+
+def test_doctor(monkeypatch, home, tmp_path) -> None:
+    assert call(monkeypatch, "doctor", "--model", home / "model", "--json", tmp_path / "d.json") == 0
+    found = json.loads((tmp_path / "d.json").read_text())
+    assert found["hook"] == {"fires": 1}
+    assert found["versions"]["torch"]
+
+
+BAD = [
+    (["moments", "--law", "unifrm"], "did you mean 'uniform'"),
+    (["moments", "--alpha", "-1"], "alpha must be a finite number"),
+    (["moments", "--alpha", "nan"], "alpha must be a finite number"),
+    (["moments", "--alpha", "inf"], "alpha must be a finite number"),
+    (["moments", "--length", "0"], "length and dim must be 1 or more"),
+    (["moments", "--json", "/proc/none/out.json"], "choose a folder"),
+    (["curvature", "--method", "tailor"], "did you mean 'taylor'"),
+    (["curvature", "--probes", "0"], "--probes must be 1 or more"),
+    (["curvature", "--dtype", "float61"], "did you mean"),
+    (["curvature", "--batch", "0"], "--batch must be 1 or more"),
+    (["smooth", "--alphas", "1,two"], "--alphas takes numbers"),
+    (["smooth", "--alphas", "-1"], "--alphas takes numbers"),
+    (["norms", "--noise", "symnoize"], "did you mean 'symnoise'"),
+    (["norms", "--noise", "none"], "changes no norm"),
+    (["curvature", "--max-length", "3"], "cut off entirely"),
+    (["curvature", "--model", "no/such-model"], "no/such-model"),
+    (["curvature", "--data", "no-such-file.json"], "no-such-file.json"),
+    (["curvature", "--examples", "0"], "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(
+    monkeypatch, home, tmp_path, capsys, arguments: list[str], message: str
+) -> None:
+    if arguments[0] != "moments":
+        places = {"--model": home / "model", "--data": home / "rows.json", "--max-length": 64}
+        arguments = [
+            *arguments,
+            *(str(x) for key, value in places.items() if key not in arguments for x in (key, value)),
+        ]
+    if "--json" not in arguments:
+        arguments = [*arguments, "--json", str(tmp_path / "out.json")]
+    assert call(monkeypatch, *arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert line.startswith("symnoise: ") and message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_are_not_hidden(monkeypatch) -> None:
+    monkeypatch.setattr("symnoise.cli.measure.sampled_moments", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call(monkeypatch, "moments")
