@@ -12,12 +12,12 @@ from symnoise.curvature.taylor import (
     TaylorQuadratics,
     UnsupportedOperation,
     engine,
+    head,
     memory,
     memory_estimate,
     rules_attention,
     taylor_quadratics,
 )
-from symnoise.curvature.taylor.head import _cross_entropy
 from symnoise.curvature.taylor.oracle import plain_quadratics
 from symnoise.curvature.taylor.tensor import RULES, Frame, Taylor
 from symnoise.models import EmbeddingLoss, float64_throughout
@@ -170,32 +170,30 @@ def test_blocks_change_rounding_only(monkeypatch):
         assert_agree(taylor_quadratics(loss, V, groups=2), whole, 1e-12)
 
 
-def test_logits_are_formed_in_blocks(monkeypatch):
+@pytest.mark.parametrize("name", ["llama", "gemma2", "granite", "gpt2", "opt", "t5"])
+def test_logits_are_formed_in_blocks(monkeypatch, name):
     """Soft-capped and scaled logits too: coefficients for all scored tokens are never there at once."""
-    seen = []
+    tokens, real = [], head._terms
 
-    def watched(z, targets):
-        seen.append(z.coefficients.shape)
-        return _cross_entropy(z, targets)
+    def watched(value, *rest):
+        tokens.append(len(value))
+        return real(value, *rest)
 
-    monkeypatch.setattr("symnoise.curvature.taylor.head._cross_entropy", watched)
-    monkeypatch.setattr("symnoise.curvature.taylor.head._BLOCK", 2 * 3 * VOCABULARY)
-    for name in ("llama", "gemma2", "granite", "gpt2", "opt", "t5"):
-        loss = loss_of(model_of(name))
-        made: list[int] = []
-        original = Taylor.coefficients.fget
+    loss = loss_of(model_of(name))
+    V = probes_of(loss, 2)
+    whole = taylor_quadratics(loss, V, groups=1)
+    monkeypatch.setattr(head, "_terms", watched)
+    monkeypatch.setattr(head, "_BLOCK", 2 * 3 * VOCABULARY)
+    collect = Taylor._collect
 
-        def coefficients(self, made=made, original=original):
-            if not self.known and self.shape[-1:] == (VOCABULARY,):
-                made.append(self.shape.numel() // VOCABULARY)
-            return original(self)
+    def small(x):
+        assert x.shape[-1] != VOCABULARY or x.numel() <= 2 * VOCABULARY
+        return collect(x)
 
-        monkeypatch.setattr(Taylor, "coefficients", property(coefficients))
-        taylor_quadratics(loss, probes_of(loss, 2), groups=1)
-        monkeypatch.setattr(Taylor, "coefficients", property(original))
-        assert made
-        assert max(made) == 2, name
-    assert all(shape[1] <= 2 for shape in seen)
+    monkeypatch.setattr(Taylor, "_collect", small)
+    assert_agree(taylor_quadratics(loss, V, groups=1), whole, 1e-6)
+    assert max(tokens) <= 2
+    assert sum(tokens) == len(loss.targets)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

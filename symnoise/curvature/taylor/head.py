@@ -4,18 +4,23 @@ With logits z, target t, p = softmax(z) and ⟨·⟩ = Σ p · over the vocabula
     loss1_k = ⟨z1_k⟩ − z1_k[t],   gauss_newton_k = ⟨z1_k²⟩ − ⟨z1_k⟩²,   loss2 = ⟨z2⟩ − z2[t] + Σ_k gauss_newton_k.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from symnoise.curvature.taylor.rules_linear import linear
-from symnoise.curvature.taylor.tensor import Taylor
+from symnoise.curvature.taylor.rules_linear import linear, stacked_linear
+from symnoise.curvature.taylor.tensor import Frame, Taylor, even_cuts
 from symnoise.models import EmbeddingLoss
 
 # Logit coefficients of one block: 64 MiB in float32. A block is one matrix product, so not much smaller.
 _BLOCK = 2**24
+
+
+_Terms = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,18 @@ class TokenTerms:
 def token_terms(loss: EmbeddingLoss, logits: Taylor) -> TokenTerms:
     """Terms of the cross-entropy of `logits` (scored, vocabulary)."""
     scored, vocabulary = logits.shape
-    step = max(1, _BLOCK // (vocabulary * (logits.frame.probes + logits.frame.groups)))
+    step = max(1, _BLOCK // (vocabulary * logits.frame.total))
     steps = _steps_from_head(logits)
     blocks = []
-    for start in range(0, scored, step):
-        here = slice(start, min(start + step, scored))
-        block: Any = logits[here] if steps is None else _replay(*steps, here)
-        blocks.append(_cross_entropy(block, loss.targets[here]))
+    for here in even_cuts(0, scored, step):
+        targets = loss.targets[here]
+        if steps is None:
+            blocks.append(_cross_entropy(logits.value[here], logits.coefficients[:, here], targets, logits.frame))
+        elif all(func.overloadpacket in _IDENTITIES for func, _, _ in steps[1]):
+            blocks.append(_linear_cross_entropy(logits.value[here], steps[0], here, targets))
+        else:
+            block = _replay(*steps, here)
+            blocks.append(_cross_entropy(block.value, block.coefficients, targets, logits.frame))
     return TokenTerms(*(torch.cat(parts, -1) for parts in zip(*blocks, strict=True)))
 
 
@@ -62,6 +72,7 @@ def _steps_from_head(logits: Taylor) -> tuple[Taylor, list[Any]] | None:
 
 
 _aten = torch.ops.aten
+_IDENTITIES = {_aten._to_copy, _aten.alias, _aten.select, _aten.slice}  # the last two of the whole only, see below
 _ROWWISE = {_aten.mul, _aten.div, _aten.tanh, _aten._to_copy, _aten.add, _aten.neg, _aten.alias}
 
 
@@ -74,32 +85,55 @@ def _keeps_rows(func: Any, args: tuple[Any, ...]) -> bool:
 
 
 def _replay(head: Taylor, steps: list[Any], here: slice) -> Taylor:
-    _, (x, weight, _bias), _ = head.made  # type: ignore[misc]
-    frame = head.frame
-    value = head.value[:, here]
-
-    def coefficients() -> Tensor:
-        c = x.coefficients[:, :, here]
-        return torch.nn.functional.linear(c, frame.weight(weight, c.dtype))
-
-    block = Taylor(value, coefficients, frame)
+    block = Taylor(head.value[:, here], lambda: _through_head(head, slice(None), here), head.frame)
     for func, args, kwargs in steps:
         block = func(block, *args, **kwargs)
     return block
 
 
-def _cross_entropy(z: Taylor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    frame, c = z.frame, z.coefficients
-    value = z.value.to(torch.promote_types(z.dtype, torch.float32))
+def _through_head(head: Taylor, which: slice, here: slice) -> Tensor:
+    """Those coefficients (…, 1, block, vocabulary) of the head's output at rows `here`."""
+    _, (x, weight, _bias), _ = head.made  # type: ignore[misc]
+    c = x.coefficients[which, :, here]
+    return stacked_linear(c, head.frame.weight(weight, c.dtype))
+
+
+def _linear_cross_entropy(value: Tensor, head: Taylor, here: slice, targets: Tensor) -> _Terms:
+    """Logits that are the head's output itself: second-order coefficients need not become logits.
+
+    They enter as Σ_v (p − e_t)_v (W h2)_v = ((p − e_t) W)·h2.
+    """
+    _, (x, weight, _bias), _ = head.made  # type: ignore[misc]
+    frame = head.frame
+    first = _through_head(head, slice(0, frame.probes), here)[:, 0]
+
+    def second(gradient: Tensor) -> Tensor:
+        h2 = x.coefficients[frame.probes :, 0, here]
+        return ((gradient.to(weight.dtype) @ weight) * h2).sum(-1)
+
+    return _terms(value, first, second, targets, frame)
+
+
+def _cross_entropy(value: Tensor, c: Tensor, targets: Tensor, frame: Frame) -> _Terms:
+    def second(gradient: Tensor) -> Tensor:
+        return torch.stack([(gradient * one).sum(-1) for one in c[frame.probes :]])
+
+    return _terms(value, c[: frame.probes], second, targets, frame)
+
+
+def _terms(value: Tensor, first: Tensor, second: Callable[[Tensor], Tensor], targets: Tensor, frame: Frame) -> _Terms:
+    """second: p − e_t (token, vocabulary) -> its inner products with z2, (G, token)."""
+    value = value.to(torch.promote_types(value.dtype, torch.float32))
     p = torch.softmax(value, -1)
-    loss = torch.nn.functional.cross_entropy(value, targets, reduction="none")
-    linear_part, bent = [], []
-    for i, one in enumerate(c):
+    loss = F.cross_entropy(value, targets, reduction="none")
+    slope, gauss_newton = [], []
+    for one in first:
+        one = one.to(p.dtype)
         weighted = p * one
         mean = weighted.sum(-1)
-        linear_part.append(mean - one.gather(-1, targets[:, None])[:, 0])
-        if i < frame.probes:
-            bent.append(torch.einsum("tv,tv->t", weighted, one.to(p.dtype)) - mean * mean)
-    slope, gauss_newton = torch.stack(linear_part[: frame.probes]).double(), torch.stack(bent).double()
-    second = torch.stack(linear_part[frame.probes :]).double() + gauss_newton.unflatten(0, (frame.groups, -1)).sum(1)
-    return loss.double(), slope, gauss_newton, second
+        slope.append(mean - one.gather(-1, targets[:, None])[:, 0])
+        gauss_newton.append(weighted.mul_(one).sum(-1) - mean * mean)
+    variances = torch.stack(gauss_newton).double()
+    gradient = p.scatter_add_(-1, targets[:, None], -torch.ones_like(p[:, :1]))
+    bent = second(gradient).double() + variances.unflatten(0, (frame.groups, -1)).sum(1)
+    return loss.double(), torch.stack(slope).double(), variances, bent

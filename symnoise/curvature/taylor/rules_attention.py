@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, even_cuts, frame_of, require
 
-# Entries of one block of scores (all heads and examples, some query rows): 1 MiB in float32, half a core's cache.
-_BLOCK = 2**18
+# Entries of one block of scores (all heads and examples, some query rows): 2 MiB in float32, one core's cache.
+_BLOCK = 2**19
 
 
 def attention(

@@ -15,9 +15,17 @@ aten = torch.ops.aten
 def linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     """x Wᵀ + b."""
     require(isinstance(x, Taylor) and not isinstance(weight, Taylor) and not isinstance(bias, Taylor), "linear weights")
-    result = _through_matrix(x, F.linear(x.value, weight, bias), lambda c: F.linear(c, x.frame.weight(weight, c.dtype)))
+    result = _through_matrix(
+        x, F.linear(x.value, weight, bias), lambda c: stacked_linear(c, x.frame.weight(weight, c.dtype))
+    )
     result.made = (linear, (x, weight, bias), {})
     return result
+
+
+def stacked_linear(c: Tensor, weight: Tensor) -> Tensor:
+    """c Wᵀ for coefficients of any shape."""
+    # As one matrix: with strides of its own, F.linear would repeat the weight for each coefficient.
+    return F.linear(c.reshape(-1, c.shape[-1]), weight).view(*c.shape[:-1], -1)
 
 
 def _through_matrix(x: Taylor, value: Tensor, function: Callable[[Tensor], Tensor]) -> Taylor:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 # What acts on Taylor tensors: aten operations (every overload that does not write in place), and Python-level
 # functions that are caught before PyTorch takes them apart into such operations.
-# Entries of coefficients that are worked on at a time, 8 MiB in float32: fewer are faster to read again, but slower
+# Entries of coefficients that are worked on at a time, 16 MiB in float32: fewer are faster to read again, but slower
 # in matrix products.
-_CACHE = 2**21
+_CACHE = 2**22
 
 Stream = Iterator[tuple[slice, Tensor]]
 
