@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What acts on Taylor tensors: aten operations (every overload that does not write in place), and Python-level
-# functions that are caught before PyTorch takes them apart into such operations.
 # Entries of coefficients that are worked on at a time, 16 MiB in float32: fewer are faster to read again, but slower
 # in matrix products.
 _CACHE = 2**22
 
 Stream = Iterator[tuple[slice, Tensor]]
 
+# What acts on Taylor tensors: aten operations (every overload that does not write in place), and Python-level
+# functions that are caught before PyTorch takes them apart into such operations.
 RULES: dict[Any, Callable[..., Any]] = {}
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 
