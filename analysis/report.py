@@ -115,8 +115,8 @@ def _facts(run: Run) -> dict[str, Any]:
         notices.append(
             f"run.json is not there: the run was not finished, and its settings are unknown. Run {run.command}."
         )
-    if len({record.get("settings") for record in records}) > 1:
-        notices.append("These records were made with different settings; a run with one of them makes the others anew.")
+    if any(run.settings.get(key) != value for record in records for key, value in record["settings"].items()):
+        notices.append("Some records were made with other settings than the run's; running again makes them anew.")
     if len(commits) > 1:
         notices.append("These records were made by different commits; see the table of stages.")
     return {

@@ -49,6 +49,8 @@ from symnoise.theory import (
 )
 
 CONFIG = Path(__file__).parent / "configs" / "quick.yaml"
+MEASURED = ("model", "data", "alphas", "text")
+TRAINED = ("model", "data", "training")
 
 
 def main(config: Path = CONFIG, output: Path = Path("results/quick")) -> None:
@@ -61,8 +63,8 @@ def main(config: Path = CONFIG, output: Path = Path("results/quick")) -> None:
         theory(stages, settings)
         text(stages, settings)
         for arm in settings["training"]["arms"]:
-            stages.run(f"training-{arm}", partial(fine_tune, arm, settings), f"fine-tuning, {arm}")
-        stages.run("trained-norms", lambda: trained_norms(stages, settings), "N3 in training, arm by arm")
+            stages.run(f"training-{arm}", partial(fine_tune, arm, settings), f"fine-tuning, {arm}", TRAINED)
+        stages.run("trained-norms", lambda: trained_norms(stages, settings), "N3 in training, arm by arm", TRAINED)
         run = {
             "settings": settings,
             "seconds_this_time": time.perf_counter() - started,
@@ -101,9 +103,9 @@ def theory(stages: Stages, settings: dict[str, Any]) -> None:
             + check_least_variance(subject, seed=seed)
         )
 
-    stages.run("moments", lambda: check_moments(seed=seed) + check_moments_at_scale(seed=seed), "M1 to M3, sampled")
-    stages.run("analytic", analytic, "S1 to P3 on a function with known derivatives")
-    stages.run("tiny", tiny, "S1 to P3 on a tiny float64 transformer with its dense Hessian")
+    stages.run("moments", lambda: check_moments(seed=seed) + check_moments_at_scale(seed=seed), "M1 to M3, sampled", ())
+    stages.run("analytic", analytic, "S1 to P3 on a function with known derivatives", ())
+    stages.run("tiny", tiny, "S1 to P3 on a tiny float64 transformer with its dense Hessian", ("theory",))
 
 
 def text(stages: Stages, settings: dict[str, Any]) -> None:
@@ -167,6 +169,8 @@ def text(stages: Stages, settings: dict[str, Any]) -> None:
         )
 
     def norms() -> Findings:
+        short = source.loss(options["radial_examples"], options["radial_tokens"])
+        radial = check_radial(short, options["radial_probes"], where=where, seed=seed)
         chosen = loss()
         records = []
         for name in ("uniform", "gaussian", "gaussian-raw", "symnoise"):
@@ -183,15 +187,15 @@ def text(stages: Stages, settings: dict[str, Any]) -> None:
                     | {"growth": float(mean.value), "growth_stderr": float(mean.stderr)}
                     | {"displacement": float(moved.value), "displacement_stderr": float(moved.stderr), "dof": mean.dof}
                 )
-        short = source.loss(options["radial_examples"], options["radial_tokens"])
-        radial = check_radial(short, options["radial_probes"], where=where, seed=seed)
         return check_norms(chosen, 5.0, where=where, seed=seed) + radial + Findings(tables={"layers": records})
 
-    stages.run("sources", sources, "which model and which text")
-    stages.run("curvature", curvature, "tr H, tr G and the rest, by Taylor mode, Hessian products and differences")
-    stages.run("validity", validity, "T(σ), C(σ) and variances over draws, from small α to the training α")
-    stages.run("laws", laws, "the laws compared by coupled draws; the two parts of a pair")
-    stages.run("norms", norms, "embedding norms, growth through the layers, the radial identity")
+    stages.run("sources", sources, "which model and which text", MEASURED)
+    stages.run(
+        "curvature", curvature, "tr H, tr G and the rest, by Taylor mode, Hessian products and differences", MEASURED
+    )
+    stages.run("validity", validity, "T(σ), C(σ) and variances over draws, from small α to the training α", MEASURED)
+    stages.run("laws", laws, "the laws compared by coupled draws; the two parts of a pair", MEASURED)
+    stages.run("norms", norms, "embedding norms, growth through the layers, the radial identity", MEASURED)
 
 
 def trained_norms(stages: Stages, settings: dict[str, Any]) -> Findings:
@@ -233,4 +237,5 @@ if __name__ == "__main__":
     try:
         typer.run(main)
     except InputError as error:
-        sys.exit(f"symnoise: {error}")
+        print(f"symnoise: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,6 +1,5 @@
 """Resumable work: each stage leaves one record, and a stage whose record is there is not done again."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -18,21 +17,25 @@ from symnoise.theory import Findings
 class Stages:
     """The stages of one run, as JSON records in `folder`/stages.
 
-    A record is reused where it was made from the same settings by the same version of symnoise; otherwise the stage
-    runs anew. Records are written whole or not at all, so a run can be interrupted anywhere and started again.
+    A record is reused where it was made by this version of symnoise from the same settings, of those the stage uses;
+    otherwise the stage runs anew. Records are written whole or not at all, so a run can be interrupted anywhere and
+    started again.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], console: Console) -> None:
-        self.folder, self.console = folder / "stages", console
-        self._digest = hashlib.sha256(
-            json.dumps([symnoise.__version__, settings], sort_keys=True).encode()
-        ).hexdigest()[:16]
+        self.folder, self.settings, self.console = folder / "stages", settings, console
         self.records: dict[str, dict[str, Any]] = {}
 
-    def run(self, name: str, work: Callable[[], Findings | dict[str, Any]], what: str) -> dict[str, Any]:
-        """The record of stage `name`, from `work()` unless it is there already; `what` says it to a reader."""
+    def run(
+        self, name: str, work: Callable[[], Findings | dict[str, Any]], what: str, uses: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """The result of stage `name`, from `work()` unless its record is there already.
+
+        what: the stage in words, for a reader.  uses: the settings it depends on.
+        """
         path = self.folder / f"{name}.json"
-        record = self._read(path)
+        settings = {key: self.settings[key] for key in ("seed", *uses)}
+        record = self._read(path, settings)
         if record is None:
             self.console.print(f"[bold]{name}[/]: {what}")
             started = time.perf_counter()
@@ -40,14 +43,14 @@ class Stages:
             record = {
                 "stage": name,
                 "what": what,
-                "settings": self._digest,
+                "settings": settings,
                 "seconds": time.perf_counter() - started,
                 "peak_rss_mib": peak_rss_mib(),
                 **provenance(),
                 "result": asdict(result) if isinstance(result, Findings) else result,
             }
             write_json(path, record)
-            record = self._read(path)  # as a later run would see it: the same run gives the same bytes
+            record = self._read(path, settings)  # as a later run would see it: the same run gives the same bytes
             assert record is not None
             self.console.print(f"[dim]{name} done in {record['seconds']:.0f} s[/]")
         else:
@@ -55,11 +58,12 @@ class Stages:
         self.records[name] = record
         return record["result"]
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
+    def _read(self, path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         if not path.is_file():
             return None
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path} ({error}); delete it and run again") from error
-        return record if record.get("settings") == self._digest else None
+        same = record["settings"] == settings and record["versions"]["symnoise"] == symnoise.__version__
+        return record if same else None

@@ -157,7 +157,7 @@ def write(folder: Path, results: dict[str, dict]) -> Path:
     """The results as a run's folder."""
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
-        record = {"stage": name, "what": f"what {name} does", "settings": "0" * 16, "seconds": 61.0}
+        record = {"stage": name, "what": f"what {name} does", "settings": {"seed": 0}, "seconds": 61.0}
         record |= {"peak_rss_mib": 2048.0, "python": "3.11", "versions": {"symnoise": "0.1.0"}, "commit": "f" * 40}
         record |= {"platform": "Linux", "result": result}
         (folder / "stages" / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
