@@ -1,7 +1,7 @@
-"""The README's table of verdicts, from the landed ledger.
+"""The README's tables of verdicts and of times, from the landed run.
 
-python -m analysis.readme results/quick     # land that run's ledger and pictures in docs/quick, then write the table
-python -m analysis.readme                   # write the table from what has landed
+python -m analysis.readme results/quick     # land that run's ledger and pictures in docs/quick, then write the tables
+python -m analysis.readme                   # write the tables from what has landed
 """
 
 import json
@@ -32,24 +32,40 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def written(readme: str, rows: list[dict[str, Any]]) -> str:
-    """The README with the table between its marks."""
+def stages(run: dict[str, Any]) -> str:
+    """One line a claim: where it is measured, how long the stages behind it took, and the records they leave."""
+    lines = ["| claim | measured by `make reproduce` in | seconds | record |", "|---|---|---|---|"]
+    for id in CLAIMS:
+        names = [name for name in run["stages"] if id in run["claims"].get(name, [])]
+        seconds = sum(run["stages"][name] for name in names)
+        files = ", ".join(f"`stages/{name}.json`" for name in names)
+        lines.append(f"| {id} | {', '.join(names)} | {seconds:.0f} | {files} |")
+    return "\n".join(lines)
+
+
+def written(readme: str, rows: list[dict[str, Any]], run: dict[str, Any]) -> str:
+    """The README with both tables between its marks."""
     head, rest = readme.split(START, 1)
     mark, rest = rest.split("\n", 1)
-    return f"{head}{START}{mark}\n\n{table(rows)}\n\n{END}{rest.split(END, 1)[1]}"
+    return f"{head}{START}{mark}\n\n{table(rows)}\n\n{stages(run)}\n\n{END}{rest.split(END, 1)[1]}"
+
+
+def landed() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The landed ledger and the facts of its run."""
+    ledger, run = (json.loads((LANDED / name).read_text(encoding="utf-8")) for name in ("ledger.json", "run.json"))
+    return ledger, run
 
 
 def main(run: Path | None = None) -> None:
-    """Land a run, if one is named, and write the table."""
+    """Land a run, if one is named, and write the tables."""
     if run is not None:
         LANDED.mkdir(parents=True, exist_ok=True)
         for name in ("ledger.json", "run.json"):
             shutil.copy(run / name, LANDED / name)
         for name in PICTURES:
             shutil.copy(run / "figures" / name, LANDED / name)
-    rows = json.loads((LANDED / "ledger.json").read_text(encoding="utf-8"))
     readme = ROOT / "README.md"
-    text = written(readme.read_text(encoding="utf-8"), rows)
+    text = written(readme.read_text(encoding="utf-8"), *landed())
     write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -71,6 +71,10 @@ def main(config: Path = CONFIG, output: Path = Path("results/quick")) -> None:
             "seconds": sum(record["seconds"] for record in stages.records.values()),
             "peak_rss_mib": max(peak_rss_mib(), *(r["peak_rss_mib"] for r in stages.records.values())),
             "stages": {name: record["seconds"] for name, record in stages.records.items()},
+            "claims": {
+                name: sorted({row["id"] for row in record["result"].get("rows", [])})
+                for name, record in stages.records.items()
+            },
         }
         write_json(output / "run.json", run)
         report = write_report(output)

@@ -1,10 +1,9 @@
 """What the README says is run, and what it reports is what has landed."""
 
-import json
 import re
 from pathlib import Path
 
-from analysis.readme import LANDED, ROOT, table, written
+from analysis.readme import ROOT, landed, stages, table, written
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -16,10 +15,11 @@ def test_the_ten_lines_run(smollm2, capsys) -> None:
     assert "taylor" in capsys.readouterr().out
 
 
-def test_the_table_is_the_landed_ledger_s() -> None:
-    rows = json.loads((LANDED / "ledger.json").read_text(encoding="utf-8"))
-    assert table(rows) in README
-    assert written(README, rows) == README
+def test_the_tables_are_the_landed_run_s() -> None:
+    ledger, run = landed()
+    assert table(ledger) in README
+    assert stages(run) in README
+    assert written(README, ledger, run) == README
 
 
 def test_every_file_it_names_is_there() -> None:
