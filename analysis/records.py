@@ -10,7 +10,7 @@ import pandas as pd
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS
 
-# The stages of the quick run in their order; fine-tuning arms are stages `training-ARM`.
+# The stages of the quick run in their order; fine-tuning is `training-start`, then `training-ARM` for each arm.
 STAGES = (
     "sources",
     "moments",
@@ -78,7 +78,7 @@ def read_run(folder: Path) -> Run:
     expected: list[str] = []
     for stage in STAGES:
         if stage == "training":
-            expected += [f"training-{arm}" for arm in arms] or trained or [stage]
+            expected += [f"training-{part}" for part in ("start", *arms)] if arms else trained or [stage]
         else:
             expected.append(stage)
     names = [name for name in expected if name in found] + [name for name in found if name not in expected]

@@ -3,45 +3,84 @@
 import math
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from symnoise.core import InputError
+from symnoise.core import InputError, track
 from symnoise.curvature import smoothed_curvature, trace_parts
 from symnoise.models import EmbeddingLoss, collate, encode, encode_row, load_data, load_model, usable
 from symnoise.noise import Noise
 
 
-def fine_tune(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train one arm and return its tables: curves, curvature before and after, embedding norms before and after.
+@dataclass(frozen=True)
+class Setting:
+    """What every arm shares: the model before training, its training rows, held-out batches and probe examples.
 
-    All arms see the same rows in the same order; held-out rows come first in the data and are never trained on.
-    Curvature and C(σ) at the training α are measured on the first held-out rows with the same probes each time.
+    used: the token ids that occur in the training rows; the norms of their embeddings are followed.
     """
-    from transformers import TrainerCallback, TrainingArguments
+
+    model: Any
+    tokenizer: Any
+    rows: list[dict[str, list[int]]]
+    held_out: list[dict[str, Tensor]]
+    probe: dict[str, Tensor]
+    used: Tensor
+
+    @staticmethod
+    def of(settings: dict[str, Any]) -> "Setting":
+        """Held-out rows come first in the data and are never trained on."""
+        options, source = settings["training"], load_model(settings["model"])
+        model, tokenizer, length, size = source.model, source.tokenizer, options["max_length"], options["batch"]
+        wanted = options["held_out"] + options["rows"]
+        pool = list(load_data(settings["data"]))[: 8 * wanted]
+        chosen = usable(pool, tokenizer, max_length=length, model=model)[:wanted]
+        if len(chosen) < wanted:
+            raise InputError(f"{settings['data']}: too few rows fit {length} tokens; raise training.max_length")
+        held_out, training = chosen[: options["held_out"]], chosen[options["held_out"] :]
+        rows = [encode_row(example, tokenizer, max_length=length, model=model) for example in training]
+        return Setting(
+            model=model,
+            tokenizer=tokenizer,
+            rows=rows,
+            held_out=[
+                encode(held_out[i : i + size], tokenizer, max_length=length, model=model)
+                for i in range(0, len(held_out), size)
+            ],
+            probe=encode(held_out[: options["curvature_examples"]], tokenizer, max_length=length, model=model),
+            used=torch.tensor(sorted({token for row in rows for token in row["input_ids"]})),
+        )
+
+
+def measure_start(settings: dict[str, Any]) -> dict[str, Any]:
+    """Curvature of the probe examples before training, which is the same for all arms."""
+    setting = Setting.of(settings)
+    measured = curvature(setting.model, setting.probe, settings["training"], settings["seed"])
+    arms = settings["training"]["arms"]
+    return {
+        "rows": [],
+        "tables": {"curvature by arm": [{"arm": a, "when": "before", **m} for m in measured for a in arms]},
+    }
+
+
+def fine_tune(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train one arm and return its tables: held-out loss and embedding norms along the way, curvature at the end.
+
+    All arms see the same rows in the same order. Curvature, and C(σ) at the training α, are measured on the first
+    held-out rows with the same probes as at the start.
+    """
+    from transformers import PrinterCallback, TrainerCallback, TrainingArguments
     from transformers.utils import logging
 
     from symnoise.training.trainer import SymNoiseTrainer
 
     options, seed = settings["training"], settings["seed"]
     torch.manual_seed(seed)
-    source = load_model(settings["model"])
-    model, tokenizer, length = source.model, source.tokenizer, options["max_length"]
-    wanted = options["held_out"] + options["rows"]
-    chosen = usable(list(load_data(settings["data"]))[: 4 * wanted], tokenizer, max_length=length, model=model)[:wanted]
-    if len(chosen) < wanted:
-        raise InputError(f"{settings['data']}: too few rows fit {length} tokens; raise training.max_length")
-    held_out, training = chosen[: options["held_out"]], chosen[options["held_out"] :]
-    batches = [
-        encode(held_out[i : i + options["batch"]], tokenizer, max_length=length, model=model)
-        for i in range(0, len(held_out), options["batch"])
-    ]
-    probe = encode(held_out[: options["curvature_examples"]], tokenizer, max_length=length, model=model)
-    rows = [encode_row(example, tokenizer, max_length=length, model=model) for example in training]
-    used = torch.tensor(sorted({token for row in rows for token in row["input_ids"]}))
+    setting = Setting.of(settings)
+    model, tokenizer = setting.model, setting.tokenizer
     curve: list[dict[str, Any]] = []
 
     class Curve(TrainerCallback):
@@ -49,17 +88,20 @@ def fine_tune(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.note(0)
+            self.steps = track(range(state.max_steps), f"{arm}: training steps")
+            next(self.steps)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            next(self.steps, None)  # moves the bar
             if state.global_step % options["evaluate_every"] == 0 or state.global_step == state.max_steps:
                 self.note(state.global_step)
 
         def note(self, step: int) -> None:
             curve.append(
-                {"arm": arm, "step": step, "held_out_loss": held_out_loss(model, batches)} | norms(model, used)
+                {"arm": arm, "step": step, "held_out_loss": held_out_loss(model, setting.held_out)}
+                | norms(model, setting.used)
             )
 
-    before = curvature(model, probe, options, seed)
     folder = Path(tempfile.mkdtemp(prefix="symnoise-"))
     logging.set_verbosity_error()
     try:
@@ -81,25 +123,21 @@ def fine_tune(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
                 disable_tqdm=True,
                 remove_unused_columns=False,
             ),
-            train_dataset=rows,
+            train_dataset=setting.rows,
             data_collator=lambda rows: collate(rows, tokenizer),
             callbacks=[Curve()],
             noise=Noise.named(arm, options["alpha"]),
             noise_seed=seed,
         )
+        trainer.remove_callback(PrinterCallback)  # it prints a dictionary where a bar is enough
         output = trainer.train()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    after = curvature(model, probe, options, seed)
-    measured = [
-        {"arm": arm, "when": when, **record}
-        for when, records in (("before", before), ("after", after))
-        for record in records
-    ]
+    after = [{"arm": arm, "when": "after", **record} for record in curvature(model, setting.probe, options, seed)]
     summary = {"arm": arm, "training_loss": output.training_loss, "training_seconds": output.metrics["train_runtime"]}
     if not math.isfinite(output.training_loss):
         summary["diverged"] = True
-    return {"rows": [], "tables": {"curves": curve, "curvature by arm": measured, "arms": [summary]}}
+    return {"rows": [], "tables": {"curves": curve, "curvature by arm": after, "arms": [summary]}}
 
 
 def held_out_loss(model: Any, batches: list[dict[str, Tensor]]) -> float:

@@ -21,7 +21,7 @@ import typer
 import yaml
 
 from analysis.report import write_report
-from experiments.fine_tuning import fine_tune
+from experiments.fine_tuning import fine_tune, measure_start
 from experiments.stages import Stages
 from symnoise.core import InputError, peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import smoothed_curvature, trace, trace_parts
@@ -62,6 +62,7 @@ def main(config: Path = CONFIG, output: Path = Path("results/quick")) -> None:
         stages = Stages(output, settings, console)
         theory(stages, settings)
         text(stages, settings)
+        stages.run("training-start", partial(measure_start, settings), "the model before fine-tuning", TRAINED)
         for arm in settings["training"]["arms"]:
             stages.run(f"training-{arm}", partial(fine_tune, arm, settings), f"fine-tuning, {arm}", TRAINED)
         stages.run("trained-norms", lambda: trained_norms(stages, settings), "N3 in training, arm by arm", TRAINED)
@@ -119,8 +120,8 @@ def text(stages: Stages, settings: dict[str, Any]) -> None:
     source = Source(settings)
     training_alphas = tuple(a for a in alphas if a >= 5)
 
-    def loss() -> EmbeddingLoss:
-        return source.loss(options["examples"], options["max_length"])
+    def loss(examples: int = options["examples"]) -> EmbeddingLoss:
+        return source.loss(examples, options["max_length"])
 
     def sources() -> dict[str, Any]:
         return {"model": source.model.provenance(), "data": source.data.provenance()}
@@ -130,7 +131,7 @@ def text(stages: Stages, settings: dict[str, Any]) -> None:
         parts = trace_parts(chosen, probes=probes, seed=seed)
         by_method = {
             "hvp": trace(chosen, "hvp", probes, seed),  # the same probes: equal but for rounding
-            "difference": trace(chosen, "difference", probes // 4, seed),
+            "difference": trace(chosen, "difference", probes // 8, seed),
         }
         records = [
             {"example": b, "tokens": int(chosen.lengths[b]), "scored_tokens": int(chosen.scored_tokens[b])}
@@ -167,7 +168,7 @@ def text(stages: Stages, settings: dict[str, Any]) -> None:
         return checks + Findings(tables={"smoothed": records})
 
     def laws() -> Findings:
-        chosen = loss()
+        chosen = loss(options["law_examples"])
         return check_coupled_laws(chosen, 5.0, options["coupled_draws"], where=where, seed=seed) + check_split(
             chosen, 1.0, options["split_draws"], where=where, seed=seed
         )
@@ -208,7 +209,8 @@ def trained_norms(stages: Stages, settings: dict[str, Any]) -> Findings:
     growth = {
         arm: [t["curves"][-1]["used_row_norm"] / t["curves"][0]["used_row_norm"] - 1] for arm, t in tables.items()
     }
-    before = [r for r in tables["none"]["curvature by arm"] if r["when"] == "before" and r["quantity"] == "tr H"]
+    start = stages.records["training-start"]["result"]["tables"]["curvature by arm"]
+    before = [record for record in start if record["quantity"] == "tr H"]
     trace = sum(record["value"] for record in before) / len(before)
     return check_trained_norms(growth, trace, where=f"fine-tuning, {settings['model']}", seed=settings["seed"])
 

@@ -219,9 +219,7 @@ def test_a_missing_stage_is_named_with_the_command_that_makes_it(tmp_path, page)
     (folder / "figures").mkdir()
     (folder / "figures" / "layers.png").write_bytes(b"from an older run")
     said = text(write_report(folder).read_text(encoding="utf-8"))
-    missing = (
-        "sources, analytic, tiny, curvature, validity, laws, norms, training-uniform, training-symnoise, trained-norms"
-    )
+    missing = "sources, analytic, tiny, curvature, validity, laws, norms, training-start, training-uniform, training-symnoise, trained-norms"
     assert f"Not measured yet: {missing}. Run python -m experiments.quick --output run" in said
     assert "Not drawn: needs the stage norms: run `python -m experiments.quick --output run`" in said
     assert sorted(p.stem for p in (folder / "figures").glob("*.png")) == ["moments", "training"]

@@ -16,8 +16,9 @@ SMALL = {
     "text": {
         "examples": 2,
         "max_length": 64,
-        "probes": 4,
+        "probes": 8,
         "draws": 3,
+        "law_examples": 2,
         "coupled_draws": 2,
         "split_draws": 2,
         "layer_draws": 2,
