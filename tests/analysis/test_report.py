@@ -138,6 +138,7 @@ def made_up() -> dict[str, dict]:
         "norms": {"rows": [premise], "tables": {"layers": layers, "norms": norms}},
         "trained-norms": {"rows": [row("N3", "undecided", low=None, high=None, n=1, where=REAL)], "tables": {}},
     }
+    start = []
     for arm in ARMS:
         curves = [
             {"arm": arm, "step": s, "held_out_loss": 3 - 0.1 * s, "used_row_norm": 3 + 0.01 * s, "all_row_norm": 3.0}
@@ -149,7 +150,10 @@ def made_up() -> dict[str, dict]:
             for q in ("tr H", "tr G", "C(σ)")
             for b in range(2)
         ]
+        start += [record for record in by_arm if record["when"] == "before"]
+        by_arm = [record for record in by_arm if record["when"] == "after"]
         stages[f"training-{arm}"] = {"rows": [], "tables": {"curves": curves, "curvature by arm": by_arm, "arms": []}}
+    stages["training-start"] = {"rows": [], "tables": {"curvature by arm": start}}
     return stages
 
 
@@ -219,7 +223,8 @@ def test_a_missing_stage_is_named_with_the_command_that_makes_it(tmp_path, page)
     (folder / "figures").mkdir()
     (folder / "figures" / "layers.png").write_bytes(b"from an older run")
     said = text(write_report(folder).read_text(encoding="utf-8"))
-    missing = "sources, analytic, tiny, curvature, validity, laws, norms, training-start, training-uniform, training-symnoise, trained-norms"
+    measured = "sources, analytic, tiny, curvature, validity, laws, norms"
+    missing = f"{measured}, training-start, training-uniform, training-symnoise, trained-norms"
     assert f"Not measured yet: {missing}. Run python -m experiments.quick --output run" in said
     assert "Not drawn: needs the stage norms: run `python -m experiments.quick --output run`" in said
     assert sorted(p.stem for p in (folder / "figures").glob("*.png")) == ["moments", "training"]
