@@ -85,7 +85,7 @@ def _in_passes(
 
 def _logits(loss: EmbeddingLoss, X: Tensor, V: Tensor, frame: Frame) -> Taylor:
     """Logits at the scored positions as a Taylor tensor."""
-    c = V.new_zeros(frame.probes + frame.groups, *X.shape, dtype=frame.dtype_beside(X), device=X.device)
+    c = V.new_zeros(frame.probes + frame.groups, *X.shape, dtype=X.dtype, device=X.device)
     c[: frame.probes] = V
     try:
         logits = loss.logits(Taylor(X, c, frame))

@@ -27,10 +27,11 @@ def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients:
         one += 3 * batch * loss.model.config.get_text_config().num_attention_heads * tokens**2
     logits = len(loss.targets) * vocabulary
     value = loss.embeddings.element_size() * (2 * logits + 3 * one)
-    cast = 0
-    if coefficients is not None and coefficients is not loss.embeddings.dtype:
-        cast = sum(p.numel() for p in loss.model.parameters()) * dtype.itemsize
-    return value + cast + (probes + groups) * one * dtype.itemsize
+    extra = 0
+    if dtype is not loss.embeddings.dtype:  # the head's weight cast, and the stream in the model's own type
+        extra = vocabulary * dim * dtype.itemsize
+        extra += (probes + groups) * 2 * batch * tokens * dim * (loss.embeddings.element_size() - dtype.itemsize)
+    return value + extra + (probes + groups) * one * dtype.itemsize
 
 
 def _width(model: nn.Module, vocabulary: int) -> int:

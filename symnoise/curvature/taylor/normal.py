@@ -30,30 +30,30 @@ def normalised(value: Tensor, how: Normalised, frame: Frame) -> Taylor:
 
 
 def _coefficients(value: Tensor, how: Normalised, frame: Frame) -> Tensor:
-    dims, centred, dtype = how.dims, how.centred, frame.dtype_beside(value)
-    c, x0 = how.x.coefficients, how.x.value.to(how.r.dtype)
-    n0 = ((x0 - x0.mean(dims, keepdim=True)) * how.r if centred else x0 * how.r).to(dtype)
-    r = how.r.to(dtype)
-    gain = torch.ones((), dtype=dtype, device=c.device) if how.gain is None else how.gain.to(dtype)
+    c, dims, centred = how.x.coefficients, how.dims, how.centred
+    dtype = frame.dtype_beside(value)
+    own = torch.promote_types(c.dtype, dtype)
+    r, x0 = how.r.to(own), how.x.value.to(own)
+    n0 = (x0 - x0.mean(dims, keepdim=True)) * r if centred else x0 * r
+    gain = torch.ones((), dtype=own, device=c.device) if how.gain is None else how.gain.to(own)
     r_gain, minus_r_n_gain = r * gain, -r * n0 * gain
     out = torch.empty_like(c, dtype=dtype)
     squares = [torch.zeros_like(r) for _ in range(frame.groups)]  # Σ 3a² − b
     mixed = [torch.zeros_like(n0) for _ in range(frame.groups)]  # Σ a c1
 
-    def first_order(index: int) -> tuple[Tensor, Tensor]:
-        one = c[index].to(dtype)
+    def first_order(index: int) -> tuple[Tensor, Tensor, Tensor]:
+        one = c[index].to(own)
         if centred:
             one = one - one.mean(dims, keepdim=True)
         a = (n0 * one).mean(dims, keepdim=True)
-        torch.mul(one, r_gain, out=out[index]).addcmul_(minus_r_n_gain, a)
-        return one, a
+        return one, a, torch.addcmul(one * r_gain, minus_r_n_gain, a)
 
     for g, k in frame.members():
-        one, a = first_order(k)
+        one, a, out[k] = first_order(k)
         squares[g - frame.probes].add_(3 * a * a - one.square().mean(dims, keepdim=True))
         mixed[g - frame.probes].addcmul_(one, a)
     for g in range(frame.groups):
-        first_order(frame.probes + g)
+        _, _, linear = first_order(frame.probes + g)
         bent = (n0 * squares[g]).sub_(mixed[g], alpha=2).mul_(r * r * gain)
-        out[frame.probes + g].add_(bent)
+        out[frame.probes + g] = linear.add_(bent)
     return out

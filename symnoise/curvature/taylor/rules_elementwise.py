@@ -74,7 +74,8 @@ def _through(x: Taylor, first: Factor, second: Factor | None, y: Tensor, entries
     dtype = frame.dtype_beside(y)
     first, second = like(first, dtype), like(second, dtype)
     for here, c in x.stream(entries):
-        out = c.to(dtype) * first
+        c = c.to(dtype)
+        out = c * first
         if second is not None:
             squares.gather(here, c, c)
             squares.add_to(out, here, second)
@@ -328,7 +329,8 @@ def _streamed_leibniz(x: Taylor, y: Taylor, value: Tensor, entries: int) -> Stre
         bend = None if w.second is None else like(w.second * y.value, dtype)
         x = w.x
     for (here, a), (_, b) in zip(x.stream(entries), y.stream(entries), strict=True):
-        out = (a.to(dtype) * by_x).addcmul_(b, by_y)
+        a, b = a.to(dtype), b.to(dtype)
+        out = (a * by_x).addcmul_(b, by_y)
         mixed.gather(here, a, b)
         mixed.add_to(out, here, twist)
         if bend is not None:
@@ -339,7 +341,8 @@ def _streamed_leibniz(x: Taylor, y: Taylor, value: Tensor, entries: int) -> Stre
 
 def _leibniz(x: Taylor, y: Taylor, value: Tensor) -> Tensor:
     frame, shape = x.frame, value.shape
-    a, b = spread(x, shape, value.dtype), spread(y, shape, value.dtype)
+    dtype = frame.dtype_beside(value)
+    a, b = spread(x, shape, dtype).to(dtype), spread(y, shape, dtype).to(dtype)
     a0, b0 = x.value.to(a.dtype), y.value.to(a.dtype)
     out = a.new_empty(a.shape)
     for i in range(frame.total):
@@ -365,8 +368,13 @@ def _streamed_sum(x: Taylor, y: Taylor, alpha: float, value: Tensor, entries: in
     if isinstance(y.origin, Scaled) and y.readers < 2 and alpha == 1 and isinstance(y.origin.factor, Tensor):
         y, factor = y.origin.x, like(y.origin.factor, dtype)
     for (here, a), (_, b) in zip(x.stream(entries), y.stream(entries), strict=True):
-        a, b = a.to(dtype), b.to(dtype)
-        yield here, torch.add(a, b, alpha=alpha) if factor is None else torch.addcmul(a, b, factor)
+        if not x.frame.dtype:
+            a, b = a.to(dtype), b.to(dtype)
+        # With a dtype of their own the wider one stays: a sum over layers must not be rounded to 8 bits at each.
+        yield (
+            here,
+            torch.add(a, b, alpha=alpha) if factor is None else torch.addcmul(a, b.to(a.dtype), factor.to(a.dtype)),
+        )
 
 
 @rule(aten.sub)

@@ -15,9 +15,9 @@ aten = torch.ops.aten
 def linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     """x Wᵀ + b."""
     require(isinstance(x, Taylor) and not isinstance(weight, Taylor) and not isinstance(bias, Taylor), "linear weights")
-    result = _through_matrix(
-        x, F.linear(x.value, weight, bias), lambda c: stacked_linear(c, x.frame.weight(weight, c.dtype))
-    )
+    value = F.linear(x.value, weight, bias)
+    dtype = x.frame.dtype_beside(value)
+    result = _through_matrix(x, value, lambda c: stacked_linear(c.to(dtype), x.frame.weight(weight, dtype)))
     result.made = (linear, (x, weight, bias), {})
     return result
 
@@ -46,18 +46,17 @@ def matrix_product(func: Any, x: Any, y: Any) -> Taylor:
     if isinstance(x, Taylor) and isinstance(y, Taylor):
         return _bilinear(x, y)
     if isinstance(x, Taylor):
-        return _through_matrix(x, x.value @ y, lambda c: c @ _cast(y, c))
-    return _through_matrix(y, x @ y.value, lambda c: _cast(x, c) @ c)
+        value = x.value @ y
+        dtype = x.frame.dtype_beside(value)
+        return _through_matrix(x, value, lambda c: c.to(dtype) @ x.frame.weight(y, dtype))
+    value = x @ y.value
+    dtype = y.frame.dtype_beside(value)
+    return _through_matrix(y, value, lambda c: y.frame.weight(x, dtype) @ c.to(dtype))
 
 
 @rule(aten.mv)
 def _matrix_vector(func: Any, x: Any, y: Any) -> Any:
     return torch.mm(x, y[:, None])[:, 0]
-
-
-def _cast(matrix: Tensor, c: Tensor) -> Tensor:
-    # Conv1D and `x @ weight.T` hand over a fresh view each time, so there is nothing to keep a cast by.
-    return matrix.to(c.dtype)
 
 
 @rule(aten.bmm)
@@ -70,7 +69,8 @@ def batched_product(func: Any, x: Any, y: Any) -> Taylor:
 
 
 def _one_sided(x: Any, y: Any, value: Tensor) -> Tensor:
-    c = x.coefficients if isinstance(x, Taylor) else y.coefficients
+    moving = x if isinstance(x, Taylor) else y
+    c = moving.coefficients.to(moving.frame.dtype_beside(value))
     out = c.new_empty(c.shape[0], *value.shape)
     other = (y if isinstance(x, Taylor) else x).to(c.dtype)
     for one, into in zip(c, out, strict=True):
@@ -79,7 +79,8 @@ def _one_sided(x: Any, y: Any, value: Tensor) -> Tensor:
 
 
 def _bilinear(x: Taylor, y: Taylor) -> Taylor:
-    frame, value, a, b = x.frame, x.value @ y.value, x.coefficients, y.coefficients
+    frame, value = x.frame, x.value @ y.value
+    a, b = (z.coefficients.to(frame.dtype_beside(value)) for z in (x, y))
     a0, b0 = x.value.to(a.dtype), y.value.to(b.dtype)
     add = torch.Tensor.addmm_ if value.ndim == 2 else torch.Tensor.baddbmm_
     out = a.new_empty(a.shape[0], *value.shape)

@@ -19,6 +19,9 @@ from torch import Tensor
 # in matrix products.
 _CACHE = 2**22
 
+# As many as the matrices of one layer that a chain of blocks goes through, with some to spare.
+_CASTS = 4
+
 Stream = Iterator[tuple[slice, Tensor]]
 
 # What acts on Taylor tensors: aten operations (every overload that does not write in place), and Python-level
@@ -51,8 +54,9 @@ class NonFinite(ArithmeticError):  # noqa: N818
 class Frame:
     """What all Taylor tensors of one pass share.
 
-    probes, groups: K and G; group g holds the K/G probes from g·K/G on. dtype: of the coefficients, None = that
-    of the value. check: look at every result and raise `NonFinite` at the first that is not finite.
+    probes, groups: K and G; group g holds the K/G probes from g·K/G on. dtype: of the coefficients, None = that of
+    the value; sums over layers keep the value's even so. check: look at every result and raise `NonFinite` at the
+    first that is not finite.
     """
 
     probes: int
@@ -85,10 +89,12 @@ class Frame:
         return self.dtype or value.dtype
 
     def weight(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """`weight` in `dtype`; the conversion is made once a pass."""
+        """`weight` in `dtype`; the last few conversions are kept, as blocks come back to the same weights."""
         if weight.dtype == dtype:
             return weight
         if id(weight) not in self._casts:  # the weight is kept beside its cast, so that its id stays its own
+            if len(self._casts) == _CASTS:
+                del self._casts[next(iter(self._casts))]
             self._casts[id(weight)] = (weight, weight.to(dtype))
         return self._casts[id(weight)][1]
 
