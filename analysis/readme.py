@@ -7,7 +7,7 @@ python -m analysis.readme                   # write the tables from what has lan
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def landed() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return ledger, run
 
 
-def main(run: Path | None = None) -> None:
+def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
     """Land a run, if one is named, and write the tables."""
     if run is not None:
         LANDED.mkdir(parents=True, exist_ok=True)

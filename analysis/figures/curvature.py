@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.intervals import bounds
 from analysis.numbers import plural
-from analysis.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, figure, interval, styled
+from analysis.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, cut, figure, styled
 
 TITLE = "Curvature of each example"
 TABLES, STAGES = ("curvature",), ("curvature",)
@@ -33,13 +33,14 @@ def draw(data: pd.DataFrame) -> Figure:
     first = data[data.quantity == "tr H"].method.iloc[0]
     parts = data[(data.method == first) | (data.quantity != "tr H")]
     for k, (quantity, ink) in enumerate((q, c) for q, c in QUANTITIES.items() if q in set(parts.quantity)):
-        _points(left, parts[parts.quantity == quantity], k, ink, QUANTITY_MARKERS[quantity], quantity)
+        _points(left, parts[parts.quantity == quantity], k, ink, QUANTITY_MARKERS[quantity], quantity, limits(data))
     hessian = data[data.quantity == "tr H"]
     for k, method in enumerate(dict.fromkeys(hessian.method)):
         points = hessian[hessian.method == method]
         marker, ink = _METHODS.get(method, ("^", FAINT))
         label = f"{_SAID.get(method, method)}, {plural(int(points.probes.max()), 'probe')}"
-        _points(right, points, k, ink, marker, label)
+        _points(right, points, k, ink, marker, label, limits(data))
+    left.set_ylim(*limits(data))
     examples = data.drop_duplicates("example").sort_values("example")
     for ax, title in ((left, "a  tr H = tr G + tr R"), (right, "b  tr H by each method")):
         ax.axhline(0, color=INK, lw=0.6)
@@ -50,24 +51,27 @@ def draw(data: pd.DataFrame) -> Figure:
         ax.tick_params(axis="x", length=0)
         ax.grid(axis="y", color=RULE, lw=0.3)
         ax.set_title(title)
-        ax.legend(loc="best", handletextpad=0.2, borderaxespad=0.2)
+        ax.legend(loc="upper left", handletextpad=0.2, frameon=True, framealpha=1, facecolor="white", edgecolor="none")
     left.set_ylabel("trace (nats per squared embedding unit)")
     return drawn
 
 
-def _points(ax: Axes, points: pd.DataFrame, k: int, ink: str, marker: str, label: str) -> None:
+def limits(data: pd.DataFrame) -> tuple[float, float]:
+    """From all points, and the intervals but those over four times as wide as the median one: few probes tell little
+    and would flatten the rest. Some room on top for the legend."""
+    width = data.high - data.low
+    usual = data[~(width > 4 * width.median())]
+    bottom, top = min(data.value.min(), usual.low.min()), max(data.value.max(), usual.high.max())
+    return bottom - 0.05 * (top - bottom), top + 0.45 * (top - bottom)
+
+
+def _points(
+    ax: Axes, points: pd.DataFrame, k: int, ink: str, marker: str, label: str, within: tuple[float, float]
+) -> None:
     """One series, `k`-th of three beside one another."""
     for i, p in enumerate(points.to_dict("records")):
-        interval(
-            ax,
-            p["example"] + 0.22 * (k - 1),
-            p["value"],
-            p["low"],
-            p["high"],
-            ink,
-            marker=marker,
-            label="" if i else label,
-        )
+        x, look = p["example"] + 0.22 * (k - 1), {"marker": marker, "label": "" if i else label}
+        cut(ax, x, p["value"], p["low"], p["high"], within, ink, **look)
 
 
 def caption(data: pd.DataFrame) -> str:
@@ -80,7 +84,8 @@ def caption(data: pd.DataFrame) -> str:
         "(a) Curvature of each example’s loss in its embeddings, its Gauss–Newton part tr G and the rest tr R. tr G is "
         f"positive in {int((gauss.value > 0).sum())} of {len(gauss)} examples, tr H negative in {len(negative)} of "
         f"{len(hessian)} ({sure} with the whole interval). (b) The same tr H by each method; Taylor mode and Hessian "
-        "products share their probes. Bars are 95 % intervals over probes, and speak of these examples alone."
+        "products share their probes. Bars are 95 % intervals over probes, and speak of these examples alone. "
+        "Arrowheads: the bar goes on."
     )
     missing = int(data.low.isna().sum())
     return said + (f" {plural(missing, 'point has', 'points have')} no interval." if missing else "")
