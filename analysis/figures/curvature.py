@@ -70,8 +70,8 @@ def _points(
 ) -> None:
     """One series, `k`-th of three beside one another."""
     for i, p in enumerate(points.to_dict("records")):
-        x, look = p["example"] + 0.22 * (k - 1), {"marker": marker, "label": "" if i else label}
-        cut(ax, x, p["value"], p["low"], p["high"], within, ink, **look)
+        x, said = p["example"] + 0.22 * (k - 1), "" if i else label
+        cut(ax, x, p["value"], p["low"], p["high"], within, ink, marker=marker, label=said)
 
 
 def caption(data: pd.DataFrame) -> str:
