@@ -71,10 +71,10 @@ def draw(data: pd.DataFrame) -> Figure:
     quantities = [q for q in ("tr H", "tr G", "C(σ)") if q in set(data.quantity)]
     for k, quantity in enumerate(quantities):
         part = data[data.quantity == quantity]
-        before = part[part.when == "before"].iloc[0]  # the same model and the same probes in every arm
-        at = k - 0.36
-        interval(curvature, at, before.value, before.low, before.high, INK, mfc="white")
-        curvature.plot([at, k + 0.36], [before.value] * 2, color=FAINT, lw=0.5, ls=(0, (2, 2)), zorder=1)
+        # The same model and the same probes in every arm, so one point serves all.
+        for p in part[part.when == "before"].head(1).to_dict("records"):
+            interval(curvature, k - 0.36, p["value"], p["low"], p["high"], INK, mfc="white")
+            curvature.plot([k - 0.36, k + 0.36], [p["value"]] * 2, color=FAINT, lw=0.5, ls=(0, (2, 2)), zorder=1)
         for j, arm in enumerate(arms):
             after = part[(part.when == "after") & (part.arm == arm)]
             for p in after.to_dict("records"):

@@ -1,31 +1,10 @@
-"""What curvature needs of a loss."""
-
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+"""Coordinates and random directions of a loss."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from symnoise.models import Loss
 from symnoise.noise import directions
-
-
-@runtime_checkable
-class Loss(Protocol):
-    """One differentiable number an example: `EmbeddingLoss`, or any function shaped like it.
-
-    embeddings (batch, token, dim): where curvature is measured.  mask (batch, token): which tokens are real.
-    ids: one number an example, to which its random probes are keyed.  Examples must not influence each other.
-    """
-
-    @property
-    def embeddings(self) -> Tensor: ...
-    @property
-    def mask(self) -> Tensor: ...
-    @property
-    def ids(self) -> Sequence[int]: ...
-    def __call__(self, X: Tensor) -> Tensor:
-        """ℓ(X), (batch,)."""
-        ...
 
 
 def coordinates(loss: Loss) -> Int[Tensor, " batch"]:

@@ -25,7 +25,7 @@ class Spectrum:
 
     values: Float[Tensor, "batch k"]
     residuals: Float[Tensor, "batch k"]
-    vectors: tuple[Float[Tensor, "k token dim"], ...]
+    vectors: tuple[Float[Tensor, "k _ dim"], ...]
 
 
 def spectrum(

@@ -5,6 +5,7 @@ from symnoise.models.chat import collate, encode, encode_row, usable
 from symnoise.models.data import Data, Example, load_data
 from symnoise.models.embedding_loss import EmbeddingLoss
 from symnoise.models.loading import LoadedModel, load_model
+from symnoise.models.loss import Loss
 from symnoise.models.precision import float64_throughout
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "EmbeddingLoss",
     "Example",
     "LoadedModel",
+    "Loss",
     "borrowed",
     "collate",
     "encode",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from symnoise.core import Estimate, InputError, retained_heap, track
-from symnoise.models import EmbeddingLoss
+from symnoise.models import Loss
 from symnoise.noise import directions
 
 
@@ -21,7 +21,7 @@ class RadialIdentity:
     defect: Estimate
 
 
-def radial_identity(loss: EmbeddingLoss, probes: int = 8, seed: int = 0) -> RadialIdentity:
+def radial_identity(loss: Loss, probes: int = 8, seed: int = 0) -> RadialIdentity:
     """tr H, ⟨X, ∇ tr H⟩ and the defect from scale invariance, by Hutchinson with Rademacher probes.
 
     ⟨X, ∇(zᵀHz)⟩ is exact for each probe: reverse mode three times, no step to choose. Memory is about three times
