@@ -16,7 +16,7 @@ _NAMES = ("uniform", "gaussian", "rademacher", "gaussian-raw")
 def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int = 100_000, seed: int = 0) -> Findings:
     """M1, M2 and M3 for each law over `draws` draws of (length, dim), float32 as in training.
 
-    The resolution asked for: 1 % of a mean, 10 % of a variance, and of a mean norm a tenth of its distance from
+    The resolution asked for: 1 % of a mean, 10 % of a variance, and of a mean norm its whole distance from
     α√v, which is what M2 predicts. Rademacher norms do not vary; their intervals are float32 rounding alone.
     """
     rows, table = [], []
