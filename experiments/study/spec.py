@@ -16,6 +16,7 @@ from symnoise.training import CurvaturePenalty
 
 SCHEMA = 1
 MICRO = "micro"
+PRECISIONS = ("float32", "bf16")
 # arm -> (noise, batch factor). Arms that go through the model twice a row have the cost of a doubled batch.
 ARMS: dict[str, tuple[str, float]] = {
     "none": ("none", 1),
@@ -77,6 +78,8 @@ class Training:
     """AdamW without weight decay, learning rate falling linearly to 0; one seed of every arm sees the same rows.
 
     rows: how many are drawn for each seed from a pool of `pool`, which no other part of the study uses.
+    precision: "float32", or "bf16" for autocast of the matrix products; weights, optimizer and everything measured
+    stay in float32.
     """
 
     rows: int
@@ -87,6 +90,7 @@ class Training:
     learning_rate: float
     evaluate_every: int
     save_every: int
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,8 @@ def load_study(path: Path, data: str | None = None) -> Study:
         raise InputError(f"{path}: model: {MICRO} needs the section pretraining, and no other model takes one")
     if study.seeds < 1 or study.training.steps < 2:
         raise InputError(f"{path}: a study needs at least 1 seed and 2 steps")
+    if study.training.precision not in PRECISIONS:
+        raise unknown("precision", study.training.precision, PRECISIONS)
     looks_like_file = study.data.endswith((".json", ".jsonl", ".parquet"))
     if looks_like_file and not Path(study.data).expanduser().is_file():
         raise InputError(f"{path}: there is no data file {study.data}; give DATA=<hub id or file>")

@@ -50,6 +50,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
             lr_scheduler_type="linear",
             seed=run.seed,
             data_seed=run.seed,
+            bf16=options.precision == "bf16",
             use_cpu=not torch.cuda.is_available(),
             save_steps=options.save_every,
             save_total_limit=1,

@@ -16,13 +16,18 @@ def borrowed(model: Any) -> Iterator[None]:
     """Evaluation mode, frozen weights, attention with a second derivative; everything put back, also on error.
 
     What is touched: each module's `training`, each parameter's `requires_grad`, PyTorch's choice of attention
-    kernel (fused kernels have no double backward, pytorch#116350), and the attention implementation where it
-    is one without second derivatives (flash, flex). Graphs built inside stay valid outside.
+    kernel (fused kernels have no double backward, pytorch#116350), the attention implementation where it
+    is one without second derivatives (flash, flex), and the autocast that accelerate puts around `forward` for
+    mixed-precision training (second derivatives in bfloat16 are wrong by tens of percent; what is measured is the
+    loss of the weights as they are kept). Graphs built inside stay valid outside.
     """
     training = [module for module in model.modules() if module.training]
     trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     attention = getattr(model.config, "_attn_implementation", None)
+    autocast = model.__dict__.get("forward") if "_original_forward" in model.__dict__ else None
     try:
+        if autocast is not None:
+            model.forward = model._original_forward
         for module in training:
             module.training = False
         for parameter in trained:  # by assignment, which torch.func allows inside its transforms
@@ -32,6 +37,8 @@ def borrowed(model: Any) -> Iterator[None]:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        if autocast is not None:
+            model.forward = autocast
         for module in training:
             module.training = True
         for parameter in trained:

@@ -92,6 +92,24 @@ def test_the_model_is_left_as_found_also_after_an_error() -> None:
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
 
 
+def test_what_is_measured_during_mixed_precision_training_is_float32() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    model = tiny("llama")
+    loss = EmbeddingLoss(model, batch())
+    expected = loss(loss.embeddings)
+    try:
+        Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+        wrapped = model.forward
+        with torch.no_grad():  # the wrapper is there: bfloat16 rounds by 2⁻⁹
+            assert not torch.equal(model(**batch()).loss, model._original_forward(**batch()).loss)
+        assert torch.equal(loss(loss.embeddings), expected)
+        assert model.forward is wrapped
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def test_dropout_is_off_inside() -> None:
     model = tiny("gpt2").train()
     loss = EmbeddingLoss(model, batch())
