@@ -1,6 +1,6 @@
 """The README's tables of verdicts and of times, from the landed run.
 
-python -m analysis.readme results/quick     # land that run's ledger and pictures in docs/quick, then write the tables
+python -m analysis.readme results/quick     # land that run's ledger, pictures and data in docs/quick, then the tables
 python -m analysis.readme                   # write the tables from what has landed
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from symnoise.core import write_atomically
+from symnoise.core import write_atomically, write_json
 from symnoise.theory import CLAIMS
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +56,16 @@ def landed() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return ledger, run
 
 
+def land_data(run: Path, folder: Path) -> None:
+    """The data of every figure, and which model, text and versions they come from: what the paper is drawn from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted((run / "figures").glob("*.csv")):
+        shutil.copy(path, folder / path.name)
+    record = json.loads((run / "stages" / "sources.json").read_text(encoding="utf-8"))
+    facts = {key: record[key] for key in ("commit", "python", "versions")} | record["result"]
+    write_json(folder / "sources.json", facts)
+
+
 def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
     """Land a run, if one is named, and write the tables."""
     if run is not None:
@@ -64,6 +74,7 @@ def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
             shutil.copy(run / name, LANDED / name)
         for name in PICTURES:
             shutil.copy(run / "figures" / name, LANDED / name)
+        land_data(run, LANDED / "data")
     readme = ROOT / "README.md"
     text = written(readme.read_text(encoding="utf-8"), *landed())
     write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
