@@ -5,6 +5,7 @@
 The prompts and the random probes are the same for every run, so differences between runs are paired.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,28 @@ from symnoise.noise import Noise
 
 
 def measure(study: Study, run: Run, folder: Path) -> None:
-    """Write measure.json: tr H, tr G, tr R, C(σ), top eigenvalue and gradient norm of each example."""
+    """Write measure.json: tr H, tr G, tr R, C(σ), top eigenvalue and gradient norm of each example.
+
+    trace_seconds: what the Taylor engine took for one checkpoint.
+    """
     place, started = folder / run.name, time.perf_counter()
     steps = {"middle": study.training.steps // 2, "end": study.training.steps}
     found: list[dict[str, Any]] = []
+    trace_seconds = math.nan
     if records(place / "train.json")["status"] == "done":
         for name, step in steps.items():
-            found += [{"step": step, **record} for record in curvature(study, load_model(place / "weights" / name))]
+            points, trace_seconds = curvature(study, load_model(place / "weights" / name))
+            found += [{"step": step, **point} for point in points]
     seconds = time.perf_counter() - started
-    write_json(
-        place / "measure.json",
-        {"run": run.name, "points": found, "seconds": seconds, "peak_rss_mib": peak_rss_mib(), **provenance()},
-    )
+    facts = {"seconds": seconds, "trace_seconds": trace_seconds, "peak_rss_mib": peak_rss_mib(), **provenance()}
+    write_json(place / "measure.json", {"run": run.name, "points": found, **facts})
 
 
-def curvature(study: Study, source: LoadedModel) -> list[dict[str, Any]]:
-    """Every quantity of every example, as {example, quantity, value, stderr}; for an eigenvalue, its residual."""
+def curvature(study: Study, source: LoadedModel) -> tuple[list[dict[str, Any]], float]:
+    """Every quantity of every example, as {example, quantity, value, stderr}; for an eigenvalue, its residual.
+
+    Also the seconds that the traces took.
+    """
     model, options = source.model, study.measuring
     examples = held_out(study, source.tokenizer, model)[: options.examples]
     batch = encode(examples, source.tokenizer, max_length=study.training.max_length, model=model)
@@ -60,7 +67,7 @@ def curvature(study: Study, source: LoadedModel) -> list[dict[str, Any]]:
         top = spectrum(loss.example(b), k=1, tolerance=1e-2)
         value, residual = float(top.values[0, 0]), float(top.residuals[0, 0])
         points.append({"example": b, "quantity": "top eigenvalue", "value": value, "stderr": residual})
-    return points
+    return points, parts.hessian.seconds
 
 
 def gradient_norm(loss: EmbeddingLoss) -> Estimate:

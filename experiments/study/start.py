@@ -14,7 +14,8 @@ from symnoise.core import provenance, write_json
 
 def start(study: Study, folder: Path) -> None:
     """Write start.json."""
-    write_json(folder / "start.json", {"points": curvature(study, base_model(study, folder)), **provenance()})
+    points, _ = curvature(study, base_model(study, folder))
+    write_json(folder / "start.json", {"points": points, **provenance()})
 
 
 if __name__ == "__main__":
