@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from symnoise.training.checkpoints import last_whole_checkpoint, resolve, settin
 from symnoise.training.options import NoiseOptions
 from symnoise.training.pairs import double_batch, layout
 from symnoise.training.penalty import CurvaturePenalty, penalised_loss
+from symnoise.training.recompute import adds_gradients, recomputed
 
 PAIR_MODES = ("doubled", "two-pass")
 _ARGUMENTS = ("noise", "noise_seed", "noise_options", "pair_mode", "penalty")
@@ -37,7 +39,9 @@ class SymNoiseMixin:
     noise:         `Noise`, paired or not, or None for plain training.
     noise_seed:    names the draws, together with rank, optimizer step and micro-step.
     noise_options: see `NoiseOptions`; the number of steps is filled in.
-    pair_mode:     "doubled", one batch of twice the rows; "two-pass", one side after the other with the memory of one.
+    pair_mode:     "doubled", one batch of twice the rows; "two-pass", one side after the other with the memory of one:
+                   where the first leaves gradients that plain training would not hold yet, the second recomputes its
+                   activations to make room for them (a third more time for that side; same values).
     penalty:       see `CurvaturePenalty`: the noise then measures curvature for an explicit penalty instead.
     Raises `InputError` for unknown arguments, `neftune_noise_alpha` and DataParallel; in training, for a loss that is
     not finite, before it reaches the weights.
@@ -162,11 +166,13 @@ class SymNoiseMixin:
             loss = one_pass(inputs)
         else:
             try:
+                room = recomputed(trainer.model) if adds_gradients(trainer.model) else nullcontext()
                 self._side = "first"
                 with trainer.accelerator.no_sync(model):  # gradients are exchanged once, after the second side
                     loss = one_pass(inputs)
                 self._side = "second"
-                loss = loss + one_pass(inputs)
+                with room:
+                    loss = loss + one_pass(inputs)
             finally:
                 self._side = None
         if not bool(torch.isfinite(loss)):

@@ -109,6 +109,18 @@ def test_gradient_checkpointing_sees_the_same_draw(tmp_path):
     assert difference(checkpointed.steps[0], plain.steps[0]) < TOLERANCE
 
 
+def test_two_passes_recompute_the_second_side_where_gradients_are_new(tmp_path):
+    """Forward passes of a layer: one a side, and one more for the second side of the first micro-batch alone, after
+    which plain training would hold gradients too."""
+    for accumulation, size, expected_calls in ((1, 8, 2 + 1), (4, 2, 8 + 1)):
+        model, calls = tiny("llama"), []
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        noise = Noise.symnoise(5.0)
+        run(tmp_path, accumulation=accumulation, size=size, noise=noise, pair_mode="two-pass", model=model)
+        assert len(calls) == expected_calls
+        assert not model.is_gradient_checkpointing
+
+
 def test_encoder_decoder_pairs(tmp_path):
     """T5, whose encoder alone is noised: the doubled batch against one side after the other, and against no noise."""
     kept = []

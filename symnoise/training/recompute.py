@@ -1,0 +1,31 @@
+"""Room for the gradients of a pair's first side while the second one runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+def adds_gradients(model: nn.Module) -> bool:
+    """Whether a backward pass will leave gradients of about the model's size where there are none yet: no
+    accumulation so far, and not mere adapters."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return all(p.grad is None for p in trained) and 2 * sum(p.numel() for p in trained) >= size
+
+
+@contextmanager
+def recomputed(model: Any) -> Iterator[None]:
+    """Within the block activations are made again in the backward pass (Transformers' gradient checkpointing).
+
+    Values and gradients are the same. A model that cannot, or that does so anyway, is left as it is.
+    """
+    if not getattr(model, "supports_gradient_checkpointing", False) or model.is_gradient_checkpointing:
+        yield
+        return
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
