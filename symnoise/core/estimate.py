@@ -30,7 +30,11 @@ class Estimate:
 
     @staticmethod
     def from_draws(draws: Float[Tensor, "draws *shape"], **facts: Any) -> "Estimate":
-        """Mean over the first dimension, with stderr = sample standard deviation / √draws (sums in float64)."""
+        """Mean over the first dimension, with stderr = sample standard deviation / √draws (sums in float64).
+
+        draws: (draws, …), each entry of the rest an independent sample.
+        facts: any field of `Estimate`, in the place of what follows from the draws.
+        """
         draws, count = draws.double(), draws.shape[0]
         mean = draws.mean(0)
         stderr = draws.std(0) / count**0.5 if count > 1 else torch.full_like(mean, torch.nan)
@@ -38,7 +42,7 @@ class Estimate:
 
     @staticmethod
     def exact(value: Float[Tensor, "*shape"], **facts: Any) -> "Estimate":
-        """A value without sampling error."""
+        """A value without sampling error: stderr 0, infinitely many degrees of freedom."""
         value = value.double()
         return Estimate(value, torch.zeros_like(value), **{"count": 0, "dof": float("inf"), **facts})
 
@@ -48,7 +52,7 @@ class Estimate:
         return self.count
 
     def interval(self, level: float = 0.95) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        """Student-t interval with coverage `level`: value ± t(dof)·stderr."""
+        """Student-t interval with coverage `level`: (low, high) = value ± t(dof)·stderr, each shaped like `value`."""
         half = float(stats.t.ppf(0.5 + level / 2, self.dof)) * self.stderr
         return self.value - half, self.value + half
 

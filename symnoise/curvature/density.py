@@ -17,6 +17,8 @@ from symnoise.models import EmbeddingLoss
 class SpectralDensity:
     """Gauss quadratures of the spectra (1/n) Σ_i δ(λ − λ_i), one for each probe; all float64.
 
+    λ is in nats per squared embedding unit.
+
     nodes:       Ritz values θ_j, ascending.
     weights:     τ_j ≥ 0, of sum 1: Σ_j τ_j f(θ_j) estimates tr f(H)/n without bias where f is a polynomial of
                  degree below 2·steps, and closely where f is smooth. A quadrature that ended early, all of its probe's
@@ -29,7 +31,10 @@ class SpectralDensity:
     coordinates: Int[Tensor, " batch"]
 
     def moment(self, power: int) -> Estimate:
-        """tr Hᵖ/n of every example, (batch,), with its standard error over probes; p below 2·steps."""
+        """tr Hᵖ/n of every example, (batch,), with its standard error over probes.
+
+        Raises `InputError` for a power below 0, or from 2·steps on, where the quadrature is not exact.
+        """
         if not 0 <= power < 2 * self.nodes.shape[-1]:
             raise InputError(f"{self.nodes.shape[-1]} Lanczos steps give moments 0 … {2 * self.nodes.shape[-1] - 1}")
         return self._mean(self.nodes**power)

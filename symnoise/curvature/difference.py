@@ -12,7 +12,11 @@ from symnoise.curvature.products import differentiable, inner, require_derivativ
 
 @dataclass(frozen=True)
 class Difference:
-    """product: D(h) ≈ Hv.  error: an estimate of ‖D(h) − Hv‖ for each example, float64."""
+    """A product by differences, and how far off it may be.
+
+    product: (batch, token, dim) D(h) ≈ Hv.
+    error:   (batch,) an estimate of ‖D(h) − Hv‖, float64.
+    """
 
     product: Float[Tensor, "batch token dim"]
     error: Float[Tensor, " batch"]
@@ -25,6 +29,8 @@ def hvp_difference(loss: Loss, v: Float[Tensor, "batch token dim"]) -> Differenc
     dtype: it balances the truncation error, of order h², against rounding, of order ε/h. The error estimate adds
     both: ‖D(2h) − D(h)‖/3, the leading truncation term by Richardson, and ε‖∇ℓ‖/h. A network computed in float32
     rounds more than its last operation does, so expect the error to be right in size, not to the digit.
+
+    v is (batch, token, dim). Raises `InputError` where the loss is not finite or not differentiable.
     """
     X = loss.embeddings
     eps = torch.finfo(X.dtype).eps

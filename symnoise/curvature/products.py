@@ -50,10 +50,11 @@ class HessianProducts:
 
 
 def hvp(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor, "*probe batch token dim"]:
-    """H v for each direction v, H = ∇²ℓ_b at the embeddings of example b.
+    """H v for each direction v, H = ∇²ℓ_b at the embeddings of example b, by differentiating ∇ℓ·v (Pearlmutter 1994).
 
-    V is (batch, token, dim) or (probe, batch, token, dim); the result is alike. One graph serves all probes.
-    Raises `InputError` for another shape, and where the loss is not finite.
+    V is (batch, token, dim) or (probe, batch, token, dim); the result is alike, in nats per squared embedding unit
+    times the unit of V. One graph serves all probes. Raises `InputError` for another shape, and where the loss is not
+    finite or not differentiable.
     """
     if V.shape[-3:] != loss.embeddings.shape or V.ndim not in (3, 4):
         raise InputError(f"V must be {tuple(loss.embeddings.shape)} or (probe, …) of it; got {tuple(V.shape)}")
@@ -65,7 +66,11 @@ def hvp(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor,
 
 
 def directional_curvature(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor, "*probe batch"]:
-    """vᵀHv/‖v‖² of each example and direction (Rayleigh quotient), float64; shapes of V as in `hvp`."""
+    """vᵀHv/‖v‖² of each example and direction (Rayleigh quotient), float64, in nats per squared embedding unit.
+
+    V is (batch, token, dim), which gives (batch,), or (probe, batch, token, dim), which gives (probe, batch). It does
+    not depend on the length of v, and lies between the least and the largest eigenvalue. Raises as `hvp` does.
+    """
     return inner(V, hvp(loss, V)) / inner(V, V)
 
 

@@ -30,8 +30,9 @@ ESTIMATORS = {"hutch++": hutch_plus_plus, "xtrace": xtrace}
 class TraceParts:
     """tr H = tr G + tr R of every example (claim P4), from the same probes.
 
-    hessian: tr H.  gauss_newton: tr G, G = Jᵀ∇²ℓJ ⪰ 0 the curvature of the loss at the logits.
-    rest: tr R, the bending of the logits weighted by the residual; its error is that of the difference.
+    hessian:      tr H.
+    gauss_newton: tr G, G = Jᵀ∇²ℓJ ⪰ 0 the curvature of the loss at the logits.
+    rest:         tr R, the bending of the logits weighted by the residual; its error is that of the difference.
     """
 
     hessian: Estimate

@@ -15,6 +15,8 @@ from symnoise.curvature.products import HessianProducts, inner
 class SmoothedCurvature:
     """Finite-σ curvature of every example; z are the same directions at every σ (coupled draws).
 
+    σ is in embedding units, losses in nats, C and zᵀHz in nats per squared embedding unit.
+
     sigmas:  (sigma, batch) standard deviation of one coordinate of the noise.
     C:       (sigma, batch) C(σ) = 2(E ℓ(X + σz) − ℓ(X))/σ², by mirrored pairs. → tr H as σ → 0.
     T:       (sigma, batch) T(σ) = Σ_z (½[ℓ(X+σz) + ℓ(X−σz)] − ℓ) / Σ_z (σ²/2) zᵀHz. → 1 as σ → 0 (claim V1). A
@@ -46,9 +48,10 @@ def smoothed_curvature(
     """C(σ) and T(σ) for each σ in `sigmas`, (sigma,) for all examples alike or (sigma, batch).
 
     noise: the law of z, standardised to unit variance ("uniform", "gaussian", "rademacher").
-    draws: how many z, each mirrored; a T with an error needs two. Costs 2·sigmas·draws forward passes and one
-    Hessian product a draw. Losses are differenced in float64 but computed in the model's dtype: below
-    σ²·|tr H| ≈ 1e-6 a float32 model has nothing left to say, and the errors show it.
+    draws: how many z, each mirrored; a T with an error needs two.
+
+    Costs 2·sigmas·draws forward passes and one Hessian product a draw. Losses are differenced in float64 but computed
+    in the model's dtype: below σ²·|tr H| ≈ 1e-6 a float32 model has nothing left to say, and the errors show it.
     Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an unknown law, a loss that is not finite.
     """
     X = loss.embeddings
@@ -86,7 +89,8 @@ def finite_curvature(
 ) -> Estimate:
     """C(σ) of every example, (batch,), as in `smoothed_curvature` and from the same draws, but without a derivative.
 
-    Costs 2·draws + 1 forward passes and the memory of one. Raises `InputError` for σ ≤ 0 or not finite, draws < 1.
+    Costs 2·draws + 1 forward passes and the memory of one. Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an
+    unknown law.
     """
     if not bool((sigma.isfinite() & (sigma > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")

@@ -17,10 +17,11 @@ _WHICH = {"algebraic": "LA", "magnitude": "LM", "smallest": "SA"}
 
 @dataclass(frozen=True)
 class Spectrum:
-    """values (batch, k), from the largest down; residuals (batch, k) ‖Hv − λv‖ of the unit eigenvectors found.
+    """Eigenvalues and eigenvectors of every example's H; some eigenvalue lies within the residual of each value.
 
-    vectors: for each example (k, token, dim) over its real tokens. For a symmetric H some eigenvalue lies within
-    the residual of each value.
+    values:    (batch, k) from the largest down, in nats per squared embedding unit.
+    residuals: (batch, k) ‖Hv − λv‖ of the unit vectors found.
+    vectors:   for each example (k, token, dim), over its real tokens.
     """
 
     values: Float[Tensor, "batch k"]

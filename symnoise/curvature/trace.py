@@ -37,7 +37,7 @@ def trace(
     max_probes: int = 256,
     coefficients: torch.dtype | None = None,
 ) -> Estimate:
-    """tr ∇²ℓ_b(X) of every example b, (batch,), with its standard error.
+    """tr ∇²ℓ_b(X) of every example b, (batch,), with its standard error, in nats per squared embedding unit.
 
     Hutchinson's estimate (1/K) Σ_k z_kᵀHz_k over K = `probes` random directions z with E[zzᵀ] = I (Hutchinson 1989);
     standard error from the spread of the probes, or of groups of probes. A probe is one Hessian product in every
@@ -99,7 +99,8 @@ def gauss_newton_trace(
     """tr G of every example, (batch,): G = Jᵀ∇²ℓJ, J = ∂logits/∂X, ∇²ℓ = (diag p − ppᵀ)/N at each of N scored tokens.
 
     The estimate is (1/K) Σ_k z_kᵀGz_k, where zᵀGz is the mean over scored tokens of the variance of Jz under the
-    model's own prediction p: never negative. method "taylor", "hvp" (Jz by reverse over reverse) or "auto".
+    model's own prediction p: never negative (Schraudolph 2002). method "taylor", "hvp" (Jz by reverse over reverse)
+    or "auto".
     The other options and what is raised are as in `trace`; `rtol` speaks of tr G.
     """
     _check(method, _WITH_PARTS, probes, directions, coefficients)

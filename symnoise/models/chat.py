@@ -34,8 +34,10 @@ def encode(
     """A batch: `input_ids`, `attention_mask` and `labels`, int64, right-padded to the longest row.
 
     input_ids, attention_mask: (batch, token); the mask is 1 at real tokens, so its row sums are the true lengths.
-    labels: the token ids of every assistant reply, its end-of-turn mark included, and -100 elsewhere, padding included.
-    They are not shifted: like Transformers, a causal model predicts the label at t from the tokens before t.
+    labels: (batch, token); the token ids of every assistant reply, its end-of-turn mark included, and -100 elsewhere,
+            padding included.
+
+    Labels are not shifted: like Transformers, a causal model predicts the label at t from the tokens before t.
 
     `model` says whether the text is for an encoder-decoder, and is checked for room for the tokens. There the last
     reply alone, ended by EOS, is the decoder's target, `labels` (batch, target), and what comes before it is the input.

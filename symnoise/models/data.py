@@ -66,12 +66,15 @@ class Data:
 def load_data(name: str | Path, *, limit: int | None = None) -> Data:
     """The first `limit` examples (None: all) of the data called `name`, in their order there.
 
-    name: `chitchat` (bundled; `chitchat_rows` says what is kept), a .json, .jsonl or .parquet file, or a hub id (by
-    `datasets.load_dataset`, train split). Rows are in Alpaca, ShareGPT (from, value) or messages (role, content) form.
+    name:  `chitchat` (bundled; `chitchat_rows` says what is kept), a .json, .jsonl or .parquet file, or a hub id (by
+           `datasets.load_dataset`, train split).
+    limit: rows after these are not looked at.
 
-    Text is taken as it is. Messages after the last reply are dropped, since nothing in them would be scored; rows
-    after the first `limit` are not looked at. Raises `InputError`, naming the row, where one has no instruction or
-    no reply.
+    Rows are in Alpaca (instruction, input, output), ShareGPT (from, value) or messages (role, content) form.
+
+    Text is taken as it is. Messages after the last reply are dropped, since nothing in them would be scored. Raises
+    `InputError`, naming the row, where one has no instruction or no reply; and for a source that is not there, cannot
+    be read or is in no known form.
     """
     name = str(name)
     path = bundled.chitchat_file() if name == CHITCHAT else Path(name).expanduser()

@@ -13,7 +13,7 @@ from symnoise.models.borrowed import borrowed
 
 
 class EmbeddingLoss:
-    """ℓ_b(X) = mean over the scored tokens t of example b of −log p(label_t | X), b = 1 … batch.
+    """ℓ_b(X) = mean over the scored tokens t of example b of −log p(label_t | X), in nats, b = 1 … batch.
 
     X (batch, token, dim) are the embeddings as the model's layers receive them: the output of its embedding
     table (for Gemma after its scaling by √d), before positions are added. For encoder-decoder models X are the

@@ -62,8 +62,11 @@ class LoadedModel:
 def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
     """The model called `name`, in eval mode, with weights in `dtype` on `device`.
 
-    name: `smollm2` (bundled), an existing folder with safetensors, an existing .gguf file, or a hub id. Encoder-
-    decoder models are loaded as such. With HF_HUB_OFFLINE set, hub ids come from the local cache or not at all.
+    name:   `smollm2` (bundled), an existing folder with safetensors, an existing .gguf file, or a hub id.
+    dtype:  of the weights; curvature is best measured in float32.
+    device: "cpu", "cuda", "cuda:1" …
+
+    Encoder-decoder models are loaded as such. With HF_HUB_OFFLINE set, hub ids come from the local cache or not at all.
 
     Raises `InputError` where nothing can be loaded: the line says why, and what to give instead. That includes weights
     which lack a tensor of the model, since Transformers would fill it with random numbers.

@@ -10,16 +10,24 @@ from torch import Tensor
 class Loss(Protocol):
     """One differentiable number an example: `EmbeddingLoss`, or any function shaped like it.
 
-    embeddings (batch, token, dim): where curvature is measured.  mask (batch, token): which tokens are real.
-    ids: one number an example, to which its random probes are keyed.  Examples must not influence each other.
+    Examples must not influence each other.
     """
 
     @property
-    def embeddings(self) -> Tensor: ...
+    def embeddings(self) -> Tensor:
+        """(batch, token, dim): where curvature is measured."""
+        ...
+
     @property
-    def mask(self) -> Tensor: ...
+    def mask(self) -> Tensor:
+        """(batch, token): 1 at real tokens, 0 at padding."""
+        ...
+
     @property
-    def ids(self) -> Sequence[int]: ...
+    def ids(self) -> Sequence[int]:
+        """One number an example, to which its random probes are keyed."""
+        ...
+
     def __call__(self, X: Tensor) -> Tensor:
         """ℓ(X), (batch,)."""
         ...

@@ -21,7 +21,9 @@ from symnoise.core import unknown
 class Law:
     """A symmetric law of one coordinate u.
 
-    variance: v = E u².  kurtosis: κ = E u⁴ / v².  quantile: the inverse distribution function on (0, 1).
+    variance: v = E u².
+    kurtosis: κ = E u⁴ / v².
+    quantile: the inverse distribution function on (0, 1).
     """
 
     name: str

@@ -13,7 +13,7 @@ from symnoise.noise.laws import Law
 
 @dataclass(frozen=True)
 class Moments:
-    """Closed-form moments of ε = s·u over n coordinates, u of variance v and kurtosis κ.
+    """Closed-form moments of ε = s·u over n coordinates, u of variance v and kurtosis κ; in embedding units.
 
     mean_square_norm: E‖ε‖² = n s² v            (α²v for s = α/√n; α²/3 once calibrated)
     var_square_norm:  Var‖ε‖² = n s⁴ v² (κ − 1)  (0 for Rademacher)
@@ -52,8 +52,11 @@ def closed_form_moments(law: Law, scale: float, n: int) -> Moments:
 class RealisedMoments:
     """What one draw ε of each row turned out to be, over the n = L·d coordinates of its real tokens; float64.
 
-    square_norm: ‖ε‖².  norm: ‖ε‖.  mean: Σε/n.  variance: Σε²/n (about the known mean 0).
-    kurtosis: n·Σε⁴/(Σε²)², NaN where ε = 0.
+    square_norm: ‖ε‖².
+    norm:        ‖ε‖.
+    mean:        Σε/n.
+    variance:    Σε²/n (about the known mean 0).
+    kurtosis:    n·Σε⁴/(Σε²)², NaN where ε = 0.
     """
 
     square_norm: Float[Tensor, " batch"]
@@ -67,7 +70,10 @@ def realised_moments(
     epsilon: Float[Tensor, "batch token dim"],
     mask: Mask,
 ) -> RealisedMoments:
-    """Realised moments of each row of `epsilon`, padding left out; sums in float64."""
+    """Realised moments of each row of `epsilon`, (batch, token, dim), padding left out; sums in float64.
+
+    mask: (batch, token), 1 at real tokens. Each field of the result is (batch,).
+    """
     kept = (epsilon * (mask != 0)[:, :, None]).double().flatten(1)
     n = lengths(mask).double() * epsilon.shape[-1]
     square = kept.square()

@@ -38,6 +38,8 @@ class Noise:
     calibrated: whether every law gets the mean square norm of NEFTune's uniform noise.
     paired:     whether two sides are trained on; `sample_pair` draws them.
     mirrored:   whether the second side of a pair is −ε (SymNoise) or a second independent draw (its control).
+
+    Raises `InputError` for an unknown law, and for α below 0 or not finite.
     """
 
     law: str
@@ -63,7 +65,7 @@ class Noise:
 
     @classmethod
     def named(cls, name: str, alpha: float) -> "Noise | None":
-        """The noise that the command line and configs call `name`; None for "none"."""
+        """The noise that the command line and configs call `name`; None for "none". `InputError` if there is none."""
         if name not in NAMES:
             raise unknown("noise", name, NAMES)
         setting = NAMES[name]
@@ -92,14 +94,23 @@ class Noise:
         return math.sqrt(1 / (3 * laws.law(self.law).variance)) if self.calibrated else 1.0
 
     def scale(self, lengths: Int[Tensor, " batch"] | int, dim: int) -> Float[Tensor, " batch"]:
-        """s = c·α/√(L·d) of each row, float64; the standard deviation of a coordinate is σ = s·√v."""
+        """s = c·α/√(L·d) of each row, (batch,), float64; the standard deviation of a coordinate is σ = s·√v.
+
+        lengths: true lengths L, (batch,) or one number.
+        dim:     the embedding width d.
+
+        Raises `InputError` for a row without a real token and for a width below 1.
+        """
         length = torch.as_tensor(lengths).reshape(-1).double()
         if bool((length < 1).any()) or dim < 1:
             raise InputError("every row needs at least one real token, and the width must be at least 1")
         return self.calibration * self.alpha / (length * dim).sqrt()
 
     def sigma(self, lengths: Int[Tensor, " batch"] | int, dim: int) -> Float[Tensor, " batch"]:
-        """σ = s·√v of each row, float64: the standard deviation of one coordinate of ε."""
+        """σ = s·√v of each row, (batch,), float64, in embedding units: the standard deviation of one coordinate of ε.
+
+        Arguments and errors as in `scale`.
+        """
         return self.scale(lengths, dim) * math.sqrt(laws.law(self.law).variance)
 
     def sample(
@@ -109,7 +120,7 @@ class Noise:
         *,
         generator: torch.Generator,
     ) -> Float[Tensor, "batch token dim"]:
-        """One draw ε, exactly 0 at padding.
+        """One draw ε, (batch, token, dim), exactly 0 at padding.
 
         Drawn and scaled in float32 (float64 for float64 embeddings) and only then cast to the embeddings' dtype,
         so that half precision rounds the finished noise once. Only shape, dtype and device of `embeddings` matter.

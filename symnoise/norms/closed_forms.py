@@ -28,7 +28,13 @@ def expected_square_norm(
     mask: Mask,
     noise: Noise,
 ) -> SquareNorm:
-    """Mean and variance of the squared Frobenius norm of each row's noisy embeddings, padding left out."""
+    """Mean and variance of the squared Frobenius norm ‖X + ε‖² of each row's noisy embeddings, padding left out.
+
+    embeddings: (batch, token, dim).
+    mask:       (batch, token), 1 at real tokens.
+
+    Norms are in squared embedding units. Raises `InputError` for a row without a real token.
+    """
     length, dim = lengths(mask), embeddings.shape[-1]
     variance = noise.sigma(length, dim).to(embeddings.device) ** 2
     clean = square_norm(embeddings, mask)

@@ -14,12 +14,13 @@ from symnoise.norms.closed_forms import square_norm
 
 @dataclass(frozen=True)
 class LayerGrowth:
-    """Per layer, per example; layer 0 is the embeddings, layer l the output of block l. Means over real tokens.
+    """Per layer, per example; layer 0 is the embeddings, layer l the output of block l. Norms are over real tokens.
 
     clean:        (layer, batch) ‖h(X)‖²/L, mean square norm of a token without noise.
     growth:       (layer, batch) E‖h(X+ε)‖²/‖h(X)‖² − 1, how much the squared norm grows on average.
     displacement: (layer, batch) E‖h(X+ε) − h(X)‖²/‖h(X)‖², how far the states move.
     per_token:    (layer, batch, token) E‖h_t(X+ε)‖² − ‖h_t(X)‖², 0 at padding.
+
     A draw is a mirrored pair or two independent sides where the noise is paired, one side otherwise.
     """
 

@@ -11,7 +11,11 @@ from symnoise.noise import directions
 
 @dataclass(frozen=True)
 class RadialIdentity:
-    """trace: tr H.  derivative: ⟨X, ∇ tr H⟩ = d/dc tr H(cX) at c = 1.  defect: ⟨X, ∇ tr H⟩ + 2 tr H.
+    """How tr H changes along the ray through X; in nats per squared embedding unit.
+
+    trace:      tr H.
+    derivative: ⟨X, ∇ tr H⟩ = d/dc tr H(cX) at c = 1.
+    defect:     ⟨X, ∇ tr H⟩ + 2 tr H.
 
     Where ℓ(cX) = ℓ(X) for all c > 0, H(cX) = H(X)/c² and the defect is 0. All (batch,), from the same probes.
     """

@@ -226,7 +226,10 @@ def attach(
     model: a Transformers model, bare or within PEFT, DDP, FSDP or torch.compile. Attach to what the loop calls, and
            to a compiled model before its first forward.
     noise: what to add; None adds nothing, for the arm without noise.
+    seed:  names the draws, together with rank, step and micro-step.
+    options: see `NoiseOptions`.
     rank:  of this process among those with different data; by default its rank in torch.distributed.
+
     Raises `InputError` for DataParallel, a model without embedding table, a second attach to the same table, and
     `neftune_noise_alpha`; and, from the forward, for inputs_embeds and for a training forward without a draw.
     """

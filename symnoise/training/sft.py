@@ -13,7 +13,10 @@ except ImportError as error:
 
 
 class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
-    """`trl.SFTTrainer` with the arguments of `SymNoiseMixin`; its own fused loss, packing and PEFT handling stay."""
+    """`trl.SFTTrainer` with the arguments of `SymNoiseMixin`; its own fused loss, packing and PEFT handling stay.
+
+    Importing it without TRL, and the "hutchinson" penalty, raise `InputError`; all else as `SymNoiseMixin` does.
+    """
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
