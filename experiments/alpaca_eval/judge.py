@@ -1,0 +1,167 @@
+"""Which of two replies is better, by a model behind an OpenAI-compatible endpoint, or by one that is loaded here.
+
+A judge is a YAML file, such as those in experiments/configs/judges. Where there is none, nothing is judged.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from experiments.alpaca_eval.files import Row, add, kept, matched
+from experiments.study.generate import prompt_ids
+from symnoise.core import InputError, generator, track, unknown, write_json
+from symnoise.models import Example, load_model
+
+ORDERS = ("both", "random")
+RETRIES = 5
+SECONDS = 120.0  # until an endpoint is given up for this time
+Answer = Callable[[str], float | None]  # prompt -> probability that the second reply is better, None: none was given
+
+
+@dataclass(frozen=True)
+class Judge:
+    """model: its name at the endpoint `base_url`; without one, a hub id or folder that is loaded here.
+
+    template: the question, with {instruction}, {output_1} and {output_2}; to be answered by 1 or 2.
+    api_key_env: the environment variable with the endpoint's key.  request: more fields of a request.
+    order: "both" asks twice, with either reply first, and takes the mean; "random" asks once, the first drawn by seed.
+    """
+
+    model: str
+    template: str
+    base_url: str = ""
+    api_key_env: str = ""
+    order: str = "both"
+    request: dict[str, Any] = field(default_factory=dict)
+
+
+def load_judge(path: Path) -> Judge:
+    """The judge in a YAML file; `InputError` where a setting is missing or unknown."""
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the judge {path}: {error}") from error
+    known = [f.name for f in fields(Judge)]
+    if not isinstance(given, dict) or not {"model", "template"} <= given.keys():
+        raise InputError(f"{path}: a judge needs model and template; see experiments/configs/judges")
+    for key in given:
+        if key not in known:
+            raise InputError(f"{path}: {unknown('setting', key, known)}")
+    judge = Judge(**given)
+    if judge.order not in ORDERS:
+        raise unknown("order", judge.order, ORDERS)
+    for part in ("{instruction}", "{output_1}", "{output_2}"):
+        if part not in judge.template:
+            raise InputError(f"{path}: the template does not have {part}")
+    return judge
+
+
+def write_annotations(judge: Judge, replies: list[Row], references: list[Row], output: Path, *, seed: int = 0) -> None:
+    """Write AlpacaEval's annotations of `replies` (output_2) against `references` (output_1), matched by instruction.
+
+    Every answer is kept in a file beside `output` (.judged.jsonl) as it comes, and asked for once: a second run, or one
+    with more replies, asks only what is new.
+    """
+    partners = matched(replies, references, "the replies", "the references")
+    cache = output.with_suffix(".judged.jsonl")
+    answers = {line["key"]: line["second"] for line in kept(cache)}
+    ask: Answer = partial(_asked, judge) if judge.base_url else _loaded(judge)
+    found = []
+    for reply, reference in track(list(zip(replies, partners, strict=True)), "judging"):
+        wins = []
+        for swapped in _orders(judge, reply["instruction"], seed):
+            shown = (reply["output"], reference["output"]) if swapped else (reference["output"], reply["output"])
+            prompt = _filled(judge.template, reply["instruction"], *shown)
+            key = _key(judge, prompt)
+            if key not in answers:
+                answers[key] = ask(prompt)
+                add(cache, [{"key": key, "second": answers[key]}])
+            second = answers[key]
+            wins.append(None if second is None else 1 - second if swapped else second)
+        whole = [win for win in wins if win is not None]
+        found.append(
+            {"instruction": reply["instruction"], "output_1": reference["output"], "output_2": reply["output"]}
+            | {"generator_1": reference.get("generator", "reference"), "generator_2": reply.get("generator", "model")}
+            | {"annotator": judge.model, "preference": 1 + sum(whole) / len(whole) if len(whole) == len(wins) else None}
+        )
+    write_json(output, found)
+
+
+def _orders(judge: Judge, instruction: str, seed: int) -> list[bool]:
+    """Whether the model's reply comes first, for each time that the judge is asked."""
+    if judge.order == "both":
+        return [False, True]
+    return [bool(torch.randint(2, (), generator=generator(seed, "order of replies", instruction)))]
+
+
+def _filled(template: str, instruction: str, first: str, second: str) -> str:
+    """In one pass: braces in a reply are the reply's own."""
+    texts = {"instruction": instruction, "output_1": first, "output_2": second}
+    return re.sub(r"\{(instruction|output_1|output_2)\}", lambda match: texts[match[1]], template)
+
+
+def _key(judge: Judge, prompt: str) -> str:
+    facts = {key: value for key, value in asdict(judge).items() if key in ("model", "base_url", "request")}
+    return hashlib.sha256(json.dumps([facts, prompt], sort_keys=True).encode()).hexdigest()
+
+
+def _asked(judge: Judge, prompt: str) -> float | None:
+    """The endpoint's choice; none where its answer names neither 1 nor 2, or both."""
+    body = {"model": judge.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0} | judge.request
+    headers = {"Content-Type": "application/json"}
+    if judge.api_key_env:
+        if not os.environ.get(judge.api_key_env):
+            raise InputError(f"the judge's key is not at hand: set the environment variable {judge.api_key_env}")
+        headers["Authorization"] = f"Bearer {os.environ[judge.api_key_env]}"
+    url = judge.base_url.rstrip("/") + "/chat/completions"
+    answer = _posted(urllib.request.Request(url, json.dumps(body).encode(), headers))
+    try:
+        text = answer["choices"][0]["message"]["content"] or ""
+    except (LookupError, TypeError) as error:
+        raise InputError(f"{url} answers in another form than OpenAI's: {json.dumps(answer)[:100]}") from error
+    chosen = set(re.findall(r"\b[12]\b", text))
+    return float(chosen == {"2"}) if len(chosen) == 1 else None
+
+
+def _posted(request: urllib.request.Request) -> Any:
+    """The JSON of the answer; again, after longer and longer pauses, where the endpoint is busy or out of reach."""
+    for attempt in range(RETRIES):
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            said = f"{error.code} {error.read(200).decode(errors='replace')}"
+            if error.code not in (408, 429) and error.code < 500:
+                break
+        except (OSError, HTTPException, ValueError) as error:  # no connection, cut off, or no JSON
+            said = str(error) or type(error).__name__
+        if attempt + 1 < RETRIES:
+            time.sleep(2**attempt)
+    raise InputError(f"the judge at {request.full_url} does not answer ({said}); what it judged is kept: run again")
+
+
+def _loaded(judge: Judge) -> Answer:
+    """P(2)/(P(1) + P(2)) for the next token of a model that is loaded here."""
+    source = load_model(judge.model, device="cuda" if torch.cuda.is_available() else "cpu")
+    one, two = (source.tokenizer.encode(mark, add_special_tokens=False)[-1] for mark in "12")
+
+    def ask(prompt: str) -> float:
+        (ids,) = prompt_ids(source, [Example((("user", prompt), ("assistant", "1")))])
+        with torch.no_grad():
+            logits = source.model(torch.tensor([ids], device=source.model.device)).logits[0, -1]
+        return float(torch.sigmoid(logits[two].double() - logits[one].double()))
+
+    return ask

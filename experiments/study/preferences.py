@@ -1,0 +1,54 @@
+"""AlpacaEval of one run at its end: replies in its format, and win rates where the study has a judge.
+
+    python -m experiments.study.preferences STUDY.yaml symnoise_a10_s3
+
+The replies stand in the run's folder alpaca_eval, for any judge elsewhere.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.alpaca_eval.files import read_rows
+from experiments.alpaca_eval.judge import load_judge, write_annotations
+from experiments.alpaca_eval.replies import write_replies
+from experiments.alpaca_eval.winrate import read_annotations, win_rate
+from experiments.study.command import run_command
+from experiments.study.generate import decoding
+from experiments.study.results import records, weights
+from experiments.study.spec import Run, Study
+from symnoise.core import InputError, provenance, sha256, write_json
+
+WIN_RATE, CONTROLLED = "AlpacaEval win rate", "AlpacaEval length-controlled win rate"
+
+
+def preferences(study: Study, run: Run, folder: Path) -> None:
+    """Write preferences.json: {when, measure, decoding, value, stderr}, in percent; no outcomes without a judge."""
+    options = study.alpaca_eval
+    if options is None:
+        raise InputError(f"{study.name} has no section alpaca_eval")
+    judge = load_judge(Path(options.judge)) if options.judge else None
+    rows, place = read_rows(options.instructions, "output"), folder / run.name
+    found: list[dict[str, Any]] = []
+    if records(place / "train.json")["status"] == "done":
+        source = weights(place, "end")
+        for penalty in study.generating.repetition_penalties:
+            replies = place / "alpaca_eval" / f"replies-{penalty:g}.json"
+            replies.unlink(missing_ok=True)  # of other settings, or of weights that were trained anew
+            facts = {"generator": run.name, "penalty": penalty, "new_tokens": options.max_new_tokens}
+            write_replies(source, rows, replies, **facts)  # type: ignore[arg-type]
+            if judge:
+                annotations = replies.with_name(f"annotations-{penalty:g}.json")
+                write_annotations(judge, read_rows(replies, "output"), rows, annotations)
+                made = win_rate(read_annotations(annotations))
+                key = {"when": "end", "decoding": decoding(penalty)}
+                controlled = {"value": made.length_controlled, "stderr": made.length_controlled_stderr}
+                found.append(key | {"measure": WIN_RATE, "value": made.win_rate, "stderr": made.stderr})
+                found.append(key | {"measure": CONTROLLED} | controlled)
+    file = Path(options.instructions).expanduser()
+    settings = {"instructions": file.name, "sha256": sha256(file) if file.is_file() else None, "rows": len(rows)}
+    settings |= {"max_new_tokens": options.max_new_tokens, "judge": judge.model if judge else None}
+    write_json(place / "preferences.json", {"run": run.name, "settings": settings, "outcomes": found, **provenance()})
+
+
+if __name__ == "__main__":
+    run_command(preferences)()
