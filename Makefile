@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BENCH := .venv-bench
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 CORES ?= 2
 # No test touches the network; two workers with one thread each are faster than one with two on small models.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: reproduce test lint format bench peers-test study clean
+.PHONY: reproduce test lint format bench peers-test study notebooks docs clean
 
 # The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
 reproduce: $(VENV)/ready
@@ -53,5 +54,18 @@ study: $(VENV)/ready
 	$(BIN)/snakemake --snakefile experiments/Snakefile --cores $(CORES) --keep-going --rerun-incomplete \
 		--config study=experiments/configs/studies/$(STUDY).yaml python=$(BIN)/python $(if $(DATA),data=$(DATA))
 
+# Every notebook from top to bottom, each in a fresh kernel; stored with its outputs. ONLY=02 for one.
+notebooks: $(VENV)/ready
+	$(BIN)/python -m analysis.notebooks $(ONLY)
+
+# The site with guides, theory, notebooks and reference, in an environment of its own: site/index.html.
+docs: $(DOCS)/ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+$(DOCS)/ready: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet -r requirements-docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(BENCH) runs results/quick results/bench results/spectra
+	rm -rf $(VENV) $(BENCH) $(DOCS) site runs results/quick results/bench results/spectra
