@@ -149,6 +149,7 @@ def held_out_loss(model: Any, batches: list[dict[str, Tensor]]) -> float:
 def norms(model: Any, used: Tensor) -> dict[str, float]:
     """Mean embedding-row norm, of rows that the training text uses and of all."""
     rows = model.get_input_embeddings().weight.detach().double().norm(dim=1)
+    rows = rows.full_tensor() if hasattr(rows, "full_tensor") else rows  # FSDP2 shards the table
     return {"used_row_norm": float(rows[used].mean()), "all_row_norm": float(rows.mean())}
 
 

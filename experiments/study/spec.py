@@ -14,6 +14,7 @@ import yaml
 from symnoise.core import InputError, unknown
 from symnoise.noise import Noise
 from symnoise.training import CurvaturePenalty
+from symnoise.training.settings import SCHEDULES
 
 SCHEMA = 1
 MICRO = "micro"
@@ -77,11 +78,16 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW without weight decay, learning rate falling linearly to 0; one seed of every arm sees the same rows.
+    """AdamW without weight decay; one seed of every arm sees the same rows.
 
     rows: how many are drawn for each seed from a pool of `pool`, which no other part of the study uses.
+    batch: rows of an optimizer step, on all processes together and before an arm's batch factor.
     precision: "float32", or "bf16" for autocast of the matrix products; weights, optimizer and everything measured
-    stay in float32.
+    stay in float32, but for the curve of a model that FSDP spreads over several processes.
+    micro_batch: rows that a process takes at a time, accumulated to `batch`; 0 for its whole part of the batch.
+    gradient_checkpointing: compute activations again in the backward pass, for memory.
+    schedule, warmup: the learning rate along the run ("linear" and "cosine" fall to 0, "constant"), after `warmup`, a
+    fraction of the steps, or from 1 on their number.
     """
 
     rows: int
@@ -93,6 +99,10 @@ class Training:
     evaluate_every: int
     save_every: int
     precision: str
+    micro_batch: int = 0
+    gradient_checkpointing: bool = False
+    schedule: str = "linear"
+    warmup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,7 @@ class Study:
     @property
     def key(self) -> str:
         """Names what every run of the study shares: adding arms, seeds or measurements keeps the runs there are."""
-        parts = (SCHEMA, self.model, self.data, asdict(self.training), self.measuring.held_out, self._pretraining)
+        parts = (SCHEMA, self.model, self.data, _stated(self.training), self.measuring.held_out, self._pretraining)
         return f"{self.name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 
     @property
@@ -222,8 +232,13 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
         raise InputError(f"{path}: a study needs at least 1 seed and 2 steps")
     if study.training.precision not in PRECISIONS:
         raise unknown("precision", study.training.precision, PRECISIONS)
-    looks_like_file = study.data.endswith((".json", ".jsonl", ".parquet"))
-    if looks_like_file and not Path(study.data).expanduser().is_file():
+    if study.training.schedule not in SCHEDULES:
+        raise unknown("schedule", study.training.schedule, SCHEDULES)
+    for arm in (*study.arms, *study.controls):
+        rows, part = int(study.training.batch * ARMS[arm][1]), study.training.micro_batch
+        if part and rows % part:
+            raise InputError(f"{path}: {arm} takes {rows} rows a step, no multiple of training.micro_batch {part}")
+    if _absent(study.data):
         raise InputError(f"{path}: there is no data file {study.data}; give DATA=<hub id or file>")
     if study.tasks:
         _check_tasks(study.tasks, tasks or path)
@@ -276,3 +291,8 @@ def _filled(kind: type, given: Any, where: str) -> Any:
     if needed:
         raise InputError(f"{where}: missing {', '.join(needed)}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+
+
+def _stated(settings: Any) -> dict[str, Any]:
+    """The fields that are not at their default, so that a new setting leaves the keys of older studies alone."""
+    return {key: value for key, value in asdict(settings).items() if value != getattr(type(settings), key, MISSING)}

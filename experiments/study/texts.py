@@ -28,10 +28,11 @@ def split(study: Study) -> Split:
     order = torch.randperm(len(data), generator=generator(0, "study rows")).tolist()
     rows = [data[i] for i in order]
     # Twice what is needed, since rows without room for a reply are left out once there is a tokenizer.
+    # Of a data set that is nearly all pool there are fewer; `_fitting` says where they are too few.
     held, pool = 2 * study.measuring.held_out, 2 * study.training.pool
-    if len(rows) < held + pool:
+    if len(rows) < held + study.training.pool:
         raise InputError(
-            f"{study.data} has {len(rows)} rows, the study needs {held + pool}: lower training.pool or "
+            f"{study.data} has {len(rows)} rows, the study needs {held + study.training.pool}: lower training.pool or "
             "measuring.held_out"
         )
     return Split(rows[:held], rows[held : held + pool], rows[held + pool :], data)

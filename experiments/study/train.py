@@ -1,12 +1,16 @@
 """Fine-tune one run: an arm at one α with one seed.
 
     python -m experiments.study.train STUDY.yaml symnoise_a10_s3
+    accelerate launch --config_file experiments/configs/accelerate/fsdp2.yaml -m experiments.study.train …
 
 Leaves train.json, and the weights at the middle, at the end and at the lowest held-out loss. A killed run continues
-from its last checkpoint when started again, and ends as if it had not been killed.
+from its last checkpoint when started again, and ends as if it had not been killed. Of several processes the first one
+writes.
 """
 
 import json
+import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +19,7 @@ from typing import Any
 import torch
 
 from experiments.fine_tuning import held_out_loss, norms
+from experiments.study.agreeing import AgreeingTrainer, mean_of_processes
 from experiments.study.base import base_model
 from experiments.study.command import run_command
 from experiments.study.spec import ARMS, Run, Study
@@ -22,32 +27,37 @@ from experiments.study.texts import held_out, training_rows
 from symnoise.core import InputError, peak_rss_mib, provenance, write_json
 from symnoise.models import collate, encode
 from symnoise.models.quiet import quiet
+from symnoise.training.callbacks import mean_token_loss
 from symnoise.training.checkpoints import last_whole_checkpoint
+from symnoise.training.run import checkpointing
 
 WEIGHTS = ("middle", "best", "end")
 
 
 def train(study: Study, run: Run, folder: Path) -> None:
-    """Train, recording held-out loss and norms along the way; "diverged" where a loss is not finite."""
+    """Train, recording held-out loss and norms along the way; "diverged" where a loss is not finite.
+
+    train.json: seconds and peak_rss_mib are those of the first process.
+    """
     from transformers import PrinterCallback, TrainingArguments
 
-    from symnoise.training.trainer import SymNoiseTrainer
-
     place, options, started = folder / run.name, study.training, time.perf_counter()
+    batch, processes = int(options.batch * ARMS[run.arm][1]), int(os.environ.get("WORLD_SIZE", "1"))
+    size, accumulation = parts(batch, options.micro_batch, processes)
     source = base_model(study, folder)
     model, tokenizer = source.model, source.tokenizer
     rows = training_rows(study, run.seed, tokenizer, model)
-    curve = Curve(study, place, model, tokenizer, rows)
-    batch = int(options.batch * ARMS[run.arm][1])
-    trainer = SymNoiseTrainer(
+    trainer = AgreeingTrainer(
         model=model,
         args=TrainingArguments(
             output_dir=str(place / "trainer"),
             max_steps=options.steps,
-            per_device_train_batch_size=batch,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
             learning_rate=options.learning_rate,
             weight_decay=0.0,  # decay shrinks the norms that are measured
-            lr_scheduler_type="linear",
+            lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
+            warmup_steps=options.warmup,
             seed=run.seed,
             data_seed=run.seed,
             bf16=options.precision == "bf16",
@@ -58,24 +68,30 @@ def train(study: Study, run: Run, folder: Path) -> None:
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=False,
+            ddp_find_unused_parameters=False,
+            **checkpointing(options.gradient_checkpointing),
         ),
         train_dataset=rows,
         data_collator=lambda chosen: collate(chosen, tokenizer),
-        callbacks=[curve.callback()],
         noise=run.noise,
         noise_seed=run.seed,
         penalty=run.penalty,
     )
     trainer.remove_callback(PrinterCallback)
+    curve = Curve(study, place, trainer, tokenizer, rows)
+    trainer.add_callback(curve.callback())
     status, loss = "done", None
     checkpoint = last_whole_checkpoint(place / "trainer")
     try:
         with quiet():
-            loss = trainer.train(str(checkpoint) if checkpoint else None).training_loss
+            loss = mean_of_processes(trainer, trainer.train(str(checkpoint) if checkpoint else None).training_loss)
     except InputError as error:
         if not str(error).startswith("loss is "):
             raise
         status = f"diverged: {error}"
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
     shutil.rmtree(place / "trainer", ignore_errors=True)
     curve.hand_over()
     write_json(
@@ -85,6 +101,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
             "status": "done" if status == "done" else "diverged",
             "reason": "" if status == "done" else status,
             "batch": batch,
+            "processes": processes,
             "train_loss": loss,
             "seconds": time.perf_counter() - started,
             "peak_rss_mib": peak_rss_mib(),
@@ -94,18 +111,34 @@ def train(study: Study, run: Run, folder: Path) -> None:
     )
 
 
+def parts(batch: int, micro_batch: int, processes: int) -> tuple[int, int]:
+    """Rows that a process takes at a time, and how many times, for `batch` rows a step on all processes together."""
+    size = micro_batch or max(1, batch // processes)
+    if batch % (size * processes):
+        raise InputError(
+            f"{batch} rows a step cannot be dealt to {processes} processes taking {size} at a time; change the number "
+            "of processes, or training.micro_batch"
+        )
+    return size, batch // (size * processes)
+
+
 class Curve:
     """Held-out loss and norms at the start, every few steps and at the end; weights kept along the way.
 
     Points are written to curve.json as they come, so that a run which goes on from a checkpoint has them all.
+    With FSDP the loss is that of the model as it trains, so in the precision of training; else it is float32's.
     """
 
-    def __init__(self, study: Study, place: Path, model: Any, tokenizer: Any, rows: list[dict[str, list[int]]]) -> None:
-        self.options, self.place, self.model, self.tokenizer = study.training, place, model, tokenizer
-        size, length = study.training.batch, study.training.max_length
-        examples = held_out(study, tokenizer, model)
+    def __init__(
+        self, study: Study, place: Path, trainer: Any, tokenizer: Any, rows: list[dict[str, list[int]]]
+    ) -> None:
+        self.options, self.place, self.trainer, self.tokenizer = study.training, place, trainer, tokenizer
+        if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2):
+            raise InputError("a study trains with DDP or FSDP2; see experiments/configs/accelerate/fsdp2.yaml")
+        size, length = study.training.micro_batch or study.training.batch, study.training.max_length
+        examples = held_out(study, tokenizer, trainer.model)
         self.batches = [
-            encode(examples[i : i + size], tokenizer, max_length=length, model=model)
+            encode(examples[i : i + size], tokenizer, max_length=length, model=trainer.model)
             for i in range(0, len(examples), size)
         ]
         self.used = torch.tensor(sorted({token for row in rows for token in row["input_ids"]}))
@@ -146,20 +179,35 @@ class Curve:
 
     def note(self, step: int) -> None:
         """A point of the curve; the weights are kept where it is the lowest so far."""
-        size = norms(self.model, self.used)
-        point = {"step": step, "held-out loss": held_out_loss(self.model, self.batches)}
+        size = norms(self.trainer.model, self.used)
+        point = {"step": step, "held-out loss": self.loss()}
         point |= {"used-row norm": size["used_row_norm"], "all-row norm": size["all_row_norm"]}
         if all(point["held-out loss"] < other["held-out loss"] for other in self.points):
             self.save("best")
         self.points.append(point)
-        write_json(self.place / "curve.json", self.points)
+        if self.trainer.is_world_process_zero():
+            write_json(self.place / "curve.json", self.points)
+
+    def loss(self) -> float:
+        """The held-out loss, the same number on every process."""
+        if not self.trainer.is_fsdp_enabled:
+            return mean_of_processes(self.trainer, held_out_loss(self.trainer.model, self.batches))
+        # EmbeddingLoss looks rows up in a table that is spread over the processes here.
+        loss = mean_of_processes(self.trainer, mean_token_loss(self.trainer, self.batches))
+        if not math.isfinite(loss):
+            raise InputError(f"loss is {loss} on the held-out rows")
+        return loss
 
     def save(self, name: str) -> None:
         """The weights as they are now, with the tokenizer, whole or not at all."""
+        model, spread = self.trainer.model, self.trainer.is_fsdp_enabled
+        weights = self.trainer.accelerator.get_state_dict(model) if spread else None  # gathered by all processes
+        if not self.trainer.is_world_process_zero():
+            return
         final, partial = self.place / "kept" / name, self.place / "kept" / f".{name}"
         shutil.rmtree(partial, ignore_errors=True)
         with quiet():
-            self.model.save_pretrained(partial)
+            model.save_pretrained(partial, state_dict=weights)
             self.tokenizer.save_pretrained(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)

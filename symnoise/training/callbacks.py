@@ -93,10 +93,7 @@ class LearningRate(TrainerCallback):
 
 
 class HeldOutLoss(Tracker):
-    """eval_loss: mean cross-entropy of all scored tokens of `batches` (sums first, one division last), without noise.
-
-    Every process takes all batches: FSDP needs them to call the model equally often.
-    """
+    """eval_loss: `mean_token_loss` of `batches`."""
 
     def __init__(self, batches: Sequence[Mapping[str, Tensor]], every: int) -> None:
         super().__init__(every)
@@ -114,16 +111,25 @@ class HeldOutLoss(Tracker):
             self._measure()
 
     def _measure(self) -> None:
-        model, device = self.trainer.model, self.trainer.args.device
-        first = 0 if model.config.is_encoder_decoder else 1  # a causal model does not predict its first token
-        total, count = 0.0, 0
-        model.eval()  # training_step puts the model back
-        with torch.no_grad(), self.trainer.compute_loss_context_manager():
-            for batch in self.batches:
-                scored = int((batch["labels"][:, first:] != -100).sum())
-                total += scored * float(model(**{key: value.to(device) for key, value in batch.items()}).loss)
-                count += scored
-        self._log({"eval_loss": total / count})
+        self._log({"eval_loss": mean_token_loss(self.trainer, self.batches)})
+
+
+def mean_token_loss(trainer: Any, batches: Sequence[Mapping[str, Tensor]]) -> float:
+    """Mean cross-entropy of all scored tokens of `batches` (sums first, one division last), without noise.
+
+    In the precision of training; the next training step puts the model back into training mode. Every process takes
+    all batches: FSDP needs them to call the model equally often.
+    """
+    model, device = trainer.model, trainer.args.device
+    first = 0 if model.config.is_encoder_decoder else 1  # a causal model does not predict its first token
+    total, count = 0.0, 0
+    model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for batch in batches:
+            scored = int((batch["labels"][:, first:] != -100).sum())
+            total += scored * float(model(**{key: value.to(device) for key, value in batch.items()}).loss)
+            count += scored
+    return total / count
 
 
 class Stop(TrainerCallback):

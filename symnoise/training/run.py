@@ -170,9 +170,6 @@ def make_trainer(settings: TrainSettings, model: Any, tokenizer: Any, rows: Rows
     """The Trainer, with its arguments."""
     from transformers import PrinterCallback, TrainingArguments
 
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    again = {checkpointing: True, f"{checkpointing}_kwargs": {"use_reentrant": False}}
     trainer = SymNoiseTrainer(
         model=model,
         args=TrainingArguments(
@@ -197,7 +194,7 @@ def make_trainer(settings: TrainSettings, model: Any, tokenizer: Any, rows: Rows
             remove_unused_columns=False,
             use_cpu=not torch.accelerator.is_available(),
             ddp_find_unused_parameters=False,
-            **(again if settings.gradient_checkpointing else {}),
+            **checkpointing(settings.gradient_checkpointing),
         ),
         train_dataset=rows.training,
         data_collator=partial(collate, tokenizer=tokenizer),
@@ -209,6 +206,15 @@ def make_trainer(settings: TrainSettings, model: Any, tokenizer: Any, rows: Rows
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def checkpointing(on: bool) -> dict[str, Any]:
+    """`TrainingArguments` for gradient checkpointing, under the name that this version of Transformers has for it."""
+    from transformers import TrainingArguments
+
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
 
 
 def trackers(settings: TrainSettings, loaded: Any, rows: Rows) -> Iterator[Any]:
