@@ -5,10 +5,12 @@ BENCH := .venv-bench
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 CORES ?= 2
+# What `make paper` needs of Debian.
+TEX := --no-install-recommends latexmk lmodern texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended
 # No test touches the network; two workers with one thread each are faster than one with two on small models.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: reproduce test lint format bench peers-test study notebooks docs clean
+.PHONY: reproduce test lint format bench peers-test study paper notebooks docs clean
 
 # The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
 reproduce: $(VENV)/ready
@@ -54,6 +56,13 @@ study: $(VENV)/ready
 	$(BIN)/snakemake --snakefile experiments/Snakefile --cores $(CORES) --keep-going --rerun-incomplete \
 		--config study=experiments/configs/studies/$(STUDY).yaml python=$(BIN)/python $(if $(DATA),data=$(DATA))
 
+# The paper from what has landed: paper/generated, then paper/build/main.pdf; fails on undefined references and wide boxes.
+paper: $(VENV)/ready
+	@command -v latexmk > /dev/null || { echo "make paper needs TeX: apt-get install $(TEX)" >&2; exit 2; }
+	$(BIN)/python -m analysis.paper
+	cd paper && latexmk
+	$(BIN)/python -m analysis.paper paper/build/main.log
+
 # Every notebook from top to bottom, each in a fresh kernel; stored with its outputs. ONLY=02 for one.
 notebooks: $(VENV)/ready
 	$(BIN)/python -m analysis.notebooks $(ONLY)
@@ -68,4 +77,4 @@ $(DOCS)/ready: requirements-docs.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(DOCS) site runs results/quick results/bench results/spectra
+	rm -rf $(VENV) $(BENCH) $(DOCS) site runs results/quick results/bench results/spectra paper/build

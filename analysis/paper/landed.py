@@ -1,0 +1,92 @@
+"""What has landed: the quick run, the bench, and those studies that were run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from symnoise.core import InputError
+
+ROOT = Path(__file__).parent.parent.parent
+STUDIES = ("micro", "smollm2")
+# Drawn in the paper, from the quick run's data; the text names numbers of the rest.
+FIGURES = ("validity", "variances", "slopes", "curvature", "moments")
+READ = (*FIGURES, "layers")
+STUDY_FIGURES = ("forest", "curvature")
+_TABLES = ("arms", "contrasts", "associations", "power")
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """rows: of its ledger.  facts: study.json.  tables, frames: name -> the study's table, the data of its figure."""
+
+    rows: list[dict[str, Any]]
+    facts: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    frames: dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Landed:
+    """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
+    frames: figure -> data.  bench, peers: the bench's tables.  studies: name -> results.
+    None where something has not been run."""
+
+    rows: list[dict[str, Any]]
+    run: dict[str, Any]
+    sources: dict[str, Any]
+    frames: dict[str, pd.DataFrame]
+    bench: pd.DataFrame
+    peers: pd.DataFrame | None
+    studies: dict[str, StudyResults | None]
+
+
+def read_landed(root: Path = ROOT) -> Landed:
+    """Everything that has landed under `root`. `InputError` where the quick run or the bench is not there."""
+    quick, command = root / "docs" / "quick", "python -m analysis.readme results/quick"
+    peers = root / "docs" / "peers.csv"
+    return Landed(
+        rows=_json(quick / "ledger.json", command),
+        run=_json(quick / "run.json", command),
+        sources=_json(quick / "data" / "sources.json", command),
+        frames={name: _csv(quick / "data" / f"{name}.csv", command) for name in READ},
+        bench=_csv(root / "docs" / "bench.csv", "make bench"),
+        peers=_csv(peers, "make bench") if peers.is_file() else None,
+        studies={name: _study(root / "results" / name) for name in STUDIES},
+    )
+
+
+def _study(folder: Path) -> StudyResults | None:
+    """None where there is no ledger: the study has not been run, or not to its end."""
+    if not (folder / "ledger.json").is_file():
+        return None
+    command = f"python -m analysis.study results/{folder.name}"
+    figures = {name: folder / "figures" / f"{name}.csv" for name in STUDY_FIGURES}
+    return StudyResults(
+        rows=_json(folder / "ledger.json", command),
+        facts=_json(folder / "study.json", command),
+        tables={name: _csv(folder / "tables" / f"{name}.csv", command) for name in _TABLES},
+        frames={name: _csv(path, command) for name, path in figures.items() if path.is_file()},
+    )
+
+
+def _json(path: Path, command: str) -> Any:
+    try:
+        return json.loads(_there(path, command).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"cannot read {path} ({error}); run `{command}` again") from error
+
+
+def _csv(path: Path, command: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(_there(path, command))
+    except (pd.errors.EmptyDataError, pd.errors.ParserError):
+        return pd.DataFrame()
+
+
+def _there(path: Path, command: str) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path} is not there; run `{command}` first")
+    return path

@@ -1,0 +1,50 @@
+"""The paper's figures: PDF files at print size, and their LaTeX with the generated captions."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from analysis import figures
+from analysis.paper.landed import FIGURES, STUDY_FIGURES, Landed
+from analysis.paper.tex import tex
+from analysis.study import figures as study_figures
+from analysis.style import style
+from symnoise.core import write_atomically
+
+
+def pictures(landed: Landed) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
+    """name -> module and data, of every figure that can be drawn."""
+    found = {name: (figures.FIGURES[name], landed.frames[name]) for name in FIGURES if name in landed.frames}
+    for study, results in landed.studies.items():
+        if results is not None:
+            for name, data in results.frames.items():
+                found[f"{study}-{name}"] = (study_figures.FIGURES[name], data)
+    return found
+
+
+def latex(landed: Landed) -> dict[str, str]:
+    """figure-NAME.tex -> a floating figure; for a study that has not been run, a line that says so."""
+    found = {}
+    for name, (module, data) in pictures(landed).items():
+        found[f"figure-{name}.tex"] = (
+            f"\\begin{{figure*}}[t]\n\\centering\n\\includegraphics{{{name}}}\n"
+            f"\\caption{{\\textbf{{{tex(module.TITLE)}.}} {tex(module.caption(data))}}}\n"
+            f"\\label{{fig:{name}}}\n\\end{{figure*}}\n"
+        )
+    for study, results in landed.studies.items():
+        for name in STUDY_FIGURES:
+            if results is None or name not in results.frames:
+                found[f"figure-{study}-{name}.tex"] = f"% {study}: {name} has not been run\n"
+    return found
+
+
+def draw(landed: Landed, folder: Path) -> None:
+    """NAME.pdf of every figure; equal data, equal bytes."""
+    for name, (module, data) in pictures(landed).items():
+        drawn = module.draw(data)
+        with style():
+            write_atomically(
+                folder / f"{name}.pdf",
+                lambda path, drawn=drawn: drawn.savefig(path, metadata={"CreationDate": None}),  # type: ignore[misc]
+            )

@@ -1,0 +1,201 @@
+"""The paper's tables, as LaTeX."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from analysis.intervals import PERCENT
+from analysis.ledger import line
+from analysis.numbers import decimals_for, fixed, measurement, number
+from analysis.paper.landed import Landed, StudyResults
+from analysis.paper.tex import rows_of, table, tex
+from analysis.paper.values import BENCH, tally
+from analysis.style import name
+from symnoise.theory import CLAIMS, OUTCOMES, counts
+
+NOT_RUN = r"\emph{not run}"
+# What a claim says in a few words; its formula is the statement of its number in the text.
+SHORT = {
+    "M1": "mean of the squared norm",
+    "M2": "variance of the squared norm, mean norm",
+    "M3": "zero mean and odd moments of a pair",
+    "S1": "smoothed loss to fourth order",
+    "S2": "calibrated laws differ at fourth order",
+    "S3": "an uncalibrated Gaussian differs at second",
+    "P1": "odd orders cancel for each draw",
+    "P2": "variance over draws of the three schemes",
+    "P3": "Rademacher has the least variance",
+    "P4": "pair = curved part + bent part",
+    "V1": "the training scale is in the quadratic regime",
+    "N1": "mean growth of the squared norm",
+    "N2": "parallelogram; variance of one draw",
+    "N3": "noise pushes norms outward",
+    "O1": "SymNoise leaves less curvature",
+    "O2": "less curvature, better outcome",
+    "O3": "calibrated laws are equivalent",
+    "O4": "none, NEFTune, SymNoise, in this order",
+}
+_LONG = 8  # characters of a measurement
+SHOWN = ("held-out loss", "ROUGE-L", "length", "tr H", "tr G", "C")
+_CURVATURE = {"tr H": r"$\operatorname{tr}H$", "tr G": r"$\operatorname{tr}G$", "C": r"$C(\sigma)$"}
+
+
+def claims(landed: Landed) -> str:
+    """Verdicts by claim: of the quick run, and of each study."""
+    cells = []
+    for id in CLAIMS | OUTCOMES:
+        if id in CLAIMS:
+            found = [row for row in landed.rows if row["id"] == id]
+            said = [str(n or "--") for n in counts(found).values()] if found else [NOT_RUN, "", ""]
+        else:
+            rows = [row for one in landed.studies.values() if one for row in one.rows if row["id"] == id]
+            said = [str(n or "--") for n in counts(rows).values()] if rows else [NOT_RUN, "", ""]
+        cells.append([rf"\claim{{{id}}}", SHORT[id], *said])
+    caption = (
+        f"Every claim and the verdicts on its predictions (intervals: {tex(PERCENT)}). The rows themselves are in "
+        r"\cref{tab:ledger}; rows \claim{O1} to \claim{O4} count the fine-tuning studies."
+    )
+    head = ["", "claim", "holds", "fails", "undec."]
+    columns = r"@{}l>{\raggedright\arraybackslash}p{1.75in}ccc@{}"
+    return table(columns, head, rows_of(cells), caption, "tab:claims", wide=False)
+
+
+def ledger(landed: Landed) -> str:
+    """Every row of the quick run's ledger, over as many pages as it takes."""
+    cells = []
+    for row in landed.rows:
+        said = line(row)
+        verdict = rf"\textbf{{{said.verdict}}}" if said.verdict == "fails" else said.verdict
+        numbers = (said.prediction, said.measured, said.interval)
+        if len(said.measured) > _LONG and said.interval != "no interval":  # a bound on rounding is tighter than matters
+            low, high = (number(row[end], 5) for end in ("low", "high"))
+            numbers = (number(row["prediction"], 5), number(row["measured"], 5), f"{low} to {high}")
+        words = (row["quantity"], said.where, *numbers, said.n.replace(" ", "\u2009"))
+        cells.append([rf"\claim{{{row['id']}}}", *map(tex, words), verdict])
+    head = " & ".join(["", "quantity", "on", "prediction", "measured", "interval", "$n$", "verdict"])
+    caption = (
+        f"The ledger: every prediction, made before its measurement, with the {tex(PERCENT)} interval or a bound on "
+        "rounding."
+    )
+    return (
+        "\\begin{longtable}{@{}l>{\\raggedright\\arraybackslash}p{2.2in}>{\\raggedright\\arraybackslash}p{1.2in}rrrrl@{}}\n"
+        f"\\caption{{{caption}}}\\label{{tab:ledger}}\\\\\n\\toprule\n{head} \\\\\n\\midrule\n\\endfirsthead\n"
+        f"\\toprule\n{head} \\\\\n\\midrule\n\\endhead\n\\bottomrule\n\\endfoot\n{rows_of(cells)}\n\\end{{longtable}}\n"
+    )
+
+
+def bench(landed: Landed) -> str:
+    """Cost and memory of a probe."""
+    cells = []
+    for work in BENCH.values():
+        row = landed.bench[landed.bench.work == work].iloc[0]
+        error = "" if math.isnan(row.error) else rf"{number(100 * row.error, 1)}\,\%"
+        cells.append([tex(work), number(row.forwards, 2), number(row.memory_gib, 2), error])
+    caption = (
+        "Work in plain forward passes without gradients (for methods with probes: a probe), peak memory above the "
+        "model, and relative error where a method is not exact to rounding. Taylor rows include everything; a "
+        "Hessian product needs the set-up once."
+    )
+    head = ["work", "forwards", "GiB", "error"]
+    return table(
+        r"@{}>{\raggedright\arraybackslash}p{1.75in}rrr@{}", head, rows_of(cells), caption, "tab:bench", wide=False
+    )
+
+
+def peers(landed: Landed) -> str:
+    """The same trace by other libraries, or that it has not been run."""
+    if landed.peers is None:
+        return (
+            r"The comparison with hessian-eigenthings, PyHessian and curvlinops on the same trace has not been run "
+            r"for this version of the text (\texttt{make bench} writes it)."
+            "\n"
+        )
+    retained = landed.peers[landed.peers.malloc != "as found"]
+    as_found = landed.peers[landed.peers.malloc == "as found"].set_index("method")
+    cells = []
+    for row in retained.to_dict("records"):
+        found = number(as_found.seconds.get(row["method"]), 3)
+        words = [row["method"], number(row["forwards"], 2), number(row["seconds"], 3), found]
+        cells.append([tex(word) for word in (*words, number(row["memory_gib"], 2))])
+    caption = (
+        "The same trace to the same standard error by several libraries: forward passes a probe, seconds in all with "
+        "freed memory kept by the process, seconds with the C library's setting as found (the engine sets it itself), "
+        "and peak memory above the model in GiB."
+    )
+    head = ["method", "forwards", "seconds", "as found", "GiB"]
+    made = table(
+        r"@{}>{\raggedright\arraybackslash}p{1.35in}rrrr@{}", head, rows_of(cells), caption, "tab:peers", wide=False
+    )
+    return made + r"\Cref{tab:peers} sets the engine beside other libraries on the same trace." + "\n"
+
+
+def arms(study: str, found: StudyResults) -> str:
+    """Means and standard deviations over seeds at the end of training, for each arm and α."""
+    head = ["arm", r"$\alpha$", "runs", *(_CURVATURE.get(measure, measure) for measure in SHOWN)]
+    lines = []
+    end = found.tables["arms"].query("when == 'end'")
+    for (arm, alpha), own in end.groupby(["arm", "alpha"], dropna=False, sort=False):
+        cells = [_mean(own[own.measure == measure]) for measure in SHOWN]
+        facts = own.iloc[0]
+        runs = f"{facts.runs:.0f}" + (f" ({facts.diverged:.0f} div.)" if facts.diverged else "")
+        lines.append([tex(name(str(arm))), "--" if pd.isna(alpha) else f"{alpha:g}", runs, *cells])
+    caption = (
+        rf"Study \texttt{{{study}}}: mean and standard deviation over seeds at the end of training. Loss in nats a "
+        "token on held-out replies; ROUGE-L and length of greedy replies; curvature on held-out prompts."
+    )
+    return table("@{}llr" + "r" * len(SHOWN) + "@{}", head, rows_of(lines), caption, f"tab:{study}-arms", wide=True)
+
+
+def _mean(own: pd.DataFrame) -> str:
+    """Mean ± standard deviation; of several decodings the first in the alphabet (greedy)."""
+    if own.empty:
+        return "--"
+    row = own.sort_values("decoding").iloc[0]
+    decimals = decimals_for(row["mean"] - row.sd, row["mean"] + row.sd)
+    if decimals is None:
+        return tex(number(row["mean"]))
+    return tex(f"{fixed(row['mean'], decimals)} ± {fixed(row.sd, decimals)}")
+
+
+def contrasts(study: str, found: StudyResults) -> str:
+    """Paired differences of the held-out loss at the end, of the ordering and of the laws."""
+    head = ["contrast", r"$\alpha$", "difference", r"95\,\% interval", "pairs", "Holm $p$", "TOST $p$", "verdict"]
+    compared = found.tables["contrasts"]
+    chosen = compared[(compared.measure == "held-out loss") & (compared.when == "end")]
+    lines = [_contrast(row) for row in chosen[chosen.family != "controls"].to_dict("records")]
+    caption = (
+        rf"Study \texttt{{{study}}}: differences of held-out loss, first arm less second, over pairs of the same "
+        "seed. Holm: sign-flip permutation test (the sign test where a run diverged), corrected over the family; "
+        "TOST: equivalence within the margin stated before the runs."
+    )
+    return table("@{}llrrrrrl@{}", head, rows_of(lines), caption, f"tab:{study}-contrasts", wide=True)
+
+
+def _contrast(row: dict[str, Any]) -> list[str]:
+    mean, interval = measurement(row["mean"], row["low"], row["high"])
+    words = [f"{name(row['first'])} − {name(row['second'])}", "–" if pd.isna(row["alpha"]) else f"{row['alpha']:g}"]
+    equal = _probability(row["tost_holm"]) if row["family"] == "laws" else ""
+    said = [mean, interval, str(row["pairs"]), _probability(row["holm"]), equal, row["verdict"]]
+    return [tex(word) for word in (*words, *said)]
+
+
+def _probability(p: float) -> str:
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def outcomes(landed: Landed) -> str:
+    """O1 to O4 by study: how many predictions hold, fail, are undecided."""
+    cells = []
+    for id in OUTCOMES:
+        said = []
+        for found in landed.studies.values():
+            rows = [row for row in found.rows if row["id"] == id] if found else []
+            said.append(tally(rows) if rows else NOT_RUN)
+        cells.append([rf"\claim{{{id}}}", SHORT[id], *said])
+    head = ["", "claim", *(rf"\texttt{{{study}}}" for study in landed.studies)]
+    caption = f"The claims on outcomes, by study: predictions and their verdicts at {tex(PERCENT)}."
+    columns = r"@{}l>{\raggedright\arraybackslash}p{0.95in}" + r">{\raggedright\arraybackslash}p{0.85in}" * len(
+        landed.studies
+    )
+    return table(columns + "@{}", head, rows_of(cells), caption, "tab:outcomes", wide=False)

@@ -1,0 +1,194 @@
+"""Every number that the text of the paper names, as key -> LaTeX: \\val{key} sets it, \\verdict{row} its verdict."""
+
+import math
+import re
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures.validity import radius
+from analysis.intervals import PERCENT
+from analysis.ledger import headline, prediction
+from analysis.numbers import count, fixed, measurement, number
+from analysis.paper.landed import Landed
+from analysis.paper.tex import escaped, tex
+from symnoise.core import InputError
+from symnoise.theory import CLAIMS, OUTCOMES, counts
+
+MODEL, TINY, ANALYTIC = "smollm2 on chitchat", "tiny transformer (float64)", "analytic function"
+
+# name in the text -> id, quantity and place of a row of the landed ledger.
+ROWS = {
+    "S2@ratio": ("S2", "(rademacher − gaussian)/(uniform − gaussian)", ANALYTIC),
+    "S2@uniform": ("S2", "(uniform − gaussian) over E|½σ²zᵀHz|, α = 5", MODEL),
+    "S2@rademacher": ("S2", "(rademacher − gaussian) over E|½σ²zᵀHz|, α = 5", MODEL),
+    "S3@slope": ("S3", "slope of raw gaussian − uniform", ANALYTIC),
+    "S3@alpha=5": ("S3", "raw − calibrated gaussian over σ²zᵀHz, α = 5", MODEL),
+    "P1@alpha=0.5": ("P1", "pair excess over ½εᵀHε, α = 0.5", MODEL),
+    "P2@pair,alpha=0.5": ("P2", "variance of pair over prediction, α = 0.5", MODEL),
+    "P2@one,alpha=5": ("P2", "variance of one draw over prediction, α = 5", MODEL),
+    "P2@pair,alpha=5": ("P2", "variance of pair over prediction, α = 5", MODEL),
+    "P3@tiny": ("P3", "Var(zᵀHz), rademacher − gaussian", TINY),
+    "P3@model": ("P3", "log Var(zᵀHz), rademacher − gaussian", MODEL),
+    "P4@G": ("P4", "⅛Δᵀ∇²ℓΔ over ½σ²zᵀGz, α = 1", MODEL),
+    "P4@R": ("P4", "ℓ(f̄) − ℓ over ½σ²zᵀRz, α = 1", MODEL),
+    "V1@tiny": ("V1", "T(σ) at α = 5", TINY),
+    "V1@alpha=5": ("V1", "T(σ) at α = 5", MODEL),
+    "V1@alpha=10": ("V1", "T(σ) at α = 10", MODEL),
+    "V1@alpha=15": ("V1", "T(σ) at α = 15", MODEL),
+    "N3@invariant": ("N3", "(⟨X, ∇ tr H⟩ + 2 tr H)/2|tr H|", f"{TINY}, of X/‖X‖"),
+    "N3@premise": ("N3", "premise: |cos(X, ∇ℓ)|, largest", MODEL),
+    "N3@identity": ("N3", "(⟨X, ∇ tr H⟩ + 2 tr H)/2|tr H|", MODEL),
+}
+
+# name in the text -> work, in the landed bench.
+BENCH = {
+    "gradient": "gradient",
+    "products": "Hessian product",
+    "products-found": "Hessian product, malloc as found",
+    "setup": "set-up of Hessian products",
+    "taylor": "Taylor, K = 16 in 4 groups",
+    "taylor-one-group": "Taylor, K = 16 in 1 group",
+    "taylor-4": "Taylor, K = 4 in 4 groups",
+    "taylor-bfloat16": "Taylor, K = 16 in 4 groups, bfloat16 coefficients",
+}
+
+# AlpacaEval win rates in per cent as others report them, LLaMA-2-7B: nothing here was measured. The sources are cited
+# where the text names them (Jain et al. 2023, arXiv 2310.05914; Yadav and Singh 2023, 2312.01523; 2605.23171).
+PUBLISHED = {
+    "alpaca/none": "29.79",
+    "alpaca/neftune": "64.69",
+    "alpaca/symnoise": "69.04",
+    "mean/neftune": "72.80",
+    "mean/symnoise": "75.33",
+}
+
+
+def values(landed: Landed) -> dict[str, str]:
+    """key -> LaTeX."""
+    found = {f"published/{name}": rate for name, rate in PUBLISHED.items()}
+    for name in ROWS:
+        found |= _row(name, landed.rows)
+    found |= _counts(landed.rows)
+    found |= _run(landed)
+    found |= _bench(landed.bench)
+    found |= _pictures(landed)
+    return found
+
+
+def named(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The ledger's row of that name; `InputError` if the ledger has no such row, or several."""
+    id, quantity, where = ROWS[name]
+    same = [row for row in rows if (row["id"], row["quantity"], row["where"]) == (id, quantity, where)]
+    if len(same) != 1:
+        raise InputError(
+            f"docs/quick/ledger.json has {len(same)} rows {id}, {quantity}, {where}; the paper's text names it "
+            f"{name}: change ROWS in analysis/paper/values.py, or land another run"
+        )
+    return same[0]
+
+
+def _row(name: str, rows: list[dict[str, Any]]) -> dict[str, str]:
+    row = named(name, rows)
+    measured, interval = measurement(row["measured"], row["low"], row["high"])
+    facts = {
+        "measured": measured,
+        "interval": interval,
+        "prediction": prediction(row),
+        "n": count(row["n"]).replace(" ", "\u2009"),
+    }
+    return {f"{name}/{key}": tex(text) for key, text in facts.items()} | {f"{name}/verdict": row["verdict"]}
+
+
+def _counts(rows: list[dict[str, Any]]) -> dict[str, str]:
+    found = {"ledger/rows": str(len(rows)), "ledger/headline": tex(headline(rows)), "ledger/level": tex(PERCENT)}
+    found |= {f"ledger/{word}": str(n) for word, n in counts(rows).items()}
+    found |= {"claims/theory": str(len(CLAIMS)), "claims/outcomes": str(len(OUTCOMES))}
+    for id in CLAIMS:
+        found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
+    return found
+
+
+def tally(rows: list[dict[str, Any]]) -> str:
+    """`all 8 hold`, `4 hold and 1 fails`, `not run`."""
+    if not rows:
+        return "not run"
+    verbs = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("is undecided", "are undecided")}
+    found = {word: n for word, n in counts(rows).items() if n}
+    said = [f"{n} {verbs[word][n > 1]}" for word, n in found.items()]
+    if len(found) == 1 and len(rows) > 1:
+        return f"all {said[0]}"
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+
+
+def _run(landed: Landed) -> dict[str, str]:
+    run, settings = landed.run, landed.run["settings"]
+    text, training, model = settings["text"], settings["training"], landed.sources["model"]
+    found = {
+        "run/minutes": f"{run['seconds'] / 60:.0f}",
+        "run/gib": f"{run['peak_rss_mib'] / 1024:.1f}",
+        "run/seed": str(settings["seed"]),
+        "model/parameters": f"{model['parameters'] / 1e6:.1f}",
+        "model/sha256": escaped(next(iter(model["sha256"].values()))[:16]),
+        "data/sha256": escaped(landed.sources["data"]["sha256"][:16]),
+        "data/rows": tex(count(landed.sources["data"]["examples"]).replace(" ", "\u2009")),
+        "run/commit": escaped(landed.sources["commit"][:12]),
+        "run/python": landed.sources["python"],
+    }
+    found |= {f"version/{name}": tex(version) for name, version in landed.sources["versions"].items()}
+    for key in ("examples", "max_length", "probes", "draws", "coupled_draws", "law_examples", "radial_probes"):
+        found[f"run/{key.replace('_', '-')}"] = str(text[key])
+    for key in ("steps", "batch", "rows", "held_out"):
+        found[f"training/{key.replace('_', '-')}"] = str(training[key])
+    return found | {"training/arms": str(len(training["arms"]))}
+
+
+def _bench(bench: pd.DataFrame) -> dict[str, str]:
+    found = dict(zip(("bench/probes", "bench/groups"), re.findall(r"\d+", BENCH["taylor"]), strict=True))
+    for name, work in BENCH.items():
+        same = bench[bench.work == work].to_dict("records")
+        if len(same) != 1:
+            raise InputError(f"docs/bench.csv has {len(same)} rows {work!r}, which the paper names; run `make bench`")
+        row = same[0]
+        found[f"bench/{name}/forwards"] = number(row["forwards"], 2)
+        found[f"bench/{name}/memory"] = number(row["memory_gib"], 2)
+        if not math.isnan(row["error"]):
+            found[f"bench/{name}/error"] = number(100 * row["error"], 1)
+    return found
+
+
+def _pictures(landed: Landed) -> dict[str, str]:
+    """What is read off the data of the figures."""
+    validity, curvature = landed.frames["validity"], landed.frames["curvature"]
+    pooled = validity[validity.example.isna() & (validity.quantity == "T")]
+    edge = radius(pooled)
+    hessian = curvature[curvature.quantity == "tr H"]
+    hessian = hessian[hessian.method == hessian.method.iloc[0]]
+    gauss = curvature[curvature.quantity == "tr G"]
+    text = landed.frames["variances"].dropna(subset="alpha").pivot(index="alpha", columns="scheme", values="measured")
+    gain = text["two draws"] / text["pair"]
+    moved = landed.frames["layers"].query("quantity == 'displacement'").set_index(["law", "layer"]).value
+    last = landed.frames["layers"].layer.max()
+    ratio = pooled.set_index("alpha").sigma
+    return {
+        "validity/radius": number(edge, 2) if math.isfinite(edge) else f"over {pooled.alpha.max():g}",
+        "validity/sigma-at-5": number(float(ratio[5.0]), 2),
+        "curvature/examples": str(len(hessian)),
+        "curvature/negative": str(int((hessian.value < 0).sum())),
+        "curvature/least": tex(fixed(float(hessian.value.min()), 0)),
+        "curvature/most": tex(fixed(float(hessian.value.max()), 0)),
+        "gauss-newton/least": tex(fixed(float(gauss.value.min()), 0)),
+        "gauss-newton/most": tex(fixed(float(gauss.value.max()), 0)),
+        "gain/least-alpha": f"{gain.index[0]:g}",
+        "gain/at-least-alpha": tex(number(float(gain.iloc[0]), 2)),
+        "gain/most-alpha": f"{gain.index[-1]:g}",
+        "gain/at-most-alpha": tex(number(float(gain.iloc[-1]), 2)),
+        "layers/last": str(int(last)),
+        "layers/first-displacement": number(100 * float(moved["uniform", 0]), 2),
+        "layers/last-displacement": number(100 * float(moved["uniform", last]), 2),
+    }
+
+
+def definitions(found: dict[str, str]) -> str:
+    """values.tex."""
+    return "".join(f"\\setval{{{key}}}{{{text}}}\n" for key, text in found.items())

@@ -1,0 +1,236 @@
+"""The paper says what has landed: no number is typed, every claim stated, every source there, nothing stale."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.page import write_csv
+from analysis.paper import pictures
+from analysis.paper.generated import texts
+from analysis.paper.landed import ROOT, Landed, StudyResults, read_landed
+from analysis.paper.log import complaints
+from analysis.paper.sentences import abstract, outcomes
+from analysis.paper.tables import arms, contrasts
+from analysis.paper.tex import tex
+from analysis.paper.values import ROWS, named, values
+from analysis.readme import land_data
+from analysis.study.claims import ledger
+from analysis.study.contrasts import contrasts as compare
+from analysis.study.contrasts import plan
+from analysis.study.report import _plain, associations
+from analysis.study.report import arms as means
+from symnoise.core import InputError, write_json
+from symnoise.theory import CLAIMS, OUTCOMES
+from tests.analysis.made_up_study import study
+
+PAPER = ROOT / "paper"
+SOURCES = sorted(PAPER.glob("*.tex")) + sorted(PAPER.glob("sections/*.tex"))
+
+# Digits that the text may have outside mathematics, and why. Numbers that others published are in
+# analysis.paper.values.PUBLISHED, and the text names their keys.
+CONSTANTS = {
+    "LLaMA-2-7B": "the name of a model",
+    "SmolLM2-135M-Instruct": "the name of a model",
+    "SmolLM2": "the name of a model",
+    "smollm2": "the name of a study",
+    "Q4\\_1": "the name of a number format",
+    "bfloat16": "the name of a number format",
+    "float32": "the name of a number format",
+    "float64": "the name of a number format",
+    "SHA-256": "the name of a hash",
+    "million parameters": "the unit of a generated number",
+    "tens of thousands": "n = L·d at common L and d, no measurement",
+}
+# Formulas have coefficients, exponents and the α that papers train with; more digits than these would be a measurement.
+LARGEST_IN_FORMULAS = 24
+_TENS = "(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
+NUMBER_WORDS = rf"\b(?:(?:thir|four|fif|six|seven|eigh|nine)teen|{_TENS}|hundred|thousand|million)"
+_GENERATED = r"\\(?:val|verdict|measured|byverdict|claim|proofof|about|cite\w*|[cC]?ref|eqref|label|input)\{[^{}]*\}"
+_DISPLAYED = r"\\begin\{(equation|align|multline)\*?\}.*?\\end\{\1\*?\}|\\\[.*?\\\]|\$[^$]*\$"
+
+
+def body(path: Path) -> str:
+    """The text without comments and preamble."""
+    text = re.sub(r"(?<!\\)%.*", "", path.read_text(encoding="utf-8"))
+    return text.split(r"\begin{document}")[-1]
+
+
+def typed_numbers(text: str) -> Iterator[str]:
+    """Every number in `text` that is neither generated, a reference, part of a formula, a length nor a constant."""
+    text = re.sub(_GENERATED, " ", text)
+    for formula in re.finditer(_DISPLAYED, text, flags=re.DOTALL):
+        for number in re.findall(r"\d+(?:\.\d+)?", formula[0]):
+            if "." in number or int(number) > LARGEST_IN_FORMULAS:
+                yield f"{number} in {formula[0]}"
+    text = re.sub(_DISPLAYED, " ", text, flags=re.DOTALL)
+    text = re.sub(r"\\begin\{(?:proposition|hypothesis)\}\[\w+\]", " ", text)
+    text = re.sub(r"\\(?:vspace|newgeometry|setlength\{\\\w+\})\{[^}]*\}|\{0?\.\d+\\textwidth\}", " ", text)
+    for constant in CONSTANTS:
+        text = text.replace(constant, " ")
+    for found in re.finditer(rf"\S*\d\S*|{NUMBER_WORDS}\w*", text):
+        yield found[0]
+
+
+@pytest.fixture(scope="module")
+def landed() -> Landed:
+    return read_landed()
+
+
+@pytest.fixture(scope="module")
+def generated(landed: Landed) -> dict[str, str]:
+    return texts(landed)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_number_is_typed(path: Path) -> None:
+    assert list(typed_numbers(body(path))) == []
+
+
+@pytest.mark.parametrize("text", ["we find 3 cases", "a ratio of $0.57$", "some fifty cases", "over $128$ rows"])
+def test_a_typed_number_would_be_found(text: str) -> None:
+    assert list(typed_numbers(text))
+
+
+def test_every_value_that_the_text_names_is_generated(landed: Landed) -> None:
+    text, found = "\n".join(map(body, SOURCES)), values(landed)
+    keys = set(re.findall(r"\\val\{([^{}]*)\}", text))
+    for macro, parts in {
+        "verdict": ["verdict"],
+        "measured": ["measured", "interval"],
+        "byverdict": ["verdict"],
+    }.items():
+        keys |= {f"{row}/{part}" for row in re.findall(rf"\\{macro}\{{([^{{}}#]*)\}}", text) for part in parts}
+    assert keys - set(found) == set()
+    assert {row for row in ROWS if not any(key.startswith(f"{row}/") for key in keys)} == set(), "named, never said"
+
+
+def test_every_claim_is_stated_once_and_carries_its_id() -> None:
+    text = "\n".join(map(body, SOURCES))
+    stated = re.findall(r"\\begin\{(?:proposition|hypothesis)\}\[(\w+)\]\s*\\label\{claim:(\w+)\}", text)
+    assert sorted(stated) == sorted((id, id) for id in CLAIMS | OUTCOMES)
+    proved = re.findall(r"\\proofof\{(\w+)\}", body(PAPER / "sections" / "derivations.tex"))
+    assert sorted(proved) == sorted(set(CLAIMS) - {"V1"})  # V1 is half a hypothesis; its half is derived beside them
+
+
+def test_sources_and_bibliography_agree() -> None:
+    cited = {
+        key.strip()
+        for path in SOURCES
+        for keys in re.findall(r"\\cite\w*\{([^}]*)\}", body(path))
+        for key in keys.split(",")
+    }
+    entries = re.findall(r"@\w+\{(\w+),(.*?)\n\}", (PAPER / "references.bib").read_text(encoding="utf-8"), re.DOTALL)
+    assert cited == {key for key, _ in entries}
+    for key, fields in entries:
+        assert re.search(r"\b(?:doi|url) +=", fields), key
+
+
+def test_every_generated_file_is_used_and_every_used_file_is_generated(generated: dict[str, str]) -> None:
+    used = {
+        f"{name}.tex" for path in SOURCES for name in re.findall(r"\\input\{generated/([\w-]+)\}", path.read_text())
+    }
+    assert used == set(generated)
+
+
+def test_what_is_committed_is_what_has_landed(generated: dict[str, str]) -> None:
+    assert generated == texts(read_landed())
+    committed = {path.name: path.read_text(encoding="ascii") for path in (PAPER / "generated").glob("*.tex")}
+    assert committed.keys() == generated.keys()
+    stale = [name for name, text in generated.items() if committed[name] != text]
+    assert stale == [], "run python -m analysis.paper"
+
+
+def test_equal_data_draw_equal_figures(landed: Landed, tmp_path: Path) -> None:
+    one = replace(landed, frames={"slopes": landed.frames["slopes"]}, studies={})
+    for folder in ("a", "b"):
+        pictures.draw(one, tmp_path / folder)
+    first, second = ((tmp_path / folder / "slopes.pdf").read_bytes() for folder in ("a", "b"))
+    assert first == second and first.startswith(b"%PDF")
+
+
+def test_what_has_not_been_run_says_so(landed: Landed) -> None:
+    none = replace(landed, studies={"micro": None}, peers=None)
+    found = texts(none)
+    assert "has not been run" in found["outcomes.tex"] and "has not been run" in found["peers.tex"]
+    assert "have not been run" in abstract(none)
+    assert "not run" in found["table-claims.tex"] and "not run" in found["table-outcomes.tex"]
+
+
+def run_study(folder: Path, **effects: dict[str, float]) -> StudyResults:
+    """A made-up study of three seeds as it is read, without its figures."""
+    few = ("none", "uniform", "gaussian", "rademacher", "independent-pair", "symnoise")
+    made = study(folder, seeds=3, arms=few, alphas=(10.0,), **effects)  # type: ignore[arg-type]
+    compared = compare(made)
+    tables = {
+        "arms": means(made),
+        "contrasts": compared,
+        "associations": associations(made),
+        "power": plan(compared, made.facts.get("effect")),
+    }
+    for name, table in tables.items():
+        write_csv(folder / f"{name}.csv", table)
+    read = {name: pd.read_csv(folder / f"{name}.csv") for name in tables}
+    return StudyResults(_plain([asdict(row) for row in ledger(made)]), made.facts, read, {})
+
+
+def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Path) -> None:
+    fine = run_study(tmp_path / "fine", loss={"symnoise": -5.0, "uniform": -2.0}, curvature={"symnoise": -5000.0})
+    turned = run_study(tmp_path / "turned", loss={"symnoise": 5.0, "uniform": 2.0}, curvature={"symnoise": 5000.0})
+    said = {
+        name: outcomes(replace(landed, studies={"micro": made})) for name, made in (("fine", fine), ("turned", turned))
+    }
+    assert r"\claim{O1}: of 6 predictions, all 6 hold." in said["fine"]
+    assert (
+        r"\claim{O1}: of 6 predictions, all 6 fail. It fails on" in said["turned"] and "; and 2 more" in said["turned"]
+    )
+    assert "3 pairs of seeds" in said["fine"] and "not been run" not in said["fine"]
+    assert r"SymNoise \ensuremath{-} uniform" in contrasts("micro", fine)
+    assert r"\ensuremath{\pm}" in arms("micro", fine)
+    assert "all 6 hold" in abstract(replace(landed, studies={"micro": fine}))
+
+
+def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(landed: Landed) -> None:
+    with pytest.raises(InputError, match="has 0 rows V1, T"):
+        named("V1@alpha=10", [row for row in landed.rows if row["id"] != "V1"])
+
+
+def test_a_missing_run_names_itself_and_its_command(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ledger\.json is not there; run `python -m analysis\.readme"):
+        read_landed(tmp_path)
+
+
+def test_a_run_lands_with_the_data_of_its_figures(tmp_path: Path) -> None:
+    run, landing = tmp_path / "run", tmp_path / "data"
+    (run / "figures").mkdir(parents=True)
+    (run / "figures" / "slopes.csv").write_text("a\n1\n")
+    record = {"commit": "c", "python": "3", "versions": {}, "platform": "p", "result": {"model": {}, "data": {}}}
+    write_json(run / "stages" / "sources.json", record)
+    land_data(run, landing)
+    assert (landing / "slopes.csv").read_text() == "a\n1\n"
+    assert set(json.loads((landing / "sources.json").read_text())) == {"commit", "python", "versions", "model", "data"}
+
+
+def test_text_becomes_latex() -> None:
+    assert tex("‖ε‖², 50 % of z_i") == r"\ensuremath{\Vert \varepsilon \Vert ^{2}}, 50 \% of \ensuremath{z _{i}}"
+    assert tex("½σ²zᵀHz at α = 5") == (r"\ensuremath{\tfrac12 \sigma ^{2} z^{\top}Hz} at \ensuremath{\alpha} = 5")
+    assert tex("ROUGE-L: 1.2·10⁻⁷") == r"ROUGE-L: 1.2\ensuremath{\cdot}10\ensuremath{^{-7}}"
+    with pytest.raises(ValueError, match="no LaTeX for '☃'"):
+        tex("☃")
+
+
+def test_the_log_s_complaints_are_found(tmp_path: Path) -> None:
+    log = tmp_path / "main.log"
+    log.write_text(
+        "LaTeX Warning: Reference `fig:none' on page 1 undefined on input line 3.\n"
+        "Overfull \\hbox (4.9pt too wide) in paragraph at lines 1--2\n"
+        "Overfull \\hbox (5.1pt too wide) in paragraph at lines 3--4\n"
+    )
+    found = complaints(log)
+    assert len(found) == 2 and "fig:none" in found[0] and "5.1pt" in found[1]
+    with pytest.raises(InputError, match="make paper"):
+        complaints(tmp_path / "other.log")
