@@ -24,8 +24,9 @@ def recomputed(model: Any) -> Iterator[None]:
     if not getattr(model, "supports_gradient_checkpointing", False) or model.is_gradient_checkpointing:
         yield
         return
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # renamed in 5.x
+    getattr(model, f"{word}_checkpointing_enable")({"use_reentrant": False})
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        getattr(model, f"{word}_checkpointing_disable")()
