@@ -1,0 +1,94 @@
+"""All runs of a study of a small model, without starting Python for every step.
+
+    python -m experiments.study.sweep experiments/configs/studies/micro.yaml --jobs 2
+
+On a micro model a step takes no longer than Python does to import what it needs. Here every run is a fork of one
+process that has imported it all, and does what the scripts train, measure, generate and evaluate do, leaving the same
+files. What is there already is not made again, and the Snakefile takes what is made here for its own: after this, or
+after an interrupt of it, `make study` makes the rest.
+"""
+
+import shutil
+import sys
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from experiments.study.base import base
+from experiments.study.command import Config, DataFile, Runs
+from experiments.study.evaluate import evaluate
+from experiments.study.generate import generate
+from experiments.study.measure import measure
+from experiments.study.spec import Run, Study, load_study
+from experiments.study.train import train
+from symnoise.core import InputError
+
+STEPS = {"train.json": train, "measure.json": measure, "replies.json": generate, "outcomes.json": evaluate}
+
+
+def sweep(study: Study, folder: Path, jobs: int) -> None:
+    """Make what is missing of every run, `jobs` at a time, a thread each; `InputError` naming those that failed."""
+    torch.set_num_threads(1)  # a fork has none of its parent's threads, so there must be none
+    if not (folder / "base.json").is_file():
+        base(study, folder)
+    _import_what_steps_need()
+    waiting = [run for run in study.runs if not (folder / run.name / "outcomes.json").is_file()]
+    done, failed, running = len(study.runs) - len(waiting), [], {}
+    print(f"{done} of {len(study.runs)} runs are done", flush=True)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run = waiting.pop(0)
+                process = get_context("fork").Process(target=finish, args=(study, run, folder))
+                process.start()
+                running[process.sentinel] = (process, run)
+            for sentinel in connection.wait(list(running)):
+                process, run = running.pop(sentinel)
+                process.join()
+                if process.exitcode:
+                    failed.append(run.name)
+                else:
+                    done += 1
+                    print(f"{run.name} ({done} of {len(study.runs)})", flush=True)
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+    if failed:
+        raise InputError(f"{len(failed)} runs failed, for the reasons above: {', '.join(failed)}")
+
+
+def finish(study: Study, run: Run, folder: Path) -> None:
+    """The steps of one run that are missing, in their order; then the weights go, as in the Snakefile."""
+    place = folder / run.name
+    for file, step in STEPS.items():
+        if not (place / file).is_file():
+            step(study, run, folder)
+    shutil.rmtree(place / "weights", ignore_errors=True)
+
+
+def _import_what_steps_need() -> None:
+    import rouge_score.rouge_scorer  # noqa: F401
+    import sacrebleu.metrics  # noqa: F401
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+
+
+def command(
+    config: Config,
+    data: DataFile = "",
+    runs: Runs = Path("runs"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a core each.")] = 2,
+) -> None:
+    """All runs of a study of a small model, in forks of one process."""
+    study = load_study(config, data or None)
+    sweep(study, runs / study.key, jobs)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(command)
+    except InputError as error:
+        print(f"symnoise: {error}", file=sys.stderr)
+        sys.exit(2)

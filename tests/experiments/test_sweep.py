@@ -1,0 +1,54 @@
+"""The sweep: every missing step of every run once, each run in a process of its own; what fails is named."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments.study import sweep as module
+from experiments.study.spec import Run, Study, load_study
+from experiments.study.sweep import sweep
+from symnoise.core import InputError, write_json
+
+NAMES = ("train.json", "measure.json", "replies.json", "outcomes.json")
+
+
+def step(name: str):
+    def work(study: Study, run: Run, folder: Path) -> None:
+        place = folder / run.name
+        before = [other for other in NAMES if (place / other).exists()]
+        if run.arm == "gaussian" and name == "replies.json" and not (folder / "mended").exists():
+            raise RuntimeError("on purpose")
+        (place / "weights").mkdir(parents=True, exist_ok=True)
+        write_json(place / name, {"process": os.getpid(), "before": before})
+
+    return work
+
+
+def test_what_is_missing_is_made_once(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(module, "STEPS", {name: step(name) for name in NAMES})
+    monkeypatch.setattr(module, "_import_what_steps_need", lambda: None)
+    study = load_study(Path("experiments/configs/studies/micro-smoke.yaml"))
+    write_json(tmp_path / "base.json", {})
+    first = study.runs[0].name
+    write_json(tmp_path / first / "train.json", {"mine": True})
+
+    with pytest.raises(InputError, match="2 runs failed, for the reasons above: gaussian_a10_s0, gaussian_a10_s1"):
+        sweep(study, tmp_path, jobs=2)
+    said = capfd.readouterr()
+    assert "on purpose" in said.err and f"{len(study.runs) - 2} of {len(study.runs)}" in said.out
+    (tmp_path / "mended").touch()
+    sweep(study, tmp_path, jobs=2)
+
+    assert json.loads((tmp_path / first / "train.json").read_text()) == {"mine": True}
+    processes = set()
+    for run in study.runs:
+        made = [json.loads((tmp_path / run.name / name).read_text()) for name in NAMES]
+        assert [len(record["before"]) for record in made[1:]] == [1, 2, 3]
+        processes |= {record["process"] for record in made[1:]}
+        assert not (tmp_path / run.name / "weights").exists()
+    assert os.getpid() not in processes and len(processes) == len(study.runs) + 2  # two runs took two turns
+    capfd.readouterr()
+    sweep(study, tmp_path, jobs=2)
+    assert capfd.readouterr().out == f"{len(study.runs)} of {len(study.runs)} runs are done\n"
