@@ -12,7 +12,7 @@ import shutil
 import sys
 from multiprocessing import connection, get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -36,7 +36,8 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
         base(study, folder)
     _import_what_steps_need()
     waiting = [run for run in study.runs if not (folder / run.name / "outcomes.json").is_file()]
-    done, failed, running = len(study.runs) - len(waiting), [], {}
+    running: dict[int, tuple[Any, Run]] = {}
+    done, failed = len(study.runs) - len(waiting), []
     print(f"{done} of {len(study.runs)} runs are done", flush=True)
     try:
         while waiting or running:
@@ -45,8 +46,8 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
                 process = get_context("fork").Process(target=finish, args=(study, run, folder))
                 process.start()
                 running[process.sentinel] = (process, run)
-            for sentinel in connection.wait(list(running)):
-                process, run = running.pop(sentinel)
+            for ended in connection.wait(list(running)):
+                process, run = running.pop(ended)  # type: ignore[arg-type]
                 process.join()
                 if process.exitcode:
                     failed.append(run.name)
