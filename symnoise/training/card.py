@@ -44,7 +44,7 @@ def model_card(
 base_model: {settings.model}
 datasets: [{settings.data}]
 library_name: {"peft" if settings.lora_rank else "transformers"}
-tags: [symnoise, {settings.noise}]
+tags: [{", ".join(dict.fromkeys(("symnoise", settings.noise)))}]
 ---
 # {settings.model} on {settings.data} with {settings.noise} noise
 
