@@ -28,7 +28,7 @@ def latex(landed: Landed) -> dict[str, str]:
     found = {}
     for name, (module, data) in pictures(landed).items():
         found[f"figure-{name}.tex"] = (
-            f"\\begin{{figure*}}[t]\n\\centering\n\\includegraphics{{{name}}}\n"
+            f"\\begin{{figure*}}[!tb]\n\\centering\n\\includegraphics{{{name}}}\n"
             f"\\caption{{\\textbf{{{tex(module.TITLE)}.}} {tex(module.caption(data))}}}\n"
             f"\\label{{fig:{name}}}\n\\end{{figure*}}\n"
         )

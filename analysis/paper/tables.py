@@ -18,23 +18,23 @@ NOT_RUN = r"\emph{not run}"
 # What a claim says in a few words; its formula is the statement of its number in the text.
 SHORT = {
     "M1": "mean of the squared norm",
-    "M2": "variance of the squared norm, mean norm",
-    "M3": "zero mean and odd moments of a pair",
+    "M2": "its variance; the mean norm",
+    "M3": "odd moments of a pair vanish",
     "S1": "smoothed loss to fourth order",
     "S2": "calibrated laws differ at fourth order",
-    "S3": "an uncalibrated Gaussian differs at second",
+    "S3": "an uncalibrated Gaussian: at second order",
     "P1": "odd orders cancel for each draw",
-    "P2": "variance over draws of the three schemes",
+    "P2": "variance over draws: one, two, a pair",
     "P3": "Rademacher has the least variance",
-    "P4": "pair = curved part + bent part",
-    "V1": "the training scale is in the quadratic regime",
+    "P4": "a pair presses on two parts of curvature",
+    "V1": "training noise is in the quadratic regime",
     "N1": "mean growth of the squared norm",
     "N2": "parallelogram; variance of one draw",
     "N3": "noise pushes norms outward",
     "O1": "SymNoise leaves less curvature",
     "O2": "less curvature, better outcome",
     "O3": "calibrated laws are equivalent",
-    "O4": "none, NEFTune, SymNoise, in this order",
+    "O4": "none, NEFTune, SymNoise in order",
 }
 _LONG = 8  # characters of a measurement
 SHOWN = ("held-out loss", "ROUGE-L", "length", "tr H", "tr G", "C")
@@ -69,8 +69,9 @@ def ledger(landed: Landed) -> str:
         verdict = rf"\textbf{{{said.verdict}}}" if said.verdict == "fails" else said.verdict
         numbers = (said.prediction, said.measured, said.interval)
         if len(said.measured) > _LONG and said.interval != "no interval":  # a bound on rounding is tighter than matters
-            low, high = (number(row[end], 5) for end in ("low", "high"))
-            numbers = (number(row["prediction"], 5), number(row["measured"], 5), f"{low} to {high}")
+            digits = 3 if "·" in said.measured else 5
+            expected, value, low, high = (number(row[key], digits) for key in ("prediction", "measured", "low", "high"))
+            numbers = (expected if row["relation"] == "equals" else said.prediction, value, f"{low} to {high}")
         words = (row["quantity"], said.where, *numbers, said.n.replace(" ", "\u2009"))
         cells.append([rf"\claim{{{row['id']}}}", *map(tex, words), verdict])
     head = " & ".join(["", "quantity", "on", "prediction", "measured", "interval", "$n$", "verdict"])
@@ -79,7 +80,7 @@ def ledger(landed: Landed) -> str:
         "rounding."
     )
     return (
-        "\\begin{longtable}{@{}l>{\\raggedright\\arraybackslash}p{2.2in}>{\\raggedright\\arraybackslash}p{1.2in}rrrrl@{}}\n"
+        "\\begin{longtable}{@{}l>{\\raggedright\\arraybackslash}p{2.3in}>{\\raggedright\\arraybackslash}p{1.25in}rrrrl@{}}\n"
         f"\\caption{{{caption}}}\\label{{tab:ledger}}\\\\\n\\toprule\n{head} \\\\\n\\midrule\n\\endfirsthead\n"
         f"\\toprule\n{head} \\\\\n\\midrule\n\\endhead\n\\bottomrule\n\\endfoot\n{rows_of(cells)}\n\\end{{longtable}}\n"
     )
@@ -135,11 +136,11 @@ def arms(study: str, found: StudyResults) -> str:
     head = ["arm", r"$\alpha$", "runs", *(_CURVATURE.get(measure, measure) for measure in SHOWN)]
     lines = []
     end = found.tables["arms"].query("when == 'end'")
-    for (arm, alpha), own in end.groupby(["arm", "alpha"], dropna=False, sort=False):
+    for (arm, _), own in end.groupby(["arm", "alpha"], dropna=False, sort=False):
         cells = [_mean(own[own.measure == measure]) for measure in SHOWN]
         facts = own.iloc[0]
         runs = f"{facts.runs:.0f}" + (f" ({facts.diverged:.0f} div.)" if facts.diverged else "")
-        lines.append([tex(name(str(arm))), "--" if pd.isna(alpha) else f"{alpha:g}", runs, *cells])
+        lines.append([tex(name(str(arm))), "--" if pd.isna(facts.alpha) else f"{facts.alpha:g}", runs, *cells])
     caption = (
         rf"Study \texttt{{{study}}}: mean and standard deviation over seeds at the end of training. Loss in nats a "
         "token on held-out replies; ROUGE-L and length of greedy replies; curvature on held-out prompts."
@@ -172,7 +173,7 @@ def contrasts(study: str, found: StudyResults) -> str:
     return table("@{}llrrrrrl@{}", head, rows_of(lines), caption, f"tab:{study}-contrasts", wide=True)
 
 
-def _contrast(row: dict[str, Any]) -> list[str]:
+def _contrast(row: dict[Any, Any]) -> list[str]:
     mean, interval = measurement(row["mean"], row["low"], row["high"])
     words = [f"{name(row['first'])} − {name(row['second'])}", "–" if pd.isna(row["alpha"]) else f"{row['alpha']:g}"]
     equal = _probability(row["tost_holm"]) if row["family"] == "laws" else ""

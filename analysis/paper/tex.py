@@ -38,8 +38,8 @@ _TOKEN = re.compile(
             r"√(?P<root>\d+|[a-z])",
             r"_\{(?P<under>[^}]*)\}|_(?P<index>[A-Za-z]+)",
             f"(?P<raised>[{_RAISED}]+)",
-            # A letter on its own that is one of the notation's; in "ROUGE-L" it is none.
-            r"(?<![A-Za-z-])(?P<letter>[XTCLdHGRKnvz])(?![A-Za-z0-9])",
+            # A letter on its own that is one of the notation's; in "ROUGE-L" and "(b–d)" it is none.
+            r"(?<![A-Za-z–-])(?P<letter>[XTCLdgHGRKnvz])(?![A-Za-z0-9])",
             r"(?P<other>.)",
         ]
     ),
