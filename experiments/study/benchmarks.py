@@ -61,23 +61,16 @@ def benchmarks(study: Study, run: Run, folder: Path) -> None:
 
 def accuracies(source: LoadedModel, rows: dict[str, list[Row]]) -> list[Row]:
     """measure, decoding (""), value and standard error over the rows of each task; fractions of 1."""
-    from datasets import Dataset
     from lm_eval import evaluate
-    from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is handed in
-    tasks = []
-    for task, own in rows.items():
-        config = yaml.safe_load((Path(__file__).parent / "tasks" / f"{task}.yaml").read_text(encoding="utf-8"))
-        data = {config["test_split"]: Dataset.from_list(own)}
-        tasks.append(ConfigurableTask(config=config | {"custom_dataset": _handing(data)}))
     with quiet(bars=True):
         # Not simple_evaluate, which sets the global seeds and lists every installed package.
         made = evaluate(
             HFLM(pretrained=source.model, tokenizer=source.tokenizer, batch_size=BATCH),
-            TaskManager(include_defaults=False).load(tasks),
+            TaskManager(include_defaults=False).load([lm_eval_task(task, own) for task, own in rows.items()]),
             log_samples=False,
         )
     return [
@@ -87,6 +80,16 @@ def accuracies(source: LoadedModel, rows: dict[str, list[Row]]) -> list[Row]:
         for metric in ("acc", "acc_norm")
         if f"{metric},none" in scores
     ]
+
+
+def lm_eval_task(task: str, rows: list[Row]) -> Any:
+    """lm-eval's task of `tasks/*.yaml`, on these rows."""
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+
+    config = yaml.safe_load((Path(__file__).parent / "tasks" / f"{task}.yaml").read_text(encoding="utf-8"))
+    data = {config["test_split"]: Dataset.from_list(rows)}
+    return ConfigurableTask(config=config | {"custom_dataset": _handing(data)})
 
 
 def _handing(data: dict[str, Any]) -> Callable[..., dict[str, Any]]:

@@ -16,7 +16,7 @@ from analysis.study.data import notices, read_study
 from experiments.alpaca_eval import judge as judging
 from experiments.study import preferences as preferring
 from experiments.study import spec
-from experiments.study.benchmarks import accuracies, benchmarks, drawn, read_rows
+from experiments.study.benchmarks import accuracies, benchmarks, drawn, lm_eval_task, read_rows
 from experiments.study.connect import connect
 from experiments.study.preferences import preferences
 from experiments.study.spec import AlpacaEval, Study, Tasks, load_study
@@ -99,6 +99,17 @@ def test_accuracies_are_those_of_the_likeliest_choice() -> None:
         assert outcome["stderr"] == pytest.approx(np.std(right, ddof=1) / 12**0.5)
         shares.add(outcome["value"])
     assert len(shares) > 1  # not one number for everything
+
+
+def test_mmlus_question_is_what_lm_eval_writes() -> None:
+    pytest.importorskip("lm_eval", reason=NO_LM_EVAL)
+    task = lm_eval_task("mmlu", questions(1))
+    task.build_all_requests(limit=None, rank=0, world_size=1)
+    context = (
+        "The following are multiple choice questions (with answers) about some subject.\n\n"
+        "What is number 0?\nA. red 0\nB. a blue river 1\nC. quiet 2\nD. seven stones and one 3\nAnswer:"
+    )
+    assert [request.args for request in task.instances] == [(context, f" {mark}") for mark in "ABCD"]
 
 
 def test_a_run_is_asked_at_its_best_point_and_at_its_end(study, files, tmp_path) -> None:
