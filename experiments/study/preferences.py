@@ -45,9 +45,20 @@ def preferences(study: Study, run: Run, folder: Path) -> None:
                 found.append(key | {"measure": WIN_RATE, "value": made.win_rate, "stderr": made.stderr})
                 found.append(key | {"measure": CONTROLLED} | controlled)
     file = Path(options.instructions).expanduser()
-    settings = {"instructions": file.name, "sha256": sha256(file) if file.is_file() else None, "rows": len(rows)}
-    settings |= {"max_new_tokens": options.max_new_tokens, "judge": judge.model if judge else None}
+    settings = {
+        "instructions": _name(options.instructions),
+        "sha256": sha256(file) if file.is_file() else None,
+        "rows": len(rows),
+        "max_new_tokens": options.max_new_tokens,
+        "judge": _name(judge.model) if judge else None,
+    }
     write_json(place / "preferences.json", {"run": run.name, "settings": settings, "outcomes": found, **provenance()})
+
+
+def _name(source: str) -> str:
+    """Of a file or folder, its own name alone; a hub id or an endpoint's model as it is."""
+    path = Path(source).expanduser()
+    return path.name if path.exists() else source
 
 
 if __name__ == "__main__":
