@@ -71,6 +71,8 @@ def outcomes(landed: Landed) -> str:
             )
         else:
             shown = rf"\Cref{{tab:{study}-contrasts,tab:{study}-arms}} have its contrasts and its arms."
+            for name in found.frames:
+                shown += rf" \Cref{{fig:{study}-{name}}} shows every contrast."
             said.append(f"{head} {_size(found)} " + " ".join(_outcome(id, found) for id in OUTCOMES) + f" {shown}\n")
     return "\n".join(said)
 
@@ -91,7 +93,7 @@ def _size(found: StudyResults) -> str:
     if "seeds_needed" in power and power.seeds_needed.notna().any():
         needed = power.seeds_needed.dropna()
         said += (
-            f" To find the difference of {number(found.facts['effect'])} nats that was named beforehand, a paired test "
+            f" To find the difference of {found.facts['effect']:g} nats that was named beforehand, a paired test "
             f"needs between {needed.min():.0f} and {needed.max():.0f} seeds, by the spread seen."
         )
     return tex(said[:1].upper() + said[1:])
