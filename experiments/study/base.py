@@ -13,7 +13,7 @@ from experiments.study.command import study_command
 from experiments.study.spec import MICRO, Pretraining, Study
 from experiments.study.texts import split
 from symnoise.core import InputError, generator, provenance, track, write_json
-from symnoise.models import Example, LoadedModel, collate, encode_row, load_model
+from symnoise.models import Example, LoadedModel, collate, load_model
 from symnoise.models.quiet import quiet
 
 MARKS = ("<pad>", "<eos>")
@@ -31,7 +31,8 @@ def base(study: Study, folder: Path) -> None:
 
 
 def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[str, Any]:
-    """Next-token training on whole rows, prompt and reply, by AdamW with a cosine schedule; saved in `folder`.
+    """Next-token training on plain text, a prompt and its reply a line each, by AdamW with a cosine schedule; saved in
+    `folder`. The form of a conversation is left for fine-tuning to teach, as it is with models that people fine-tune.
 
     Returns the mean loss of the first and the last 50 steps.
     """
@@ -57,8 +58,9 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
     with torch.random.fork_rng(devices=[]):  # Transformers draws initial weights from the global generator
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-    rows = [encode_row(example, tokenizer, max_length=10**6) for example in text]
-    rows = [{"input_ids": row["input_ids"][: options.max_length]} for row in rows]
+    lines = ["\n".join(content for _, content in example.messages) for example in text]
+    ended = [ids + [tokenizer.eos_token_id] for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
+    rows = [{"input_ids": ids[: options.max_length]} for ids in ended]
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=0.1, betas=(0.9, 0.95))
     warm_up = max(1, options.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
