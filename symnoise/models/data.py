@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from itertools import islice
@@ -40,14 +41,16 @@ class Example:
 class Data:
     """The examples of one source, and which source it was.
 
-    form:   "Alpaca", "ShareGPT" or "messages", as the first row tells.
-    sha256: of the file; for a hub id, of the examples themselves.
+    form:     "Alpaca", "ShareGPT" or "messages", as the first row tells.
+    sha256:   of the file; for a hub id, of the examples themselves.
+    left_out: rows that are no examples, since an instruction, a message or the reply is an empty text.
     """
 
     examples: tuple[Example, ...]
     name: str
     form: str
     sha256: str
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -60,7 +63,8 @@ class Data:
 
     def provenance(self) -> dict[str, Any]:
         """What was loaded, for a result record."""
-        return {"name": self.name, "form": self.form, "sha256": self.sha256, "examples": len(self)}
+        facts = {"name": self.name, "form": self.form, "sha256": self.sha256}
+        return {**facts, "examples": len(self), "left_out": self.left_out}
 
 
 def load_data(name: str | Path, *, limit: int | None = None) -> Data:
@@ -72,8 +76,9 @@ def load_data(name: str | Path, *, limit: int | None = None) -> Data:
 
     Rows are in Alpaca (instruction, input, output), ShareGPT (from, value) or messages (role, content) form.
 
-    Text is taken as it is. Messages after the last reply are dropped, since nothing in them would be scored. Raises
-    `InputError`, naming the row, where one has no instruction or no reply; and for a source that is not there, cannot
+    Text is taken as it is. Messages after the last reply are dropped, since nothing in them would be scored. Rows with an
+    empty text, of which the published data sets have some, are left out and counted, with a warning. Raises
+    `InputError`, naming the row, where one lacks its instruction or reply; and for a source that is not there, cannot
     be read or is in no known form.
     """
     name = str(name)
@@ -82,17 +87,25 @@ def load_data(name: str | Path, *, limit: int | None = None) -> Data:
         raise InputError(f"{limit} examples were asked for: ask for at least 1")
     read = chitchat_rows if name == CHITCHAT else file_rows
     rows = read(path) if path.is_file() else hub_rows(name)
-    examples, form = [], ""
+    examples, form, left_out = [], "", 0
     for number, row in islice(rows, limit):
         form = form or _form(name, row)
         try:
             examples.append(_example(row, number))
+        except _EmptyText:
+            left_out += 1
         except ValueError as error:
             raise InputError(f"{name}, row {number}: {error}") from error
     if not examples:
-        raise InputError(f"{name} has no rows")
+        raise InputError(f"{name} has no rows" + (f" but {left_out} with an empty text" if left_out else ""))
+    if left_out:
+        warnings.warn(f"{name}: {left_out} rows have an empty text and are left out", stacklevel=2)
     digest = sha256(path) if path.is_file() else _digest(examples)
-    return Data(tuple(examples), name, form, digest)
+    return Data(tuple(examples), name, form, digest, left_out)
+
+
+class _EmptyText(ValueError):
+    """A text that is there and empty."""
 
 
 def _form(name: str, row: Any) -> str:
@@ -135,11 +148,15 @@ def _message(item: Any) -> tuple[str, str]:
 
 
 def _text(item: dict[str, Any], key: str, *, optional: bool = False) -> str:
-    text = item.get(key) or ""
+    text = item.get(key)
+    if text is None:
+        if not optional:
+            raise ValueError(f"its {key!r} is missing")
+        return ""
     if not isinstance(text, str):
         raise ValueError(f"its {key!r} is not text but {type(text).__name__}")
     if not text.strip() and not optional:
-        raise ValueError(f"its {key!r} is missing or empty")
+        raise _EmptyText
     return text if text.strip() else ""
 
 

@@ -33,8 +33,8 @@ def home(tmp_path_factory) -> Path:
 def _bad_files(folder: Path, rows: list[dict[str, str]]) -> None:
     (folder / "empty.json").touch()
     (folder / "broken.json").write_text('[{"instruction": ')
-    (folder / "no-reply.json").write_text(json.dumps([*rows[:1], {"instruction": "say", "output": " "}]))
-    (folder / "no-instruction.json").write_text(json.dumps([{"instruction": "", "output": "one"}]))
+    (folder / "no-reply.json").write_text(json.dumps([*rows[:1], {"instruction": "say"}]))
+    (folder / "no-instruction.json").write_text(json.dumps([{"instruction": None, "output": "one"}]))
     (folder / "weights.bin").write_bytes(b"pickle")
     for name, config in (("pickled", {"model_type": "llama"}), ("remote", {"model_type": "own", "auto_map": {}})):
         (folder / name).mkdir()
@@ -164,8 +164,8 @@ BAD = [
     (["curvature", "--json", "/proc/none/out.json"], "choose a folder"),
     (["curvature", "--data", "HOME/empty.json"], "empty.json"),
     (["curvature", "--data", "HOME/broken.json"], "broken.json"),
-    (["curvature", "--data", "HOME/no-reply.json"], "row 2: its 'output' is missing or empty"),
-    (["curvature", "--data", "HOME/no-instruction.json"], "row 1: its 'instruction' is missing or empty"),
+    (["curvature", "--data", "HOME/no-reply.json"], "row 2: its 'output' is missing"),
+    (["curvature", "--data", "HOME/no-instruction.json"], "row 1: its 'instruction' is missing"),
     (["curvature", "--model", "HOME/weights.bin"], "pickled"),
     (["curvature", "--model", "HOME/pickled"], "pickled"),
     (["curvature", "--model", "HOME/remote"], "remote"),

@@ -49,7 +49,7 @@ def test_forms_are_recognised_in_every_kind_of_file(tmp_path, form, suffix):
         (messages, context, 1),
         (messages, context, 2),
     ]
-    assert data.provenance() == {"name": str(path), "form": form, "sha256": sha256(path), "examples": 2}
+    assert data.provenance() == {"name": str(path), "form": form, "sha256": sha256(path), "examples": 2, "left_out": 0}
 
 
 def test_json_lines_under_the_name_json_and_blank_lines(tmp_path):
@@ -94,8 +94,7 @@ def said(role, text):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"instruction": "Add.", "input": ""}, "row 2: its 'output' is missing or empty"),
-        (ALPACA | {"output": "  "}, "row 2: its 'output' is missing"),
+        ({"instruction": "Add.", "input": ""}, "row 2: its 'output' is missing"),
         (ALPACA | {"instruction": None}, "row 2: its 'instruction' is missing"),
         (ALPACA | {"input": 3}, "row 2: its 'input' is not text but int"),
         ("text", "row 2: it is not an object but str"),
@@ -104,7 +103,6 @@ def said(role, text):
         ({"messages": ["Hi"]}, "row 2: one of its messages is not an object"),
         ({"messages": [said("user", "Hi")]}, "row 2: it has no reply"),
         ({"messages": [said("assistant", "Hi")]}, "row 2: it has a reply before any message"),
-        ({"messages": [said("user", "Hi"), said("assistant", "")]}, "row 2: its 'content' is missing"),
         ({"messages": [said("robot", "Hi")]}, "row 2: one of its messages is from 'robot'"),
         ({"conversations": [{"from": ["gpt"], "value": "Hi"}]}, "row 2: one of its messages is from"),
         ({"conversations": [{"from": "gpt"}]}, "row 2: its 'value' is missing"),
@@ -114,6 +112,23 @@ def test_rows_that_cannot_be_used_are_named(tmp_path, row, says):
     path = write(tmp_path / "data.jsonl", [ALPACA, row])
     refused(path, says)
     assert len(load_data(path, limit=1)) == 1  # what is not asked for is not looked at
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ALPACA | {"output": "  "},
+        ALPACA | {"instruction": ""},
+        {"messages": [said("user", "Hi"), said("assistant", "")]},
+    ],
+)
+def test_rows_with_an_empty_text_are_left_out_and_counted(tmp_path, row):
+    """Published data sets have some: Alpaca, replies (tatsu-lab/stanford_alpaca#265)."""
+    path = write(tmp_path / "data.jsonl", [ALPACA, row, ALPACA])
+    with pytest.warns(UserWarning, match="1 rows have an empty text"):
+        data = load_data(path)
+    assert [example.row for example in data] == [1, 3] and data.provenance()["left_out"] == 1
+    refused(write(tmp_path / "empty.jsonl", [row]), "has no rows but 1 with an empty text")
 
 
 @pytest.mark.parametrize(
