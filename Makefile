@@ -10,7 +10,7 @@ TEX := --no-install-recommends latexmk lmodern texlive-latex-recommended texlive
 # No test touches the network; two workers with one thread each are faster than one with two on small models.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: reproduce test lint format bench peers-test study paper notebooks docs clean
+.PHONY: reproduce test lint format bench peers-test study paper tex notebooks docs clean
 
 # The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
 reproduce: $(VENV)/ready
@@ -54,14 +54,20 @@ $(BENCH)/ready: requirements.txt requirements-bundled.txt requirements-bench.txt
 STUDY ?= micro-smoke
 study: $(VENV)/ready
 	$(BIN)/snakemake --snakefile experiments/Snakefile --cores $(CORES) --keep-going --rerun-incomplete \
-		--config study=experiments/configs/studies/$(STUDY).yaml python=$(BIN)/python $(if $(DATA),data=$(DATA))
+		--config study=experiments/configs/studies/$(STUDY).yaml python=$(BIN)/python $(if $(DATA),data=$(DATA)) \
+		$(if $(TASKS),tasks=$(TASKS))
 
 # The paper from what has landed: paper/generated, then paper/build/main.pdf; fails on undefined references and wide boxes.
 paper: $(VENV)/ready
-	@command -v latexmk > /dev/null || { echo "make paper needs TeX: apt-get install $(TEX)" >&2; exit 2; }
+	@command -v latexmk > /dev/null || { echo "make paper needs TeX: make tex, as root" >&2; exit 2; }
 	$(BIN)/python -m analysis.paper
 	cd paper && latexmk
 	$(BIN)/python -m analysis.paper paper/build/main.log
+
+# TeX for `make paper`, on Debian and its like, as root.
+tex:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq $(TEX)
 
 # Every notebook from top to bottom, each in a fresh kernel; stored with its outputs. ONLY=02 for one.
 notebooks: $(VENV)/ready

@@ -76,8 +76,8 @@ def load_data(name: str | Path, *, limit: int | None = None) -> Data:
 
     Rows are in Alpaca (instruction, input, output), ShareGPT (from, value) or messages (role, content) form.
 
-    Text is taken as it is. Messages after the last reply are dropped, since nothing in them would be scored. Rows with an
-    empty text, of which the published data sets have some, are left out and counted, with a warning. Raises
+    Text is taken as it is. Messages after the last reply are dropped, since nothing in them would be scored. Rows with
+    an empty text, of which published data sets have some, are left out and counted, with a warning. Raises
     `InputError`, naming the row, where one lacks its instruction or reply; and for a source that is not there, cannot
     be read or is in no known form.
     """
@@ -92,7 +92,7 @@ def load_data(name: str | Path, *, limit: int | None = None) -> Data:
         form = form or _form(name, row)
         try:
             examples.append(_example(row, number))
-        except _EmptyText:
+        except _EmptyTextError:
             left_out += 1
         except ValueError as error:
             raise InputError(f"{name}, row {number}: {error}") from error
@@ -104,7 +104,7 @@ def load_data(name: str | Path, *, limit: int | None = None) -> Data:
     return Data(tuple(examples), name, form, digest, left_out)
 
 
-class _EmptyText(ValueError):
+class _EmptyTextError(ValueError):
     """A text that is there and empty."""
 
 
@@ -156,7 +156,7 @@ def _text(item: dict[str, Any], key: str, *, optional: bool = False) -> str:
     if not isinstance(text, str):
         raise ValueError(f"its {key!r} is not text but {type(text).__name__}")
     if not text.strip() and not optional:
-        raise _EmptyText
+        raise _EmptyTextError
     return text if text.strip() else ""
 
 
