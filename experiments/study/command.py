@@ -45,11 +45,16 @@ def _program(command: Callable[..., None], work: Callable[..., Any]) -> Callable
     command.__doc__ = work.__doc__
 
     def program() -> None:
-        try:
-            with progress_shown():
-                typer.run(command)
-        except InputError as error:
-            print(f"symnoise: {error}", file=sys.stderr)
-            sys.exit(2)
+        with progress_shown():
+            typer.run(command)
 
-    return program
+    return lambda: one_line_on_bad_input(program)
+
+
+def one_line_on_bad_input(program: Callable[[], Any]) -> None:
+    """Run the program; an `InputError` ends it with its line on standard error and exit code 2."""
+    try:
+        program()
+    except InputError as error:
+        print(f"symnoise: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -9,7 +9,6 @@ after an interrupt of it, `make study` makes the rest.
 """
 
 import shutil
-import sys
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ import torch
 import typer
 
 from experiments.study.base import base
-from experiments.study.command import Config, DataFile, Runs
+from experiments.study.command import Config, DataFile, Runs, one_line_on_bad_input
 from experiments.study.evaluate import evaluate
 from experiments.study.generate import generate
 from experiments.study.measure import measure
@@ -88,8 +87,4 @@ def command(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(command)
-    except InputError as error:
-        print(f"symnoise: {error}", file=sys.stderr)
-        sys.exit(2)
+    one_line_on_bad_input(lambda: typer.run(command))  # without bars: they have a thread, which a fork would lose
