@@ -98,7 +98,8 @@ def measured(retained: bool, forward: Call) -> Iterator[Row]:
         forward()
         record["malloc"] = heap
         yield record
-    record["memory_gib"] = (_status("VmHWM") - before) / 1024**2
+    # The kernel's two counters are some pages apart, so that a block that needs nothing may come out below zero.
+    record["memory_gib"] = max(_status("VmHWM") - before, 0) / 1024**2
 
 
 def _status(field: str) -> int:

@@ -18,6 +18,7 @@ from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
 from analysis.study.association import mixed_model, rank_correlation
 from analysis.study.claims import CURVATURE, ledger, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
+from analysis.study.costs import costs
 from analysis.study.data import Study, measurements, notices, read_study
 from analysis.study.figures import FIGURES
 from analysis.study.figures.shared import at
@@ -42,6 +43,7 @@ def write_study(folder: Path) -> Path:
         "contrasts": compared,
         "associations": associations(study),
         "power": plan(compared, study.facts.get("effect")),
+        "costs": costs(study.runs),
     }
     write_json(folder / "ledger.json", rows)
     write_csv(folder / "ledger.csv", pd.DataFrame(rows))
@@ -68,6 +70,7 @@ def write_study(folder: Path) -> Path:
         seeds=int(study.runs.seed.nunique()),
         settings=study.settings,
         hours=_total(study.runs, "seconds") / 3600,
+        costs=_costs_shown(tables["costs"]),
         facts=study.facts,
         command=f"python -m analysis.study results/{folder.resolve().name}",
     )
@@ -191,6 +194,22 @@ def _power_shown(table: pd.DataFrame) -> list[dict[str, str]]:
             }
         )
     return lines
+
+
+def _costs_shown(table: pd.DataFrame) -> list[dict[str, str]]:
+    """What an arm's runs took, as text."""
+    return [
+        {
+            "arm": f"{name(c['arm'])}, {at(c['alpha'])}" if at(c["alpha"]) else name(c["arm"]),
+            "where": c["setting"],
+            "seconds": number(c["seconds"], 3),
+            "ratio": number(c["ratio"], 3),
+            "share": f"{100 * c['trace_share']:.1f} %",
+            "speed": number(c["tokens_per_second"], 3),
+            "memory": number(c["peak_rss_mib"], 3),
+        }
+        for c in table.to_dict("records")
+    ]
 
 
 def _probability(p: float) -> str:

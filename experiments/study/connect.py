@@ -42,7 +42,8 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
             {"run": run.name, "arm": run.arm, "alpha": run.alpha, "seed": run.seed, "model": study.model}
             | {"data": study.data, "batch": train["batch"], "steps": study.training.steps}
             | {key: train[key] for key in ("status", "train_loss", "seconds", "peak_rss_mib")}
-            | {"measure_seconds": measure["seconds"], "tokens_per_second": found["replies"]["tokens_per_second"]}
+            | {"measure_seconds": measure["seconds"], "trace_seconds": measure["trace_seconds"]}
+            | {"tokens_per_second": found["replies"]["tokens_per_second"]}
         )
         curves += [
             {"run": run.name, "step": point["step"], "quantity": name, "value": value}

@@ -21,10 +21,10 @@ def recomputed(model: Any) -> Iterator[None]:
 
     Values and gradients are the same. A model that cannot, or that does so anyway, is left as it is.
     """
-    if not getattr(model, "supports_gradient_checkpointing", False) or model.is_gradient_checkpointing:
+    word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # renamed in 5.x
+    if not getattr(model, "supports_gradient_checkpointing", False) or getattr(model, f"is_{word}_checkpointing"):
         yield
         return
-    word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # renamed in 5.x
     getattr(model, f"{word}_checkpointing_enable")({"use_reentrant": False})
     try:
         yield

@@ -39,7 +39,9 @@ def write_study(
                 end = 1.9 + base + loss.get(arm, 0) + draws.normal(0, sd / 2**0.5)
                 bend = 40 + 100 * base + curvature.get(arm, 0) + draws.normal(0, 1)
                 facts = {"arm": arm, "alpha": alpha, "seed": seed, "model": setting[0], "data": setting[1], "batch": 8}
-                costs = {"train_loss": 1.0, "seconds": 60.0, "measure_seconds": 4.0, "peak_rss_mib": 900.0}
+                pair = 2.0 if arm == "symnoise" else 1.0
+                costs = {"train_loss": 1.0, "seconds": (60.0 + seed) * pair, "peak_rss_mib": 900.0}
+                costs |= {"measure_seconds": 12.0, "trace_seconds": 3.0, "tokens_per_second": 500.0}
                 state = {"steps": 80, "status": "diverged" if lost else "done"}
                 runs.append({"run": run, **facts, **state, **costs, "schema": schema})
                 for step in STEPS[:3] if lost else STEPS:

@@ -11,6 +11,7 @@ from analysis import style
 from analysis.study import report
 from analysis.study.claims import ledger
 from analysis.study.contrasts import contrasts
+from analysis.study.costs import costs
 from analysis.study.data import notices, read_study
 from analysis.study.figures import FIGURES
 from analysis.study.report import write_study
@@ -96,6 +97,14 @@ def test_contrasts_are_paired_by_seed_and_corrected(tmp_path) -> None:
     assert set(table[table.measure == "length"].verdict) <= {"more", "less", "not told apart"}
 
 
+def test_costs_are_paired_by_seed_and_leave_diverged_runs_out(tmp_path) -> None:
+    runs = study(tmp_path, arms=("none", "symnoise"), alphas=(10.0,), seeds=3, diverged=(("symnoise", 2),)).runs
+    none, pair = costs(runs).to_dict("records")
+    assert (none["arm"], none["seconds"], none["ratio"]) == ("none", 61, 1)
+    assert (pair["arm"], pair["seconds"], pair["ratio"]) == ("symnoise", 121, 2)  # of seeds 0 and 1
+    assert pair["trace_share"] == pytest.approx((3 / 120 + 3 / 122) / 2)
+
+
 def test_one_seed_has_no_interval_and_three_tell_nothing_apart(tmp_path) -> None:
     one = study(tmp_path / "one", arms=FEW, loss=LOSS, curvature=BEND, seeds=1, alphas=(10.0,))
     made = ledger(one)
@@ -123,7 +132,7 @@ def test_the_page_is_whole_and_the_same_each_time(tmp_path, monkeypatch) -> None
     files = [{p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
     assert files[0] == files[1]
     names = {str(path) for path in files[0]}
-    assert {"ledger.json", "ledger.csv", "study.html", "tables/contrasts.csv", "tables/power.csv"} <= names
+    assert {"ledger.json", "ledger.csv", "study.html", "tables/contrasts.csv", "tables/costs.csv"} <= names
     assert {f"figures/{n}.{kind}" for n in few for kind in ("pdf", "png", "csv")} <= names
     assert page.count("data:image/svg+xml;base64,") == 1 and "Not drawn" not in page
     assert 'src="http' not in page

@@ -118,7 +118,7 @@ def test_two_passes_recompute_the_second_side_where_gradients_are_new(tmp_path):
         noise = Noise.symnoise(5.0)
         run(tmp_path, accumulation=accumulation, size=size, noise=noise, pair_mode="two-pass", model=model)
         assert len(calls) == expected_calls
-        assert not model.is_gradient_checkpointing
+        assert not model.is_activation_checkpointing
 
 
 def test_encoder_decoder_pairs(tmp_path):

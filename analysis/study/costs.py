@@ -1,0 +1,24 @@
+"""What the runs of a study took: training, measuring a checkpoint, decoding."""
+
+import pandas as pd
+
+from analysis.style import order
+
+_KEYS = ["setting", "arm", "alpha"]
+
+
+def costs(study_runs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each setting, arm and α: medians over the runs that did not diverge.
+
+    seconds: training.  ratio: of it to the run of `none` with the same seed.  trace_share: the Taylor engine's seconds
+    on one checkpoint over training's.  tokens_per_second: decoding.  peak_rss_mib: the training process.
+    """
+    done = study_runs[study_runs.status == "done"]
+    plain = done[done.arm == "none"][["setting", "seed", "seconds"]].rename(columns={"seconds": "plain"})
+    found = done.merge(plain, on=["setting", "seed"], how="left")
+    found = found.assign(ratio=found.seconds / found.plain, trace_share=found.trace_seconds / found.seconds)
+    columns = ["seconds", "ratio", "trace_seconds", "trace_share", "tokens_per_second", "peak_rss_mib"]
+    made = found.groupby(_KEYS, dropna=False)[columns].median().reset_index()
+    rank = {arm: k for k, arm in enumerate(order(made.arm))}
+    made = made.assign(rank=made.arm.map(rank)).sort_values(["setting", "rank", "alpha"], ignore_index=True)
+    return made.drop(columns="rank")
