@@ -28,9 +28,11 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Speed and memory: ratios to a forward pass, peers beside symnoise, growth; tables and a figure in results/bench.
+# Speed and memory: ratios to a forward pass, peers beside symnoise, growth, and what noise costs in training; tables and a
+# figure in results/bench.
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m experiments.bench
+	$(BENCH)/bin/python -m experiments.bench_training
 
 # The tests that hold symnoise against its peers, in the environment that has them.
 peers-test: $(BENCH)/ready

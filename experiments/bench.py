@@ -26,7 +26,8 @@ from analysis.figures import growth as figure
 from analysis.style import save
 from experiments import bench_growth, bench_peers, bench_ratios
 from experiments.bench_process import ROWS, SCORED, TOKENS, write_csv
-from symnoise.core import InputError, unknown
+from experiments.ending import one_line_on_bad_input
+from symnoise.core import unknown
 
 
 def main(
@@ -146,7 +147,4 @@ def _number(value: Any, form: str = ".2f") -> str:
 RUN = {"ratios": ratios, "peers": peers, "growth": growth}
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except InputError as error:
-        raise SystemExit(f"symnoise: {error}") from None
+    one_line_on_bad_input(lambda: typer.run(main))

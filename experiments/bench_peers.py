@@ -209,8 +209,8 @@ class Method:
 
 # The first is what the others are divided by.
 METHODS: dict[str, Method] = {
-    "symnoise, Taylor": Method(_taylor(16), 16, note="16 probes a pass"),
-    "symnoise, Taylor, bfloat16 coefficients": Method(_taylor(16, torch.bfloat16), 16, note="16 probes a pass"),
+    "symnoise, Taylor": Method(_taylor(32), 32, note="32 probes a pass"),
+    "symnoise, Taylor, bfloat16 coefficients": Method(_taylor(32, torch.bfloat16), 32, note="32 probes a pass"),
     "symnoise, Hessian products": Method(_products),
     "plain graph reuse": Method(_graph_reuse, note=EAGER),
     "double backward for each probe": Method(_double_backward, note=EAGER),

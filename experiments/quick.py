@@ -7,7 +7,6 @@ Safe to interrupt and to run again: finished stages are kept.
 """
 
 import os
-import sys
 import time
 from dataclasses import replace
 from functools import cached_property, partial
@@ -21,6 +20,7 @@ import typer
 import yaml
 
 from analysis.report import write_report
+from experiments.ending import one_line_on_bad_input
 from experiments.fine_tuning import fine_tune, measure_start
 from experiments.stages import Stages
 from symnoise.core import InputError, peak_rss_mib, progress_shown, retained_heap, write_json
@@ -236,8 +236,4 @@ class Source:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except InputError as error:
-        print(f"symnoise: {error}", file=sys.stderr)
-        sys.exit(2)
+    one_line_on_bad_input(lambda: typer.run(main))

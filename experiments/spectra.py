@@ -11,8 +11,9 @@ import typer
 
 from analysis.figures import density as figure
 from analysis.style import save
+from experiments.ending import one_line_on_bad_input
 from experiments.quick import Source
-from symnoise.core import InputError, progress_shown, write_atomically
+from symnoise.core import progress_shown, write_atomically
 from symnoise.curvature import spectral_density, spectrum
 
 POINTS, WIDTH = 1501, 0.01  # of the grid; the bells' standard deviation over the spectrum's range
@@ -56,7 +57,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except InputError as error:
-        raise SystemExit(f"symnoise: {error}") from None
+    one_line_on_bad_input(lambda: typer.run(main))

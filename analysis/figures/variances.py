@@ -83,8 +83,8 @@ def caption(data: pd.DataFrame) -> str:
     text = data[data.alpha.notna()]
     said = (
         "Variance over draws of the loss under one draw of Rademacher noise, the mean of two, and a mirrored pair. "
-        f"Lines are the leading-order predictions σ²‖g‖², half of it, and (σ⁴/4) Var(zᵀHz); bars, mostly smaller "
-        f"than the markers, are {PERCENT} intervals."
+        f"Lines are the leading-order predictions σ²‖g‖², half of it, and (σ⁴/4) Var(zᵀHz); bars are "
+        f"{PERCENT} intervals."
     )
     if len(text):
         ratio = text.pivot_table(index="alpha", columns="scheme", values="measured")

@@ -1,7 +1,6 @@
 """The commands of `python -m experiments.alpaca_eval`."""
 
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,8 @@ from experiments.alpaca_eval.files import read_rows
 from experiments.alpaca_eval.judge import load_judge, write_annotations
 from experiments.alpaca_eval.replies import write_replies
 from experiments.alpaca_eval.winrate import read_annotations, win_rate
-from symnoise.core import InputError, progress_shown, write_json
+from experiments.ending import one_line_on_bad_input
+from symnoise.core import progress_shown, write_json
 from symnoise.models import load_model
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Replies, judge and win rates of AlpacaEval.")
@@ -67,9 +67,5 @@ def winrate(
 
 
 if __name__ == "__main__":
-    try:
-        with progress_shown():
-            app()
-    except InputError as error:
-        print(f"symnoise: {error}", file=sys.stderr)
-        sys.exit(2)
+    with progress_shown():
+        one_line_on_bad_input(app)

@@ -1,7 +1,6 @@
 """What the study's scripts share on the command line."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +9,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 
+from experiments.ending import one_line_on_bad_input
 from experiments.study.spec import Run, Study, load_study
-from symnoise.core import InputError, progress_shown
+from symnoise.core import progress_shown
 
 Config = Annotated[Path, typer.Argument(help="The study, such as experiments/configs/studies/micro.yaml.")]
 DataFile = Annotated[str, typer.Option("--data", help="Stands in for the study's data set.")]
@@ -49,12 +49,3 @@ def _program(command: Callable[..., None], work: Callable[..., Any]) -> Callable
             typer.run(command)
 
     return lambda: one_line_on_bad_input(program)
-
-
-def one_line_on_bad_input(program: Callable[[], Any]) -> None:
-    """Run the program; an `InputError` ends it with its line on standard error and exit code 2."""
-    try:
-        program()
-    except InputError as error:
-        print(f"symnoise: {error}", file=sys.stderr)
-        sys.exit(2)

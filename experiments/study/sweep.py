@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from experiments.ending import one_line_on_bad_input
 from experiments.study.base import base
-from experiments.study.command import Config, DataFile, Runs, one_line_on_bad_input
+from experiments.study.command import Config, DataFile, Runs
 from experiments.study.evaluate import evaluate
 from experiments.study.generate import generate
 from experiments.study.measure import measure

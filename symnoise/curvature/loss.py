@@ -17,7 +17,7 @@ def probes(
 ) -> Float[Tensor, "probe batch token dim"]:
     """Random directions z number `first` … `first + count − 1` for each example; 0 at padding.
 
-    With E[zzᵀ] = I, E[zᵀHz] = tr H (Hutchinson 1989). Keyed to (seed, example id, k). law_name: the law of independent
+    With E[zzᵀ] = I, E[zᵀHz] = tr H (Hutchinson 1990). Keyed to (seed, example id, k). law_name: the law of independent
     coordinates of unit variance (`symnoise.noise.directions`), or "orthogonal" for directions that are orthogonal
     within blocks of `block` (`symnoise.noise.orthogonal_directions`; `first` and `count` are then multiples of it).
     """

@@ -39,7 +39,7 @@ def trace(
 ) -> Estimate:
     """tr ∇²ℓ_b(X) of every example b, (batch,), with its standard error, in nats per squared embedding unit.
 
-    Hutchinson's estimate (1/K) Σ_k z_kᵀHz_k over K = `probes` random directions z with E[zzᵀ] = I (Hutchinson 1989);
+    Hutchinson's estimate (1/K) Σ_k z_kᵀHz_k over K = `probes` random directions z with E[zzᵀ] = I (Hutchinson 1990);
     standard error from the spread of the probes, or of groups of probes. A probe is one Hessian product in every
     method, so that methods compare at equal `probes`.
 

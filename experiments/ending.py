@@ -1,0 +1,16 @@
+"""How every program here ends on bad input."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from symnoise.core import InputError
+
+
+def one_line_on_bad_input(program: Callable[[], Any]) -> None:
+    """Run the program; an `InputError` ends it with its line on standard error and exit code 2."""
+    try:
+        program()
+    except InputError as error:
+        print(f"symnoise: {error}", file=sys.stderr)
+        sys.exit(2)
