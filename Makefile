@@ -75,8 +75,9 @@ tex:
 notebooks: $(VENV)/ready
 	$(BIN)/python -m analysis.notebooks $(ONLY)
 
-# The site with guides, theory, notebooks and reference, in an environment of its own: site/index.html.
-docs: $(DOCS)/ready
+# The site with guides, theory, gallery, notebooks and reference, built in an environment of its own: site/index.html.
+docs: $(VENV)/ready $(DOCS)/ready
+	$(BIN)/python -m analysis.gallery
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 $(DOCS)/ready: requirements-docs.txt
@@ -85,4 +86,4 @@ $(DOCS)/ready: requirements-docs.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(DOCS) site runs results/quick results/bench results/spectra paper/build
+	rm -rf $(VENV) $(BENCH) $(DOCS) site runs results/quick results/bench results/spectra docs/gallery paper/build

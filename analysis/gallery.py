@@ -1,0 +1,98 @@
+"""Every figure on one page of the site, drawn from what has landed, with its caption and the file that draws it.
+
+python -m analysis.gallery     # docs/gallery/index.md, and a PNG, PDF and CSV of each
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from analysis import figures
+from analysis.figures import density, growth
+from analysis.page import drawn
+from analysis.study import figures as study_figures
+from symnoise.core import write_atomically
+
+ROOT = Path(__file__).parent.parent
+STUDIES = ("micro", "smollm2")
+HEAD = """# Gallery
+
+Every figure, drawn from the runs that have landed in the repository; equal data give equal bytes. One file draws one
+figure: its `draw(frame)` takes the table linked below the picture, so a run of your own can be drawn the same way.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure: what it is called here, its module, and its data, or None where `command` has yet to make it."""
+
+    name: str
+    module: ModuleType
+    data: pd.DataFrame | None
+    command: str
+
+
+def entries(root: Path = ROOT) -> dict[str, list[Entry]]:
+    """Section -> its figures, with the data that lies under `root`."""
+    docs = root / "docs"
+    sections = {
+        "Theory against measurement": [
+            Entry(name, module, _read(docs / "quick" / "data" / f"{name}.csv"), "make reproduce")
+            for name, module in figures.FIGURES.items()
+        ],
+        "The engine": [
+            Entry("growth", growth, _framed(growth, {"growth": docs / "growth.csv"}), "make bench"),
+            Entry("density", density, _framed(density, _spectra(docs)), "python -m experiments.spectra"),
+        ],
+    }
+    for study in STUDIES:
+        sections[f"The study {study}"] = [
+            Entry(f"{study}-{name}", module, _read(path), f"make study STUDY={study}")
+            for name, module in study_figures.FIGURES.items()
+            for path in (root / "results" / study / "figures" / f"{name}.csv",)
+        ]
+    return sections
+
+
+def _spectra(docs: Path) -> dict[str, Path]:
+    return {name: docs / "spectra" / f"{name}.csv" for name in density.TABLES}
+
+
+def _framed(module: ModuleType, paths: dict[str, Path]) -> pd.DataFrame | None:
+    tables = {name: _read(path) for name, path in paths.items()}
+    return None if any(table is None for table in tables.values()) else module.frame(tables)
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def write_gallery(root: Path = ROOT) -> Path:
+    """Draw everything into docs/gallery, which is made anew; the path of its page."""
+    folder = root / "docs" / "gallery"
+    shutil.rmtree(folder, ignore_errors=True)
+    text = "\n".join([HEAD, *_lines(entries(root), folder)])
+    write_atomically(folder / "index.md", lambda path: path.write_text(text, encoding="utf-8"))
+    return folder / "index.md"
+
+
+def _lines(sections: dict[str, list[Entry]], folder: Path) -> Iterator[str]:
+    for section, found in sections.items():
+        yield f"## {section}\n"
+        for entry in found:
+            source = f"{entry.module.__name__.replace('.', '/')}.py"
+            if entry.data is None:
+                yield f"### {entry.module.TITLE}\n\nNot drawn: nothing has landed. `{entry.command}` measures it.\n"
+                continue
+            made = drawn(entry.module, entry.data, folder, entry.name)
+            files = ", ".join(f"[{kind.upper()}]({entry.name}.{kind})" for kind in ("pdf", "png", "csv"))
+            yield f"### {made.title}\n\n![{made.alt}]({entry.name}.png)\n\n{made.caption}\n"
+            yield f"Drawn by `{source}` from `{entry.command}`: {files}.\n"
+
+
+if __name__ == "__main__":
+    print(write_gallery())

@@ -1,0 +1,49 @@
+"""The gallery shows what has landed, byte for byte, and says how to make what has not."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import style
+from analysis.gallery import ROOT, entries, write_gallery
+from analysis.page import drawn, write_csv
+from analysis.study.figures import FIGURES
+from tests.analysis.made_up_study import study
+
+
+@pytest.mark.parametrize("name", ["validity", "variances"])
+def test_landed_data_give_the_landed_picture(tmp_path: Path, name: str) -> None:
+    (entry,) = (entry for entry in entries()["Theory against measurement"] if entry.name == name)
+    assert entry.data is not None
+    drawn(entry.module, entry.data, tmp_path, name)
+    assert (tmp_path / f"{name}.png").read_bytes() == (ROOT / "docs" / "quick" / f"{name}.png").read_bytes()
+
+
+def test_the_page_has_what_landed_and_says_how_to_make_the_rest(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(style._RC, "savefig.dpi", 30)
+    monkeypatch.setitem(style._RC, "pdf.fonttype", 3)
+    data = tmp_path / "docs" / "quick" / "data"
+    data.mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "quick" / "data" / "norms.csv", data)
+    results = tmp_path / "results" / "micro"
+    write_csv(results / "figures" / "curves.csv", FIGURES["curves"].frame(study(results, seeds=2), pd.DataFrame()))
+    point = {"probes": 8, "tokens": 128, "rows": 1, "depth": 30, "seconds": 1.0, "memory_gib": 0.5}
+    lines = [
+        {**point, "method": method, "axis": axis, axis: value, "seconds": value / 8}
+        for method in ("taylor", "hvp")
+        for axis in ("probes", "tokens", "rows", "depth")
+        for value in (8, 16)
+    ]
+    pd.DataFrame(lines).to_csv(tmp_path / "docs" / "growth.csv", index=False)
+
+    page = write_gallery(tmp_path).read_text(encoding="utf-8")
+
+    pictures = {path.stem for path in (tmp_path / "docs" / "gallery").glob("*.png")}
+    assert pictures == {"norms", "growth", "micro-curves"}
+    assert all(f"]({name}.png)" in page for name in pictures)
+    assert page.count("`make reproduce` measures it") == 7
+    assert page.count("`python -m experiments.spectra` measures it") == 1
+    assert page.count("`make study STUDY=micro` measures it") == len(FIGURES) - 1
+    assert page.count("`make study STUDY=smollm2` measures it") == len(FIGURES)
