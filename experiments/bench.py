@@ -11,7 +11,6 @@ setting alone; the others keep freed memory in the process, as every function of
 bench` runs this in an environment that has the peers; without them they are left out.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,21 +70,22 @@ def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
     """peers.csv."""
     frame = write_csv(bench_peers.run(smoke, say), output / "peers.csv")
     one = frame.iloc[0]
-    needed = math.ceil(frame.probes.min())
     table = Table(
         title=_title("Trace of the Hessian to 5 % standard error", smoke),
-        caption=f"{needed} probes, from the spread of one probe's estimate of the mean trace over examples, "
-        f"{one.mean_trace:.3g} ± {one.deviation:.3g}; seconds = set-up + probes × one probe. ÷: over the first row. "
-        "symnoise tells malloc to retain by itself.",
+        caption=f"{one.probes} probes, from the spread of one probe's estimate of the mean trace over examples, "
+        f"{one.mean_trace:.3g} ± {one.deviation:.3g}; seconds = set-up + probes × one probe, forwards likewise. ÷: over "
+        "the first row, of forwards and of memory. symnoise tells malloc to retain by itself.",
     )
-    _columns(table, "", "malloc", "set-up\ns", "a probe\ns", "forwards\na probe", "seconds", "÷", "GiB", "÷")
+    _columns(
+        table, "", "malloc", "set-up\ns", "a probe\ns", "forwards\na probe", "seconds", "forwards", "÷", "GiB", "÷"
+    )
     for row in frame.to_dict("records"):
         table.add_row(
             row["method"],
             "as found" if row["malloc"] == "as found" else "retained",
             *(_number(row[name]) for name in ("setup_s", "probe_s", "forwards")),
-            _number(row["seconds"], ".0f"),
-            *(_number(row[name]) for name in ("seconds_ratio", "memory_gib", "memory_gib_ratio")),
+            *(_number(row[name], ".0f") for name in ("seconds", "work")),
+            *(_number(row[name]) for name in ("work_ratio", "memory_gib", "memory_gib_ratio")),
         )
     console.print(table)
     for note, rows in frame[frame.note.fillna("") != ""].groupby("note", sort=False):
@@ -94,7 +94,7 @@ def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
     for malloc, rows in others.groupby(others.malloc == "as found"):
         console.print(
             f"best peer ÷ symnoise, malloc {'as found' if malloc else 'retained'}: "
-            f"time {rows.seconds_ratio.min():.2f}, memory {rows.memory_gib_ratio.min():.2f}",
+            f"time {rows.work_ratio.min():.2f}, memory {rows.memory_gib_ratio.min():.2f}",
             highlight=False,
         )
     console.print(f"written to {output / 'peers.csv'}", highlight=False)

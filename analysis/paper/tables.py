@@ -116,15 +116,15 @@ def peers(landed: Landed) -> str:
     as_found = landed.peers[landed.peers.malloc == "as found"].set_index("method")
     cells = []
     for row in retained.to_dict("records"):
-        found = number(as_found.seconds.get(row["method"]), 3)
-        words = [row["method"], number(row["forwards"], 2), number(row["seconds"], 3), found]
+        found = as_found.work.get(row["method"], math.nan)
+        words = [row["method"], *(number(x, 3) for x in (row["forwards"], row["work"] / 1000, found / 1000))]
         cells.append([tex(word) for word in (*words, number(row["memory_gib"], 2))])
     caption = (
-        "The same trace to the same standard error by several libraries: forward passes a probe, seconds in all with "
-        "freed memory kept by the process, seconds with the C library's setting as found (the engine sets it itself), "
-        "and peak memory above the model in GiB."
+        "The same trace to the same standard error by several libraries: forward passes a probe, thousands of forward "
+        "passes in all with freed memory kept by the process, the same with the C library's setting as found (the "
+        "engine sets it itself), and peak memory above the model in GiB."
     )
-    head = ["method", "forwards", "seconds", "as found", "GiB"]
+    head = ["method", "a probe", "in all", "as found", "GiB"]
     made = table(
         r"@{}>{\raggedright\arraybackslash}p{1.35in}rrrr@{}", head, rows_of(cells), caption, "tab:peers", wide=False
     )

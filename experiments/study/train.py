@@ -37,7 +37,7 @@ WEIGHTS = ("middle", "best", "end")
 def train(study: Study, run: Run, folder: Path) -> None:
     """Train, recording held-out loss and norms along the way; "diverged" where a loss is not finite.
 
-    train.json: seconds and peak_rss_mib are those of the first process.
+    train.json: seconds and peak_rss_mib are those of the first process; after a kill, seconds of the steps that count.
     """
     from transformers import PrinterCallback, TrainingArguments
 
@@ -78,7 +78,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
         penalty=run.penalty,
     )
     trainer.remove_callback(PrinterCallback)
-    curve = Curve(study, place, trainer, tokenizer, rows)
+    curve = Curve(study, place, trainer, tokenizer, rows, started)
     trainer.add_callback(curve.callback())
     status, loss = "done", None
     checkpoint = last_whole_checkpoint(place / "trainer")
@@ -103,9 +103,9 @@ def train(study: Study, run: Run, folder: Path) -> None:
             "batch": batch,
             "processes": processes,
             "train_loss": loss,
-            "seconds": time.perf_counter() - started,
+            "seconds": curve.before + time.perf_counter() - started,
             "peak_rss_mib": peak_rss_mib(),
-            "curve": curve.points,
+            "curve": [{key: value for key, value in point.items() if key != "seconds"} for point in curve.points],
             **provenance(),
         },
     )
@@ -130,7 +130,7 @@ class Curve:
     """
 
     def __init__(
-        self, study: Study, place: Path, trainer: Any, tokenizer: Any, rows: list[dict[str, list[int]]]
+        self, study: Study, place: Path, trainer: Any, tokenizer: Any, rows: list[dict[str, list[int]]], started: float
     ) -> None:
         self.options, self.place, self.trainer, self.tokenizer = study.training, place, trainer, tokenizer
         if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2):
@@ -143,6 +143,7 @@ class Curve:
         ]
         self.used = torch.tensor(sorted({token for row in rows for token in row["input_ids"]}))
         self.points: list[dict[str, Any]] = []
+        self.started, self.before = started, 0.0  # this process, and the seconds that a killed one took until here
 
     def callback(self) -> Any:
         """For a Trainer."""
@@ -164,6 +165,7 @@ class Curve:
         kept = self.place / "curve.json"
         if step and kept.is_file():
             self.points = [p for p in json.loads(kept.read_text(encoding="utf-8")) if p["step"] <= step]
+            self.before = self.points[-1]["seconds"]
         elif not step:
             self.note(0)
 
@@ -184,7 +186,7 @@ class Curve:
         point |= {"used-row norm": size["used_row_norm"], "all-row norm": size["all_row_norm"]}
         if all(point["held-out loss"] < other["held-out loss"] for other in self.points):
             self.save("best")
-        self.points.append(point)
+        self.points.append(point | {"seconds": self.before + time.perf_counter() - self.started})
         if self.trainer.is_world_process_zero():
             write_json(self.place / "curve.json", self.points)
 

@@ -142,9 +142,13 @@ def test_a_run_killed_in_the_middle_ends_like_one_that_was_not(study, folder, mo
         with pytest.raises(KeyboardInterrupt):
             train(study, run, folder)
     assert not (folder / run.name / "train.json").exists() and not (folder / run.name / "weights").exists()
+    kept = folder / run.name / "curve.json"
+    points = json.loads(kept.read_text())
+    kept.write_text(json.dumps([point | {"seconds": point["seconds"] + 1000} for point in points]))
     train(study, run, folder)
     again = json.loads((folder / run.name / "train.json").read_text())
     assert again["curve"] == whole["curve"]
+    assert again["seconds"] > 1000  # what came before the kill counts
     assert (folder / run.name / "weights" / "end" / "model.safetensors").read_bytes() == weights
 
 

@@ -17,7 +17,30 @@ def test_the_bench_runs(tmp_path, monkeypatch, capsys):
     assert frame.at[bench.PLAIN, "time_ratio"] == frame.at[bench.NEFTUNE, "neftune_ratio"] == 1
     assert frame.at[bench.TWO_PASS, "memory_ratio"] == pytest.approx(1.04)
     assert (frame[["step_seconds", "gradient_ratio"]] > 0).all(axis=None)
+    assert frame.at[bench.UNPAIRED, "noise_ms"] > 0
+    plain_ms = 1e3 * frame.at[bench.PLAIN, "step_seconds"]
+    assert frame.at[bench.UNPAIRED, "noise_share"] == pytest.approx(frame.at[bench.UNPAIRED, "noise_ms"] / plain_ms)
     assert capsys.readouterr().out.count("at most") == len(bench.LIMITS)
+
+
+def test_draws_are_timed_without_the_layers_which_are_put_back(tmp_path):
+    tiny_model("llama", tmp_path / "model", room=bench.TOKENS)
+    made = bench.Bench(bench.load_model(tmp_path / "model").model, bench.LOOPS, str(tmp_path))
+    layers, ran, drawn = made.model.base_model.layers, [], []
+    layers[0].register_forward_hook(lambda *_: ran.append(1))
+    made.model.get_input_embeddings().register_forward_hook(lambda m, a, output: drawn.append(output), prepend=True)
+    added = bench.draws(made, 3)
+    assert {loop: len(values) for loop, values in added.items()} == {bench.NEFTUNE: 3, bench.UNPAIRED: 3}
+    assert made.model.base_model.layers is layers and not ran and len(drawn) == 9
+
+
+def test_what_is_within_its_error_is_undecided():
+    near = {"time_ratio": 1.011, "time_ratio_stderr": 0.004, "neftune_ratio": 1.04, "neftune_ratio_stderr": 0.01}
+    near |= {"noise_share": 0.001, "noise_share_stderr": 0.0001, "neftune_noise_ratio": 0.9}
+    pairs = {"time_ratio": 1.9, "memory_ratio": 1.04, "memory_ratio_accumulated": 1.06}
+    found = bench.verdicts([{"loop": loop} | (near if loop == bench.UNPAIRED else pairs) for loop in bench.LOOPS])
+    words = ["undecided", "kept", "NOT KEPT", "kept", "kept", "kept", "NOT KEPT"]
+    assert [word for *_, word in found] == words
 
 
 def test_memory_of_one_loop_alone(tmp_path, capsys):
