@@ -73,8 +73,8 @@ def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
     table = Table(
         title=_title("Trace of the Hessian to 5 % standard error", smoke),
         caption=f"{one.probes} probes, from the spread of one probe's estimate of the mean trace over examples, "
-        f"{one.mean_trace:.3g} ± {one.deviation:.3g}; seconds = set-up + probes × one probe, forwards likewise. ÷: over "
-        "the first row, of forwards and of memory. symnoise tells malloc to retain by itself.",
+        f"{one.mean_trace:.3g} ± {one.deviation:.3g}; seconds = set-up + probes × one probe, forwards likewise. ÷: "
+        "over the first row, of forwards and of memory. symnoise tells malloc to retain by itself.",
     )
     _columns(
         table, "", "malloc", "set-up\ns", "a probe\ns", "forwards\na probe", "seconds", "forwards", "÷", "GiB", "÷"

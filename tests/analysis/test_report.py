@@ -105,15 +105,7 @@ def made_up() -> dict[str, dict]:
         for b in range(2)
     ]
     layers = [
-        {
-            "law": law,
-            "alpha": 5.0,
-            "layer": k,
-            "clean": 1.0,
-            "growth": 0.01,
-            "growth_stderr": 0.001,
-            "displacement": 0.02,
-        }
+        {"law": law, "layer": k, "clean": 1.0, "growth": 0.01, "growth_stderr": 0.001, "displacement": 0.02}
         | {"displacement_stderr": 0.001, "dof": 5}
         for law in ("uniform", "symnoise")
         for k in range(3)
