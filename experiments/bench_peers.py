@@ -5,7 +5,7 @@ with Rademacher probes z. A peer knows parameters only, so it is given a module 
 it forms logits at the scored positions alone, as symnoise does, and has frozen weights.
 
 The machine may run faster or slower from one row to the next, so ratios are those of work in forward passes, each row's
-in its own process and timed before every repetition: set-up and probes, over a forward. Seconds are kept beside them.
+in its own process and timed around every repetition: set-up and probes, over a forward. Seconds are kept beside them.
 """
 
 import statistics
@@ -18,18 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.bench_process import SCORED, Clock, Row, batch, in_process, measured, model_of, seconds
+from experiments.bench_process import ROWS, SCORED, Clock, Row, batch, in_process, measured, model_of, seconds
 from symnoise.core import generator
 from symnoise.curvature import HessianProducts, inner, probes
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
 
 TARGET = 0.05  # standard error over |mean trace|
-REPEATS, REPEATS_OF_MANY = 5, 3  # of calls with a few probes, and with dozens
+REPEATS, REPEATS_OF_MANY = 5, 8  # of calls with a few probes; with many, twice each example
+MANY = 64
 _SPREAD_PROBES, _SPREAD_GROUPS = 64, 16
 
 EAGER = "eager attention, since the default has no second derivative"
-ONE_BY_ONE = "64 probes a pass, one example after the other"
+ONE_BY_ONE = f"{MANY} probes a pass, one example after the other"
 
 
 class EmbeddingsAsParameters(nn.Module):
@@ -188,16 +189,17 @@ def _products(problem: Problem) -> Probe:
     return probe
 
 
-def _taylor(columns: int, coefficients: torch.dtype | None = None) -> SetUp:
+def _taylor(coefficients: torch.dtype | None = None) -> SetUp:
+    """A call takes the next example with `MANY` probes: the work of MANY/B probes of the batch."""
+
     def setup(problem: Problem) -> Probe:
         loss = problem.loss
 
         def probe(k: int) -> float:
-            Z, total = probes(loss, columns, seed=0, first=k * columns), 0.0
-            for b in range(len(loss.ids)):
-                one = taylor_quadratics(loss.rows([b]), Z[:, b : b + 1], groups=1, coefficients=coefficients)
-                total += float(one.hessian.sum())
-            return total
+            turn, b = divmod(k, len(loss.ids))
+            Z = probes(loss, MANY, seed=0, first=turn * MANY)[:, b : b + 1]
+            one = taylor_quadratics(loss.rows([b]), Z, groups=1, coefficients=coefficients)
+            return len(loss.ids) * float(one.hessian.sum())
 
         return probe
 
@@ -216,8 +218,8 @@ class Method:
 
 # The first is what the others are divided by.
 METHODS: dict[str, Method] = {
-    "symnoise, Taylor": Method(_taylor(64), 64, note=ONE_BY_ONE),
-    "symnoise, Taylor, bfloat16 coefficients": Method(_taylor(64, torch.bfloat16), 64, note=ONE_BY_ONE),
+    "symnoise, Taylor": Method(_taylor(), MANY // ROWS, note=ONE_BY_ONE),
+    "symnoise, Taylor, bfloat16 coefficients": Method(_taylor(torch.bfloat16), MANY // ROWS, note=ONE_BY_ONE),
     "symnoise, Hessian products": Method(_products),
     "plain graph reuse": Method(_graph_reuse, note=EAGER),
     "double backward for each probe": Method(_double_backward, note=EAGER),
@@ -243,7 +245,7 @@ def measure(row: Row) -> Row:
         made: list[Probe] = []
         setup_s = seconds(lambda: made.append(method.setup(problem)))
         values = [made[0](0)]
-        repeats = REPEATS if method.columns < 16 else REPEATS_OF_MANY
+        repeats = REPEATS_OF_MANY if method.note == ONE_BY_ONE else REPEATS
         each_s, forwards = clock.median(lambda: values.append(made[0](len(values))), repeats)
     return {
         "method": row["method"],
@@ -253,7 +255,7 @@ def measure(row: Row) -> Row:
         "probe_s": each_s / method.columns,
         "forwards": forwards / method.columns,
         "forward_s": clock.forward_s,
-        "trace": statistics.mean(values) / len(problem.batch["input_ids"]),
+        "trace": statistics.mean(values[1:]) / len(problem.batch["input_ids"]),
     }
 
 

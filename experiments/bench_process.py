@@ -57,7 +57,7 @@ def seconds(work: Call) -> float:
 
 
 class Clock:
-    """Times work in units of a plain forward pass, run before every repetition so that a busy moment meets both."""
+    """Times work in units of a plain forward pass, run before and after every repetition: a busy moment meets both."""
 
     def __init__(self, loss: EmbeddingLoss) -> None:
         self._loss = loss
@@ -69,12 +69,13 @@ class Clock:
             self._loss(self._loss.embeddings)
 
     def median(self, work: Call, repeats: int) -> tuple[float, float]:
-        """Median seconds of `work`, and the median of its ratios to a forward."""
+        """Median seconds of `work`, and the median of its ratios to the mean of the two forwards around it."""
         times, ratios = [], []
+        self._forwards.append(seconds(self.forward))
         for _ in range(repeats):
-            self._forwards.append(seconds(self.forward))
             times.append(seconds(work))
-            ratios.append(times[-1] / self._forwards[-1])
+            self._forwards.append(seconds(self.forward))
+            ratios.append(times[-1] / statistics.mean(self._forwards[-2:]))
         return statistics.median(times), statistics.median(ratios)
 
     @property

@@ -152,9 +152,10 @@ def test_the_default_attention_has_no_second_derivative(problem: Problem) -> Non
 
 def test_methods_that_share_probes_agree(problem: Problem) -> None:
     products, taylor = (bench_peers.METHODS[f"symnoise, {name}"] for name in ("Hessian products", "Taylor"))
-    many = taylor.columns
+    many, batch = bench_peers.MANY, len(problem.batch["input_ids"])
     each = [products.setup(problem)(k) for k in range(many, 2 * many)]
-    assert taylor.setup(problem)(1) == pytest.approx(sum(each) / many, rel=1e-4)
+    turn = [taylor.setup(problem)(k) for k in range(batch, 2 * batch)]  # an example each
+    assert sum(turn) / batch == pytest.approx(sum(each) / many, rel=1e-4)
     reuse, rebuilt = (bench_peers.METHODS[name] for name in ("plain graph reuse", "double backward for each probe"))
     assert reuse.setup(problem)(3) == pytest.approx(rebuilt.setup(problem)(3), rel=1e-6)
 
