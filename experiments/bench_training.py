@@ -238,7 +238,8 @@ def _show(records: list[dict[str, Any]], model: str) -> None:
     )
     numbers = {"time_ratio": 3, "gradient_ratio": 3, "noise_ms": 1, "memory_ratio": 3, "memory_ratio_accumulated": 3}
     numbers |= {"step_seconds": 2}
-    for column in ("", *numbers):
+    shown.add_column("", min_width=max(map(len, LOOPS)))
+    for column in numbers:
         shown.add_column(column.replace("_", " ").replace("ratio accumulated", "ratio, two micro-batches"))
     for record in records:
         values = [(record.get(column), decimals) for column, decimals in numbers.items()]
