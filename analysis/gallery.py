@@ -14,11 +14,10 @@ import pandas as pd
 from analysis import figures
 from analysis.figures import density, growth
 from analysis.page import drawn
+from analysis.paper.landed import ROOT, STUDIES
 from analysis.study import figures as study_figures
 from symnoise.core import write_atomically
 
-ROOT = Path(__file__).parent.parent
-STUDIES = ("micro", "smollm2")
 HEAD = """# Gallery
 
 Every figure, drawn from the runs that have landed in the repository; equal data give equal bytes. One file draws one
@@ -45,25 +44,21 @@ def entries(root: Path = ROOT) -> dict[str, list[Entry]]:
             for name, module in figures.FIGURES.items()
         ],
         "The engine": [
-            Entry("growth", growth, _framed(growth, {"growth": docs / "growth.csv"}), "make bench"),
-            Entry("density", density, _framed(density, _spectra(docs)), "python -m experiments.spectra"),
+            Entry("growth", growth, _framed(growth, docs), "make bench"),
+            Entry("density", density, _framed(density, docs / "spectra"), "python -m experiments.spectra"),
         ],
     }
     for study in STUDIES:
+        drawings = root / "results" / study / "figures"
         sections[f"The study {study}"] = [
-            Entry(f"{study}-{name}", module, _read(path), f"make study STUDY={study}")
+            Entry(f"{study}-{name}", module, _read(drawings / f"{name}.csv"), f"make study STUDY={study}")
             for name, module in study_figures.FIGURES.items()
-            for path in (root / "results" / study / "figures" / f"{name}.csv",)
         ]
     return sections
 
 
-def _spectra(docs: Path) -> dict[str, Path]:
-    return {name: docs / "spectra" / f"{name}.csv" for name in density.TABLES}
-
-
-def _framed(module: ModuleType, paths: dict[str, Path]) -> pd.DataFrame | None:
-    tables = {name: _read(path) for name, path in paths.items()}
+def _framed(module: ModuleType, folder: Path) -> pd.DataFrame | None:
+    tables = {name: _read(folder / f"{name}.csv") for name in module.TABLES}
     return None if any(table is None for table in tables.values()) else module.frame(tables)
 
 

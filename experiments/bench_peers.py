@@ -208,18 +208,22 @@ def _taylor(coefficients: torch.dtype | None = None) -> SetUp:
 
 @dataclass(frozen=True)
 class Method:
-    """setup: see `SetUp`.  columns: probes one call takes.  package: what must be installed.  note: how it runs."""
+    """setup: see `SetUp`.  columns: probes one call takes.  repeats: calls that are timed.  package: what must be
+    installed.  note: how it runs."""
 
     setup: SetUp
     columns: int = 1
+    repeats: int = REPEATS
     package: str = ""
     note: str = ""
 
 
 # The first is what the others are divided by.
 METHODS: dict[str, Method] = {
-    "symnoise, Taylor": Method(_taylor(), MANY // ROWS, note=ONE_BY_ONE),
-    "symnoise, Taylor, bfloat16 coefficients": Method(_taylor(torch.bfloat16), MANY // ROWS, note=ONE_BY_ONE),
+    "symnoise, Taylor": Method(_taylor(), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE),
+    "symnoise, Taylor, bfloat16 coefficients": Method(
+        _taylor(torch.bfloat16), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE
+    ),
     "symnoise, Hessian products": Method(_products),
     "plain graph reuse": Method(_graph_reuse, note=EAGER),
     "double backward for each probe": Method(_double_backward, note=EAGER),
@@ -245,8 +249,7 @@ def measure(row: Row) -> Row:
         made: list[Probe] = []
         setup_s = seconds(lambda: made.append(method.setup(problem)))
         values = [made[0](0)]
-        repeats = REPEATS_OF_MANY if method.note == ONE_BY_ONE else REPEATS
-        each_s, forwards = clock.median(lambda: values.append(made[0](len(values))), repeats)
+        each_s, forwards = clock.median(lambda: values.append(made[0](len(values))), method.repeats)
     return {
         "method": row["method"],
         **record,

@@ -19,6 +19,11 @@ def costs(study_runs: pd.DataFrame) -> pd.DataFrame:
     found = found.assign(ratio=found.seconds / found.plain, trace_share=found.trace_seconds / found.seconds)
     columns = ["seconds", "ratio", "trace_seconds", "trace_share", "tokens_per_second", "peak_rss_mib"]
     made = found.groupby(_KEYS, dropna=False)[columns].median().reset_index()
-    rank = {arm: k for k, arm in enumerate(order(made.arm))}
-    made = made.assign(rank=made.arm.map(rank)).sort_values(["setting", "rank", "alpha"], ignore_index=True)
-    return made.drop(columns="rank")
+    return by_arm(made, "alpha")
+
+
+def by_arm(table: pd.DataFrame, *then: str) -> pd.DataFrame:
+    """`table` by setting, arm in the order of the figures, and `then`."""
+    rank = {arm: k for k, arm in enumerate(order(table.arm))}
+    ranked = table.assign(rank=table.arm.map(rank)).sort_values(["setting", "rank", *then], ignore_index=True)
+    return ranked.drop(columns="rank")

@@ -18,11 +18,11 @@ from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
 from analysis.study.association import mixed_model, rank_correlation
 from analysis.study.claims import CURVATURE, ledger, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
-from analysis.study.costs import costs
+from analysis.study.costs import by_arm, costs
 from analysis.study.data import Study, measurements, notices, read_study
 from analysis.study.figures import FIGURES
 from analysis.study.figures.shared import at
-from analysis.style import name, order
+from analysis.style import name
 from symnoise.core import write_json
 from symnoise.theory import OUTCOMES, counts
 
@@ -109,11 +109,7 @@ def arms(study: Study) -> pd.DataFrame:
     done = measured[measured.status == "done"].groupby([*keys, "measure", "when", "decoding"], dropna=False).value
     values = done.agg(mean="mean", sd="std", n="count").reset_index()
     made = totals.reset_index().merge(values, on=keys, how="left")
-    rank = {arm: k for k, arm in enumerate(order(made.arm))}
-    made = made.assign(rank=made.arm.map(rank)).sort_values(
-        ["setting", "rank", "alpha", "measure", "when", "decoding"], ignore_index=True
-    )
-    return made.drop(columns="rank")
+    return by_arm(made, "alpha", "measure", "when", "decoding")
 
 
 def associations(study: Study) -> pd.DataFrame:

@@ -132,7 +132,8 @@ def test_the_page_is_whole_and_the_same_each_time(tmp_path, monkeypatch) -> None
     files = [{p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
     assert files[0] == files[1]
     names = {str(path) for path in files[0]}
-    assert {"ledger.json", "ledger.csv", "study.html", "tables/contrasts.csv", "tables/costs.csv"} <= names
+    assert {"ledger.json", "ledger.csv", "study.html", "tables/contrasts.csv", "tables/power.csv"} <= names
+    assert "tables/costs.csv" in names
     assert {f"figures/{n}.{kind}" for n in few for kind in ("pdf", "png", "csv")} <= names
     assert page.count("data:image/svg+xml;base64,") == 1 and "Not drawn" not in page
     assert 'src="http' not in page
