@@ -158,7 +158,7 @@ def _contrasts_shown(table: pd.DataFrame) -> list[dict[str, Any]]:
         lost = c["diverged_first"] + c["diverged_second"]
         lines.append(
             {
-                "what": f"{pair}, {at(c['alpha'])}" if at(c["alpha"]) else pair,
+                "what": _with_alpha(pair, c["alpha"]),
                 "where": f"{c['setting']}, {c['when']}",
                 "mean": mean,
                 "interval": interval,
@@ -181,7 +181,7 @@ def _power_shown(table: pd.DataFrame) -> list[dict[str, str]]:
         needed = p.get("seeds_needed", math.nan)
         lines.append(
             {
-                "what": f"{pair}, {at(p['alpha'])}" if at(p["alpha"]) else pair,
+                "what": _with_alpha(pair, p["alpha"]),
                 "where": p["setting"],
                 "pairs": str(p["pairs"]),
                 "sd": number(p["sd"], 2),
@@ -196,7 +196,7 @@ def _costs_shown(table: pd.DataFrame) -> list[dict[str, str]]:
     """What an arm's runs took, as text."""
     return [
         {
-            "arm": f"{name(c['arm'])}, {at(c['alpha'])}" if at(c["alpha"]) else name(c["arm"]),
+            "arm": _with_alpha(name(c["arm"]), c["alpha"]),
             "where": c["setting"],
             "seconds": number(c["seconds"], 3),
             "ratio": number(c["ratio"], 3),
@@ -206,6 +206,10 @@ def _costs_shown(table: pd.DataFrame) -> list[dict[str, str]]:
         }
         for c in table.to_dict("records")
     ]
+
+
+def _with_alpha(what: str, alpha: float) -> str:
+    return f"{what}, {at(alpha)}" if at(alpha) else what
 
 
 def _probability(p: float) -> str:
