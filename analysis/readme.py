@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from analysis.paper.landed import ROOT
 from symnoise.core import write_atomically, write_json
 from symnoise.theory import CLAIMS
 
-ROOT = Path(__file__).parent.parent
 LANDED = ROOT / "docs" / "quick"
 START, END = "<!-- ledger:", "<!-- end of ledger -->"
 PICTURES = ("validity.png", "curvature.png", "slopes.png", "variances.png")

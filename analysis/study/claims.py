@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.study.association import mixed_model, rank_correlation
-from analysis.study.contrasts import HIGHER_IS_BETTER, LAWS, MAIN, Pairs, each
+from analysis.study.contrasts import LAWS, MAIN, Pairs, each
 from analysis.study.data import Study, measurements
+from analysis.study.measures import HIGHER_IS_BETTER
 from symnoise.theory import LEVEL, Row, row
 from symnoise.theory.ledger import half_width
 

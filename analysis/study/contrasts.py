@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.study.data import PLAIN, Study, measurements
+from analysis.study.measures import HIGHER_IS_BETTER, NEUTRAL
 from analysis.study.pairs import detectable, equivalence, holm, interval, pairs_needed, sign_flip, sign_test
 
 LEVEL = 0.95  # of the table's intervals, and of its families of tests; the ledger has its own
@@ -33,12 +34,6 @@ CONTROLS = (
     ("symnoise", "penalty"),
 )
 FAMILIES = {"main": MAIN, "laws": LAWS, "controls": CONTROLS}
-ACCURACIES = tuple(
-    f"{task} {score}" for task in ("ARC-easy", "ARC-challenge", "HellaSwag") for score in ("acc", "acc_norm")
-)
-WIN_RATES = ("AlpacaEval win rate", "AlpacaEval length-controlled win rate")
-HIGHER_IS_BETTER = ("ROUGE-L", "chrF", "distinct-2", *ACCURACIES, "MMLU acc", *WIN_RATES)
-NEUTRAL = ("length", "used-row norm growth", "all-row norm growth")  # neither more nor less is better
 
 
 @dataclass(frozen=True)

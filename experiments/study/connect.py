@@ -13,9 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.study.benchmarks import TITLES
+from analysis.study.measures import BENCHMARKS, WIN_RATE
 from experiments.study.command import study_command
-from experiments.study.preferences import WIN_RATE
 from experiments.study.results import records
 from experiments.study.spec import ARMS, SCHEMA, Study
 from symnoise.core import InputError, write_atomically, write_json
@@ -78,10 +77,10 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
 
 def missing(study: Study, asked: dict[str, list[Any]], runs: int) -> dict[str, str]:
     """measure -> why there is none of it."""
-    wanted = {TITLES[task]: "benchmarks" for task in (study.tasks.sources if study.tasks else {})}
+    wanted = {BENCHMARKS[task]: "benchmarks" for task in (study.tasks.sources if study.tasks else {})}
     if study.alpaca_eval and study.alpaca_eval.judge:
         wanted[WIN_RATE] = "preferences"
-    why = dict.fromkeys(TITLES.values(), "the study has no such task") | {WIN_RATE: "no judge configured"}
+    why = dict.fromkeys(BENCHMARKS.values(), "the study has no such task") | {WIN_RATE: "no judge configured"}
     for measure, step in wanted.items():
         left = runs - len(asked[step])
         why[measure] = f"in {left} of {runs} runs" if left else ""

@@ -8,6 +8,7 @@ The replies stand in the run's folder alpaca_eval, for any judge elsewhere.
 from pathlib import Path
 from typing import Any
 
+from analysis.study.measures import CONTROLLED, WIN_RATE
 from experiments.alpaca_eval.files import read_rows
 from experiments.alpaca_eval.judge import load_judge, write_annotations
 from experiments.alpaca_eval.replies import write_replies
@@ -17,8 +18,6 @@ from experiments.study.generate import decoding
 from experiments.study.results import records, weights
 from experiments.study.spec import Run, Study
 from symnoise.core import InputError, provenance, sha256, write_json
-
-WIN_RATE, CONTROLLED = "AlpacaEval win rate", "AlpacaEval length-controlled win rate"
 
 
 def preferences(study: Study, run: Run, folder: Path) -> None:

@@ -5,9 +5,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.numbers import plural
-from analysis.study.contrasts import FAMILIES, HIGHER_IS_BETTER
+from analysis.study.contrasts import FAMILIES
 from analysis.study.data import Study
 from analysis.study.figures.shared import at
+from analysis.study.measures import HIGHER_IS_BETTER
 from analysis.style import DOUBLE, FAINT, INK, RULE, figure, heading, name, styled
 
 TITLE = "Arm against arm, over paired seeds"
