@@ -184,7 +184,7 @@ def text(stages: Stages, settings: dict[str, Any]) -> None:
                     for e in (growth.growth, growth.displacement)
                 )
                 records.append(
-                    {"law": name, "layer": layer, "clean": float(growth.clean[layer].mean())}
+                    {"law": name, "alpha": 5.0, "layer": layer, "clean": float(growth.clean[layer].mean())}
                     | {"growth": float(mean.value), "growth_stderr": float(mean.stderr)}
                     | {"displacement": float(moved.value), "displacement_stderr": float(moved.stderr), "dof": mean.dof}
                 )

@@ -23,7 +23,7 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for quantity, *_ in _PANELS:
         low, high = bounds(data[quantity], data[f"{quantity}_stderr"], data.dof)
         parts.append(
-            data[["law", "layer", "clean"]].assign(quantity=quantity, value=data[quantity], low=low, high=high)
+            data[["law", "alpha", "layer", "clean"]].assign(quantity=quantity, value=data[quantity], low=low, high=high)
         )
     return pd.concat(parts, ignore_index=True)
 
@@ -58,7 +58,7 @@ def caption(data: pd.DataFrame) -> str:
         f"{name(law)} {100 * moved[law, 0]:.3g} % → {100 * moved[law, last]:.3g} %" for law in order(data.law)
     )
     return (
-        f"Means over examples and draws at α = 5; bands are {PERCENT} intervals over draws. (a) What the noise adds to "
-        "the squared norm of the hidden states. (b) How far it moves them, relative to the squared norm without "
-        f"noise. From the embeddings to layer {last}: {ends}."
+        f"Means over examples and draws at α = {data.alpha.iloc[0]:g}; bands are {PERCENT} intervals over draws. "
+        "(a) What the noise adds to the squared norm of the hidden states. (b) How far it moves them, relative to the "
+        f"squared norm without noise. From the embeddings to layer {last}: {ends}."
     )

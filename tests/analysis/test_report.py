@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis import style
-from analysis.figures import FIGURES, curvature, training
+from analysis.figures import FIGURES, curvature, layers, training
 from analysis.figures.validity import radius
 from analysis.numbers import measurement, number, seconds
 from analysis.reasons import reasons
@@ -105,7 +105,15 @@ def made_up() -> dict[str, dict]:
         for b in range(2)
     ]
     layers = [
-        {"law": law, "layer": k, "clean": 1.0, "growth": 0.01, "growth_stderr": 0.001, "displacement": 0.02}
+        {
+            "law": law,
+            "alpha": 3.0,
+            "layer": k,
+            "clean": 1.0,
+            "growth": 0.01,
+            "growth_stderr": 0.001,
+            "displacement": 0.02,
+        }
         | {"displacement_stderr": 0.001, "dof": 5}
         for law in ("uniform", "symnoise")
         for k in range(3)
@@ -304,6 +312,10 @@ def test_one_seed_and_one_probe_draw_without_an_interval_and_say_so(page):
     bars = [c for ax in drawn.axes for c in ax.containers if c.has_yerr]
     assert bars == []
     assert "8 points have no interval" in curvature.caption(data)
+
+
+def test_a_caption_names_the_alpha_that_was_measured():
+    assert "at α = 3;" in layers.caption(layers.frame(tables(made_up())))
 
 
 def test_drawing_leaves_matplotlib_as_it_was():
