@@ -40,6 +40,7 @@ from symnoise.training.trainer import SymNoiseTrainer
 
 ROWS, TOKENS, SCORED, ALPHA, MEMORY_STEPS, DRAWS = 4, 128, 48, 5.0, 2, 200
 PLAIN, NEFTUNE, UNPAIRED = "plain Trainer", "Transformers' NEFTune", "unpaired noise"
+BF16 = "plain Trainer, bf16 autocast"
 DOUBLED, TWO_PASS = "pair, one doubled batch", "pair, two passes"
 # The noise and pair mode of each loop that is ours.
 OURS = {
@@ -47,7 +48,7 @@ OURS = {
     DOUBLED: (Noise.symnoise(ALPHA), "doubled"),
     TWO_PASS: (Noise.symnoise(ALPHA), "two-pass"),
 }
-LOOPS = (PLAIN, NEFTUNE, *OURS)
+LOOPS = (PLAIN, BF16, NEFTUNE, *OURS)
 # What is promised: (loop, column, at most).
 LIMITS = (
     (UNPAIRED, "time_ratio", 1.01),
@@ -105,7 +106,8 @@ class Bench:
             gc.collect()  # not in the middle of a step
             started = time.perf_counter()
             for _ in range(micro_batches):
-                self.trainers[loop].training_step(self.model, dict(self.batch), num_items_in_batch=count)
+                with torch.autocast("cpu", torch.bfloat16, enabled=loop == BF16):  # as the Trainer does with bf16=True
+                    self.trainers[loop].training_step(self.model, dict(self.batch), num_items_in_batch=count)
             gradient = time.perf_counter() - started
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -22,6 +22,7 @@ from analysis.study.costs import by_arm, costs
 from analysis.study.data import Study, measurements, notices, read_study
 from analysis.study.figures import FIGURES
 from analysis.study.figures.shared import at
+from analysis.study.precision import precision
 from analysis.style import name
 from symnoise.core import write_json
 from symnoise.theory import OUTCOMES, counts
@@ -71,6 +72,7 @@ def write_study(folder: Path) -> Path:
         settings=study.settings,
         hours=_total(study.runs, "seconds") / 3600,
         costs=_costs_shown(tables["costs"]),
+        precision=precision(folder),
         facts=study.facts,
         command=f"python -m analysis.study results/{folder.resolve().name}",
     )

@@ -15,6 +15,7 @@ from experiments.study.connect import connect
 from experiments.study.evaluate import calibration_error, evaluate, scores
 from experiments.study.generate import generate
 from experiments.study.measure import measure
+from experiments.study.precision import precision
 from experiments.study.spec import ARMS, Study, load_study
 from experiments.study.start import start
 from experiments.study.texts import held_out, split, training_rows
@@ -194,3 +195,26 @@ def test_scores_by_hand() -> None:
 
 def test_arms_are_the_controls_of_a_fair_test() -> None:
     assert ARMS["none-double-batch"] == ("none", 2) and ARMS["symnoise-half-batch"] == ("symnoise", 0.5)
+
+
+def test_autocast_is_held_against_float32_seed_by_seed(study, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"trains in float32; set training\.precision: bf16"):
+        precision(study, tmp_path)
+    half = replace(study, training=replace(study.training, precision="bf16"))
+    folder, kept = tmp_path / half.key, tmp_path / study.key / "none_a0_s0" / "train.json"
+    base(half, folder)
+    with pytest.raises(InputError, match=r"train\.json is missing; make study makes it"):
+        precision(half, folder, tmp_path)
+    train(half, half.run("none_a0_s0"), folder)
+    precision(half, folder, tmp_path)
+
+    table = pd.read_csv(tmp_path / half.name / "precision.csv")
+    assert table.seed.eq(0).all() and table.step.tolist() == [0, 1, 2, 3, 4]
+    assert table.difference[0] == 0 and (table.difference[1:].abs() > 0).all()  # a loss is measured in float32 in both
+    assert table.difference.abs().max() < 1e-3
+    losses = [point["held-out loss"] for point in json.loads(kept.read_text())["curve"]]
+    assert table.float32.tolist() == pytest.approx(losses, rel=1e-12)
+    assert not (kept.parent / "weights").exists()
+    written = kept.stat().st_mtime_ns
+    precision(half, folder, tmp_path)
+    assert kept.stat().st_mtime_ns == written

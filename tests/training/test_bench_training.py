@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 
 from experiments import bench_training as bench
 from symnoise.training.dry_run import tiny_model
@@ -15,7 +16,7 @@ def test_the_bench_runs(tmp_path, monkeypatch, capsys):
     frame = pd.read_csv(tmp_path / "training.csv").set_index("loop")
     assert list(frame.index) == list(bench.LOOPS)
     assert frame.at[bench.PLAIN, "time_ratio"] == frame.at[bench.NEFTUNE, "neftune_ratio"] == 1
-    assert frame.at[bench.TWO_PASS, "memory_ratio"] == pytest.approx(1.04)
+    assert frame.at[bench.TWO_PASS, "memory_ratio"] == pytest.approx(1.05)
     assert (frame[["step_seconds", "gradient_ratio"]] > 0).all(axis=None)
     assert frame.at[bench.UNPAIRED, "noise_ms"] > 0
     plain_ms = 1e3 * frame.at[bench.PLAIN, "step_seconds"]
@@ -53,13 +54,14 @@ def test_every_loop_does_what_its_name_says(tmp_path):
     """Which noise met the table, and how many rows went through the model, in one step of each."""
     tiny_model("llama", tmp_path / "model", room=bench.TOKENS)
     model = bench.load_model(tmp_path / "model").model
-    made, seen = bench.Bench(model, bench.LOOPS, str(tmp_path)), {}
+    made, seen, precision = bench.Bench(model, bench.LOOPS, str(tmp_path)), {}, {}
     table, layer = model.get_input_embeddings(), model.base_model.layers[0]
     for loop in bench.LOOPS:
         plain, rows = [], []
         hooks = [
             table.register_forward_hook(lambda m, a, output, kept=plain: kept.append(output.detach()), prepend=True),
             layer.register_forward_pre_hook(lambda m, a, kept=rows: kept.append(a[0].detach())),
+            layer.mlp.gate_proj.register_forward_hook(lambda m, a, out, own=loop: precision.update({own: out.dtype})),
         ]
         made.step(loop)
         for hook in hooks:
@@ -68,7 +70,9 @@ def test_every_loop_does_what_its_name_says(tmp_path):
         square = [float((b - a).square().sum((1, 2)).mean()) for a, b in zip(plain, rows, strict=True)]
         seen[loop] = ([len(b) for b in rows], square)
     noisy = pytest.approx(25 / 3, rel=0.1)
-    assert seen[bench.PLAIN] == ([4], [0.0])
+    assert seen[bench.PLAIN] == seen[bench.BF16] == ([4], [0.0])
+    bf16 = {loop for loop, dtype in precision.items() if dtype == torch.bfloat16}
+    assert bf16 == {bench.BF16}
     assert seen[bench.NEFTUNE] == ([4], [noisy])
     assert seen[bench.UNPAIRED] == ([4], [noisy])
     assert seen[bench.DOUBLED] == ([8], [noisy])

@@ -1,0 +1,24 @@
+"""What training in bf16 autocast changed, where `experiments.study.precision` has measured it."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.numbers import number
+
+FILE = "precision.csv"
+
+
+def precision(folder: Path) -> str:
+    """A sentence on the held-out loss in both precisions, or "" where a study has no such comparison."""
+    if not (folder / FILE).is_file():
+        return ""
+    table = pd.read_csv(folder / FILE)
+    end = table[table.step == table.step.max()]
+    seeds = f"{len(end)} seed" + "s" * (len(end) > 1)
+    said = f"Autocast in bf16 against float32, plain fine-tuning with {seeds}: held-out loss at the end differs by "
+    said += f"{number(end.difference.mean())} on average, and by {number(table.difference.abs().max())} at most at any "
+    said += "point of the curve"
+    if len(end) > 1:
+        said += f"; between seeds it has a standard deviation of {number(end.float32.std())}"
+    return f"{said}."

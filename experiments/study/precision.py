@@ -1,0 +1,57 @@
+"""What bf16 autocast changes in a study: its arm `none` trained again in float32, seed by seed.
+
+    python -m experiments.study.precision experiments/configs/studies/smollm2.yaml
+
+Rows, their order and initial weights are those of the study's own runs, which must be there. The runs in float32 lie in
+a folder of their own beside them, and are resumed and kept like any other. What the two precisions take is timed by
+`experiments.bench_training`, where both run in turn.
+"""
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.study.base import base
+from experiments.study.command import study_command
+from experiments.study.results import records
+from experiments.study.spec import Study
+from experiments.study.train import train
+from symnoise.core import InputError, write_atomically
+
+ARM, LOSS = "none", "held-out loss"
+
+
+def precision(study: Study, folder: Path, results: Path = Path("results")) -> None:
+    """Write results/STUDY/precision.csv: seed, step, the held-out loss (nats) in both, and their difference."""
+    own, other = study.training.precision, "float32"
+    if own == other:
+        raise InputError(f"{study.name} trains in float32; set training.precision: bf16 to compare the two")
+    twin = replace(study, training=replace(study.training, precision=other))
+    beside, found = folder.parent / twin.key, []
+    runs = [run for run in study.runs if run.arm == ARM]
+    made = {run: records(folder / run.name / "train.json") for run in runs}
+    if not (beside / "base.json").is_file():
+        base(twin, beside)
+    for run in runs:
+        place = beside / run.name
+        if not (place / "train.json").is_file():
+            train(twin, run, beside)
+            shutil.rmtree(place / "weights")
+        losses = {own: _curve(made[run]), other: _curve(records(place / "train.json"))}
+        found.append(pd.DataFrame(losses).rename_axis("step").reset_index().assign(seed=run.seed))
+    table = pd.concat(found, ignore_index=True)
+    table["difference"] = table[own] - table[other]
+    table = table[["seed", "step", own, other, "difference"]]
+    write_atomically(results / study.name / "precision.csv", partial(table.to_csv, index=False))
+
+
+def _curve(train_record: dict[str, Any]) -> dict[int, float]:
+    return {point["step"]: point[LOSS] for point in train_record["curve"]}
+
+
+if __name__ == "__main__":
+    study_command(precision)()
