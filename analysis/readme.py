@@ -1,4 +1,4 @@
-"""The README's tables of verdicts and of times, from the landed run.
+"""The README's tables of verdicts, times and studies, from what has landed.
 
 python -m analysis.readme results/quick     # land that run's ledger, pictures and data in docs/quick, then the tables
 python -m analysis.readme                   # write the tables from what has landed
@@ -11,12 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from analysis.paper.landed import ROOT
+from analysis.numbers import measurement
+from analysis.paper.landed import ROOT, Landed, StudyResults, read_landed
+from analysis.study.contrasts import LEVEL
+from analysis.style import name as arm
 from symnoise.core import write_atomically, write_json
-from symnoise.theory import CLAIMS
+from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 LANDED = ROOT / "docs" / "quick"
-START, END = "<!-- ledger:", "<!-- end of ledger -->"
+DIFFERENCES = {"held-out loss": "held-out loss, nats", "tr H": "tr H"}  # of the studies, as columns
 PICTURES = ("validity.png", "curvature.png", "slopes.png", "variances.png")
 
 
@@ -25,10 +28,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| claim | | holds | fails | undecided | fails on |", "|---|---|---|---|---|---|"]
     for claim in CLAIMS.values():
         mine = [row for row in rows if row["id"] == claim.id]
-        counts = [str(sum(row["verdict"] == word for row in mine)) for word in ("holds", "fails", "undecided")]
+        said = map(str, counts(mine).values())
         failing = [f"{row['quantity']} ({row['where']})" for row in mine if row["verdict"] == "fails"]
-        cells = [claim.id, claim.statement, *counts, "; ".join(failing)]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append(_line(claim.id, claim.statement, *said, "; ".join(failing)))
     return "\n".join(lines)
 
 
@@ -43,17 +45,53 @@ def stages(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def written(readme: str, rows: list[dict[str, Any]], run: dict[str, Any]) -> str:
-    """The README with both tables between its marks."""
-    head, rest = readme.split(START, 1)
-    mark, rest = rest.split("\n", 1)
-    return f"{head}{START}{mark}\n\n{table(rows)}\n\n{stages(run)}\n\n{END}{rest.split(END, 1)[1]}"
+def studies(found: dict[str, StudyResults | None]) -> str:
+    """Of the studies that have landed: verdicts by claim, and what decides at the study's α; or that there is none."""
+    run = {name: study for name, study in found.items() if study}
+    if not run:
+        return "No study has been run to its end yet: what `micro-smoke` gives is a test, not a result."
+    lines = [f"| claim | | {' | '.join(run)} |", "|---|---|" + "---|" * len(run)]
+    for claim in OUTCOMES.values():
+        cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in run.values()]
+        lines.append(_line(claim.id, claim.statement, *cells))
+    return "\n\n".join(["\n".join(lines), *(_differences(name, study) for name, study in run.items())])
 
 
-def landed() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The landed ledger and the facts of its run."""
-    ledger, run = (json.loads((LANDED / name).read_text(encoding="utf-8")) for name in ("ledger.json", "run.json"))
-    return ledger, run
+def _differences(name: str, study: StudyResults) -> str:
+    """Paired differences at the end, at the study's own α, of the contrasts that claims are about."""
+    compared, alpha = study.tables["contrasts"], study.facts["alpha"]
+    end = compared[(compared.family == "main") & (compared.when == "end") & (compared.decoding.fillna("") == "")]
+    end = end[end.alpha.isna() | (end.alpha == alpha)]
+    lines = [
+        f"| `{name}`, α = {alpha:g}, end, with {100 * LEVEL:g} % intervals | pairs | {' | '.join(DIFFERENCES.values())} |"
+    ]
+    lines.append("|---|---|" + "---|" * len(DIFFERENCES))
+    for (first, second), own in end.groupby(["first", "second"], sort=False):
+        cells = []
+        for measure in DIFFERENCES:
+            (row,) = own[own.measure == measure].to_dict("records")
+            cells.append("{} ({})".format(*measurement(row["mean"], row["low"], row["high"])))
+        lines.append(_line(f"{arm(first)} − {arm(second)}", str(own.pairs.max()), *cells))
+    return "\n".join(lines)
+
+
+def _tally(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{n} {word}" for word, n in counts(rows).items() if n) or "not measured"
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def written(readme: str, landed: Landed) -> str:
+    """The README with its tables between their marks."""
+    parts = {"ledger": f"{table(landed.rows)}\n\n{stages(landed.run)}", "studies": studies(landed.studies)}
+    for name, text in parts.items():
+        start, end = f"<!-- {name}:", f"<!-- end of {name} -->"
+        head, rest = readme.split(start, 1)
+        mark, rest = rest.split("\n", 1)
+        readme = f"{head}{start}{mark}\n\n{text}\n\n{end}{rest.split(end, 1)[1]}"
+    return readme
 
 
 def land_data(run: Path, folder: Path) -> None:
@@ -76,7 +114,7 @@ def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
             shutil.copy(run / "figures" / name, LANDED / name)
         land_data(run, LANDED / "data")
     readme = ROOT / "README.md"
-    text = written(readme.read_text(encoding="utf-8"), *landed())
+    text = written(readme.read_text(encoding="utf-8"), read_landed())
     write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
-from analysis.readme import ROOT, landed, stages, table, written
+from analysis.paper.landed import ROOT, read_landed, study_results
+from analysis.readme import stages, studies, table, written
+from analysis.study import report
+from analysis.study.report import write_study
+from tests.analysis.made_up_study import write_study as write_files
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -15,11 +19,28 @@ def test_the_ten_lines_run(smollm2, capsys) -> None:
     assert "taylor" in capsys.readouterr().out
 
 
-def test_the_tables_are_the_landed_run_s() -> None:
-    ledger, run = landed()
-    assert table(ledger) in README
-    assert stages(run) in README
-    assert written(README, ledger, run) == README
+def test_the_tables_are_of_what_has_landed() -> None:
+    landed = read_landed()
+    for part in (table(landed.rows), stages(landed.run), studies(landed.studies)):
+        assert part in README
+    assert written(README, landed) == README
+    assert written(README.replace("| M1 | E‖ε‖²", "| M1 | typed"), landed) == README
+
+
+def test_a_study_is_told_by_its_claims_and_by_what_decides(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(report, "drawings", lambda *_: [])
+    arms = ("none", "uniform", "independent-pair", "symnoise")
+    folder = write_files(tmp_path / "micro", arms=arms, loss={"symnoise": -0.5}, seeds=6)
+    found = study_results(write_study(folder).parent)
+    assert found is not None
+    said = studies({"micro": found, "smollm2": None})
+    assert said.startswith("| claim | | micro |\n")  # no column for a study that has not been run
+    o4 = [row["verdict"] for row in found.rows if row["id"] == "O4"]
+    assert f"| {o4.count('holds')} holds, {o4.count('undecided')} undecided |" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("| SymNoise − two draws | 6 |")]
+    assert re.search(r"\| −0\.\d+ \(−0\.5\d+ to −0\.4\d+\) \|", line)
+    assert "α = 10, end, with 95 % intervals" in said and "No study" not in said
+    assert studies({"micro": None}).startswith("No study has been run")
 
 
 def test_every_file_it_names_is_there() -> None:

@@ -54,11 +54,11 @@ def read_landed(root: Path = ROOT) -> Landed:
         frames={name: _csv(quick / "data" / f"{name}.csv", command) for name in READ},
         bench=_csv(root / "docs" / "bench.csv", "make bench"),
         peers=_csv(peers, "make bench") if peers.is_file() else None,
-        studies={name: _study(root / "results" / name) for name in STUDIES},
+        studies={name: study_results(root / "results" / name) for name in STUDIES},
     )
 
 
-def _study(folder: Path) -> StudyResults | None:
+def study_results(folder: Path) -> StudyResults | None:
     """None where there is no ledger: the study has not been run, or not to its end."""
     if not (folder / "ledger.json").is_file():
         return None

@@ -76,7 +76,7 @@ def write_study(
     for name, records in tables.items():
         pd.DataFrame(records).to_parquet(folder / f"{name}.parquet", index=False)
     facts = {"schema": 1, "name": folder.name, "settings": {"steps": 80}, "arms": list(arms), "reference": "none"}
-    facts |= {"margin": {"held-out loss": 0.01}, "effect": 0.005, "seeds": list(range(seeds))}
+    facts |= {"margin": {"held-out loss": 0.01}, "effect": 0.005, "seeds": list(range(seeds)), "alpha": alphas[-1]}
     (folder / "study.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
 
