@@ -62,10 +62,8 @@ def _differences(name: str, study: StudyResults) -> str:
     compared, alpha = study.tables["contrasts"], study.facts["alpha"]
     end = compared[(compared.family == "main") & (compared.when == "end") & (compared.decoding.fillna("") == "")]
     end = end[end.alpha.isna() | (end.alpha == alpha)]
-    lines = [
-        f"| `{name}`, α = {alpha:g}, end, with {100 * LEVEL:g} % intervals | pairs | {' | '.join(DIFFERENCES.values())} |"
-    ]
-    lines.append("|---|---|" + "---|" * len(DIFFERENCES))
+    where = f"`{name}`, α = {alpha:g}, end, with {100 * LEVEL:g} % intervals"
+    lines = [_line(where, "pairs", *DIFFERENCES.values()), "|---|---|" + "---|" * len(DIFFERENCES)]
     for (first, second), own in end.groupby(["first", "second"], sort=False):
         cells = []
         for measure in DIFFERENCES:
