@@ -33,6 +33,7 @@ format: $(VENV)/ready
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m experiments.bench
 	$(BENCH)/bin/python -m experiments.bench_training
+	$(BENCH)/bin/python -m experiments.bench_decoding
 
 # The tests that hold symnoise against its peers, in the environment that has them.
 peers-test: $(BENCH)/ready
