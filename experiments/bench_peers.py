@@ -243,7 +243,7 @@ def measure(row: Row) -> Row:
     if row["method"] == "spread":
         return _spread(problem.loss)
     method = METHODS[row["method"]]
-    clock = Clock(problem.loss)
+    clock = Clock(Problem(model_of(row), problem.batch, SCORED).loss)  # its own model: peers make theirs eager
     with measured(row["retained"], clock.forward) as record:
         torch.manual_seed(0)  # PyHessian and curvlinops draw from the global generator
         made: list[Probe] = []

@@ -170,3 +170,17 @@ def test_every_method_estimates_the_trace(name: str, problem: Problem, H: torch.
     draws = torch.tensor([probe(k) for k in range(24)], dtype=torch.float64)
     # 5 standard errors of 24 draws; bfloat16 coefficients add an error of their own, within a standard error here.
     assert abs(float(draws.mean() - H.trace())) < 5 * float(draws.std()) / 24**0.5
+
+
+def test_the_unit_is_the_stock_model_s_forward_for_peers_too(monkeypatch) -> None:
+    units = []
+
+    class Watched(bench_peers.Clock):
+        def median(self, work, repeats):
+            units.append(self._loss.model.config._attn_implementation)
+            return super().median(work, repeats)
+
+    monkeypatch.setattr(bench_peers, "Clock", Watched)
+    for method in ("symnoise, Taylor", "plain graph reuse"):
+        bench_peers.measure({"method": method, "retained": False, "smoke": True})
+    assert units == ["sdpa", "sdpa"]
