@@ -105,7 +105,7 @@ def mixed_model(x: pd.Series, y: pd.Series, seed: pd.Series) -> Association:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a seed variance of 0, at the edge, is an answer: the seeds are alike
             fit = MixedLM(scaled[1], design, groups=seed.to_numpy()).fit(reml=True)
-        slope, stderr, converged = float(fit.fe_params[1]), float(fit.bse_fe[1]), bool(fit.converged)
+            slope, stderr, converged = float(fit.fe_params[1]), float(fit.bse_fe[1]), bool(fit.converged)
     except np.linalg.LinAlgError:
         slope, stderr, converged = math.nan, math.nan, False
     if not (converged and math.isfinite(stderr)):

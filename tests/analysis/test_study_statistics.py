@@ -76,6 +76,12 @@ def test_equivalence_is_shown_where_it_holds_and_not_where_it_does_not() -> None
     assert equivalence(wide, edge) > 0.05 and sign_flip(wide) > 0.05
 
 
+def test_power_is_known_and_grows_with_the_effect_at_every_size() -> None:
+    for n in (2, 3, 4, 6, 10, 30):
+        found = [power(effect, 1.0, n) for effect in np.linspace(0.1, 20, 200)]
+        assert np.isfinite(found).all() and (np.diff(found) > -1e-9).all() and max(found) <= 1
+
+
 def test_power_agrees_with_statsmodels_and_the_plan_with_power() -> None:
     from statsmodels.stats.power import TTestPower
 

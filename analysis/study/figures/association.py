@@ -11,6 +11,7 @@ from analysis.study.association import rank_correlation
 from analysis.study.claims import CURVATURE, outcomes
 from analysis.study.contrasts import LEVEL
 from analysis.study.data import Study, measurements
+from analysis.study.figures.shared import stretch
 from analysis.style import DOUBLE, FAINT, RULE, colour, figure, heading, name, order, styled
 
 TITLE = "Outcome against curvature at the end of training"
@@ -18,8 +19,11 @@ ALT = "Scatter of held-out outcome against each curvature quantity, one point a 
 NEEDS = "curvature and outcomes at the end of finished runs"
 
 MARKERS = ("o", "s", "^", "D", "v")
-# Arms of one law share its colour; those that change the cost or pair another law are drawn open.
-OPEN = ("none-double-batch", "rademacher", "independent-pair", "symnoise-half-batch", "uniform-pair", "gaussian-pair")
+# Arms of one law share its colour; which part of the marker is filled tells them apart.
+FILLS: dict[str, Any] = dict.fromkeys(
+    ("none-double-batch", "independent-pair", "uniform-pair", "gaussian-pair"), "none"
+)
+FILLS |= {"rademacher": "left", "symnoise-half-batch": "bottom"}
 
 
 def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
@@ -48,15 +52,15 @@ def draw(data: pd.DataFrame) -> Figure:
             ax, part = axes[i, j], data[(data.quantity == quantity) & (data.outcome == label)]
             for (arm, alpha), own in part.groupby(["arm", "alpha"], dropna=False):
                 mark = MARKERS[alphas.index(alpha) % len(MARKERS)] if alpha in alphas else "P"
-                ink = colour(str(arm))
-                face = "none" if arm in OPEN else ink
-                ax.plot(own.curvature, own.value, mark, color=ink, mfc=face, ms=2.8, mew=0.6, alpha=0.75)
+                look = {"color": colour(str(arm)), "fillstyle": FILLS.get(str(arm), "full")}
+                ax.plot(own.curvature, own.value, mark, **look, ms=2.8, mew=0.6, alpha=0.75)
+            stretch(ax, data[data["quantity"] == quantity].curvature)
             if len(part):
                 one = part.iloc[0]
                 known = one.low == one.low
                 span = f" ({fixed(one.low, 2)} to {fixed(one.high, 2)})" if known else " (no interval)"
                 rho = fixed(one.rho, 2) if one.rho == one.rho else "–"
-                ax.set_title(f"ρ = {rho}{span}", loc="right", fontweight="normal", fontsize=6.5)
+                ax.set_title(f"ρ with quality {rho}{span}", loc="right", fontweight="normal", fontsize=6.5)
             ax.grid(color=RULE, lw=0.3)
             if i == 0:
                 ax.set_title(chr(97 + j))
@@ -64,16 +68,7 @@ def draw(data: pd.DataFrame) -> Figure:
     for ax, quantity in zip(axes[-1], quantities, strict=True):
         ax.set_xlabel(f"{'C(σ)' if quantity == 'C' else quantity} (nats per squared embedding unit)")
     marks = [
-        Line2D(
-            [],
-            [],
-            ls="none",
-            marker="o",
-            ms=3.5,
-            color=colour(a),
-            mfc="none" if a in OPEN else colour(a),
-            label=name(a),
-        )
+        Line2D([], [], ls="none", marker="o", ms=3.5, color=colour(a), fillstyle=FILLS.get(a, "full"), label=name(a))
         for a in order(data.arm)
     ]
     marks += [
@@ -92,5 +87,6 @@ def caption(data: pd.DataFrame) -> str:
         "held-out prompts at the end. ρ is Spearman’s rank correlation with quality, for which a loss counts as its "
         "negative, so below 0 is what O2 predicts; "
         + ("one seed gives no interval. " if none else "95 % interval from a bootstrap of whole seeds. ")
-        + "It takes the arms as they are: a difference between arms in both is a correlation, whatever its cause."
+        + "An axis on which one arm lies far off is logarithmic there. ρ takes the arms as they are: a difference "
+        "between arms in both is a correlation, whatever its cause."
     )

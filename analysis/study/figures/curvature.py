@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.study.data import STAGES, Study
-from analysis.study.figures.shared import arms_at, at, mean_over_seeds, seeds_said
+from analysis.study.figures.shared import arms_at, at, mean_over_seeds, seeds_said, stretch
 from analysis.style import DOUBLE, FAINT, RULE, colour, figure, name, order, styled
 
 TITLE = "Curvature on held-out prompts, before, during and after training"
@@ -42,15 +42,18 @@ def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
 def draw(data: pd.DataFrame) -> Figure:
     """Arms under one another, a column for each quantity, a row for each α."""
     quantities = [q for q in QUANTITIES if q in set(data.quantity)]
-    alphas, arms = list(dict.fromkeys(data.alpha)), order(data.arm)
-    drawn = figure(DOUBLE, 0.5 + len(alphas) * (0.3 + 0.135 * len(arms)))
-    axes = drawn.subplots(len(alphas), len(quantities), sharex="col", sharey=True, squeeze=False)
-    for i, alpha in enumerate(alphas):
+    alphas, reference = list(dict.fromkeys(data.alpha)), order(data.arm)[0]
+    rows = [data[data.alpha.isna() if pd.isna(alpha) else data.alpha == alpha] for alpha in alphas]
+    counts = [row.arm.nunique() for row in rows]
+    drawn = figure(DOUBLE, 0.5 + 0.3 * len(rows) + 0.135 * sum(counts))
+    axes = drawn.subplots(
+        len(rows), len(quantities), sharex="col", sharey="row", squeeze=False, height_ratios=[n + 1 for n in counts]
+    )
+    for i, (alpha, row) in enumerate(zip(alphas, rows, strict=True)):
+        arms = order(row.arm)
         for j, quantity in enumerate(quantities):
-            ax = axes[i, j]
-            here = data[(data.quantity == quantity) & (data.alpha.isna() if pd.isna(alpha) else data.alpha == alpha)]
-            reference = here[(here.arm == arms[0]) & (here.stage == "after")]
-            for value in reference.value:
+            ax, here = axes[i, j], row[row["quantity"] == quantity]
+            for value in here[(here.arm == reference) & (here.stage == "after")].value:
                 ax.axvline(value, color=FAINT, lw=0.6, ls=(0, (2, 2)), zorder=0)
             for y, arm in enumerate(arms):
                 points = here[here.arm == arm].set_index("stage").reindex(STAGES).dropna(subset=["value"])
@@ -60,6 +63,7 @@ def draw(data: pd.DataFrame) -> Figure:
                         ax.plot([p.low, p.high], [y, y], color=colour(arm), lw=1.8, alpha=0.55)
                     face = FACES.get(str(stage), colour(arm))
                     ax.plot(p.value, y, "o", color=colour(arm), mfc=face, ms=3.2, mew=0.8)
+            stretch(ax, data[data["quantity"] == quantity].value)
             ax.grid(axis="x", color=RULE, lw=0.3)
             ax.tick_params(axis="y", length=0)
             if i == 0:
@@ -78,6 +82,6 @@ def caption(data: pd.DataFrame) -> str:
     return (
         f"Mean over {int(data.examples.max())} held-out prompts, the same in every run. Open: before training, grey: "
         f"half-way, filled: at the end, with its interval; dashed: the end of {name(order(data.arm)[0])}. "
-        f"{seeds_said(after if len(after) else data)} Intervals of one arm hold the spread of the seeds, which paired "
-        "differences (the contrasts) do not."
+        f"{seeds_said(after if len(after) else data)} An axis on which one arm lies far off is logarithmic there. "
+        "Intervals of one arm hold the spread of the seeds, which paired differences (the contrasts) do not."
     )

@@ -50,10 +50,10 @@ def draw(data: pd.DataFrame) -> Figure:
             here = part[part.alpha.isna() if pd.isna(alpha) else part.alpha == alpha]
             for arm in order(here.arm):
                 line(ax, here[here.arm == arm], arm)
-            title = [f"{chr(97 + i)}  {said[:1].upper() + said[1:]}"] if j == 0 else []
-            ax.set_title(title[0] if title else "")
+            if j == 0:
+                ax.set_title(f"{chr(97 + i)}  {said[:1].upper() + said[1:]}")
             if i == 0:
-                ax.set_title(at(alpha), loc="right", fontweight="normal", fontsize=7)
+                ax.annotate(at(alpha), (0.98, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=7)
             ax.grid(color=RULE, lw=0.3)
     for ax in axes[-1]:
         ax.set_xlabel("step")

@@ -70,8 +70,8 @@ def draw(data: pd.DataFrame) -> Figure:
             if p["diverged_first"] or p["diverged_second"]:
                 ax.annotate("†", (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=6)
         measure, when = PANELS[panel]
-        ax.set_title(f"{chr(97 + panels.index(panel))}  {heading(measure)}, {when}")
-        ax.set_xlabel("difference (nats per token)" if measure == "held-out loss" else "difference")
+        ax.set_title(f"{chr(97 + panels.index(panel))}  {heading(measure)},\n    {when}")
+        ax.set_xlabel("difference (nats)" if measure == "held-out loss" else "difference")
         ax.grid(axis="x", color=RULE, lw=0.3)
         if measure in HIGHER_IS_BETTER:
             ax.invert_xaxis()
@@ -108,8 +108,9 @@ def caption(data: pd.DataFrame) -> str:
     few = int((data.verdict == "too few seeds").sum())
     lost = data[(data.diverged_first > 0) | (data.diverged_second > 0)]
     said = (
-        "Mean difference, first arm − second, over pairs of the same seed, with 95 % intervals; the axes are turned so "
-        "that left is better for the first arm. Filled: sign-flip permutation test, p ≤ 5 % after Holm’s correction "
+        "Mean difference, first arm − second, a loss in nats per token, over pairs of the same seed, with 95 % "
+        "intervals; the axes are turned so that left is better for the first arm. Filled: sign-flip permutation test, "
+        "p ≤ 5 % after Holm’s correction "
         f"over the panel’s contrasts under one heading ({int(told.sum())} of {len(data)}). "
         f"Grey bands: the stated margin of equivalence. {plural(int(data.pairs.max()), 'pair')} at most."
     )

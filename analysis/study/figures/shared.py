@@ -1,5 +1,6 @@
 """What several figures of the study need: arms at each α, lines with bands, one legend for all panels."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from analysis.numbers import plural
 from analysis.study.contrasts import LEVEL
@@ -34,6 +36,22 @@ def mean_over_seeds(values: pd.Series, *key: str | float) -> dict[str, Any]:
 def at(alpha: float) -> str:
     """`α = 5`; "" where there is none."""
     return "" if pd.isna(alpha) else f"α = {alpha:g}"
+
+
+def stretch(ax: Axes, values: pd.Series) -> bool:
+    """Make the x-axis linear up to the 80th percentile of |value| and logarithmic beyond, where the largest is more
+    than three times that: one arm far away would else press all others together. Whether it was done."""
+    sizes = values.abs()
+    bend = float(sizes.quantile(0.8))
+    if not sizes.max() > 3 * bend > 0:
+        return False
+    ax.set_xscale("symlog", linthresh=bend, linscale=1.5)
+    powers = [10.0**k for k in range(math.ceil(math.log10(bend)), math.ceil(math.log10(sizes.max())))]
+    ticks = [*(-power for power in powers), 0.0, float(f"{bend:.1g}"), *powers]
+    ax.set_xticks([tick for tick in ticks if min(values.min(), 0) <= tick <= values.max()])
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
+    return True
 
 
 def line(ax: Axes, points: pd.DataFrame, arm: str, scale: float = 1) -> None:
