@@ -244,7 +244,13 @@ def measure(row: Row) -> Row:
         return _spread(problem.loss)
     method = METHODS[row["method"]]
     clock = Clock(Problem(model_of(row), problem.batch, SCORED).loss)  # its own model: peers make theirs eager
-    with measured(row["retained"], clock.forward) as record:
+    own = Clock(problem.loss)
+
+    def forwards() -> None:  # weights count from when they are first used, and both models' are no method's doing
+        clock.forward()
+        own.forward()
+
+    with measured(row["retained"], forwards) as record:
         torch.manual_seed(0)  # PyHessian and curvlinops draw from the global generator
         made: list[Probe] = []
         setup_s = seconds(lambda: made.append(method.setup(problem)))

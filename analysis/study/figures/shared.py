@@ -47,7 +47,8 @@ def stretch(ax: Axes, values: pd.Series) -> bool:
         return False
     ax.set_xscale("symlog", linthresh=bend, linscale=1.5)
     powers = [10.0**k for k in range(math.ceil(math.log10(bend)), math.ceil(math.log10(sizes.max())))]
-    ticks = [*(-power for power in powers), 0.0, float(f"{bend:.1g}"), *powers]
+    digit = 10.0 ** math.floor(math.log10(bend))
+    ticks = [*(-power for power in powers), 0.0, bend // digit * digit, *powers]
     ax.set_xticks([tick for tick in ticks if min(values.min(), 0) <= tick <= values.max()])
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_locator(NullLocator())
