@@ -12,7 +12,7 @@ from symnoise.core import InputError
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = ("micro", "smollm2")
 # Drawn in the paper, from the quick run's data; the text names numbers of the rest.
-FIGURES = ("validity", "variances", "slopes", "curvature", "moments")
+FIGURES = ("validity", "variances", "slopes", "curvature")
 READ = (*FIGURES, "layers")
 STUDY_FIGURES = ("forest",)
 _TABLES = ("arms", "contrasts", "power")

@@ -18,8 +18,9 @@ def pictures(landed: Landed) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
     found = {name: (figures.FIGURES[name], landed.frames[name]) for name in FIGURES if name in landed.frames}
     for study, results in landed.studies.items():
         if results is not None:
-            for name, data in results.frames.items():
-                found[f"{study}-{name}"] = (study_figures.FIGURES[name], data)
+            for name, data in results.frames.items():  # at the study's own α; its page and the gallery have every one
+                own = data[data.alpha.isna() | (data.alpha == results.facts["alpha"])]
+                found[f"{study}-{name}"] = (study_figures.FIGURES[name], own)
     return found
 
 

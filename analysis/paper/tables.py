@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.intervals import PERCENT
-from analysis.ledger import line
+from analysis.ledger import THEORY, line
 from analysis.numbers import decimals_for, fixed, measurement, number
 from analysis.paper.landed import Landed, StudyResults
 from analysis.paper.tex import rows_of, table, tex
@@ -62,9 +62,10 @@ def claims(landed: Landed) -> str:
 
 
 def ledger(landed: Landed) -> str:
-    """Every row of the quick run's ledger, over as many pages as it takes."""
+    """The quick run's rows on the pretrained model, and of the others those that do not hold."""
     cells = []
-    for row in landed.rows:
+    chosen = [row for row in landed.rows if row["verdict"] != "holds" or not row["where"].startswith(THEORY)]
+    for row in chosen:
         said = line(row)
         verdict = rf"\textbf{{{said.verdict}}}" if said.verdict == "fails" else said.verdict
         numbers = (said.prediction, said.measured, said.interval)
@@ -76,8 +77,10 @@ def ledger(landed: Landed) -> str:
         cells.append([rf"\claim{{{row['id']}}}", *map(tex, words), verdict])
     head = " & ".join(["", "quantity", "on", "prediction", "measured", "interval", "$n$", "verdict"])
     caption = (
-        f"The ledger: every prediction, made before its measurement, with the {tex(PERCENT)} interval or a bound on "
-        "rounding."
+        "The ledger: predictions, made before their measurement, on the pretrained model, and those that do not hold "
+        f"elsewhere, with the {tex(PERCENT)} interval or a bound on rounding. The other "
+        f"{len(landed.rows) - len(chosen)} rows all hold; "
+        r"\texttt{docs/quick/ledger.json} has every one."
     )
     return (
         "\\begin{longtable}{@{}l>{\\raggedright\\arraybackslash}p{2.3in}>{\\raggedright\\arraybackslash}p{1.25in}rrrrl@{}}\n"
@@ -132,18 +135,20 @@ def peers(landed: Landed) -> str:
 
 
 def arms(study: str, found: StudyResults) -> str:
-    """Means and standard deviations over seeds at the end of training, for each arm and α."""
+    """Means and standard deviations over seeds at the end of training, for each arm at the study's own α."""
     head = ["arm", r"$\alpha$", "runs", *(_CURVATURE.get(measure, measure) for measure in SHOWN)]
     lines = []
-    end = found.tables["arms"].query("when == 'end'")
+    end, alpha = found.tables["arms"].query("when == 'end'"), found.facts["alpha"]
+    end = end[end.alpha.isna() | (end.alpha == alpha)]
     for (arm, _), own in end.groupby(["arm", "alpha"], dropna=False, sort=False):
         cells = [_mean(own[own.measure == measure]) for measure in SHOWN]
         facts = own.iloc[0]
         runs = f"{facts.runs:.0f}" + (f" ({facts.diverged:.0f} div.)" if facts.diverged else "")
         lines.append([tex(name(str(arm))), "--" if pd.isna(facts.alpha) else f"{facts.alpha:g}", runs, *cells])
     caption = (
-        rf"Study \texttt{{{study}}}: mean and standard deviation over seeds at the end of training. Loss in nats a "
-        "token on held-out replies; ROUGE-L and length of greedy replies; curvature on held-out prompts."
+        rf"Study \texttt{{{study}}}: mean and standard deviation over seeds at the end of training, at "
+        rf"$\alpha = {alpha:g}$. Loss in nats a token on held-out replies; ROUGE-L and length of greedy replies; "
+        "curvature on held-out prompts."
     )
     return table("@{}llr" + "r" * len(SHOWN) + "@{}", head, rows_of(lines), caption, f"tab:{study}-arms", wide=True)
 
