@@ -27,6 +27,7 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     runs, curves, curvature, outcomes, unfinished = [], [], [], [], []
     start = records(folder / "start.json")
     versions: set[str] = set()
+    contents = {start.get("data_sha256")}  # of the data set; records of before it was kept have none
     sections = {"benchmarks": study.tasks, "preferences": study.alpaca_eval}
     asked: dict[str, list[Any]] = {step: [] for step, section in sections.items() if section}
     for run in study.runs:
@@ -37,6 +38,7 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
         found = {name: records(file) for name, file in files.items()}
         train, measure = found["train"], found["measure"]
         versions |= {record["versions"]["symnoise"] for record in found.values()}
+        contents.add(train.get("data_sha256"))
         runs.append(
             {"run": run.name, "arm": run.arm, "alpha": run.alpha, "seed": run.seed, "model": study.model}
             | {"data": study.data, "batch": train["batch"], "steps": study.training.steps}
@@ -63,6 +65,9 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
         raise InputError(f"no run of {study.name} is finished in {folder}: make study STUDY={study.name}")
     if len(versions) > 1:
         raise InputError(f"runs were made by several versions of symnoise ({', '.join(sorted(versions))}); run anew")
+    contents.discard(None)
+    if len(contents) > 1:
+        raise InputError(f"runs were made while {study.data} had different contents; run {study.name} anew")
     for step, settings in asked.items():
         if any(other != settings[0] for other in settings):
             raise InputError(f"runs were not asked the same: delete {folder}/*/{step}.json and run again")
@@ -71,7 +76,8 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     for name, rows in tables.items():
         write_atomically(place / f"{name}.parquet", partial(pd.DataFrame(rows).to_parquet, index=False))
     base = records(folder / "base.json")
-    own = {"symnoise": versions.pop(), "unfinished": unfinished, "missing": missing(study, asked, len(runs))}
+    own = {"symnoise": versions.pop(), "data_sha256": next(iter(contents), None)}
+    own |= {"unfinished": unfinished, "missing": missing(study, asked, len(runs))}
     write_json(place / "study.json", facts(study, base, asked) | own)
 
 

@@ -9,13 +9,14 @@ from experiments.study.base import base_model
 from experiments.study.command import study_command
 from experiments.study.measure import curvature
 from experiments.study.spec import Study
+from experiments.study.texts import split
 from symnoise.core import provenance, write_json
 
 
 def start(study: Study, folder: Path) -> None:
     """Write start.json."""
     points, _ = curvature(study, base_model(study, folder))
-    write_json(folder / "start.json", {"points": points, **provenance()})
+    write_json(folder / "start.json", {"points": points, "data_sha256": split(study).data.sha256, **provenance()})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from experiments.study.agreeing import AgreeingTrainer, mean_of_processes
 from experiments.study.base import base_model
 from experiments.study.command import run_command
 from experiments.study.spec import ARMS, Run, Study
-from experiments.study.texts import held_out, training_rows
+from experiments.study.texts import held_out, split, training_rows
 from symnoise.core import InputError, peak_rss_mib, provenance, write_json
 from symnoise.models import collate, encode
 from symnoise.models.quiet import quiet
@@ -102,6 +102,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
             "reason": "" if status == "done" else status,
             "batch": batch,
             "processes": processes,
+            "data_sha256": split(study).data.sha256,
             "train_loss": loss,
             "seconds": curve.before + time.perf_counter() - started,
             "peak_rss_mib": peak_rss_mib(),

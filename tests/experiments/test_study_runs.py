@@ -20,7 +20,7 @@ from experiments.study.spec import ARMS, Study, load_study
 from experiments.study.start import start
 from experiments.study.texts import held_out, split, training_rows
 from experiments.study.train import Curve, train
-from symnoise.core import InputError
+from symnoise.core import InputError, sha256
 
 STUDIES = Path("experiments/configs/studies")
 WORDS = ("red", "blue", "green", "seven", "river", "stone", "quiet", "bright")
@@ -118,10 +118,15 @@ def test_from_training_to_tables(study, folder, tmp_path) -> None:
     )
     facts = json.loads((place / "study.json").read_text())
     assert facts["schema"] == 1 and facts["unfinished"] == []
+    assert facts["data_sha256"] == sha256(Path(study.data))
 
     shutil.rmtree(folder / study.runs[0].name)
     connect(study, folder, tmp_path)
     assert json.loads((place / "study.json").read_text())["unfinished"] == [study.runs[0].name]
+    record = json.loads((folder / "start.json").read_text())
+    (folder / "start.json").write_text(json.dumps(record | {"data_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="had different contents; run micro-smoke anew"):
+        connect(study, folder, tmp_path)
 
 
 def test_a_run_killed_in_the_middle_ends_like_one_that_was_not(study, folder, monkeypatch) -> None:
