@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.numbers import number
+from analysis.numbers import number, plural
 
 FILE = "precision.csv"
 
@@ -15,7 +15,7 @@ def precision(folder: Path) -> str:
         return ""
     table = pd.read_csv(folder / FILE)
     end = table[table.step == table.step.max()]
-    seeds = f"{len(end)} seed" + "s" * (len(end) > 1)
+    seeds = plural(len(end), "seed")
     said = f"Autocast in bf16 against float32, plain fine-tuning with {seeds}: held-out loss at the end differs by "
     said += f"{number(end.difference.mean())} on average, and by {number(table.difference.abs().max())} at most at any "
     said += "point of the curve"

@@ -38,13 +38,13 @@ def at(alpha: float) -> str:
     return "" if pd.isna(alpha) else f"α = {alpha:g}"
 
 
-def stretch(ax: Axes, values: pd.Series) -> bool:
+def stretch(ax: Axes, values: pd.Series) -> None:
     """Make the x-axis linear up to the 80th percentile of |value| and logarithmic beyond, where the largest is more
-    than three times that: one arm far away would else press all others together. Whether it was done."""
+    than three times that: one arm far away would else press all others together."""
     sizes = values.abs()
     bend = float(sizes.quantile(0.8))
     if not sizes.max() > 3 * bend > 0:
-        return False
+        return
     ax.set_xscale("symlog", linthresh=bend, linscale=1.5)
     powers = [10.0**k for k in range(math.ceil(math.log10(bend)), math.ceil(math.log10(sizes.max())))]
     digit = 10.0 ** math.floor(math.log10(bend))
@@ -52,7 +52,6 @@ def stretch(ax: Axes, values: pd.Series) -> bool:
     ax.set_xticks([tick for tick in ticks if min(values.min(), 0) <= tick <= values.max()])
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_locator(NullLocator())
-    return True
 
 
 def line(ax: Axes, points: pd.DataFrame, arm: str, scale: float = 1) -> None:
