@@ -246,11 +246,11 @@ def measure(row: Row) -> Row:
     clock = Clock(Problem(model_of(row), problem.batch, SCORED).loss)  # its own model: peers make theirs eager
     own = Clock(problem.loss)
 
-    def forwards() -> None:  # weights count from when they are first used, and both models' are no method's doing
+    def forward() -> None:  # weights count from when they are first used, and both models' are no method's doing
         clock.forward()
         own.forward()
 
-    with measured(row["retained"], forwards) as record:
+    with measured(row["retained"], forward) as record:
         torch.manual_seed(0)  # PyHessian and curvlinops draw from the global generator
         made: list[Probe] = []
         setup_s = seconds(lambda: made.append(method.setup(problem)))
