@@ -59,17 +59,16 @@ def studies(found: dict[str, StudyResults | None]) -> str:
 
 def _differences(name: str, study: StudyResults) -> str:
     """Paired differences at the end, at the study's own α, of the contrasts that claims are about."""
-    compared, alpha = study.tables["contrasts"], study.facts["alpha"]
+    compared = study.at_own_alpha(study.tables["contrasts"])
     end = compared[(compared.family == "main") & (compared.when == "end") & (compared.decoding.fillna("") == "")]
-    end = end[end.alpha.isna() | (end.alpha == alpha)]
-    where = f"`{name}`, α = {alpha:g}, end, with {100 * LEVEL:g} % intervals"
+    where = f"`{name}`, α = {study.facts['alpha']:g}, end, with {100 * LEVEL:g} % intervals"
     lines = [_line(where, "pairs", *DIFFERENCES.values()), "|---|---|" + "---|" * len(DIFFERENCES)]
     for (first, second), own in end.groupby(["first", "second"], sort=False):
         cells = []
         for measure in DIFFERENCES:
             (row,) = own[own.measure == measure].to_dict("records")
             cells.append("{} ({})".format(*measurement(row["mean"], row["low"], row["high"])))
-        lines.append(_line(f"{arm(first)} − {arm(second)}", str(own.pairs.max()), *cells))
+        lines.append(_line(f"{arm(str(first))} − {arm(str(second))}", str(own.pairs.max()), *cells))
     return "\n".join(lines)
 
 

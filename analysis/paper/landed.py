@@ -27,6 +27,10 @@ class StudyResults:
     tables: dict[str, pd.DataFrame]
     frames: dict[str, pd.DataFrame]
 
+    def at_own_alpha(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of `table` at the study's own α, and of arms that have none."""
+        return table[table.alpha.isna() | (table.alpha == self.facts["alpha"])]
+
 
 @dataclass(frozen=True)
 class Landed:

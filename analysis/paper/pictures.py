@@ -19,8 +19,7 @@ def pictures(landed: Landed) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
     for study, results in landed.studies.items():
         if results is not None:
             for name, data in results.frames.items():  # at the study's own α; its page and the gallery have every one
-                own = data[data.alpha.isna() | (data.alpha == results.facts["alpha"])]
-                found[f"{study}-{name}"] = (study_figures.FIGURES[name], own)
+                found[f"{study}-{name}"] = (study_figures.FIGURES[name], results.at_own_alpha(data))
     return found
 
 

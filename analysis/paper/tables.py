@@ -138,8 +138,7 @@ def arms(study: str, found: StudyResults) -> str:
     """Means and standard deviations over seeds at the end of training, for each arm at the study's own α."""
     head = ["arm", r"$\alpha$", "runs", *(_CURVATURE.get(measure, measure) for measure in SHOWN)]
     lines = []
-    end, alpha = found.tables["arms"].query("when == 'end'"), found.facts["alpha"]
-    end = end[end.alpha.isna() | (end.alpha == alpha)]
+    end = found.at_own_alpha(found.tables["arms"].query("when == 'end'"))
     for (arm, _), own in end.groupby(["arm", "alpha"], dropna=False, sort=False):
         cells = [_mean(own[own.measure == measure]) for measure in SHOWN]
         facts = own.iloc[0]
@@ -147,8 +146,8 @@ def arms(study: str, found: StudyResults) -> str:
         lines.append([tex(name(str(arm))), "--" if pd.isna(facts.alpha) else f"{facts.alpha:g}", runs, *cells])
     caption = (
         rf"Study \texttt{{{study}}}: mean and standard deviation over seeds at the end of training, at "
-        rf"$\alpha = {alpha:g}$. Loss in nats a token on held-out replies; ROUGE-L and length of greedy replies; "
-        "curvature on held-out prompts."
+        rf"$\alpha = {found.facts['alpha']:g}$. Loss in nats a token on held-out replies; ROUGE-L and length "
+        "of greedy replies; curvature on held-out prompts."
     )
     return table("@{}llr" + "r" * len(SHOWN) + "@{}", head, rows_of(lines), caption, f"tab:{study}-arms", wide=True)
 
