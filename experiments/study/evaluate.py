@@ -13,10 +13,10 @@ from torch import Tensor
 from experiments.study.command import run_command
 from experiments.study.results import records
 from experiments.study.spec import Run, Study
-from experiments.study.texts import held_out
+from experiments.study.texts import held_out_batches
 from symnoise.core import provenance, write_json
 from symnoise.curvature import probes
-from symnoise.models import EmbeddingLoss, LoadedModel, encode, load_model
+from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 
 BINS = 10
@@ -40,12 +40,10 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
 
 def _losses(study: Study, source: LoadedModel) -> dict[str, float]:
     """Means over all scored held-out tokens; the noisy loss over one mirrored Rademacher pair at the study's α."""
-    model, length, size = source.model, study.training.max_length, study.training.batch
-    examples = held_out(study, source.tokenizer, model)
+    model = source.model
     clean, noisy, sure, right = [], [], [], []
-    for i in range(0, len(examples), size):
-        batch = encode(examples[i : i + size], source.tokenizer, max_length=length, model=model)
-        loss = EmbeddingLoss(model, batch, ids=range(i, i + len(batch["input_ids"])))
+    for ids, batch in held_out_batches(study, source.tokenizer, model, study.training.batch):
+        loss = EmbeddingLoss(model, batch, ids=ids)
         X = loss.embeddings
         sigma = Noise.neftune(study.alpha).sigma(loss.lengths.cpu(), X.shape[-1]).to(X)[:, None, None]
         (z,) = probes(loss, 1, seed=0)

@@ -5,10 +5,11 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.study.spec import Study
 from symnoise.core import InputError, generator
-from symnoise.models import Data, Example, encode_row, load_data, usable
+from symnoise.models import Data, Example, collate, encode_row, load_data, usable
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,17 @@ def split(study: Study) -> Split:
 def held_out(study: Study, tokenizer: Any, model: Any) -> list[Example]:
     """The held-out rows that fit, the same for every run."""
     return _fitting(split(study).held_out, study.measuring.held_out, study, tokenizer, model)
+
+
+def held_out_batches(study: Study, tokenizer: Any, model: Any, size: int) -> list[tuple[list[int], dict[str, Tensor]]]:
+    """The held-out rows `size` at a time as (their numbers, batch), rows of like length together: little is padding."""
+    rows = [
+        encode_row(example, tokenizer, max_length=study.training.max_length, model=model)
+        for example in held_out(study, tokenizer, model)
+    ]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    parts = [order[at : at + size] for at in range(0, len(order), size)]
+    return [(part, collate([rows[i] for i in part], tokenizer)) for part in parts]
 
 
 def training_rows(study: Study, seed: int, tokenizer: Any, model: Any) -> list[dict[str, list[int]]]:

@@ -23,9 +23,9 @@ from experiments.study.agreeing import AgreeingTrainer, mean_of_processes
 from experiments.study.base import base_model
 from experiments.study.command import run_command
 from experiments.study.spec import ARMS, Run, Study
-from experiments.study.texts import held_out, split, training_rows
+from experiments.study.texts import held_out_batches, split, training_rows
 from symnoise.core import InputError, peak_rss_mib, provenance, write_json
-from symnoise.models import collate, encode
+from symnoise.models import collate
 from symnoise.models.quiet import quiet
 from symnoise.training.callbacks import mean_token_loss
 from symnoise.training.checkpoints import last_whole_checkpoint
@@ -136,12 +136,8 @@ class Curve:
         self.options, self.place, self.trainer, self.tokenizer = study.training, place, trainer, tokenizer
         if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2):
             raise InputError("a study trains with DDP or FSDP2; see experiments/configs/accelerate/fsdp2.yaml")
-        size, length = study.training.micro_batch or study.training.batch, study.training.max_length
-        examples = held_out(study, tokenizer, trainer.model)
-        self.batches = [
-            encode(examples[i : i + size], tokenizer, max_length=length, model=trainer.model)
-            for i in range(0, len(examples), size)
-        ]
+        size = study.training.micro_batch or study.training.batch
+        self.batches = [batch for _, batch in held_out_batches(study, tokenizer, trainer.model, size)]
         self.used = torch.tensor(sorted({token for row in rows for token in row["input_ids"]}))
         self.points: list[dict[str, Any]] = []
         self.started, self.before = started, 0.0  # this process, and the seconds that a killed one took until here
