@@ -212,6 +212,16 @@ def test_float32_and_bfloat16_coefficients(name):
         assert all(p.dtype == model.dtype for p in model.parameters())
 
 
+def test_many_probes_in_one_sum_do_not_wear_bfloat16_out():
+    """A group of many is the mean of parts of 8: one sum of 256 would round its members away and err by a tenth."""
+    loss = loss_of(model_of("llama", torch.float32))
+    V = probes_of(loss, 256).sign().float()
+    exact = taylor_quadratics(loss, V, groups=1).hessian
+    one, parts = (taylor_quadratics(loss, V, groups=g, coefficients=torch.bfloat16).hessian for g in (1, 32))
+    assert (one - exact).abs().max() < 0.03 * exact.abs().max()
+    torch.testing.assert_close(one[0], parts.mean(0), rtol=1e-12, atol=0)
+
+
 def test_model_left_as_found():
     model = model_of("llama", torch.float32).train()
     for parameter in model.parameters():
