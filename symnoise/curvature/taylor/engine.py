@@ -14,8 +14,8 @@ from symnoise.curvature.taylor.tensor import Frame, NonFinite, Taylor, Unsupport
 from symnoise.models import EmbeddingLoss
 
 # Probes that one sum is carried for where its dtype has fewer bits than float32: every addition rounds the sum so far.
-# In bfloat16 with 64 the traces of three examples on SmolLM2 came out 8 to 10 too low, of 50 to 270; with 8 or 16 they
-# were 0.4 to 4 off.
+# In bfloat16 with 64 the traces of three examples on SmolLM2 came out 8 to 11 too low, of 46 to 274; with 8 or 16 they
+# were 0.2 to 4 off, to both sides.
 _FEW = 8
 
 
