@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.study.precision import FILE
 from experiments.study.base import base
 from experiments.study.command import study_command
 from experiments.study.results import records
@@ -26,7 +27,10 @@ ARM, LOSS = "none", "held-out loss"
 
 
 def precision(study: Study, folder: Path, results: Path = Path("results")) -> None:
-    """Write results/STUDY/precision.csv: seed, step, the held-out loss (nats) in both, and their difference."""
+    """Write results/STUDY/precision.csv: seed, step, the held-out loss (nats) in both, and their difference.
+
+    Written after every seed, so that an interrupt leaves those that are done.
+    """
     own, other = study.training.precision, "float32"
     if own == other:
         raise InputError(f"{study.name} trains in float32; set training.precision: bf16 to compare the two")
@@ -43,10 +47,10 @@ def precision(study: Study, folder: Path, results: Path = Path("results")) -> No
             shutil.rmtree(place / "weights")
         losses = {own: _curve(made[run]), other: _curve(records(place / "train.json"))}
         found.append(pd.DataFrame(losses).rename_axis("step").reset_index().assign(seed=run.seed))
-    table = pd.concat(found, ignore_index=True)
-    table["difference"] = table[own] - table[other]
-    table = table[["seed", "step", own, other, "difference"]]
-    write_atomically(results / study.name / "precision.csv", partial(table.to_csv, index=False))
+        table = pd.concat(found, ignore_index=True)
+        table["difference"] = table[own] - table[other]
+        table = table[["seed", "step", own, other, "difference"]]
+        write_atomically(results / study.name / FILE, partial(table.to_csv, index=False))
 
 
 def _curve(train_record: dict[str, Any]) -> dict[int, float]:
