@@ -13,10 +13,11 @@ import typer
 
 from analysis.numbers import measurement
 from analysis.paper.landed import ROOT, Landed, StudyResults, read_landed
+from analysis.study.claims import STUDIED
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
 from symnoise.core import write_atomically, write_json
-from symnoise.theory import CLAIMS, OUTCOMES, counts
+from symnoise.theory import CLAIMS, counts
 
 LANDED = ROOT / "docs" / "quick"
 DIFFERENCES = {"held-out loss": "held-out loss, nats", "tr H": "tr H"}  # of the studies, as columns
@@ -51,7 +52,7 @@ def studies(found: dict[str, StudyResults | None]) -> str:
     if not run:
         return "No study has been run to its end yet: what `micro-smoke` gives is a test, not a result."
     lines = [f"| claim | | {' | '.join(run)} |", "|---|---|" + "---|" * len(run)]
-    for claim in OUTCOMES.values():
+    for claim in STUDIED.values():
         cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in run.values()]
         lines.append(_line(claim.id, claim.statement, *cells))
     return "\n\n".join(["\n".join(lines), *(_differences(name, study) for name, study in run.items())])
@@ -60,7 +61,7 @@ def studies(found: dict[str, StudyResults | None]) -> str:
 def _differences(name: str, study: StudyResults) -> str:
     """Paired differences at the end, at the study's own α, of the contrasts that claims are about."""
     compared = study.at_own_alpha(study.tables["contrasts"])
-    end = compared[(compared.family == "main") & (compared.when == "end") & (compared.decoding.fillna("") == "")]
+    end = compared[(compared.family == "main") & (compared.when == "end") & compared.decoding.isna()]
     where = f"`{name}`, α = {study.facts['alpha']:g}, end, with {100 * LEVEL:g} % intervals"
     lines = [_line(where, "pairs", *DIFFERENCES.values()), "|---|---|" + "---|" * len(DIFFERENCES)]
     for (first, second), own in end.groupby(["first", "second"], sort=False):

@@ -80,17 +80,23 @@ def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
 
 
 def _variances(rows: Rows, tables: Tables) -> list[str]:
-    """P2: how large the second-order term has grown beside the first where the prediction fails."""
+    """P2: what a draw’s formula leaves out, and what T makes of a pair’s, where the prediction fails."""
     if "variances on text" not in tables:
         return []
-    text = tables["variances on text"].pivot_table(index="alpha", columns="scheme", values="predicted")
-    share = text["pair"] / text["one draw"]
-    values = ", ".join(f"{number(100 * s, 2)} % at α = {a:g}" for a, s in share.items())
-    return [
-        f"The leading-order formula leaves the second-order term out; by its own prediction it adds to one draw’s "
-        f"variance {values}.",
-        *_range(rows, tables)[:1],
-    ]
+    said = []
+    if any(row["verdict"] == "fails" and "draw" in row["quantity"] for row in rows):
+        text = tables["variances on text"].pivot_table(index="alpha", columns="scheme", values="predicted")
+        share = text["pair"] / text["one draw"]
+        values = ", ".join(f"{number(100 * s, 2)} % at α = {a:g}" for a, s in share.items())
+        said.append(
+            f"The leading-order formula leaves the second-order term out; by its own prediction it adds to one draw’s "
+            f"variance {values}."
+        )
+    if any(row["verdict"] == "fails" and "of pair" in row["quantity"] for row in rows) and "validity" in tables:
+        pooled = tables["validity"].sort_values("alpha")
+        squares = ", ".join(f"{number(t**2, 2)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
+        said.append(f"Were every pair’s excess T(σ) times its prediction, its variance would be T² times: {squares}.")
+    return said + _range(rows, tables)[:1]
 
 
 def _cancellation(rows: Rows, tables: Tables) -> list[str]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from analysis.paper import pictures, sentences, tables
+from analysis.paper import outcomes, pictures, sentences, tables
 from analysis.paper.landed import ROOT, Landed, read_landed
 from analysis.paper.values import definitions, values
 from symnoise.core import write_atomically
@@ -14,8 +14,7 @@ def texts(landed: Landed) -> dict[str, str]:
         "values.tex": definitions(values(landed)),
         "abstract.tex": sentences.abstract(landed),
         "failures.tex": sentences.failures(landed),
-        "undecided.tex": sentences.undecided(landed),
-        "outcomes.tex": sentences.outcomes(landed),
+        "outcomes.tex": outcomes.paragraphs(landed),
         "table-claims.tex": tables.claims(landed),
         "table-ledger.tex": tables.ledger(landed),
         "table-bench.tex": tables.bench(landed),

@@ -14,8 +14,8 @@ STUDIES = ("micro", "smollm2")
 # Drawn in the paper, from the quick run's data; the text names numbers of the rest.
 FIGURES = ("validity", "variances", "slopes", "curvature")
 READ = (*FIGURES, "layers")
-STUDY_FIGURES = ("forest",)
-_TABLES = ("arms", "contrasts", "power")
+STUDY_FIGURES = {"micro": ("forest",)}  # of the studies; their pages and the gallery have all
+_TABLES = ("arms", "associations", "contrasts", "power")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def study_results(folder: Path) -> StudyResults | None:
     if not (folder / "ledger.json").is_file():
         return None
     command = f"python -m analysis.study results/{folder.name}"
-    figures = {name: folder / "figures" / f"{name}.csv" for name in STUDY_FIGURES}
+    figures = {name: folder / "figures" / f"{name}.csv" for name in STUDY_FIGURES.get(folder.name, ())}
     return StudyResults(
         rows=_json(folder / "ledger.json", command),
         facts=_json(folder / "study.json", command),

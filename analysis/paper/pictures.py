@@ -33,7 +33,7 @@ def latex(landed: Landed) -> dict[str, str]:
             f"\\label{{fig:{name}}}\n\\end{{figure*}}\n"
         )
     for study, results in landed.studies.items():
-        for name in STUDY_FIGURES:
+        for name in STUDY_FIGURES.get(study, ()):
             if results is None or name not in results.frames:
                 found[f"figure-{study}-{name}.tex"] = f"% {study}: {name} has not been run\n"
     return found

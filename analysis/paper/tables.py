@@ -11,6 +11,7 @@ from analysis.numbers import decimals_for, fixed, measurement, number
 from analysis.paper.landed import Landed, StudyResults
 from analysis.paper.tex import rows_of, table, tex
 from analysis.paper.values import BENCH, tally
+from analysis.study.claims import STUDIED
 from analysis.style import name
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
@@ -164,15 +165,16 @@ def _mean(own: pd.DataFrame) -> str:
 
 
 def contrasts(study: str, found: StudyResults) -> str:
-    """Paired differences of the held-out loss at the end, of the ordering and of the laws."""
+    """Paired differences of the held-out loss at the end, of the ordering and, at the study's own α, of the laws."""
     head = ["contrast", r"$\alpha$", "difference", r"95\,\% interval", "pairs", "Holm $p$", "TOST $p$", "verdict"]
     compared = found.tables["contrasts"]
     chosen = compared[(compared.measure == "held-out loss") & (compared.when == "end")]
-    lines = [_contrast(row) for row in chosen[chosen.family != "controls"].to_dict("records")]
+    chosen = pd.concat([chosen[chosen.family == "main"], found.at_own_alpha(chosen[chosen.family == "laws"])])
+    lines = [_contrast(row) for row in chosen.to_dict("records")]
     caption = (
         rf"Study \texttt{{{study}}}: differences of held-out loss, first arm less second, over pairs of the same "
         "seed. Holm: sign-flip permutation test (the sign test where a run diverged), corrected over the family; "
-        "TOST: equivalence within the margin stated before the runs."
+        f"TOST: equivalence within the margin stated before the runs, {found.facts['margin']:g} nats."
     )
     return table("@{}llrrrrrl@{}", head, rows_of(lines), caption, f"tab:{study}-contrasts", wide=True)
 
@@ -190,9 +192,9 @@ def _probability(p: float) -> str:
 
 
 def outcomes(landed: Landed) -> str:
-    """O1 to O4 by study: how many predictions hold, fail, are undecided."""
+    """N3 and O1 to O4 by study: how many predictions hold, fail, are undecided."""
     cells = []
-    for id in OUTCOMES:
+    for id in STUDIED:
         said = []
         for found in landed.studies.values():
             rows = [row for row in found.rows if row["id"] == id] if found else []

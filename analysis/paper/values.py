@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.figures.validity import radius
 from analysis.intervals import PERCENT
-from analysis.ledger import headline, prediction
+from analysis.ledger import headline, line, prediction
 from analysis.numbers import count, fixed, measurement, number
 from analysis.paper.landed import Landed
 from analysis.paper.tex import escaped, tex
@@ -121,6 +121,13 @@ def tally(rows: list[dict[str, Any]]) -> str:
     return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
 
 
+def found_in_words(row: dict[str, Any]) -> str:
+    """`T(σ) at α = 10: 0.73 (0.60 to 0.86) where 1 ± 0.1 is predicted`."""
+    said = line(row)
+    interval = f" ({said.interval})" if said.interval not in ("exact", "no interval") else ""
+    return tex(f"{row['quantity']}: {said.measured}{interval} where {said.prediction} is predicted")
+
+
 def _run(landed: Landed) -> dict[str, str]:
     run, settings = landed.run, landed.run["settings"]
     text, training, model = settings["text"], settings["training"], landed.sources["model"]
@@ -136,7 +143,8 @@ def _run(landed: Landed) -> dict[str, str]:
         "run/python": landed.sources["python"],
     }
     found |= {f"version/{name}": tex(version) for name, version in landed.sources["versions"].items()}
-    for key in ("examples", "max_length", "probes", "draws", "coupled_draws", "law_examples", "radial_probes"):
+    text_keys = ("examples", "max_length", "probes", "draws", "coupled_draws", "law_examples")
+    for key in (*text_keys, "radial_probes", "radial_examples", "radial_tokens"):
         found[f"run/{key.replace('_', '-')}"] = str(text[key])
     for key in ("steps", "batch", "rows", "held_out"):
         found[f"training/{key.replace('_', '-')}"] = str(training[key])
@@ -167,6 +175,7 @@ def _pictures(landed: Landed) -> dict[str, str]:
     gauss = curvature[curvature.quantity == "tr G"]
     text = landed.frames["variances"].dropna(subset="alpha").pivot(index="alpha", columns="scheme", values="measured")
     gain = text["two draws"] / text["pair"]
+    formula = landed.frames["variances"].query("alpha == @gain.index[0]").set_index("scheme").predicted
     moved = landed.frames["layers"].query("quantity == 'displacement'").set_index(["law", "layer"]).value
     last = landed.frames["layers"].layer.max()
     ratio = pooled.set_index("alpha").sigma
@@ -180,9 +189,9 @@ def _pictures(landed: Landed) -> dict[str, str]:
         "gauss-newton/least": tex(fixed(float(gauss.value.min()), 0)),
         "gauss-newton/most": tex(fixed(float(gauss.value.max()), 0)),
         "gain/least-alpha": f"{gain.index[0]:g}",
-        "gain/at-least-alpha": tex(number(float(gain.iloc[0]), 2)),
-        "gain/most-alpha": f"{gain.index[-1]:g}",
-        "gain/at-most-alpha": tex(number(float(gain.iloc[-1]), 2)),
+        "gain/at-least-alpha": tex(number(float(gain.iloc[0]), 1)),
+        "gain/predicted-at-least-alpha": tex(number(float(formula["two draws"] / formula["pair"]), 2)),
+        "gain/at-5": tex(number(float(gain[5.0]), 2)),
         "layers/last": str(int(last)),
         "layers/first-displacement": number(100 * float(moved["uniform", 0]), 2),
         "layers/last-displacement": number(100 * float(moved["uniform", last]), 2),

@@ -84,28 +84,32 @@ def _atanh(r: float) -> float:
     return math.atanh(min(max(r, -1 + 1e-6), 1 - 1e-6))
 
 
-def mixed_model(x: pd.Series, y: pd.Series, seed: pd.Series) -> Association:
+def mixed_model(x: pd.Series, y: pd.Series, seed: pd.Series, within: pd.Series | None = None) -> Association:
     """Slope b of y_ij = a + b x_ij + u_i + e_ij over runs j of seed i, u_i and e_ij normal: standard deviations of y
     for one of x, both over all runs.
 
-    Fitted by REML (statsmodels MixedLM; Pinheiro and Bates, Mixed-Effects Models in S and S-PLUS, 2000); degrees of
-    freedom runs − seeds − 1. No interval, and a note, where the model is not identified or the fit does not converge.
+    within: groups of runs that have an intercept each in the place of the common a, so that b speaks of runs of the
+    same group alone. Fitted by REML (statsmodels MixedLM; Pinheiro and Bates, Mixed-Effects Models in S and S-PLUS,
+    2000); degrees of freedom runs − seeds − groups. No interval, and a note, where the model is not identified or the
+    fit does not converge.
     """
     from statsmodels.regression.mixed_linear_model import MixedLM
 
     keep = np.isfinite(x) & np.isfinite(y)
     x, y, seed = x[keep], y[keep], seed[keep]
+    group = np.zeros(len(x), int) if within is None else np.unique(within[keep], return_inverse=True)[1]
+    intercepts = np.eye(int(group.max(initial=0)) + 1)[group]
     runs, seeds = len(x), int(seed.nunique())
-    dof = runs - seeds - 1
+    dof = runs - seeds - intercepts.shape[1]
     if seeds < 2 or dof < 1 or not (x.std() > 0 and y.std() > 0):
         return Association(math.nan, math.nan, math.nan, runs, seeds, "too few seeds, too few runs, or no spread")
     scaled = ((x - x.mean()) / x.std()).to_numpy(), ((y - y.mean()) / y.std()).to_numpy()
-    design = np.column_stack([np.ones(runs), scaled[0]])
+    design = np.column_stack([intercepts, scaled[0]])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a seed variance of 0, at the edge, is an answer: the seeds are alike
             fit = MixedLM(scaled[1], design, groups=seed.to_numpy()).fit(reml=True)
-            slope, stderr, converged = float(fit.fe_params[1]), float(fit.bse_fe[1]), bool(fit.converged)
+            slope, stderr, converged = float(fit.fe_params[-1]), float(fit.bse_fe[-1]), bool(fit.converged)
     except np.linalg.LinAlgError:
         slope, stderr, converged = math.nan, math.nan, False
     if not (converged and math.isfinite(stderr)):

@@ -15,8 +15,7 @@ from analysis.intervals import PERCENT
 from analysis.ledger import groups, headline
 from analysis.numbers import measurement, number
 from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
-from analysis.study.association import mixed_model, rank_correlation
-from analysis.study.claims import CURVATURE, ledger, outcomes
+from analysis.study.claims import CURVATURE, STUDIED, associations, ledger, lengths, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
 from analysis.study.data import Study, measurements, notices, read_study
@@ -25,7 +24,7 @@ from analysis.study.figures.shared import at
 from analysis.study.precision import precision
 from analysis.style import name
 from symnoise.core import write_json
-from symnoise.theory import OUTCOMES, counts
+from symnoise.theory import counts
 
 SHOWN = ("held-out loss", "ROUGE-L", "chrF", "length", "tr H", "tr G", "C")  # columns of the page's table of arms
 
@@ -42,7 +41,7 @@ def write_study(folder: Path) -> Path:
     tables = {
         "arms": arms(study),
         "contrasts": compared,
-        "associations": associations(study),
+        "associations": associated(study),
         "power": plan(compared, study.facts.get("effect")),
         "costs": costs(study.runs),
     }
@@ -56,7 +55,7 @@ def write_study(folder: Path) -> Path:
         name=study.name,
         headline=headline(_plain(rows)) if rows else "No claim could be measured: no two arms were compared.",
         counts=counts(rows),
-        groups=groups(_plain(rows), {}, OUTCOMES),
+        groups=groups(_plain(rows), {}, STUDIED),
         level=PERCENT,
         notices=notices(study),
         drawings=drawings(study, compared, folder / "figures"),
@@ -114,22 +113,20 @@ def arms(study: Study) -> pd.DataFrame:
     return by_arm(made, "alpha", "measure", "when", "decoding")
 
 
-def associations(study: Study) -> pd.DataFrame:
-    """O2: rank correlation and mixed-model slope of each curvature quantity with each outcome, 95 % intervals."""
+def associated(study: Study) -> pd.DataFrame:
+    """O2: the associations of each curvature quantity with each outcome; and of the length of replies with their
+    scores, since a score that goes with length says less about quality. With 95 % intervals."""
     measured, records = measurements(study), []
     for setting, runs in study.runs.groupby("setting", sort=False):
         own = measured[measured.run.isin(runs.run)]
-        for quantity in CURVATURE:
-            for label, frame in outcomes(own, runs, quantity):
-                x, y, seed = frame.curvature, frame.quality, frame.seed
-                for method, made in (
-                    ("Spearman", rank_correlation(x, y, seed, str(setting), quantity, label)),
-                    ("mixed model", mixed_model(x, y, seed)),
-                ):
-                    low, high = made.interval(LEVEL)
-                    facts = {"setting": setting, "quantity": quantity, "outcome": label, "method": method}
-                    ends = {"value": made.value, "low": low, "high": high, "note": made.note}
-                    records.append(facts | ends | {"runs": made.runs, "seeds": made.seeds})
+        frames = [(quantity, *found) for quantity in CURVATURE for found in outcomes(own, runs, quantity)]
+        frames += [("length", *found) for found in lengths(own, runs)]
+        for quantity, label, frame in frames:
+            for method, made in associations(frame, str(setting), quantity, label).items():
+                low, high = made.interval(LEVEL)
+                facts = {"setting": setting, "quantity": quantity, "outcome": label, "method": method}
+                ends = {"value": made.value, "low": low, "high": high, "note": made.note}
+                records.append(facts | ends | {"runs": made.runs, "seeds": made.seeds})
     return pd.DataFrame(records)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import style
 from analysis.page import write_csv
-from analysis.paper import pictures, sentences, tables
+from analysis.paper import outcomes, pictures, sentences, tables
 from analysis.paper.generated import texts
 from analysis.paper.landed import ROOT, Landed, StudyResults, read_landed
 from analysis.paper.log import complaints
@@ -22,6 +22,7 @@ from analysis.study.claims import less_curved, ordered
 from analysis.study.contrasts import contrasts, plan
 from analysis.study.data import measurements
 from analysis.study.report import arms as means
+from analysis.study.report import associated
 from symnoise.core import InputError, write_json
 from symnoise.theory import CLAIMS, OUTCOMES
 from tests.analysis.made_up_study import study
@@ -169,25 +170,34 @@ def run_study(folder: Path, **effects: dict[str, float]) -> StudyResults:
     rows = less_curved(measured, made.runs, where) + ordered(measured, made.runs, where)
     compared = contrasts(loss)
     written = {"arms": means(made), "contrasts": compared, "power": plan(compared, made.facts.get("effect"))}
+    written["associations"] = associated(made)
     for name, table in written.items():
         write_csv(folder / f"{name}.csv", table)
     read = {name: pd.read_csv(folder / f"{name}.csv") for name in written}
-    return StudyResults([asdict(row) for row in rows], made.facts, read, {})
+    return StudyResults([asdict(row) for row in rows], made.facts | {"margin": 0.01}, read, {})
 
 
 def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Path) -> None:
     fine = run_study(tmp_path / "fine", loss={"symnoise": -5.0, "uniform": -2.0}, curvature={"symnoise": -5000.0})
     turned = run_study(tmp_path / "turned", loss={"symnoise": 5.0, "uniform": 2.0}, curvature={"symnoise": 5000.0})
     runs = {"fine": fine, "turned": turned}
-    said = {name: sentences.outcomes(replace(landed, studies={"micro": made})) for name, made in runs.items()}
-    assert r"\claim{O1}: of 3 predictions, all 3 hold." in said["fine"]
+    said = {name: outcomes.paragraphs(replace(landed, studies={"micro": made})) for name, made in runs.items()}
+    assert r"\claim{O1}: of 3 predictions, all 3 hold. That is, against one uniform draw, all 3 hold." in said["fine"]
     assert r"\claim{O1}: of 3 predictions, all 3 fail. It fails on" in said["turned"]
     assert r"\claim{O4}: of 4 predictions, all 4 fail. It fails on" in said["turned"]
     assert r"\claim{O2}: not run" in said["fine"]
     assert "3 pairs of seeds" in said["fine"] and "not been run" not in said["fine"]
     assert r"SymNoise \ensuremath{-} uniform" in tables.contrasts("micro", fine)
     assert r"\ensuremath{\pm}" in tables.arms("micro", fine)
-    assert "all 3 hold" in sentences.abstract(replace(landed, studies={"micro": fine}))
+    assert r"means over seeds end at a \ensuremath{\operatorname{tr}H} of 4" in said["fine"]
+    assert (
+        r"chrF" not in said["fine"] and "ROUGE-L, greedy" not in said["fine"]
+    )  # O2, and what it says of length, not run
+    short = {name: outcomes.in_short("micro", made) for name, made in runs.items()}
+    assert "against NEFTune’s noise it ends with a tr H" in short["fine"]
+    assert "% lower" in short["fine"] and "nats lower (too few seeds)" in short["fine"]
+    assert "% higher" in short["turned"] and "nats higher (too few seeds)" in short["turned"]
+    assert tex(short["fine"]) in sentences.abstract(replace(landed, studies={"micro": fine}))
 
 
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(landed: Landed) -> None:

@@ -140,3 +140,15 @@ def test_the_mixed_model_finds_the_slope_within_seeds() -> None:
     # Between seeds the sign is turned: the offset of a seed must not pass for a slope.
     turned = found.assign(y=found.y - 3 * found.seed, x=found.x + found.seed)
     assert stats.spearmanr(turned.x, turned.y)[0] < -0.5 < 0 < mixed_model(turned.x, turned.y, turned.seed).value
+
+
+def test_the_mixed_model_finds_the_slope_within_groups() -> None:
+    """Groups that differ in both, as arms do, must not pass for a slope; unless told of them, it is theirs."""
+    found = runs(np.random.default_rng(4), 0.6)
+    arm = pd.Series(np.tile(np.arange(6), 10))
+    shifted = found.assign(x=found.x + 5 * arm, y=found.y - 5 * arm)
+    assert mixed_model(shifted.x, shifted.y, shifted.seed).interval(0.95)[1] < 0
+    made = mixed_model(shifted.x, shifted.y, shifted.seed, arm)
+    low, high = made.interval(0.95)
+    assert 0 < low <= 0.6 * shifted.x.std() / shifted.y.std() <= high
+    assert made.dof == 60 - 10 - 6

@@ -111,7 +111,7 @@ def caption(data: pd.DataFrame) -> str:
         "Mean difference, first arm − second, a loss in nats per token, over pairs of the same seed, with 95 % "
         "intervals; the axes are turned so that left is better for the first arm. Filled: sign-flip permutation test, "
         "p ≤ 5 % after Holm’s correction "
-        f"over the panel’s contrasts under one heading ({int(told.sum())} of {len(data)}). "
+        f"over a measure’s contrasts under one heading, at every α of the study ({int(told.sum())} of {len(data)}). "
         f"Grey bands: the stated margin of equivalence. {plural(int(data.pairs.max()), 'pair')} at most."
     )
     if few:

@@ -1,0 +1,155 @@
+"""What the studies found, in sentences that are computed: whichever way it fell."""
+
+from typing import Any
+
+from scipy import stats
+
+from analysis.numbers import fixed, number, plural
+from analysis.paper.landed import Landed, StudyResults
+from analysis.paper.tex import tex
+from analysis.paper.values import found_in_words, tally
+from analysis.study.claims import STUDIED
+from analysis.style import name as arm
+from symnoise.theory import LEVEL
+
+_MOST = 2  # rows that a sentence names; the ledger of the study has all
+# Arms of the sentences on means, as far as a study has them.
+_SHOWN = ("none", "uniform", "independent-pair", "symnoise", "symnoise-half-batch")
+
+
+def paragraphs(landed: Landed) -> str:
+    """For each study: its size, what it found at its own α, each claim's verdicts; or that it has not been run."""
+    said = []
+    for study, found in landed.studies.items():
+        head = rf"\paragraph{{Study \texttt{{{study}}}}}"
+        if found is None:
+            said.append(
+                f"{head} This study has not been run for this version of the text: there is no ledger of it, and "
+                rf"\texttt{{make study STUDY={study}}} makes one." + "\n"
+            )
+            continue
+        shown = rf"\Cref{{tab:{study}-contrasts,tab:{study}-arms}} have its contrasts and its arms."
+        for figure in found.frames:
+            shown += rf" \Cref{{fig:{study}-{figure}}} shows every contrast at its own $\alpha$."
+        claims = " ".join(_claim(id, found) for id in STUDIED)
+        said.append(f"{head} {tex(_size(found))} {tex(_means(found))} {claims} {shown}\n")
+    return "\n".join(said)
+
+
+def in_short(study: str, found: StudyResults) -> str:
+    """One sentence: SymNoise against NEFTune's noise and against two draws, in curvature and in held-out loss."""
+    compared = found.at_own_alpha(found.tables["contrasts"])
+    end = compared[(compared.when == "end") & (compared["first"] == "symnoise") & compared.decoding.isna()]
+    said = []
+    for rival, words in (("uniform", "NEFTune’s noise"), ("independent-pair", "two independent draws at its cost")):
+        rows = {row["measure"]: row for row in end[end.second == rival].to_dict("records")}
+        if {"tr H", "held-out loss"} <= set(rows):
+            curved, lost = rows["tr H"], rows["held-out loss"]
+            said.append(
+                f"against {words} it ends with a tr H {_more(100 * curved['relative'], ' %')} ({_told(curved)}) and a "
+                f"held-out loss {_more(lost['mean'], ' nats')} ({_told(lost)})"
+            )
+    if not said:
+        return ""
+    seeds = plural(int(end.pairs.max()), "paired seed")
+    return f"SymNoise in fine-tuning ({study}, α = {found.facts['alpha']:g}, {seeds}): {'; '.join(said)}."
+
+
+def _more(difference: float, unit: str) -> str:
+    return f"{number(abs(difference), 2)}{unit} {'lower' if difference < 0 else 'higher'}"
+
+
+def _told(row: dict[Any, Any]) -> str:
+    return row["verdict"] if row["verdict"] in ("not told apart", "too few seeds") else f"p = {number(row['holm'], 2)}"
+
+
+def _size(found: StudyResults) -> str:
+    runs = found.tables["arms"].drop_duplicates(["setting", "arm", "alpha"])
+    total, lost = int(runs.runs.sum()), int(runs.diverged.sum())
+    most = max((row["n"] for row in found.rows if row["id"] in ("O1", "O3", "O4")), default=0)
+    said = f"{plural(total, 'run')}, of which {plural(lost, 'run').split()[0]} diverged; {plural(len(runs), 'setting')}"
+    said += f" of arm and noise; at most {plural(most, 'pair')} of seeds a contrast."
+    if most > 1:
+        t = float(stats.t.ppf(0.5 + LEVEL / 2, most - 1))
+        said += (
+            f" An interval of the ledger then reaches {number(t / most**0.5, 2)} standard deviations of a pair's "
+            "difference to each side, and only larger effects can be decided."
+        )
+    power = found.tables["power"]
+    if "seeds_needed" in power and power.seeds_needed.notna().any():
+        needed = power.dropna(subset="seeds_needed")
+        worst = needed.sort_values("seeds_needed").to_dict("records")[-1]
+        said += (
+            f" To find the difference of {found.facts['effect']:g} nats that was named beforehand, a paired test "
+            f"needs {needed.seeds_needed.median():.0f} seeds for the median contrast and {worst['seeds_needed']:.0f} for "
+            f"{arm(worst['first'])} − {arm(worst['second'])}, by the spread seen."
+        )
+    return said[:1].upper() + said[1:]
+
+
+def _means(found: StudyResults) -> str:
+    """`At α = 10 tr H ends at 360 without noise, 151 with …; the held-out loss at 4.40, …`"""
+    end = found.at_own_alpha(found.tables["arms"]).query("when == 'end'")
+    arms = [one for one in _SHOWN if one in set(end.arm)]
+    said = []
+    for measure, digits in (("tr H", 0), ("held-out loss", 3)):
+        means = end[end.measure == measure].set_index("arm")["mean"]
+        if set(arms) <= set(means.index):
+            values = (f"{fixed(means[one], digits)} for {arm(one)}" for one in arms)
+            said.append(f"{measure} of {', '.join(values)}")
+    return f"At α = {found.facts['alpha']:g} the means over seeds end at a {' and a '.join(said)}." if said else ""
+
+
+def _claim(id: str, found: StudyResults) -> str:
+    """`O1: 3 hold and 9 are undecided. It fails on: …`, with what a reader needs to weigh it."""
+    rows = [row for row in found.rows if row["id"] == id]
+    if not rows:
+        return rf"\claim{{{id}}}: not run, since no two arms of it were compared."
+    said = rf"\claim{{{id}}}: of {plural(len(rows), 'prediction')}, {tally(rows)}."
+    failed = [row for row in rows if row["verdict"] == "fails"]
+    if failed:
+        rest = len(failed) - _MOST
+        more = f"; and {rest} more" if rest > 0 else ""
+        said += " It fails on " + "; ".join(found_in_words(row) for row in failed[:_MOST]) + more + "."
+    more_to_say = {"N3": _growth, "O1": _by_rival, "O2": _length, "O3": _scale}.get(id)
+    return f"{said} {tex(more_to_say(found))}".rstrip() if more_to_say else said
+
+
+def _growth(found: StudyResults) -> str:
+    """How much more the used rows grow than without noise, and what merely more rows a step do."""
+    compared = found.at_own_alpha(found.tables["contrasts"])
+    own = compared[(compared.measure == "used-row norm growth") & (compared.second == "none")]
+    own = own[own["first"].isin(("uniform", "symnoise", "none-double-batch"))]
+    said = [f"{number(100 * row['mean'], 2)} % for {arm(row['first'])}" for row in own.to_dict("records")]
+    alpha = f"α = {found.facts['alpha']:g}"
+    return f"At {alpha} their norms grow, beyond those without noise, by {', '.join(said)}." if said else ""
+
+
+def _by_rival(found: StudyResults) -> str:
+    """O1 by what SymNoise is held against: one draw costs half of what a pair costs, two draws cost the same."""
+    said = []
+    for rival, words in (("uniform", "one uniform draw"), ("independent-pair", "two draws at the same cost")):
+        rows = [row for row in found.rows if row["id"] == "O1" and f"symnoise − {rival}" in row["quantity"]]
+        if rows:
+            said.append(f"against {words}, {tally(rows)}")
+    return f"That is, {'; '.join(said)}." if said else ""
+
+
+def _length(found: StudyResults) -> str:
+    """How far scores of replies go with their length."""
+    table = found.tables["associations"]
+    own = table[(table.quantity == "length") & table.method.str.startswith("Spearman")]
+    said = [f"{row['outcome'].replace(', end', '')} {fixed(row['value'], 2)}" for row in own.to_dict("records")]
+    if not said:
+        return ""
+    return f"Scores go with the length of the replies themselves: Spearman’s ρ over the runs is, for {'; '.join(said)}."
+
+
+def _scale(found: StudyResults) -> str:
+    """The margin, and how much noise itself changes, beside which it must be read."""
+    compared = found.tables["contrasts"]
+    own = compared[(compared.measure == "held-out loss") & (compared.when == "end")]
+    own = own[(own["first"] == "uniform") & (own.second == "none")]
+    effects = ", ".join(f"{number(row['mean'], 2)} at α = {row['alpha']:g}" for row in own.to_dict("records"))
+    margin = f"The margin is {found.facts['margin']:g} nats"
+    return f"{margin}; noise itself (uniform − none, at the end) changes {effects}." if effects else f"{margin}."
