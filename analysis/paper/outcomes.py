@@ -81,8 +81,8 @@ def _size(found: StudyResults) -> str:
         worst = needed.sort_values("seeds_needed").to_dict("records")[-1]
         said += (
             f" To find the difference of {found.facts['effect']:g} nats that was named beforehand, a paired test "
-            f"needs {needed.seeds_needed.median():.0f} seeds for the median contrast and {worst['seeds_needed']:.0f} for "
-            f"{arm(worst['first'])} − {arm(worst['second'])}, by the spread seen."
+            f"needs {needed.seeds_needed.median():.0f} seeds for the median contrast, by the spread seen, and "
+            f"{worst['seeds_needed']:.0f} for {arm(worst['first'])} − {arm(worst['second'])}."
         )
     return said[:1].upper() + said[1:]
 
