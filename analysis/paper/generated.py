@@ -18,12 +18,11 @@ def texts(landed: Landed) -> dict[str, str]:
         "table-claims.tex": tables.claims(landed),
         "table-ledger.tex": tables.ledger(landed),
         "table-bench.tex": tables.bench(landed),
+        "table-arms.tex": tables.arms(landed),
+        "table-contrasts.tex": tables.contrasts(landed),
         "table-outcomes.tex": tables.outcomes(landed),
         "peers.tex": tables.peers(landed),
     }
-    for study, results in landed.studies.items():
-        for name, made in (("arms", tables.arms), ("contrasts", tables.contrasts)):
-            found[f"study-{study}-{name}.tex"] = made(study, results) if results else f"% {study} has not been run\n"
     found |= pictures.latex(landed)
     return {name: f"% Written by `python -m analysis.paper`.\n{text}" for name, text in found.items()}
 

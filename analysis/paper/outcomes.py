@@ -28,9 +28,9 @@ def paragraphs(landed: Landed) -> str:
                 rf"\texttt{{make study STUDY={study}}} makes one." + "\n"
             )
             continue
-        shown = rf"\Cref{{tab:{study}-contrasts,tab:{study}-arms}} have its contrasts and its arms."
-        for figure in found.frames:
-            shown += rf" \Cref{{fig:{study}-{figure}}} shows every contrast at its own $\alpha$."
+        shown = "".join(
+            rf"\Cref{{fig:{study}-{figure}}} shows every contrast at its own $\alpha$." for figure in found.frames
+        )
         claims = " ".join(_claim(id, found) for id in STUDIED)
         said.append(f"{head} {tex(_size(found))} {tex(_means(found))} {claims} {shown}\n")
     return "\n".join(said)

@@ -135,22 +135,37 @@ def peers(landed: Landed) -> str:
     return made + r"\Cref{tab:peers} sets the engine beside other libraries on the same trace." + "\n"
 
 
-def arms(study: str, found: StudyResults) -> str:
-    """Means and standard deviations over seeds at the end of training, for each arm at the study's own α."""
+def arms(landed: Landed) -> str:
+    """By study, means and standard deviations over seeds at the end of training, of each arm at the study's own α."""
     head = ["arm", r"$\alpha$", "runs", *(_CURVATURE.get(measure, measure) for measure in SHOWN)]
     lines = []
-    end = found.at_own_alpha(found.tables["arms"].query("when == 'end'"))
-    for (arm, _), own in end.groupby(["arm", "alpha"], dropna=False, sort=False):
-        cells = [_mean(own[own.measure == measure]) for measure in SHOWN]
-        facts = own.iloc[0]
-        runs = f"{facts.runs:.0f}" + (f" ({facts.diverged:.0f} div.)" if facts.diverged else "")
-        lines.append([tex(name(str(arm))), "--" if pd.isna(facts.alpha) else f"{facts.alpha:g}", runs, *cells])
+    for study, found in _run(landed):
+        lines.append(_heading(study, found, len(head)))
+        end = found.at_own_alpha(found.tables["arms"].query("when == 'end'"))
+        for (arm, _), own in end.groupby(["arm", "alpha"], dropna=False, sort=False):
+            cells = [_mean(own[own.measure == measure]) for measure in SHOWN]
+            facts = own.iloc[0]
+            runs = f"{facts.runs:.0f}" + (f" ({facts.diverged:.0f} div.)" if facts.diverged else "")
+            lines.append([tex(name(str(arm))), "--" if pd.isna(facts.alpha) else f"{facts.alpha:g}", runs, *cells])
     caption = (
-        rf"Study \texttt{{{study}}}: mean and standard deviation over seeds at the end of training, at "
-        rf"$\alpha = {found.facts['alpha']:g}$. Loss in nats a token on held-out replies; ROUGE-L and length "
-        "of greedy replies; curvature on held-out prompts."
+        r"The arms of each study at its own $\alpha$: mean and standard deviation over seeds at the end of training. Loss "
+        "in nats a token on held-out replies; ROUGE-L and length of greedy replies; curvature on held-out prompts, "
+        r"$C(\sigma)$ at that $\alpha$ for every arm."
     )
-    return table("@{}llr" + "r" * len(SHOWN) + "@{}", head, rows_of(lines), caption, f"tab:{study}-arms", wide=True)
+    return _wide("@{}llr" + "r" * len(SHOWN) + "@{}", head, lines, caption, "tab:arms")
+
+
+def _run(landed: Landed) -> list[tuple[str, StudyResults]]:
+    return [(study, found) for study, found in landed.studies.items() if found]
+
+
+def _heading(study: str, found: StudyResults, width: int) -> list[str]:
+    pairs = f"{found.tables['contrasts'].pairs.max():.0f} seeds" if len(found.tables["contrasts"]) else "one arm"
+    return [rf"\multicolumn{{{width}}}{{@{{}}l}}{{\emph{{Study \texttt{{{study}}}, {pairs}}}}}"]
+
+
+def _wide(columns: str, head: list[str], lines: list[list[str]], caption: str, label: str) -> str:
+    return table(columns, head, rows_of(lines), caption, label, wide=True) if lines else "% no study has been run\n"
 
 
 def _mean(own: pd.DataFrame) -> str:
@@ -164,19 +179,22 @@ def _mean(own: pd.DataFrame) -> str:
     return tex(f"{fixed(row['mean'], decimals)} ± {fixed(row.sd, decimals)}")
 
 
-def contrasts(study: str, found: StudyResults) -> str:
-    """Paired differences of the held-out loss at the end, of the ordering and, at the study's own α, of the laws."""
+def contrasts(landed: Landed) -> str:
+    """By study, paired differences of the held-out loss at the end, of the ordering and, at its own α, of the laws."""
     head = ["contrast", r"$\alpha$", "difference", r"95\,\% interval", "pairs", "Holm $p$", "TOST $p$", "verdict"]
-    compared = found.tables["contrasts"]
-    chosen = compared[(compared.measure == "held-out loss") & (compared.when == "end")]
-    chosen = pd.concat([chosen[chosen.family == "main"], found.at_own_alpha(chosen[chosen.family == "laws"])])
-    lines = [_contrast(row) for row in chosen.to_dict("records")]
+    lines, margins = [], []
+    for study, found in _run(landed):
+        compared = found.tables["contrasts"]
+        chosen = compared[(compared.measure == "held-out loss") & (compared.when == "end")]
+        chosen = pd.concat([chosen[chosen.family == "main"], found.at_own_alpha(chosen[chosen.family == "laws"])])
+        lines += [_heading(study, found, len(head)), *(_contrast(row) for row in chosen.to_dict("records"))]
+        margins.append(f"{found.facts['margin']:g}")
     caption = (
-        rf"Study \texttt{{{study}}}: differences of held-out loss, first arm less second, over pairs of the same "
-        "seed. Holm: sign-flip permutation test (the sign test where a run diverged), corrected over the family; "
-        f"TOST: equivalence within the margin stated before the runs, {found.facts['margin']:g} nats."
+        "Differences of held-out loss, first arm less second, over pairs of the same seed. Holm: sign-flip permutation "
+        "test (the sign test where a run diverged), corrected over the family; TOST: equivalence within the margin "
+        f"stated before the runs, {' and '.join(dict.fromkeys(margins))} nats."
     )
-    return table("@{}llrrrrrl@{}", head, rows_of(lines), caption, f"tab:{study}-contrasts", wide=True)
+    return _wide("@{}llrrrrrl@{}", head, lines, caption, "tab:contrasts")
 
 
 def _contrast(row: dict[Any, Any]) -> list[str]:

@@ -187,8 +187,12 @@ def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Pat
     assert r"\claim{O4}: of 4 predictions, all 4 fail. It fails on" in said["turned"]
     assert r"\claim{O2}: not run" in said["fine"]
     assert "3 pairs of seeds" in said["fine"] and "not been run" not in said["fine"]
-    assert r"SymNoise \ensuremath{-} uniform" in tables.contrasts("micro", fine)
-    assert r"\ensuremath{\pm}" in tables.arms("micro", fine)
+    both = replace(landed, studies={"micro": fine, "smollm2": turned})
+    for made in (tables.contrasts(both), tables.arms(both)):
+        assert r"\emph{Study \texttt{micro}, 3 seeds}" in made and r"\emph{Study \texttt{smollm2}, 3 seeds}" in made
+    assert r"SymNoise \ensuremath{-} uniform" in tables.contrasts(both) and r"\ensuremath{\pm}" in tables.arms(both)
+    none = replace(landed, studies={"micro": None})
+    assert tables.contrasts(none) == tables.arms(none) == "% no study has been run\n"
     assert r"means over seeds end at a \ensuremath{\operatorname{tr}H} of 4" in said["fine"]
     assert (
         r"chrF" not in said["fine"] and "ROUGE-L, greedy" not in said["fine"]
