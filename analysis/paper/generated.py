@@ -20,7 +20,6 @@ def texts(landed: Landed) -> dict[str, str]:
         "table-bench.tex": tables.bench(landed),
         "table-arms.tex": tables.arms(landed),
         "table-contrasts.tex": tables.contrasts(landed),
-        "table-outcomes.tex": tables.outcomes(landed),
         "peers.tex": tables.peers(landed),
     }
     found |= pictures.latex(landed)

@@ -29,7 +29,7 @@ def paragraphs(landed: Landed) -> str:
             )
             continue
         shown = "".join(
-            rf"\Cref{{fig:{study}-{figure}}} shows every contrast at its own $\alpha$." for figure in found.frames
+            rf"\Cref{{fig:{study}-{figure}}} shows these contrasts at its own $\alpha$." for figure in found.frames
         )
         claims = " ".join(_claim(id, found) for id in STUDIED)
         said.append(f"{head} {tex(_size(found))} {tex(_means(found))} {claims} {shown}\n")

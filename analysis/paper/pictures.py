@@ -18,8 +18,9 @@ def pictures(landed: Landed) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
     found = {name: (figures.FIGURES[name], landed.frames[name]) for name in FIGURES if name in landed.frames}
     for study, results in landed.studies.items():
         if results is not None:
-            for name, data in results.frames.items():  # at the study's own α; its page and the gallery have every one
-                found[f"{study}-{name}"] = (study_figures.FIGURES[name], results.at_own_alpha(data))
+            for name, data in results.frames.items():  # what claims are about, at the study's own α: its page has all
+                shown = results.at_own_alpha(data[data.family != "controls"])
+                found[f"{study}-{name}"] = (study_figures.FIGURES[name], shown)
     return found
 
 

@@ -10,8 +10,7 @@ from analysis.ledger import THEORY, line
 from analysis.numbers import decimals_for, fixed, measurement, number
 from analysis.paper.landed import Landed, StudyResults
 from analysis.paper.tex import rows_of, table, tex
-from analysis.paper.values import BENCH, tally
-from analysis.study.claims import STUDIED
+from analysis.paper.values import BENCH
 from analysis.style import name
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
@@ -148,8 +147,8 @@ def arms(landed: Landed) -> str:
             runs = f"{facts.runs:.0f}" + (f" ({facts.diverged:.0f} div.)" if facts.diverged else "")
             lines.append([tex(name(str(arm))), "--" if pd.isna(facts.alpha) else f"{facts.alpha:g}", runs, *cells])
     caption = (
-        r"The arms of each study at its own $\alpha$: mean and standard deviation over seeds at the end of training. Loss "
-        "in nats a token on held-out replies; ROUGE-L and length of greedy replies; curvature on held-out prompts, "
+        r"The arms of each study at its own $\alpha$: mean and standard deviation over seeds at the end of training. "
+        "Loss in nats a token on held-out replies; ROUGE-L and length of greedy replies; curvature on held-out prompts, "
         r"$C(\sigma)$ at that $\alpha$ for every arm."
     )
     return _wide("@{}llr" + "r" * len(SHOWN) + "@{}", head, lines, caption, "tab:arms")
@@ -207,20 +206,3 @@ def _contrast(row: dict[Any, Any]) -> list[str]:
 
 def _probability(p: float) -> str:
     return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def outcomes(landed: Landed) -> str:
-    """N3 and O1 to O4 by study: how many predictions hold, fail, are undecided."""
-    cells = []
-    for id in STUDIED:
-        said = []
-        for found in landed.studies.values():
-            rows = [row for row in found.rows if row["id"] == id] if found else []
-            said.append(tally(rows) if rows else NOT_RUN)
-        cells.append([rf"\claim{{{id}}}", SHORT[id], *said])
-    head = ["", "claim", *(rf"\texttt{{{study}}}" for study in landed.studies)]
-    caption = f"The claims on outcomes, by study: predictions and their verdicts at {tex(PERCENT)}."
-    columns = r"@{}l>{\raggedright\arraybackslash}p{0.95in}" + r">{\raggedright\arraybackslash}p{0.85in}" * len(
-        landed.studies
-    )
-    return table(columns + "@{}", head, rows_of(cells), caption, "tab:outcomes", wide=False)
