@@ -12,7 +12,7 @@ from analysis.study.claims import STUDIED
 from analysis.style import name as arm
 from symnoise.theory import LEVEL
 
-_MOST = 2  # rows that a sentence names; the ledger of the study has all
+_MOST = 1  # rows that a sentence names; the ledger of the study has all
 # Arms of the sentences on means, as far as a study has them.
 _SHOWN = ("none", "uniform", "independent-pair", "symnoise", "symnoise-half-batch")
 
@@ -73,7 +73,7 @@ def _size(found: StudyResults) -> str:
         t = float(stats.t.ppf(0.5 + LEVEL / 2, most - 1))
         said += (
             f" An interval of the ledger then reaches {number(t / most**0.5, 2)} standard deviations of a pair's "
-            "difference to each side, and only larger effects can be decided."
+            "difference to each side."
         )
     power = found.tables["power"]
     if "seeds_needed" in power and power.seeds_needed.notna().any():

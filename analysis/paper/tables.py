@@ -148,7 +148,7 @@ def arms(landed: Landed) -> str:
             lines.append([tex(name(str(arm))), "--" if pd.isna(facts.alpha) else f"{facts.alpha:g}", runs, *cells])
     caption = (
         r"The arms of each study at its own $\alpha$: mean and standard deviation over seeds at the end of training. "
-        "Loss in nats a token on held-out replies; ROUGE-L and length of greedy replies; curvature on held-out prompts, "
+        "Loss in nats a token on held-out rows; ROUGE-L and length of greedy replies; curvature on held-out rows, "
         r"$C(\sigma)$ at that $\alpha$ for every arm."
     )
     return _wide("@{}llr" + "r" * len(SHOWN) + "@{}", head, lines, caption, "tab:arms")
