@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from analysis.numbers import measurement
+from analysis.paper import outcomes
 from analysis.paper.landed import ROOT, Landed, StudyResults, read_landed
 from analysis.study.claims import STUDIED
 from analysis.study.contrasts import LEVEL
@@ -47,7 +48,8 @@ def stages(run: dict[str, Any]) -> str:
 
 
 def studies(found: dict[str, StudyResults | None]) -> str:
-    """Of the studies that have landed: verdicts by claim, and what decides at the study's α; or that there is none."""
+    """Of the studies that have landed: verdicts by claim, and at the study's α what SymNoise came to and what decides
+    that; or that there is none."""
     run = {name: study for name, study in found.items() if study}
     if not run:
         return "No study has been run to its end yet: what `micro-smoke` gives is a test, not a result."
@@ -55,7 +57,10 @@ def studies(found: dict[str, StudyResults | None]) -> str:
     for claim in STUDIED.values():
         cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in run.values()]
         lines.append(_line(claim.id, claim.statement, *cells))
-    return "\n\n".join(["\n".join(lines), *(_differences(name, study) for name, study in run.items())])
+    parts = ["\n".join(lines)]
+    for name, study in run.items():
+        parts += [outcomes.in_short(name, study), _differences(name, study)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _differences(name: str, study: StudyResults) -> str:
