@@ -33,7 +33,8 @@ from torch.optim import AdamW
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.neftune import activate_neftune, deactivate_neftune
 
-from symnoise.core import generator, peak_rss_mib, progress_shown, track, write_atomically
+from experiments.ending import one_line_on_bad_input
+from symnoise.core import InputError, generator, peak_rss_mib, progress_shown, track, write_atomically
 from symnoise.models import load_model
 from symnoise.noise import Noise
 from symnoise.training.trainer import SymNoiseTrainer
@@ -203,7 +204,9 @@ def peak(loop: str, micro_batches: int, model: str) -> float:
     """Largest resident set, MiB, of a process that loads the model and takes a few steps of `loop`."""
     options = ["--loop", loop, "--micro-batches", str(micro_batches), "--model", model]
     command = [sys.executable, "-m", "experiments.bench_training", *options]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"the memory of {loop!r} could not be measured: {done.stderr.strip()[-3000:]}")
     return float(json.loads(done.stdout.splitlines()[-1])["peak_rss_mib"])
 
 
@@ -252,4 +255,4 @@ def _show(records: list[dict[str, Any]], model: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    one_line_on_bad_input(lambda: typer.run(main))

@@ -35,14 +35,19 @@ def generate(study: Study, run: Run, folder: Path) -> None:
                 replies = greedy(source, prompts, options.max_new_tokens, penalty)
                 tokens += sum(len(reply) for reply in replies)
                 found += [
-                    {"when": when, "decoding": decoding(penalty), "prompt": example.messages[0][1]}
-                    | {"reference": example.messages[-1][1], "tokens": len(reply)}
+                    {"when": when, "decoding": decoding(penalty), **first_turn(example), "tokens": len(reply)}
                     | {"reply": source.tokenizer.decode(reply, skip_special_tokens=True).strip()}
                     for example, reply in zip(examples, replies, strict=True)
                 ]
     seconds = time.perf_counter() - started
     facts = {"seconds": seconds, "tokens_per_second": tokens / seconds}
     write_json(place / "replies.json", {"run": run.name, "replies": found, **facts, **provenance()})
+
+
+def first_turn(example: Example) -> dict[str, str]:
+    """The first prompt of a conversation and the reply to it, which is what is asked for here."""
+    texts = dict(reversed(example.messages))  # role -> its first text
+    return {"prompt": texts["user"], "reference": texts["assistant"]}
 
 
 def decoding(penalty: float) -> str:

@@ -45,7 +45,10 @@ def precision(study: Study, folder: Path, results: Path = Path("results")) -> No
         if not (place / "train.json").is_file():
             train(twin, run, beside)
             shutil.rmtree(place / "weights")
-        losses = {own: _curve(made[run]), other: _curve(records(place / "train.json"))}
+        twin_made = records(place / "train.json")
+        if twin_made["data_sha256"] != made[run]["data_sha256"]:
+            raise InputError(f"{study.data} had other contents when {place} was made: delete that folder and run again")
+        losses = {own: _curve(made[run]), other: _curve(twin_made)}
         found.append(pd.DataFrame(losses).rename_axis("step").reset_index().assign(seed=run.seed))
         table = pd.concat(found, ignore_index=True)
         table["difference"] = table[own] - table[other]

@@ -9,6 +9,8 @@ after an interrupt of it, `make study` makes the rest.
 """
 
 import shutil
+import signal
+import sys
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +39,7 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
     _import_what_steps_need()
     waiting = [run for run in study.runs if not (folder / run.name / "outcomes.json").is_file()]
     running: dict[int, tuple[Any, Run]] = {}
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no run outlives the sweep
     done, failed = len(study.runs) - len(waiting), []
     print(f"{done} of {len(study.runs)} runs are done", flush=True)
     try:
@@ -57,12 +60,14 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
     finally:
         for process, _ in running.values():
             process.terminate()
+        signal.signal(signal.SIGTERM, before)
     if failed:
         raise InputError(f"{len(failed)} runs failed, for the reasons above: {', '.join(failed)}")
 
 
 def finish(study: Study, run: Run, folder: Path) -> None:
     """The steps of one run that are missing, in their order; then the weights go, as in the Snakefile."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     place = folder / run.name
     for file, step in STEPS.items():
         if not (place / file).is_file():

@@ -72,6 +72,7 @@ class EmbeddingHessian:
         dtype = np.dtype(np.float64 if self.dtype is torch.float64 else np.float32)
 
         def product(v: np.ndarray) -> np.ndarray:
-            return (self @ torch.from_numpy(v.astype(dtype))).cpu().numpy().astype(dtype)
+            made = self @ torch.from_numpy(v.astype(dtype))
+            return made.double().cpu().numpy().astype(dtype)  # NumPy has no bfloat16
 
         return LinearOperator(self.shape, matvec=product, rmatvec=product, matmat=product, rmatmat=product, dtype=dtype)

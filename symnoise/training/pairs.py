@@ -35,7 +35,10 @@ def double_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
     if "input_ids" not in batch:
         raise InputError(f"the batch has no input_ids, only {', '.join(batch)}; noise needs token ids")
     double = _double_tokens if layout(batch) == "tokens" else _double_rows
-    return {key: _doubled(double, key, value, batch["input_ids"]) for key, value in batch.items()}
+    doubled = {key: _doubled(double, key, value, batch["input_ids"]) for key, value in batch.items()}
+    if double is _double_tokens:
+        doubled["use_cache"] = False  # with a cache Transformers would take the row for one document
+    return doubled
 
 
 def _doubled(double: Callable[[str, Tensor, Tensor], Tensor], key: str, value: Any, ids: Tensor) -> Any:
@@ -66,6 +69,9 @@ def _double_tokens(key: str, value: Tensor, ids: Tensor) -> Tensor:
             f"{tuple(ids.shape)}; a pair cannot double it"
         )
     second = value + value.max() + 1 if key == "seq_idx" else value
+    if key == "labels":
+        second = value.clone()
+        second[:, 0] = -100  # nothing of the first side predicts how the second begins
     return torch.cat([value, second], 1)
 
 

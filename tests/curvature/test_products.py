@@ -134,3 +134,12 @@ def test_spectrum_agrees_with_the_dense_one(which: str) -> None:
         spectrum(loss, k=0)
     with pytest.raises(InputError, match="did you mean 'magnitude'"):
         spectrum(loss, which="magnitud")
+
+
+def test_eigenvalues_of_a_bfloat16_model() -> None:
+    """Its products are rounded to 8 bits: the largest eigenvalue is float32's to a few per cent."""
+    rough, fine = (
+        spectrum(EmbeddingLoss(tiny("llama", dtype), batch()).example(0), k=1, tolerance=0.05).values
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    torch.testing.assert_close(rough, fine, rtol=0.1, atol=0)

@@ -13,7 +13,7 @@ import yaml
 from experiments.study.base import base, base_model
 from experiments.study.connect import connect
 from experiments.study.evaluate import calibration_error, evaluate, scores
-from experiments.study.generate import generate
+from experiments.study.generate import first_turn, generate
 from experiments.study.measure import measure
 from experiments.study.precision import precision
 from experiments.study.spec import ARMS, Study, load_study
@@ -21,6 +21,7 @@ from experiments.study.start import start
 from experiments.study.texts import held_out, split, training_rows
 from experiments.study.train import Curve, train
 from symnoise.core import InputError, sha256
+from symnoise.models import Example
 
 STUDIES = Path("experiments/configs/studies")
 WORDS = ("red", "blue", "green", "seven", "river", "stone", "quiet", "bright")
@@ -196,6 +197,11 @@ def test_scores_by_hand() -> None:
     assert found["ROUGE-L"] == pytest.approx(0.5) and found["length"] == 2
     assert found["distinct-1"] == pytest.approx(2 / 4)
     assert found["repeated-2"] == pytest.approx((1 / 3 + 0) / 2)
+
+
+def test_a_reply_is_held_against_the_one_to_the_same_prompt() -> None:
+    turns = (("system", "s"), ("user", "hi"), ("assistant", "first"), ("user", "more"), ("assistant", "second"))
+    assert first_turn(Example(turns, "", 1)) == {"prompt": "hi", "reference": "first"}
 
 
 def test_arms_are_the_controls_of_a_fair_test() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,21 @@ def test_what_is_missing_is_made_once(tmp_path, monkeypatch, capfd) -> None:
     capfd.readouterr()
     sweep(study, tmp_path, jobs=2)
     assert capfd.readouterr().out == f"{len(study.runs)} of {len(study.runs)} runs are done\n"
+
+
+def test_no_run_outlives_a_sweep_that_is_told_to_end(tmp_path, monkeypatch) -> None:
+    def long(study: Study, run: Run, folder: Path) -> None:
+        (folder / f"{run.name}.pid").write_text(str(os.getpid()))
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(module, "finish", long)
+    monkeypatch.setattr(module, "_import_what_steps_need", lambda: None)
+    study = load_study(Path("experiments/configs/studies/micro-smoke.yaml"))
+    write_json(tmp_path / "base.json", {})
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        sweep(study, tmp_path, jobs=1)
+    assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+    (child,) = (int(path.read_text()) for path in tmp_path.glob("*.pid"))
+    os.waitpid(child, 0)  # it has ended, long before its minute

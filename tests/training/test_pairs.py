@@ -5,9 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symnoise.core import InputError
-from symnoise.training import document_lengths, double_batch
+from symnoise.core import InputError, generator
+from symnoise.noise import Noise
+from symnoise.training import attach, document_lengths, double_batch
 from symnoise.training.pairs import first_side, layout
+from tests.tiny import tiny
 from tests.training.ragged import collate, rows
 
 
@@ -44,6 +46,20 @@ def test_a_flattened_batch_is_doubled_along_its_tokens():
     assert doubled["input_ids"].tolist() == [[0, 1, 2, 3, 4] * 2]
     assert doubled["max_length_q"] == 3
     assert torch.equal(first_side(doubled["input_ids"], "tokens"), batch["input_ids"])
+
+
+def test_the_sides_of_one_row_do_not_see_each_other():
+    """By tokens as by rows, with a model whose cache is on and a label at the start of the row."""
+    model, ids = tiny("llama", torch.float64), torch.randint(3, 60, (1, 8), generator=generator(0, "ids"))
+    assert model.config.use_cache
+    rows_batch = {"input_ids": ids, "labels": ids.clone()}
+    tokens_batch = rows_batch | {"position_ids": torch.arange(8)[None]}
+    losses = []
+    for batch in (rows_batch, tokens_batch):
+        with attach(model, Noise.symnoise(50.0), seed=0):
+            model.train()
+            losses.append(float(model(**double_batch(batch)).loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 @pytest.mark.parametrize(

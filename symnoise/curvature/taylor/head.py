@@ -132,7 +132,9 @@ def _terms(value: Tensor, first: Tensor, second: Callable[[Tensor], Tensor], tar
         weighted = p * one
         mean = weighted.sum(-1)
         slope.append(mean - one.gather(-1, targets[:, None])[:, 0])
-        gauss_newton.append(weighted.mul_(one).sum(-1) - mean * mean)
+        # Centred first: ⟨z1²⟩ − ⟨z1⟩² cancels where a direction moves all logits alike.
+        torch.sub(one, mean[:, None], out=weighted)
+        gauss_newton.append(weighted.square_().mul_(p).sum(-1))
     variances = torch.stack(gauss_newton).double()
     gradient = p.scatter_add_(-1, targets[:, None], -torch.ones_like(p[:, :1]))
     bent = second(gradient).double() + variances.unflatten(0, (frame.groups, -1)).sum(1)

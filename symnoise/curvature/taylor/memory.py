@@ -23,10 +23,12 @@ def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients:
     vocabulary = loss.model.config.get_text_config().vocab_size
     dtype = coefficients or loss.embeddings.dtype
     one = batch * tokens * (3 * dim + 3 * _width(loss.model, vocabulary))
+    scores = batch * (getattr(loss.model.config.get_text_config(), "num_attention_heads", None) or 1) * tokens**2
     if getattr(loss.model.config, "_attn_implementation", None) == "eager":
-        one += 3 * batch * loss.model.config.get_text_config().num_attention_heads * tokens**2
+        one += 3 * scores
     logits = len(loss.targets) * vocabulary
-    value = loss.embeddings.element_size() * (2 * logits + 3 * one)
+    # The value's attention is PyTorch's plain kernel, which holds whole scores and their softmax.
+    value = loss.embeddings.element_size() * (2 * logits + 3 * one + 2 * scores)
     extra = 0
     if dtype is not loss.embeddings.dtype:  # the head's weight cast, and the stream in the model's own type
         extra = vocabulary * dim * dtype.itemsize
