@@ -26,6 +26,7 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     """Write the tables of every finished run."""
     runs, curves, curvature, outcomes, unfinished = [], [], [], [], []
     start = records(folder / "start.json")
+    _require_same_settings(study, start, folder / "start.json")
     versions: set[str] = set()
     contents = {start.get("data_sha256")}  # of the data set; records of before it was kept have none
     sections = {"benchmarks": study.tasks, "preferences": study.alpaca_eval}
@@ -38,6 +39,8 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
         found = {name: records(file) for name, file in files.items()}
         train, measure = found["train"], found["measure"]
         versions |= {record["versions"]["symnoise"] for record in found.values()}
+        for name in ("measure", "replies", "outcomes"):
+            _require_same_settings(study, found[name], files[name])
         contents.add(train.get("data_sha256"))
         runs.append(
             {"run": run.name, "arm": run.arm, "alpha": run.alpha, "seed": run.seed, "model": study.model}
@@ -79,6 +82,16 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     own = {"symnoise": versions.pop(), "data_sha256": next(iter(contents), None)}
     own |= {"unfinished": unfinished, "missing": missing(study, asked, len(runs))}
     write_json(place / "study.json", facts(study, base, asked) | own)
+
+
+def _require_same_settings(study: Study, record: dict[str, Any], path: Path) -> None:
+    """`InputError` where the study's alpha, measuring or generating has changed since the record was made."""
+    made, asked = record["measured_by"], study.measured_by
+    said = ", ".join(f"{name}: {value}" for name, value in made.items() if value != asked[name])
+    if said:
+        raise InputError(
+            f"{path} was made with other settings ({said}); put them back, or delete the runs and run again"
+        )
 
 
 def missing(study: Study, asked: dict[str, list[Any]], runs: int) -> dict[str, str]:

@@ -35,7 +35,8 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
             own = [r for r in replies if (r["when"], r["decoding"]) == (when, decoding)]
             for measure, value in scores(own).items():
                 found.append({"when": when, "measure": measure, "decoding": decoding, "value": value})
-    write_json(place / "outcomes.json", {"run": run.name, "outcomes": found, **provenance()})
+    record = {"run": run.name, "measured_by": study.measured_by, "outcomes": found}
+    write_json(place / "outcomes.json", record | provenance())
 
 
 def _losses(study: Study, source: LoadedModel) -> dict[str, float]:

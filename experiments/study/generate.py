@@ -41,7 +41,8 @@ def generate(study: Study, run: Run, folder: Path) -> None:
                 ]
     seconds = time.perf_counter() - started
     facts = {"seconds": seconds, "tokens_per_second": tokens / seconds}
-    write_json(place / "replies.json", {"run": run.name, "replies": found, **facts, **provenance()})
+    record = {"run": run.name, "measured_by": study.measured_by, "replies": found}
+    write_json(place / "replies.json", record | facts | provenance())
 
 
 def first_turn(example: Example) -> dict[str, str]:

@@ -37,7 +37,7 @@ def measure(study: Study, run: Run, folder: Path) -> None:
             found += [{"step": step, **point} for point in points]
     seconds = time.perf_counter() - started
     facts = {"seconds": seconds, "trace_seconds": trace_seconds, "peak_rss_mib": peak_rss_mib(), **provenance()}
-    write_json(place / "measure.json", {"run": run.name, "points": found, **facts})
+    write_json(place / "measure.json", {"run": run.name, "measured_by": study.measured_by, "points": found, **facts})
 
 
 def curvature(study: Study, source: LoadedModel) -> tuple[list[dict[str, Any]], float]:

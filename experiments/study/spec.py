@@ -203,6 +203,12 @@ class Study:
         return f"{self.name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 
     @property
+    def measured_by(self) -> dict[str, Any]:
+        """What measurements depend on beside the run; it stands in their records, since `key` does not name it."""
+        settings = {"alpha": self.alpha, "measuring": asdict(self.measuring), "generating": asdict(self.generating)}
+        return json.loads(json.dumps(settings))
+
+    @property
     def _pretraining(self) -> dict[str, Any] | None:
         return asdict(self.pretraining) if self.pretraining else None
 

@@ -16,7 +16,8 @@ from symnoise.core import provenance, write_json
 def start(study: Study, folder: Path) -> None:
     """Write start.json."""
     points, _ = curvature(study, base_model(study, folder))
-    write_json(folder / "start.json", {"points": points, "data_sha256": split(study).data.sha256, **provenance()})
+    record = {"measured_by": study.measured_by, "points": points, "data_sha256": split(study).data.sha256}
+    write_json(folder / "start.json", record | provenance())
 
 
 if __name__ == "__main__":

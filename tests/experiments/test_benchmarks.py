@@ -225,7 +225,7 @@ def test_records_of_another_schema_lie_in_another_folder(study, monkeypatch) -> 
 
 def raw_runs(study: Study, folder: Path) -> None:
     """Finished runs as their files, made up."""
-    facts = {"versions": {"symnoise": VERSION}, "seconds": 1.0}
+    facts = {"versions": {"symnoise": VERSION}, "seconds": 1.0, "measured_by": study.measured_by}
     steps = {
         "train": {"batch": 4, "status": "done", "train_loss": 1.0, "peak_rss_mib": 1.0}
         | {"curve": [{"step": 0, "held-out loss": 2.0, "used-row norm": 1.0, "all-row norm": 1.0}]},

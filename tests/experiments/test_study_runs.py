@@ -121,6 +121,15 @@ def test_from_training_to_tables(study, folder, tmp_path) -> None:
     assert facts["schema"] == 1 and facts["unfinished"] == []
     assert facts["data_sha256"] == sha256(Path(study.data))
 
+    with pytest.raises(InputError, match=r"start\.json was made with other settings \(alpha: 10\); put them back"):
+        connect(replace(study, alpha=5), folder, tmp_path)
+    made = folder / study.runs[0].name / "measure.json"
+    record = json.loads(made.read_text())
+    record["measured_by"]["measuring"]["probes"] = 99
+    made.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"measure\.json was made with other settings \(measuring: .*'probes': 99"):
+        connect(study, folder, tmp_path)
+
     shutil.rmtree(folder / study.runs[0].name)
     connect(study, folder, tmp_path)
     assert json.loads((place / "study.json").read_text())["unfinished"] == [study.runs[0].name]
