@@ -198,9 +198,10 @@ def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Pat
         r"chrF" not in said["fine"] and "ROUGE-L, greedy" not in said["fine"]
     )  # O2, and what it says of length, not run
     short = {name: outcomes.in_short("micro", made) for name, made in runs.items()}
-    assert "against NEFTune’s noise it ends with a tr H" in short["fine"]
-    assert "% lower" in short["fine"] and "nats lower (too few seeds)" in short["fine"]
-    assert "% higher" in short["turned"] and "nats higher (too few seeds)" in short["turned"]
+    said_so = r"less NEFTune’s noise, tr H (−?[\d.]+) \(.*?; too few seeds\) and held-out loss (−?[\d.]+) nats"
+    for name, sign in (("fine", -1), ("turned", 1)):
+        curved, lost = (float(n.replace("−", "-")) for n in re.findall(said_so, short[name])[0])
+        assert curved == pytest.approx(sign * 5000, rel=0.01) and lost == pytest.approx(sign * 3, rel=0.01)
     assert tex(short["fine"]) in sentences.abstract(replace(landed, studies={"micro": fine}))
 
 
