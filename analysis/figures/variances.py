@@ -90,12 +90,13 @@ def caption(data: pd.DataFrame) -> str:
         ratio = text.pivot_table(index="alpha", columns="scheme", values="measured")
         if {"pair", "two draws"} <= set(ratio.columns):
             known = text[(text.scheme == "pair") & (text.low > 0)].alpha  # where a ratio has an upper end
-            gain = (ratio["two draws"] / ratio["pair"])[known.min() : known.max()]
-            said += (
-                f" On text, two draws, which cost as much as a pair, have about {number(gain.iloc[0], 1)} times its "
-                f"variance at α = {gain.index[0]:g} and about {number(gain.iloc[-1], 1)} times at "
-                f"α = {gain.index[-1]:g}."
-            )
+            gain = (ratio["two draws"] / ratio["pair"]).reindex(sorted(known))
+            if len(gain):
+                said += (
+                    f" On text, two draws, which cost as much as a pair, have about {number(gain.iloc[0], 1)} times "
+                    f"its variance at α = {gain.index[0]:g} and about {number(gain.iloc[-1], 1)} times at "
+                    f"α = {gain.index[-1]:g}."
+                )
     else:
         said += " Nothing measured on text yet."
     return said

@@ -86,7 +86,7 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
 
 def _require_same_settings(study: Study, record: dict[str, Any], path: Path) -> None:
     """`InputError` where the study's alpha, measuring or generating has changed since the record was made."""
-    made, asked = record["measured_by"], study.measured_by
+    made, asked = record.get("measured_by", {}), study.measured_by  # records of before it was kept have none
     said = ", ".join(f"{name}: {value}" for name, value in made.items() if value != asked[name])
     if said:
         raise InputError(
