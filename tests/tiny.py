@@ -55,11 +55,27 @@ _CONFIGS = {
     },
 }
 NAMES = tuple(name.removesuffix("_text") for name in _CONFIGS)
+# Models that multiply the table's output: Granite what it is given as inputs_embeds too, Pegasus its own alone.
+_CONFIGS |= {
+    "granite": _LLAMA | {"embedding_multiplier": 12.0},
+    "pegasus": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "scale_embedding": True,
+        "decoder_start_token_id": 0,
+    },
+}
 DECODERS = tuple(name for name in NAMES if name != "t5")
 
 
 def tiny(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
-    """A random model named in `NAMES`: width 32, 2 layers, 97 tokens, eval mode.
+    """A random model named in `_CONFIGS`: width 32, 2 layers, 97 tokens, eval mode.
 
     Matrices are N(0, 0.2²), ten times the usual start, so that curvature is not negligible; vectors (norm gains,
     biases) are moved off their 0 or 1 by as much, so that no term is left out unnoticed. Only the seed matters.

@@ -10,15 +10,16 @@ from torch.nn import functional as F
 
 from symnoise.core import InputError, is_right_padded, lengths
 from symnoise.models.borrowed import borrowed
+from symnoise.models.multiplier import embedding_multiplier, given_multiplier
 
 
 class EmbeddingLoss:
     """ℓ_b(X) = mean over the scored tokens t of example b of −log p(label_t | X), in nats, b = 1 … batch.
 
     X (batch, token, dim) are the embeddings as the model's layers receive them: the output of its embedding
-    table (for Gemma after its scaling by √d), before positions are added. For encoder-decoder models X are the
-    encoder's, and the labels are the decoder's targets. Examples do not meet in the model, so the Hessian of
-    the batch is block-diagonal with one (L·d × L·d) block an example.
+    table (for Gemma after its scaling by √d, for Granite after its multiplier), before positions are added. For
+    encoder-decoder models X are the encoder's, and the labels are the decoder's targets. Examples do not meet in
+    the model, so the Hessian of the batch is block-diagonal with one (L·d × L·d) block an example.
 
     Logits are formed at scored positions only, cross-entropy in float32 or better, means in float64. The model
     computes in evaluation mode with frozen weights and is left exactly as found.
@@ -30,7 +31,8 @@ class EmbeddingLoss:
     ids:   one number an example, 0 … batch − 1 unless given; random probes are keyed by it, so an example gets
            the same probes in any batch, on any rank.
     Raises `InputError` for a model without embedding table or language-model head, for rows of one token, rows
-    without a scored token, labels of another shape, and token ids outside the vocabulary.
+    without a scored token, labels of another shape, token ids outside the vocabulary, and a model that multiplies
+    its embeddings and computes something else from `inputs_embeds` than from `input_ids`.
     """
 
     def __init__(self, model: Any, batch: Mapping[str, Tensor], ids: Sequence[int] | None = None) -> None:
@@ -49,11 +51,13 @@ class EmbeddingLoss:
         self.ids = tuple(range(len(tokens)) if ids is None else ids)
         _check(tokens, self.mask, labels, seq2seq)
 
-        table = _embedding_table(model.get_encoder() if seq2seq else model)
+        stack = model.get_encoder() if seq2seq else model
+        table = _embedding_table(stack)
         if int(tokens.max()) >= table.num_embeddings:
             raise InputError(f"token id {int(tokens.max())} is outside the model's {table.num_embeddings} embeddings")
         with torch.no_grad(), borrowed(model):
-            self.embeddings: Float[Tensor, "batch token dim"] = table(tokens).detach()
+            self.embeddings: Float[Tensor, "batch token dim"] = table(tokens) * embedding_multiplier(stack, table)
+            self._multiplied = given_multiplier(stack, table, tokens)  # by the model, once more
         self._inputs: dict[str, Any] = {"attention_mask": self.mask, "use_cache": False}
         if seq2seq:
             self._inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
@@ -119,7 +123,8 @@ class EmbeddingLoss:
 
     def _run(self, X: Tensor, **options: Any) -> Any:
         with borrowed(self.model):
-            return self.model(inputs_embeds=X, **self._inputs, **options)
+            given = X if self._multiplied == 1 else X / self._multiplied
+            return self.model(inputs_embeds=given, **self._inputs, **options)
 
     def mean_over_tokens(self, per_token: Tensor) -> Float[Tensor, "batch"]:
         """Means over each example's scored tokens, in float64."""

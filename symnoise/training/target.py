@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from symnoise.core import InputError
+from symnoise.models.multiplier import embedding_multiplier
 
 # What DDP and DeepSpeed, torch.compile, and FSDP1 call the model they wrap.
 _WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module")
@@ -42,7 +43,7 @@ def find_target(model: nn.Module) -> Target:
         raise InputError(
             f"{type(inner).__name__} has no text-embedding table to put noise on; give a Transformers model"
         )
-    return Target(outer, embedding, _multiplier(inner, embedding))
+    return Target(outer, embedding, embedding_multiplier(stack, embedding))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -57,12 +58,3 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not names or "get_input_embeddings" in dir(type(model)):
             return model
         model = model._modules[names[0]]  # type: ignore[assignment]
-
-
-def _multiplier(model: nn.Module, embedding: nn.Module) -> float:
-    for parent in model.modules():
-        if any(child is embedding for child in parent.children()):
-            factor = getattr(parent, "embedding_multiplier", getattr(parent, "embed_scale", 1.0))
-            inside = getattr(embedding, "embed_scale", None) is not None
-            return float(factor) if isinstance(factor, int | float) and not inside else 1.0
-    return 1.0

@@ -34,7 +34,7 @@ MORE = {
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "olmo2": _WIDTH | {"intermediate_size": 48},
     "starcoder2": _WIDTH | {"intermediate_size": 48, "num_key_value_heads": 2},
-    "granite": _WIDTH | {"intermediate_size": 48, "logits_scaling": 3.0},
+    "granite": _WIDTH | {"intermediate_size": 48, "logits_scaling": 3.0, "embedding_multiplier": 12.0},
     "stablelm": _WIDTH | {"intermediate_size": 48, "num_key_value_heads": 4},
     "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
 }

@@ -6,6 +6,8 @@ from torch import nn
 
 from symnoise.core import InputError
 from symnoise.models import EmbeddingLoss, borrowed
+from symnoise.noise import Noise
+from symnoise.training import attach
 from tests.text import batch, lifted, loss_of
 from tests.tiny import NAMES, tiny
 
@@ -60,6 +62,48 @@ def test_gemma_s_embeddings_are_taken_after_their_scaling() -> None:
     loss = EmbeddingLoss(model, batch())
     plain = model.get_input_embeddings().weight[batch()["input_ids"]]
     torch.testing.assert_close(loss.embeddings, plain.detach() * 32**0.5, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("granite", 12.0), ("pegasus", 32**0.5)])
+def test_embeddings_are_taken_after_the_model_s_multiplier(name: str, factor: float) -> None:
+    """Granite multiplies what it is given once more, Pegasus does not: either way the loss is the model's own."""
+    with lifted(True):
+        model, text = tiny(name, torch.float64), batch()
+        loss = EmbeddingLoss(model, text)
+        stack = model.get_encoder() if name == "pegasus" else model
+        plain = stack.get_input_embeddings().weight[text["input_ids"]].detach()
+        torch.testing.assert_close(loss.embeddings, plain * factor, rtol=1e-12, atol=0)
+        with torch.no_grad():
+            alone = model(**{key: value[:1] for key, value in text.items()}).loss
+        assert float(loss(loss.embeddings)[0]) == pytest.approx(float(alone), rel=3e-7)
+
+
+def test_what_is_measured_is_what_training_noise_moves() -> None:
+    """σ and C(σ) are in one unit: the noise that `attach` adds changes the loss as the same ε on X does."""
+    model, text, noise = tiny("granite", torch.float64), batch(rows=1), Noise("rademacher", 5.0)
+    with attach(model.train(), noise, seed=3) as noised:
+        trained = model(**text).loss.item()
+        frame = noised.frame(text, (0, 0))
+        epsilon = noised.epsilon(frame, 32, torch.float64) * 12  # as the layers get it
+    loss = EmbeddingLoss(model, text)
+    assert float(loss(loss.embeddings + epsilon)) == pytest.approx(trained, rel=1e-6)
+    assert float(epsilon.square().sum()) == pytest.approx(25 / 3, rel=1e-6)
+
+
+def test_a_model_that_reads_embeddings_otherwise_is_refused() -> None:
+    model = tiny("granite")
+    hook = model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: (
+            (args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"] + 1})
+            if kwargs.get("inputs_embeds") is not None
+            else None
+        ),
+        with_kwargs=True,
+    )
+    with pytest.raises(InputError, match="GraniteForCausalLM computes something else from inputs_embeds"):
+        EmbeddingLoss(model, batch())
+    hook.remove()
+    EmbeddingLoss(model, batch())
 
 
 def state(model: nn.Module) -> list:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.integrations.neftune import activate_neftune, deactivate_neftune, neftune_post_forward_hook
 
 from symnoise.core import InputError, generator
@@ -116,13 +116,13 @@ def test_alpha_speaks_of_the_embeddings_as_the_first_layer_gets_them(name):
     assert torch.allclose(square, torch.full_like(square, 25 / 3), rtol=1e-4)
 
 
-def test_alpha_means_the_same_where_the_model_multiplies_after_the_embedding():
-    config = AutoConfig.for_model(
-        "granite", vocab_size=97, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
-        num_key_value_heads=4, embedding_multiplier=12.0, pad_token_id=0,
-    )  # fmt: skip
-    model, inputs, received = AutoModelForCausalLM.from_config(config).train(), batch(), []
-    hook = model.base_model.layers[0].register_forward_pre_hook(lambda _, args: received.append(args[0].detach()))
+@pytest.mark.parametrize("name", ["granite", "pegasus"])
+def test_alpha_means_the_same_where_the_model_multiplies_after_the_embedding(name):
+    model, inputs, received = tiny(name).train(), batch(), []
+    stack = model.get_encoder() if name == "pegasus" else model.base_model
+    for module in model.modules():  # Pegasus's dropout, which would move what the layers receive
+        module.dropout = 0.0
+    hook = stack.layers[0].register_forward_pre_hook(lambda _, args: received.append(args[0].detach()))
     with attach(model, Noise("rademacher", 5.0)):
         model(**inputs)
     model(**inputs)
