@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from experiments.fine_tuning import held_out_loss, norms
@@ -28,7 +29,7 @@ from symnoise.core import InputError, peak_rss_mib, provenance, write_json
 from symnoise.models import collate
 from symnoise.models.quiet import quiet
 from symnoise.training.callbacks import mean_token_loss
-from symnoise.training.checkpoints import last_whole_checkpoint
+from symnoise.training.checkpoints import last_whole_checkpoint, step_of
 from symnoise.training.run import checkpointing
 
 WEIGHTS = ("middle", "best", "end")
@@ -37,9 +38,11 @@ WEIGHTS = ("middle", "best", "end")
 def train(study: Study, run: Run, folder: Path) -> None:
     """Train, recording held-out loss and norms along the way; "diverged" where a loss is not finite.
 
-    train.json: seconds and peak_rss_mib are those of the first process; after a kill, seconds of the steps that count.
+    train.json: train_loss is the mean over the steps; seconds and peak_rss_mib are those of the first process; after a
+    kill, seconds of the steps that count.
     """
-    from transformers import PrinterCallback, TrainingArguments
+    from transformers import PrinterCallback, TrainerState, TrainingArguments
+    from transformers.trainer import TRAINER_STATE_NAME
 
     place, options, started = folder / run.name, study.training, time.perf_counter()
     batch, processes = int(options.batch * ARMS[run.arm][1]), int(os.environ.get("WORLD_SIZE", "1"))
@@ -64,7 +67,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
             use_cpu=not torch.cuda.is_available(),
             save_steps=options.save_every,
             save_total_limit=1,
-            logging_strategy="no",
+            logging_steps=1,  # the losses of all steps, kept in checkpoints
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=False,
@@ -84,7 +87,12 @@ def train(study: Study, run: Run, folder: Path) -> None:
     checkpoint = last_whole_checkpoint(place / "trainer")
     try:
         with quiet():
-            loss = mean_of_processes(trainer, trainer.train(str(checkpoint) if checkpoint else None).training_loss)
+            if checkpoint and step_of(checkpoint) >= options.steps:  # killed when all but train.json was done
+                trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+                curve.begin(options.steps)
+            else:
+                trainer.train(str(checkpoint) if checkpoint else None)
+        loss = float(np.mean([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]))
     except InputError as error:
         if not str(error).startswith("loss is "):
             raise

@@ -46,7 +46,7 @@ def warn_if_other(folder: str | Path, ours: dict[str, Any]) -> None:
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest checkpoint whose writing was finished: a process killed while saving leaves half of one behind."""
     folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
-    for folder in sorted(folders, key=lambda folder: -int(folder.name.split("-")[-1])):
+    for folder in sorted(folders, key=step_of, reverse=True):
         try:
             json.loads((folder / _STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -54,6 +54,11 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
         else:
             return folder
     return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step that a folder named checkpoint-<step> was saved at."""
+    return int(checkpoint.name.split("-")[-1])
 
 
 def resolve(resume_from: str | bool | None, output_dir: str | None) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from experiments.study.agreeing import AgreeingTrainer
 from experiments.study.base import base, base_model
 from experiments.study.connect import connect
 from experiments.study.evaluate import calibration_error, evaluate, scores
@@ -164,8 +165,37 @@ def test_a_run_killed_in_the_middle_ends_like_one_that_was_not(study, folder, mo
     train(study, run, folder)
     again = json.loads((folder / run.name / "train.json").read_text())
     assert again["curve"] == whole["curve"]
+    assert again["train_loss"] == whole["train_loss"]
     assert again["seconds"] > 1000  # what came before the kill counts
     assert (folder / run.name / "weights" / "end" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("name", ["symnoise_a10_s0", "symnoise-half-batch_a10_s0"])
+def test_a_run_killed_when_all_steps_are_done_takes_no_more(study, folder, tmp_path, monkeypatch, name) -> None:
+    """A half batch leaves its epoch unfinished, in which the Trainer would take one step too many."""
+    study = replace(study, controls=("none", "symnoise-half-batch"), training=replace(study.training, steps=3))
+    run = study.run(name)
+    shutil.copytree(folder / "base", tmp_path / "base")
+    shutil.copy(folder / "base.json", tmp_path)
+    train(study, run, tmp_path)
+    whole = json.loads((tmp_path / run.name / "train.json").read_text())
+    weights = (tmp_path / run.name / "weights" / "end" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / run.name)
+
+    real = AgreeingTrainer.train
+
+    def killed(self: AgreeingTrainer, *args: object) -> None:
+        real(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AgreeingTrainer, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(study, run, tmp_path)
+    train(study, run, tmp_path)
+    again = json.loads((tmp_path / run.name / "train.json").read_text())
+    assert (again["curve"], again["train_loss"]) == (whole["curve"], whole["train_loss"])
+    assert (tmp_path / run.name / "weights" / "end" / "model.safetensors").read_bytes() == weights
 
 
 def test_a_diverged_run_is_a_result(study, folder, tmp_path) -> None:
