@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.numbers import count, decimals_for, fixed, measurement, number, plural
+from analysis.numbers import count, decimals_for, fixed, listed, measurement, number, plural
 from symnoise.theory import CLAIMS, Claim, counts
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
@@ -136,11 +136,11 @@ def headline(rows: list[dict[str, Any]]) -> str:
         f"{total['undecided']} {'is' if total['undecided'] == 1 else 'are'} undecided."
     ]
     if whole:
-        sentences.append(f"{_listed(whole)} {'holds' if len(whole) == 1 else 'hold'} wherever tested.")
+        sentences.append(f"{listed(whole)} {'holds' if len(whole) == 1 else 'hold'} wherever tested.")
     if failing:
-        sentences.append(f"At least one row fails for {_listed(failing)}.")
+        sentences.append(f"At least one row fails for {listed(failing)}.")
     if open_:
-        sentences.append(f"None fails but some are undecided for {_listed(open_)}.")
+        sentences.append(f"None fails but some are undecided for {listed(open_)}.")
     return " ".join(sentences)
 
 
@@ -153,7 +153,3 @@ def by_subject(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, part in (("Sampled noise, analytic function, tiny transformer", theory), ("Pretrained model", real))
         if part
     ]
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

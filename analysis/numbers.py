@@ -62,3 +62,8 @@ def count(value: int) -> str:
 def plural(n: int, one: str, many: str | None = None) -> str:
     """`1 row`, `2 rows`, `no rows`."""
     return f"{n if n else 'no'} {one if n == 1 else many or one + 's'}"
+
+
+def listed(words: list[str]) -> str:
+    """`one`, `one and two`, `one, two and three`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

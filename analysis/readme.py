@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from analysis.numbers import measurement
+from analysis.numbers import measurement, number
 from analysis.paper import outcomes
-from analysis.paper.landed import ROOT, Landed, StudyResults, read_landed
+from analysis.paper.landed import FIRST_LOOKS, ROOT, Landed, StudyResults, read_landed
 from analysis.study.claims import STUDIED
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
@@ -63,6 +63,23 @@ def studies(found: dict[str, StudyResults | None]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def first_looks(landed: Landed) -> str:
+    """The study smollm2 on each data set: what the contrasts come to; "" where there is none but its own."""
+    run = {FIRST_LOOKS[name]: found for name, found in landed.first_looks.items() if found}
+    if not run:
+        return ""
+    own = landed.studies.get("smollm2")
+    run = ({"Alpaca": own} if own else {}) | run
+    contrasts = [(measure, pair) for measure in DIFFERENCES for pair in outcomes.LOOKED_AT]
+    heads = [f"{measure}, {arm(first)} − {arm(second)}" for measure, (first, second) in contrasts]
+    lines = [_line("smollm2 on", "seeds", *heads), "|---|---|" + "---|" * len(heads)]
+    for name, found in run.items():
+        means = {measure: outcomes.differences(found, measure) for measure in DIFFERENCES}
+        cells = [number(means[measure].get(pair), 2) for measure, pair in contrasts]
+        lines.append(_line(name, str(found.tables["contrasts"].pairs.max()), *cells))
+    return "\n".join(lines)
+
+
 def _differences(name: str, study: StudyResults) -> str:
     """Paired differences at the end, at the study's own α, of the contrasts that claims are about."""
     compared = study.at_own_alpha(study.tables["contrasts"])
@@ -88,7 +105,8 @@ def _line(*cells: str) -> str:
 
 def written(readme: str, landed: Landed) -> str:
     """The README with its tables between their marks."""
-    parts = {"ledger": f"{table(landed.rows)}\n\n{stages(landed.run)}", "studies": studies(landed.studies)}
+    found = [part for part in (studies(landed.studies), first_looks(landed)) if part]
+    parts = {"ledger": f"{table(landed.rows)}\n\n{stages(landed.run)}", "studies": "\n\n".join(found)}
     for name, text in parts.items():
         start, end = f"<!-- {name}:", f"<!-- end of {name} -->"
         head, rest = readme.split(start, 1)

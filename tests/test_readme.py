@@ -1,10 +1,14 @@
 """What the README says is run, and what it reports is what has landed."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from analysis.paper import outcomes
 from analysis.paper.landed import ROOT, read_landed, study_results
-from analysis.readme import stages, studies, table, written
+from analysis.readme import first_looks, stages, studies, table, written
 from analysis.study import report
 from analysis.study.report import write_study
 from tests.analysis.made_up_study import write_study as write_files
@@ -41,6 +45,21 @@ def test_a_study_is_told_by_its_claims_and_by_what_decides(tmp_path, monkeypatch
     assert re.search(r"\| −0\.\d+ \(−0\.5\d+ to −0\.4\d+\) \|", line)
     assert "α = 10, end, with 95 % intervals" in said and "No study" not in said
     assert studies({"micro": None}).startswith("No study has been run")
+
+
+def test_one_seed_is_told_without_an_interval(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(report, "drawings", lambda *_: [])
+    arms, landed = ("none", "uniform", "independent-pair", "symnoise"), read_landed()
+    folder = write_files(tmp_path / "smollm2-dolly", arms=arms, loss={"symnoise": -0.5, "uniform": 0.2}, seeds=1)
+    looks = {"smollm2-dolly": study_results(write_study(folder).parent), "smollm2-open-platypus": None}
+    (_, _, dolly) = first_looks(replace(landed, studies={}, first_looks=looks)).splitlines()
+    found = [float(cell.replace("−", "-")) for cell in dolly.split(" | ")[2:5]]
+    assert found == pytest.approx([0.2, -0.7, -0.5], abs=0.03) and dolly.startswith("| Dolly | 1 | ")
+    said = outcomes.paragraphs(replace(landed, studies={}, first_looks=looks))
+    assert "one seed and so no interval, on Dolly" in said and "OpenPlatypus" not in said
+    (loss,) = re.findall(r"held-out loss: uniform .*? no noise (\S+); SymNoise .*? uniform (\S+); ", said)
+    assert [float(x.replace(r"\ensuremath{-}", "-")) for x in loss] == pytest.approx(found[:2], abs=0.01)
+    assert first_looks(replace(landed, first_looks={"smollm2-dolly": None})) == ""
 
 
 def test_every_file_it_names_is_there() -> None:

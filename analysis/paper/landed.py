@@ -11,6 +11,12 @@ from symnoise.core import InputError
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = ("micro", "smollm2")
+# The settings of the study smollm2 on other data, with one seed: no interval, so no tables of their own.
+FIRST_LOOKS = {
+    "smollm2-dolly": "Dolly",
+    "smollm2-evol-instruct": "Evol-Instruct",
+    "smollm2-open-platypus": "the stand-in for OpenPlatypus",
+}
 # Drawn in the paper, from the quick run's data; the text names numbers of the rest.
 FIGURES = ("validity", "variances", "slopes", "curvature")
 READ = (*FIGURES, "layers")
@@ -35,7 +41,7 @@ class StudyResults:
 @dataclass(frozen=True)
 class Landed:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
-    frames: figure -> data.  bench, peers: the bench's tables.  studies: name -> results.
+    frames: figure -> data.  bench, peers: the bench's tables.  studies, first_looks: name -> results.
     None where something has not been run."""
 
     rows: list[dict[str, Any]]
@@ -45,6 +51,7 @@ class Landed:
     bench: pd.DataFrame
     peers: pd.DataFrame | None
     studies: dict[str, StudyResults | None]
+    first_looks: dict[str, StudyResults | None]
 
 
 def read_landed(root: Path = ROOT) -> Landed:
@@ -59,6 +66,7 @@ def read_landed(root: Path = ROOT) -> Landed:
         bench=_csv(root / "docs" / "bench.csv", "make bench"),
         peers=_csv(peers, "make bench") if peers.is_file() else None,
         studies={name: study_results(root / "results" / name) for name in STUDIES},
+        first_looks={name: study_results(root / "results" / name) for name in FIRST_LOOKS},
     )
 
 

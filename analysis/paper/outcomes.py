@@ -4,8 +4,8 @@ from typing import Any
 
 from scipy import stats
 
-from analysis.numbers import fixed, measurement, number, plural
-from analysis.paper.landed import Landed, StudyResults
+from analysis.numbers import fixed, listed, measurement, number, plural
+from analysis.paper.landed import FIRST_LOOKS, Landed, StudyResults
 from analysis.paper.tex import tex
 from analysis.paper.values import found_in_words, tally
 from analysis.study.claims import STUDIED
@@ -13,6 +13,8 @@ from analysis.style import name as arm
 from symnoise.theory import LEVEL
 
 _MOST = 1  # rows that a sentence names; the ledger of the study has all
+# Contrasts of the studies with one seed.
+LOOKED_AT = (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair"))
 # Arms of the sentences on means, as far as a study has them.
 _SHOWN = ("none", "uniform", "independent-pair", "symnoise", "symnoise-half-batch")
 
@@ -33,7 +35,36 @@ def paragraphs(landed: Landed) -> str:
         )
         claims = " ".join(_claim(id, found) for id in STUDIED)
         said.append(f"{head} {tex(_size(found))} {tex(_means(found))} {claims} {shown}\n")
-    return "\n".join(said)
+    return "\n".join([*said, *_first_looks(landed)])
+
+
+def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], float]:
+    """(first, second) arm -> mean paired difference of `measure` at the end, for the contrasts of `LOOKED_AT`."""
+    compared = found.at_own_alpha(found.tables["contrasts"])
+    end = compared[(compared.when == "end") & (compared.measure == measure) & compared.decoding.isna()]
+    means = {(row["first"], row["second"]): row["mean"] for row in end.to_dict("records")}
+    return {pair: means[pair] for pair in LOOKED_AT if pair in means}
+
+
+def _first_looks(landed: Landed) -> list[str]:
+    """One paragraph on the studies of one seed: the differences on each data set, without intervals."""
+    run = {name: found for name, found in landed.first_looks.items() if found}
+    if not run:
+        return []
+    said = []
+    for measure, digits in (("held-out loss", 3), ("tr H", 0)):
+        found = [differences(results, measure) for results in run.values()]
+        contrasts = [
+            f"{arm(first)} − {arm(second)} {', '.join(fixed(one[first, second], digits) for one in found)}"
+            for first, second in LOOKED_AT
+            if all((first, second) in one for one in found)
+        ]
+        said.append(f"{measure}: {'; '.join(contrasts)}")
+    names = listed([FIRST_LOOKS[name] for name in run])
+    text = (
+        f"Differences at the end with the settings of smollm2, one seed and so no interval, on {names}, in this order. "
+    )
+    return [rf"\paragraph{{Other data sets}} {tex(text + '. '.join(said))}." + "\n"]
 
 
 def in_short(study: str, found: StudyResults) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.ledger import THEORY
+from analysis.numbers import listed
 from analysis.paper.landed import Landed
 from analysis.paper.outcomes import in_short
 from analysis.paper.tex import tex
@@ -28,7 +29,7 @@ def failures(landed: Landed) -> str:
 def abstract(landed: Landed) -> str:
     """What fails on the pretrained model, and what the studies found, a sentence each."""
     ids = list(dict.fromkeys(row["id"] for row in landed.rows if _fails_on_model(row)))
-    names = _listed([rf"\claim{{{id}}}" for id in ids]) if ids else ""
+    names = listed([rf"\claim{{{id}}}" for id in ids]) if ids else ""
     failing = (
         f"On the pretrained model at least one prediction fails for {names}."
         if ids
@@ -53,7 +54,3 @@ def _tables(landed: Landed) -> dict[str, pd.DataFrame]:
         "curvature": landed.frames["curvature"],
         "variances on text": variances.dropna(subset="alpha"),
     }
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.figures.validity import radius
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
-from analysis.numbers import count, fixed, measurement, number
+from analysis.numbers import count, fixed, listed, measurement, number
 from analysis.paper.landed import Landed
 from analysis.paper.tex import escaped, tex
 from symnoise.core import InputError
@@ -118,7 +118,7 @@ def tally(rows: list[dict[str, Any]]) -> str:
     said = [f"{n} {verbs[word][n > 1]}" for word, n in found.items()]
     if len(found) == 1 and len(rows) > 1:
         return f"all {said[0]}"
-    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    return listed(said)
 
 
 def found_in_words(row: dict[str, Any]) -> str:

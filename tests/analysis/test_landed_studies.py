@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.paper.landed import ROOT, STUDIES
+from analysis.paper.landed import FIRST_LOOKS, ROOT, STUDIES
 from analysis.study import report
 from analysis.study.data import COLUMNS
 from analysis.study.report import write_study
 
-LANDED = [ROOT / "results" / study for study in STUDIES if (ROOT / "results" / study / "study.json").is_file()]
+FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *FIRST_LOOKS)]
+LANDED = [folder for folder in FOLDERS if (folder / "study.json").is_file()]
 
 
 @pytest.mark.parametrize("landed", LANDED, ids=lambda folder: folder.name)
