@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from symnoise.core import Estimate, InputError, track
 from symnoise.curvature.difference import hvp_difference
@@ -120,6 +121,9 @@ class Sampler:
 
     def _gauss_newton(self, loss: EmbeddingLoss, first: int, count: int) -> Float[Tensor, "draw batch"]:
         jacobian, forms = JacobianProducts(loss), []
+        values = loss.mean_over_tokens(F.cross_entropy(jacobian.logits, loss.targets, reduction="none"))
+        require_finite(loss, values)
+        require_repeatable(loss, values)
         for start in track(range(first, first + count, self._block), "Jacobian products"):
             for z in self._draw(loss, start, self._block):
                 forms.append(loss.mean_over_tokens(softmax_curvature(jacobian.logits, jacobian(z))))

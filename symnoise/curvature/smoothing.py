@@ -1,6 +1,6 @@
 """Curvature at the size of the noise itself: C(σ) and T(σ), and how they leave the Hessian behind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,8 @@ def smoothed_curvature(
     draws: how many z, each mirrored; a T with an error needs two.
 
     Costs 2·sigmas·draws forward passes and one Hessian product a draw. Losses are differenced in float64 but computed
-    in the model's dtype: below σ²·|tr H| ≈ 1e-6 a float32 model has nothing left to say, and the errors show it.
+    in the model's dtype: below σ²·|tr H| ≈ 1e-6 a float32 model has nothing left to say. The standard errors have the
+    rounding of ℓ(X) in them, which all draws share: one unit in its last place.
     Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an unknown law, a loss that is not finite.
     """
     X = loss.embeddings
@@ -72,10 +73,12 @@ def smoothed_curvature(
             pair.append(sides.mean(1) - base)
             odd.append((sides[:, 0] - sides[:, 1]) / 2)
     pair_, odd_, forms_ = torch.stack(pair, 1), torch.stack(odd, 1), torch.stack(forms)
+    below, rounding = forms_[:, None] * sigmas**2 / 2, torch.finfo(X.dtype).eps * base.abs()
+    C = Estimate.from_draws((2 * pair_ / sigmas[:, None] ** 2).transpose(0, 1), method="pairs")
     return SmoothedCurvature(
         sigmas=sigmas,
-        C=Estimate.from_draws((2 * pair_ / sigmas[:, None] ** 2).transpose(0, 1), method="pairs"),
-        T=ratio(pair_.transpose(0, 1), (forms_[:, None] * sigmas**2 / 2)),
+        C=_also(C, 2 * rounding / sigmas**2),
+        T=_also(ratio(pair_.transpose(0, 1), below), rounding / below.mean(0).abs()),
         pair=pair_,
         odd=odd_,
         forms=forms_,
@@ -102,7 +105,13 @@ def finite_curvature(
         for k in track(range(draws), "draws"):
             (z,) = probes(loss, 1, seed=seed, first=k, law_name=noise)
             excess.append((loss(X + step * z).double() + loss(X - step * z).double()) / 2 - base)
-    return Estimate.from_draws(2 * torch.stack(excess) / sigma.double() ** 2, method="pairs")
+    found = Estimate.from_draws(2 * torch.stack(excess) / sigma.double() ** 2, method="pairs")
+    return _also(found, 2 * torch.finfo(X.dtype).eps * base.abs() / sigma.double() ** 2)
+
+
+def _also(found: Estimate, error: Float[Tensor, "*shape"]) -> Estimate:
+    """`found` with an error in its standard error that its draws share."""
+    return replace(found, stderr=(found.stderr**2 + error**2).sqrt())
 
 
 def ratio(above: Float[Tensor, "draw *shape"], below: Float[Tensor, "draw *shape"]) -> Estimate:

@@ -66,10 +66,10 @@ def trace(
 
     Each example's result is that of the example alone. Where memory runs out the batch is halved and tried again,
     with a warning. Raises `InputError` for an unknown method or directions, probes < 1 (< 4 for "hutch++" and
-    "xtrace"), a loss that is not finite or not deterministic (one more forward pass a call tells, none in Taylor
-    mode), weights without a derivative, a problem too large for "exact" or for memory.
+    "xtrace"), rtol ≤ 0, a loss that is not finite or not deterministic (one more forward pass a call tells), weights
+    without a derivative, a problem too large for "exact" or for memory.
     """
-    _check(method, METHODS, probes, directions, coefficients)
+    _check(method, METHODS, probes, directions, rtol, coefficients)
     sampler = Sampler(probes, seed, directions, coefficients)
 
     def by(method: str) -> Estimate:
@@ -103,7 +103,7 @@ def gauss_newton_trace(
     or "auto".
     The other options and what is raised are as in `trace`; `rtol` speaks of tr G.
     """
-    _check(method, _WITH_PARTS, probes, directions, coefficients)
+    _check(method, _WITH_PARTS, probes, directions, rtol, coefficients)
     sampler = Sampler(probes, seed, directions, coefficients)
 
     def by(method: str) -> Estimate:
@@ -131,7 +131,7 @@ def trace_parts(
 
     The other options and what is raised are as in `trace`; `rtol` speaks of tr H.
     """
-    _check(method, _WITH_PARTS, probes, directions, coefficients)
+    _check(method, _WITH_PARTS, probes, directions, rtol, coefficients)
     sampler = Sampler(probes, seed, directions, coefficients)
 
     def by(method: str) -> TraceParts:
@@ -141,13 +141,24 @@ def trace_parts(
     return _with_fallback(loss, method, coefficients, by)
 
 
-def _check(method: str, known: tuple[str, ...], probes: int, directions: str, coefficients: torch.dtype | None) -> None:
+def _check(
+    method: str,
+    known: tuple[str, ...],
+    probes: int,
+    directions: str,
+    rtol: float | None,
+    coefficients: torch.dtype | None,
+) -> None:
     if method not in known:
         raise unknown("method", method, known)
     if directions not in DIRECTIONS:
         raise unknown("directions", directions, DIRECTIONS)
     if probes < 1:
         raise InputError(f"probes must be 1 or more; got {probes}")
+    if rtol is not None and not rtol > 0:
+        raise InputError(f"rtol must be above 0; got {rtol}")
+    if rtol is not None and method == "exact":
+        raise InputError("rtol is for methods with probes; method='exact' has none")
     if method in ESTIMATORS and probes < LEAST:
         raise InputError(f"method={method!r} needs {LEAST} probes or more; got {probes}")
     if method in ESTIMATORS and directions == "orthogonal":

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from symnoise.core import InputError
-from symnoise.curvature import trace, trace_parts
+from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.models import EmbeddingLoss
 from tests.quadratic import Quadratic
 from tests.text import batch, lifted, loss_of
@@ -79,6 +79,9 @@ def test_a_random_loss_is_found_out(method: str) -> None:
     loss.model.model.layers[0].mlp.register_forward_hook(lambda _, __, output: output * next(factors))
     with pytest.raises(InputError, match=r"not deterministic: \S+, then \S+ at example \d"):
         trace(loss, method, probes=4)
+    if method in ("taylor", "hvp"):
+        with pytest.raises(InputError, match="not deterministic"):
+            gauss_newton_trace(loss, method, probes=4)
 
 
 def test_a_random_function_is_found_out() -> None:

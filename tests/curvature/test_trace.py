@@ -165,6 +165,8 @@ def test_bad_input() -> None:
     for method in ("taylor", "hvp", "difference", "exact"):
         with pytest.raises(InputError, match=r"loss is nan at example 0, token \d"):
             trace(EmbeddingLoss(model, batch()), method, probes=1)
+    with pytest.raises(InputError, match=r"loss is nan at example 0, token \d"):
+        gauss_newton_trace(EmbeddingLoss(model, batch()), "hvp", probes=1)
 
 
 def test_smoothing_of_a_quadratic_is_exact_at_every_sigma() -> None:
@@ -194,6 +196,21 @@ def test_finite_curvature_is_c_of_the_same_draws() -> None:
     torch.testing.assert_close(alone.stderr, beside.stderr[0])
     with pytest.raises(InputError, match="above 0"):
         finite_curvature(loss, 0 * sigma)
+
+
+def test_the_rounding_of_the_loss_is_in_the_error_of_smoothing() -> None:
+    """All draws share it, so that their spread, which shrinks with their number, does not show it."""
+    text, sigma = batch(rows=16, tokens=12), torch.full((16,), 3e-5, dtype=torch.float64)
+    single, double = (EmbeddingLoss(tiny("llama", dtype), text) for dtype in (torch.float32, torch.float64))
+    found = smoothed_curvature(single, sigma[None], draws=64)
+    with lifted(True):
+        wanted = smoothed_curvature(double, sigma[None], draws=64)
+    for name in ("C", "T"):
+        low, high = getattr(found, name).interval(0.95)
+        true = getattr(wanted, name).value
+        assert int(((low <= true) & (true <= high)).sum()) >= 15
+    spread = (2 * found.pair[0] / sigma**2).std(0) / 8
+    assert float(((found.C.value - wanted.C.value)[0].abs() / spread).mean()) > 1.5  # where it matters
 
 
 def test_smoothing_refuses_bad_sigmas() -> None:
