@@ -42,9 +42,10 @@ def main(
     def say(text: str) -> None:
         console.print(f"[dim]{text} …[/]", highlight=False)
 
-    for part in parts or RUN:
+    for part in parts or ():
         if part not in RUN:
             raise unknown("part", part, RUN)
+    for part in parts or RUN:
         RUN[part](smoke, say, output, console)
 
 

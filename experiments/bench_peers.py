@@ -6,6 +6,7 @@ it forms logits at the scored positions alone, as symnoise does, and has frozen 
 
 The machine may run faster or slower from one row to the next, so ratios are those of work in forward passes, each row's
 in its own process and timed around every repetition: set-up and probes, over a forward. Seconds are kept beside them.
+A pass that carries many probes may carry fewer, so what is needed is not rounded up to whole passes.
 """
 
 import statistics

@@ -57,7 +57,10 @@ def seconds(work: Call) -> float:
 
 
 class Clock:
-    """Times work in units of a plain forward pass, run before and after every repetition: a busy moment meets both."""
+    """Times work in units of a plain forward pass, run before and after every repetition: a busy moment meets both.
+
+    The model runs as it is, by the attention kernel of PyTorch's choice, also where a method needs another.
+    """
 
     def __init__(self, loss: EmbeddingLoss) -> None:
         self._loss = loss
@@ -65,8 +68,7 @@ class Clock:
 
     def forward(self) -> None:
         """Without gradients, with logits at the scored positions."""
-        with torch.no_grad():
-            self._loss(self._loss.embeddings)
+        self._loss.plain()
 
     def median(self, work: Call, repeats: int) -> tuple[float, float]:
         """Median seconds of `work`, and the median of its ratios to the mean of the two forwards around it."""

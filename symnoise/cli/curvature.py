@@ -153,7 +153,7 @@ def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[
         "forward_seconds": sum(record["forward_seconds"] for record in records),
         "forwards_per_probe": seconds / products,
         "peak_rss_mib": max(record["peak_rss_mib"] for record in records),
-        **options,
+        **{("pilot_probes" if options["rtol"] and name == "probes" else name): options[name] for name in options},
         "method": ", ".join(sorted({record["method"] for record in records})),
     }
 
@@ -174,11 +174,18 @@ def _print(result: dict[str, Any]) -> None:
         rows.append((f"{left} more", "", "", "", ""))
     rows.append(("mean", "", "", pm(*result["trace"].values()), pm(*result["gauss_newton_trace"].values())))
     show(
-        f"{result['model']} on {result['data']}: {result['method']}, {result['probes']} probes",
+        f"{result['model']} on {result['data']}: {result['method']}{_probes(examples)}",
         ("example", "tokens", "scored", "tr H", "tr G"),
         rows,
         f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes a probe",
     )
+
+
+def _probes(examples: list[dict[str, Any]]) -> str:
+    """How many probes the estimates are from; with a tolerance batches may differ."""
+    counts = sorted({example["probes"] for example in examples})
+    few = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f", {few} probes" if counts[-1] else ", no probes"
 
 
 class _ForwardTimer:
@@ -196,6 +203,5 @@ class _ForwardTimer:
 
 def _seconds_of_one(loss: EmbeddingLoss) -> float:
     started = time.perf_counter()
-    with torch.no_grad():
-        loss(loss.embeddings).tolist()  # a GPU is waited for
+    loss.plain().tolist()  # a GPU is waited for
     return time.perf_counter() - started

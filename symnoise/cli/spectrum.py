@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from symnoise.cli.shared import load, long_work, positive, show, write
-from symnoise.core import track
+from symnoise.core import InputError, track
 from symnoise.curvature import spectral_density
 from symnoise.curvature import spectrum as eigenvalues
 
@@ -23,6 +23,8 @@ def spectrum(
 ) -> None:
     """Print, and write, `count` eigenvalues of every example with residuals, and a density where it is asked for."""
     positive("--count", count)
+    if density and json is None:
+        raise InputError("the density is written, not printed: give --json FILE with --density")
     with long_work(json):
         text = load(data=data, **source)
         examples: list[dict[str, Any]] = []

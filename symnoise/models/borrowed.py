@@ -1,7 +1,7 @@
 """Use a model for a while, twice differentiably, and hand it back exactly as it was."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -12,8 +12,10 @@ _TWICE_DIFFERENTIABLE = ("eager", "sdpa", None)
 
 
 @contextmanager
-def borrowed(model: Any) -> Iterator[None]:
+def borrowed(model: Any, *, twice: bool = True) -> Iterator[None]:
     """Evaluation mode, frozen weights, attention with a second derivative; everything put back, also on error.
+
+    twice: whether a second derivative is wanted; without, attention is left as it is.
 
     What is touched: each module's `training`, each parameter's `requires_grad`, PyTorch's choice of attention
     kernel (fused kernels have no double backward, pytorch#116350), the attention implementation where it
@@ -24,6 +26,7 @@ def borrowed(model: Any) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     attention = getattr(model.config, "_attn_implementation", None)
+    other = twice and attention not in _TWICE_DIFFERENTIABLE
     autocast = model.__dict__.get("forward") if "_original_forward" in model.__dict__ else None
     try:
         if autocast is not None:
@@ -32,9 +35,9 @@ def borrowed(model: Any) -> Iterator[None]:
             module.training = False
         for parameter in trained:  # by assignment, which torch.func allows inside its transforms
             parameter.requires_grad = False
-        if attention not in _TWICE_DIFFERENTIABLE:
+        if other:
             model.set_attn_implementation("eager")
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
             yield
     finally:
         if autocast is not None:
@@ -43,5 +46,5 @@ def borrowed(model: Any) -> Iterator[None]:
             module.training = True
         for parameter in trained:
             parameter.requires_grad = True
-        if attention not in _TWICE_DIFFERENTIABLE:
+        if other:
             model.set_attn_implementation(attention)

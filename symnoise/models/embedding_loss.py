@@ -100,13 +100,19 @@ class EmbeddingLoss:
         """ℓ(X), one float64 value an example."""
         return self.mean_over_tokens(F.cross_entropy(self.logits(X), self.targets, reduction="none"))
 
-    def logits(self, X: Tensor) -> Float[Tensor, "scored vocabulary"]:
-        """Logits at the scored positions of all examples, row by row; float32 or better."""
+    def plain(self) -> Float[Tensor, " batch"]:
+        """ℓ(X) without gradients, by the attention kernel of PyTorch's choice: the pass that costs are told in."""
+        with torch.no_grad():
+            logits = self.logits(self.embeddings, twice=False)
+        return self.mean_over_tokens(F.cross_entropy(logits, self.targets, reduction="none"))
+
+    def logits(self, X: Tensor, *, twice: bool = True) -> Float[Tensor, "scored vocabulary"]:
+        """Logits at the scored positions of all examples, row by row; float32 or better. twice: as in `borrowed`."""
         kept = self._head.register_forward_pre_hook(
             lambda _, arguments: (arguments[0][self._rows, self._positions][None], *arguments[1:])
         )
         try:
-            logits = self._run(X).logits[0]
+            logits = self._run(X, twice).logits[0]
         finally:
             kept.remove()
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -121,8 +127,8 @@ class EmbeddingLoss:
             output = self._run(X, output_hidden_states=True)
         return torch.stack(output["encoder_hidden_states" if "encoder_hidden_states" in output else "hidden_states"])
 
-    def _run(self, X: Tensor, **options: Any) -> Any:
-        with borrowed(self.model):
+    def _run(self, X: Tensor, twice: bool = True, **options: Any) -> Any:
+        with borrowed(self.model, twice=twice):
             given = X if self._multiplied == 1 else X / self._multiplied
             return self.model(inputs_embeds=given, **self._inputs, **options)
 

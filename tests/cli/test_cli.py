@@ -96,6 +96,14 @@ def test_curvature(monkeypatch, home, tmp_path, method: str) -> None:
     assert found["trace"]["value"] == pytest.approx(mean)
 
 
+def test_with_a_tolerance_the_probes_told_are_those_of_the_estimate(monkeypatch, home, tmp_path, capsys) -> None:
+    few = ["--method", "hvp", "--probes", 8, "--max-length", 20]
+    found = run(monkeypatch, home, tmp_path, "curvature", *few, "--rtol", 0.5, "--max-probes", 24)
+    used = {example["probes"] for example in found["per_example"]}
+    assert "probes" not in found and found["pilot_probes"] == 8 and used <= {8, 16}
+    assert f"hvp, {' to '.join(map(str, sorted(used)))} probes" in " ".join(capsys.readouterr().out.split())
+
+
 def test_batches_and_repeats_change_nothing(monkeypatch, home, tmp_path) -> None:
     found = [
         run(monkeypatch, home, tmp_path, "curvature", "--dtype", "float64", "--probes", 4, "--batch", size)
@@ -116,6 +124,11 @@ def test_spectrum(monkeypatch, home, tmp_path) -> None:
         assert max(example["residuals"]) < 1e-3 * largest
         assert [sum(weights) for weights in example["weights"]] == pytest.approx([1, 1])
         assert max(max(nodes) for nodes in example["nodes"]) <= largest * (1 + 1e-6)
+
+
+def test_a_density_with_nowhere_to_go_is_refused(monkeypatch, capsys) -> None:
+    assert call(monkeypatch, "spectrum", "--density") == 2
+    assert "give --json FILE with --density" in capsys.readouterr().err
 
 
 def test_smooth(monkeypatch, home, tmp_path) -> None:
@@ -181,6 +194,7 @@ BAD = [
     (["curvature", "--probes", "many"], "valid integer"),
     (["curvature", "--prob", "3"], "No such option: --prob"),
     (["spectrum", "--count", "0"], "--count must be 1 or more"),
+    (["curvature", "--method", "exact", "--rtol", "0.1"], "method='exact' has none"),
     (["spectrum", "--which", "largest"], "unknown part of the spectrum"),
     (["smooth", "--draws", "0"], "draws at least 1"),
     (["norms", "--alpha", "nan"], "alpha must be a finite number"),

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from analysis.figures import growth as figure
-from experiments import bench_growth
+from experiments import bench, bench_growth
 from experiments.bench_process import Clock, batch, in_process, measured, model_of
+from symnoise.core import InputError
 from symnoise.models import EmbeddingLoss
 
 
@@ -89,3 +90,9 @@ def test_memory_is_the_peak_within_the_block() -> None:
         del large
     assert record["memory_gib"] == pytest.approx(0.25, abs=0.1)
     assert record["malloc"] == "as found"
+
+
+def test_parts_are_checked_before_any_runs(monkeypatch) -> None:
+    monkeypatch.setattr(bench, "RUN", {"ratios": None, "growth": None})
+    with pytest.raises(InputError, match="did you mean 'growth'"):
+        bench.main(["ratios", "growht"])

@@ -173,14 +173,19 @@ def test_every_method_estimates_the_trace(name: str, problem: Problem, H: torch.
 
 
 def test_the_unit_is_the_stock_model_s_forward_for_peers_too(monkeypatch) -> None:
+    """No attention kernel is forced on it, and none but the model's own is named."""
     units = []
 
     class Watched(bench_peers.Clock):
-        def median(self, work, repeats):
-            units.append(self._loss.model.config._attn_implementation)
-            return super().median(work, repeats)
+        def forward(self):
+            def note(*_):
+                units.append((self._loss.model.config._attn_implementation, torch.backends.cuda.flash_sdp_enabled()))
+
+            hook = self._loss.model.register_forward_pre_hook(note)
+            super().forward()
+            hook.remove()
 
     monkeypatch.setattr(bench_peers, "Clock", Watched)
     for method in ("symnoise, Taylor", "plain graph reuse"):
         bench_peers.measure({"method": method, "retained": False, "smoke": True})
-    assert units == ["sdpa", "sdpa"]
+    assert set(units) == {("sdpa", True)}

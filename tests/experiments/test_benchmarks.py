@@ -307,3 +307,9 @@ def test_win_rates_are_there_only_where_a_judge_is(judged, study, tmp_path, monk
     connect(study, tmp_path, tmp_path / "results")
     missing = json.loads((tmp_path / "results" / study.name / "study.json").read_text())["missing"]
     assert ("AlpacaEval win rate" in missing) is not judged
+    if judged:  # the same model asked otherwise is another judge
+        before = json.loads((tmp_path / run.name / "preferences.json").read_text())["settings"]
+        asked = {"model": "m", "template": "{instruction}{output_1}{output_2}?"}
+        (tmp_path / "judge.yaml").write_text(yaml.safe_dump(asked))
+        preferences(study, run, tmp_path)
+        assert json.loads((tmp_path / run.name / "preferences.json").read_text())["settings"] != before
