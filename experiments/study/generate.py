@@ -22,7 +22,10 @@ BATCH = 16
 
 
 def generate(study: Study, run: Run, folder: Path) -> None:
-    """Write replies.json: prompt, reference and reply for each decoding, at the best point and at the end."""
+    """Write replies.json: prompt, reference and reply for each decoding, at the best point and at the end.
+
+    seconds: of the whole step, with loading the model and the data.
+    """
     place, options, started = folder / run.name, study.generating, time.perf_counter()
     found: list[dict[str, Any]] = []
     tokens = 0

@@ -5,12 +5,15 @@
 The replies stand in the run's folder alpaca_eval, for any judge elsewhere.
 """
 
+import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from analysis.study.measures import CONTROLLED, WIN_RATE
 from experiments.alpaca_eval.files import read_rows
-from experiments.alpaca_eval.judge import load_judge, write_annotations
+from experiments.alpaca_eval.judge import Judge, load_judge, write_annotations
 from experiments.alpaca_eval.replies import write_replies
 from experiments.alpaca_eval.winrate import read_annotations, win_rate
 from experiments.study.command import run_command
@@ -50,8 +53,16 @@ def preferences(study: Study, run: Run, folder: Path) -> None:
         "rows": len(rows),
         "max_new_tokens": options.max_new_tokens,
         "judge": _name(judge.model) if judge else None,
+        "judged_by": _digest(judge) if judge else None,
+        "repetition_penalties": list(study.generating.repetition_penalties),
     }
     write_json(place / "preferences.json", {"run": run.name, "settings": settings, "outcomes": found, **provenance()})
+
+
+def _digest(judge: Judge) -> str:
+    """SHA-256 of all settings of a judge but the name of its key's variable."""
+    asked = {name: value for name, value in asdict(judge).items() if name != "api_key_env"}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _name(source: str) -> str:

@@ -32,12 +32,17 @@ STEPS = {"train.json": train, "measure.json": measure, "replies.json": generate,
 
 
 def sweep(study: Study, folder: Path, jobs: int) -> None:
-    """Make what is missing of every run, `jobs` at a time, a thread each; `InputError` naming those that failed."""
+    """Make what is missing of every run, `jobs` at a time, a thread each.
+
+    `InputError` naming the runs that failed, and for a study with `tasks` or `alpaca_eval`, whose weights must stay.
+    """
+    if study.tasks is not None or study.alpaca_eval is not None:
+        raise InputError(f"{study.name} asks benchmarks, which a sweep does not: make study STUDY={study.name}")
     torch.set_num_threads(1)  # a fork has none of its parent's threads, so there must be none
     if not (folder / "base.json").is_file():
         base(study, folder)
     _import_what_steps_need()
-    waiting = [run for run in study.runs if not (folder / run.name / "outcomes.json").is_file()]
+    waiting = [run for run in study.runs if not all((folder / run.name / file).is_file() for file in STEPS)]
     running: dict[int, tuple[Any, Run]] = {}
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no run outlives the sweep
     done, failed = len(study.runs) - len(waiting), []

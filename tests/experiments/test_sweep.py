@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments.study import sweep as module
-from experiments.study.spec import Run, Study, load_study
+from experiments.study.spec import AlpacaEval, Run, Study, load_study
 from experiments.study.sweep import sweep
 from symnoise.core import InputError, write_json
 
@@ -72,3 +73,12 @@ def test_no_run_outlives_a_sweep_that_is_told_to_end(tmp_path, monkeypatch) -> N
     assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
     (child,) = (int(path.read_text()) for path in tmp_path.glob("*.pid"))
     os.waitpid(child, 0)  # it has ended, long before its minute
+
+
+def test_a_study_that_asks_benchmarks_is_left_to_make_study(tmp_path) -> None:
+    """They need the weights that a sweep deletes."""
+    study = load_study(Path("experiments/configs/studies/micro-smoke.yaml"))
+    asking = replace(study, alpaca_eval=AlpacaEval("rows.json", 4, None))
+    with pytest.raises(InputError, match="make study STUDY=micro-smoke"):
+        sweep(asking, tmp_path, jobs=1)
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.numbers import fixed
+from analysis.numbers import fixed, plural
 from analysis.study.association import rank_correlation
 from analysis.study.claims import CURVATURE, outcomes
 from analysis.study.contrasts import LEVEL
@@ -83,9 +83,9 @@ def caption(data: pd.DataFrame) -> str:
     """What to see."""
     none = data.low.isna().any()
     return (
-        f"One point a run, {data.run.nunique()} runs of {data.seed.nunique()} seeds; curvature is the mean over the "
-        "held-out prompts at the end. ρ is Spearman’s rank correlation with quality, for which a loss counts as its "
-        "negative, so below 0 is what O2 predicts; "
+        f"One point a run, {plural(data.run.nunique(), 'run')} of {plural(data.seed.nunique(), 'seed')}; curvature is "
+        "the mean over the held-out prompts at the end. ρ is Spearman’s rank correlation with quality, for which a "
+        "loss counts as its negative, so below 0 is what O2 predicts; "
         + ("one seed gives no interval. " if none else "95 % interval from a bootstrap of whole seeds. ")
         + "An axis on which one arm lies far off is logarithmic there. ρ takes the arms as they are: a difference "
         "between arms in both is a correlation, whatever its cause."
