@@ -55,9 +55,13 @@ _CONFIGS = {
     },
 }
 NAMES = tuple(name.removesuffix("_text") for name in _CONFIGS)
-# Models that multiply the table's output: Granite what it is given as inputs_embeds too, Pegasus its own alone.
+# Models that multiply the table's output: Granite and the Gemmas what they are given as inputs_embeds too, Pegasus its
+# own alone.
 _CONFIGS |= {
     "granite": _LLAMA | {"embedding_multiplier": 12.0},
+    "recurrent_gemma": _LLAMA
+    | {"lru_width": 32, "attention_window_size": 16, "block_types": ["recurrent", "attention"]},
+    "t5gemma": {"encoder": _LLAMA | {"vocab_size": VOCABULARY}, "decoder": _LLAMA | {"vocab_size": VOCABULARY}},
     "pegasus": {
         "d_model": 32,
         "encoder_layers": 2,

@@ -6,7 +6,7 @@ from typing import Any
 from symnoise.cli.shared import at, load, long_work, pm, show, value_and_error, write
 from symnoise.core import InputError
 from symnoise.noise import Noise
-from symnoise.norms import expected_square_norm, layer_growth
+from symnoise.norms import expected_square_norm, layer_growth, square_norm
 
 
 def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None, data: str, **source: Any) -> None:
@@ -19,7 +19,7 @@ def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None,
         loss = text.loss(range(len(text)))
         growth = layer_growth(loss, chosen, draws, seed)
     expected = expected_square_norm(loss.embeddings, loss.mask, chosen)
-    clean = growth.clean[0] * loss.lengths
+    clean, measured = square_norm(loss.embeddings, loss.mask), growth.square_norm
     layers: list[dict[str, Any]] = [
         {
             "layer": layer,
@@ -38,8 +38,8 @@ def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None,
         for b, length in enumerate(loss.lengths.tolist())
     ]
     embeddings = [
-        {"square_norm": float(c), "predicted": float(m), "measured": float(c * (1 + g)), "stderr": float(c * e)}
-        for c, m, g, e in zip(clean, expected.mean, growth.growth.value[0], growth.growth.stderr[0], strict=True)
+        {"square_norm": float(c), "predicted": float(m), "measured": float(v), "stderr": float(e)}
+        for c, m, v, e in zip(clean, expected.mean, measured.value, measured.stderr, strict=True)
     ]
     show(
         f"{text.model.name} on {data}: {noise}, α = {alpha:g}, {draws} draws",
@@ -49,7 +49,7 @@ def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None,
             + tuple(pm(r[name]["value"], r[name]["stderr"]) for name in ("growth", "displacement"))
             for r in layers
         ],
-        "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 is the embeddings",
+        "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block",
     )
     facts = {"model": text.model.name, "data": data, "noise": noise, "alpha": alpha, "draws": draws}
     write(json, facts | {"seed": seed, "embeddings": embeddings, "layers": layers, "per_token": tokens})

@@ -53,11 +53,12 @@ class EmbeddingLoss:
 
         stack = model.get_encoder() if seq2seq else model
         table = _embedding_table(stack)
-        if int(tokens.max()) >= table.num_embeddings:
-            raise InputError(f"token id {int(tokens.max())} is outside the model's {table.num_embeddings} embeddings")
+        if int(tokens.max()) >= len(table.weight):
+            raise InputError(f"token id {int(tokens.max())} is outside the model's {len(table.weight)} embeddings")
         with torch.no_grad(), borrowed(model):
             self.embeddings: Float[Tensor, "batch token dim"] = table(tokens) * embedding_multiplier(stack, table)
-            self._multiplied = given_multiplier(stack, table, tokens)  # by the model, once more
+            real = tokens[self.mask != 0][None]
+            self._multiplied = given_multiplier(stack, table, real)  # by the model, once more
         self._inputs: dict[str, Any] = {"attention_mask": self.mask, "use_cache": False}
         if seq2seq:
             self._inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
@@ -65,8 +66,8 @@ class EmbeddingLoss:
         else:
             if not is_right_padded(self.mask):
                 self._inputs["position_ids"] = (self.mask.long().cumsum(1) - 1).clamp(min=0)
-            labels = F.pad(labels[:, 1:], (0, 1), value=-100)  # position t predicts token t + 1
-            scored = (labels != -100) & (self.mask != 0)
+            scored = F.pad(_scored(labels, self.mask), (0, 1))  # position t predicts token t + 1
+            labels = F.pad(labels[:, 1:], (0, 1), value=-100)
         self.scored_tokens: Int[Tensor, " batch"] = scored.sum(1)
         self._rows, self._positions = scored.nonzero(as_tuple=True)
         self.targets: Int[Tensor, " scored"] = labels[scored]
@@ -158,9 +159,14 @@ def _embedding_table(model: Any) -> Any:
         table = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         table = None
-    if table is None or not hasattr(table, "num_embeddings"):
+    if not isinstance(getattr(table, "weight", None), Tensor):
         raise InputError(f"{type(model).__name__} has no token-embedding table; symnoise needs a text model")
     return table
+
+
+def _scored(labels: Tensor, mask: Tensor) -> Tensor:
+    """(batch, token − 1): whether token t + 1 is scored, a real token that a real one comes before."""
+    return (labels[:, 1:] != -100) & (mask[:, 1:] != 0) & (mask[:, :-1] != 0)
 
 
 def _check(ids: Tensor, mask: Tensor, labels: Tensor, seq2seq: bool) -> None:
@@ -168,7 +174,7 @@ def _check(ids: Tensor, mask: Tensor, labels: Tensor, seq2seq: bool) -> None:
         raise InputError(f"input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)} must be (batch, token)")
     if labels.shape != ids.shape and not (seq2seq and labels.ndim == 2 and len(labels) == len(ids)):
         raise InputError(f"labels {tuple(labels.shape)} must have the shape of input_ids {tuple(ids.shape)}")
-    scored = (labels != -100).any(1) if seq2seq else ((labels != -100) & (mask != 0))[:, 1:].any(1)
+    scored = (labels != -100).any(1) if seq2seq else _scored(labels, mask).any(1)
     for row in range(len(ids)):
         if not seq2seq and int(lengths(mask)[row]) < 2:
             raise InputError(f"example {row} has length 1 or less: nothing can be predicted; give longer rows")

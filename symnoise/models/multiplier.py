@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from symnoise.core import InputError
 
-_NAMES = ("embedding_multiplier", "embedding_scale", "embed_scale")
+_NAMES = ("embedding_multiplier", "embedding_scale", "embed_scale", "normalizer")
+_BY_WIDTH = ("T5Gemma",)  # √d, written into the forward of classes named so
 
 
 def embedding_multiplier(stack: nn.Module, table: nn.Module) -> float:
@@ -18,8 +19,10 @@ def embedding_multiplier(stack: nn.Module, table: nn.Module) -> float:
         return 1.0
     for parent in stack.modules():
         if any(child is table for child in parent.children()):
-            factors = [getattr(parent, name) for name in _NAMES if isinstance(getattr(parent, name, None), int | float)]
-            return float(factors[0]) if factors else 1.0
+            if type(parent).__name__.startswith(_BY_WIDTH):
+                return float(table.embedding_dim) ** 0.5  # type: ignore[arg-type]
+            factors = (getattr(parent, name, None) for name in _NAMES)
+            return next((float(factor) for factor in factors if isinstance(factor, int | float | Tensor)), 1.0)
     return 1.0
 
 

@@ -14,12 +14,14 @@ from symnoise.norms.closed_forms import square_norm
 
 @dataclass(frozen=True)
 class LayerGrowth:
-    """Per layer, per example; layer 0 is the embeddings, layer l the output of block l. Norms are over real tokens.
+    """Per layer, per example; layer 0 is what enters the first block (with positions, where a model adds them), layer l
+    the output of block l, the last one after the final norm. Norms are over real tokens.
 
     clean:        (layer, batch) ‖h(X)‖²/L, mean square norm of a token without noise.
     growth:       (layer, batch) E‖h(X+ε)‖²/‖h(X)‖² − 1, how much the squared norm grows on average.
     displacement: (layer, batch) E‖h(X+ε) − h(X)‖²/‖h(X)‖², how far the states move.
     per_token:    (layer, batch, token) E‖h_t(X+ε)‖² − ‖h_t(X)‖², 0 at padding.
+    square_norm:  (batch,) E‖X+ε‖² of the embeddings themselves, from the same draws (claim N1).
 
     A draw is a mirrored pair or two independent sides where the noise is paired, one side otherwise.
     """
@@ -28,6 +30,7 @@ class LayerGrowth:
     growth: Estimate
     displacement: Estimate
     per_token: Estimate
+    square_norm: Estimate
 
 
 def layer_growth(loss: EmbeddingLoss, noise: Noise, draws: int = 8, seed: int = 0) -> LayerGrowth:
@@ -41,7 +44,7 @@ def layer_growth(loss: EmbeddingLoss, noise: Noise, draws: int = 8, seed: int = 
     clean = loss.hidden_states(X).double()
     clean_norm = torch.stack([square_norm(h, mask) for h in clean])
     real = (mask != 0).double()
-    growth, displacement, per_token = [], [], []
+    growth, displacement, per_token, embedded = [], [], [], []
     for k in track(range(draws), "noise through the layers"):
         owner = generator(seed, "layer growth", k)
         sides = (
@@ -53,9 +56,11 @@ def layer_growth(loss: EmbeddingLoss, noise: Noise, draws: int = 8, seed: int = 
         growth.append(token.sum(-1) / clean_norm)
         displacement.append(moved / clean_norm)
         per_token.append(token)
+        embedded.append(torch.stack([square_norm(X.double() + epsilon, mask) for epsilon in sides]).mean(0))
     return LayerGrowth(
         clean=clean_norm / lengths(mask),
         growth=Estimate.from_draws(torch.stack(growth)),
         displacement=Estimate.from_draws(torch.stack(displacement)),
         per_token=Estimate.from_draws(torch.stack(per_token)),
+        square_norm=Estimate.from_draws(torch.stack(embedded)),
     )

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from symnoise.core import InputError, generator
+from symnoise.models.borrowed import borrowed
 from symnoise.noise import Noise
 from symnoise.training.documents import noised_lengths
 from symnoise.training.draws import draw
@@ -58,6 +59,7 @@ class Attached:
         self._frame: Frame | None = None  # of the forward in progress, until the embedding has run
         self._drawn: dict[int, Frame] = {}  # of forwards whose backward may run them again
         self._handles: list[Any] = []
+        self._apart: bool | None = None  # whether the model keeps the documents of a row apart
         if noise is None:
             return
         self._target = find_target(model)
@@ -125,6 +127,26 @@ class Attached:
         finally:
             self._given = None
 
+    def require_documents_apart(self, batch: Mapping[str, Any]) -> None:
+        """`InputError` for a model in which the documents of one row see each other, as OPT's, whose attention does
+        not read `position_ids`, and those with convolutions: in one row the sides of a pair would, too.
+
+        Tried once, on two documents of two tokens. With `cu_seq_lens_q` alone there is nothing to try.
+        """
+        if self._apart is None and batch.get("position_ids") is not None:
+            row = torch.tensor([[1, 2, 1, 2], [2, 1, 1, 2]], device=batch["input_ids"].device)
+            more = {"position_ids": torch.tensor([[0, 1, 0, 1]], device=row.device), "use_cache": False}
+            if batch.get("seq_idx") is not None:
+                more["seq_idx"] = torch.tensor([[0, 0, 1, 1]], device=row.device).to(batch["seq_idx"].dtype)
+            with torch.no_grad(), borrowed(self._target.model, twice=False):
+                one, other = (self._target.model(input_ids=ids[None], **more).logits[:, 2:].float() for ids in row)
+            self._apart = float((one - other).norm()) <= 1e-3 * float(one.norm())
+        if self._apart is False:
+            raise InputError(
+                f"{type(self._target.model).__name__} lets the documents of a packed row see each other, and so would "
+                "the two sides of a pair: do not pack, or use pair_mode='two-pass'"
+            )
+
     def epsilon(self, frame: Frame, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """The noise of `frame`, as it is added: a function of (seed, rank, frame) alone on one kind of device."""
         assert self.noise is not None
@@ -166,6 +188,8 @@ class Attached:
             side = layout(batch)
             lengths = first_side(noised_lengths(batch, self.options.length, self.options.where), side)
             first_side(batch["input_ids"], side)
+            if side == "tokens":
+                self.require_documents_apart(batch)
             self._frame = Frame(lengths, self._key, side)
         else:
             self._frame = self.frame(batch, self._key)
@@ -193,7 +217,8 @@ class Attached:
         if not _in_backward():
             self.fired += 1
             if self.on_draw is not None:
-                self.on_draw(epsilon.detach(), output.detach(), frame.lengths)
+                here = self._target.multiplier  # what is told is as the first layer receives it
+                self.on_draw(here * epsilon.detach(), here * output.detach(), frame.lengths)
         return output + (epsilon if frame.along is None else frame.along * epsilon)
 
     def _after(self, model: nn.Module, args: Any, output: Any) -> None:
@@ -217,7 +242,8 @@ def attach(
 
     Usable as `with attach(model, noise, seed=0): …` or as a handle with `remove()`. ε is added after whatever
     scaling is part of the embedding (Gemma's √d), and divided beforehand by what the model multiplies by
-    afterwards (Granite), so that α always speaks of the embeddings as the first layer receives them.
+    afterwards (Granite), so that α speaks of the embeddings as the first layer receives them. (Not with
+    `length="padded"`, which is Transformers' noise: that is multiplied, too.)
 
     Draws are keyed by (seed, rank, step, micro-step), made in float32, and independent of the global generator.
     The device's own generator is used, so CPU and GPU runs draw differently. Paired noise expects each

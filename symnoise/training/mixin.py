@@ -94,6 +94,8 @@ class SymNoiseMixin:
             raise InputError("two-pass pairs do not work with DeepSpeed; use pair_mode='doubled'")
         if self.penalty is not None and self.penalty.method == "hutchinson" and trainer.args.world_size > 1:
             raise InputError("the hutchinson penalty runs on one process only; use method='difference'")
+        if self.penalty is not None and self.penalty.method == "hutchinson" and trainer.args.gradient_checkpointing:
+            raise InputError("the hutchinson penalty cannot recompute activations; leave out gradient_checkpointing")
 
     def _introduce(self, callback: Any) -> None:
         if hasattr(callback, "watch"):
@@ -107,8 +109,8 @@ class SymNoiseMixin:
     @property
     def noise_setting(self) -> dict[str, Any]:
         """What is written as symnoise.json into every checkpoint."""
-        penalty = {"penalty": self.penalty.method, "penalty_weight": self.penalty.weight} if self.penalty else {}
-        return setting(self.noise, self.noise_seed, self.noise_options, **penalty)
+        method, weight = (self.penalty.method, self.penalty.weight) if self.penalty else (None, 0.0)
+        return setting(self.noise, self.noise_seed, self.noise_options, penalty=method, penalty_weight=weight)
 
     def attached(self, model: nn.Module) -> Attached:
         """The handle of the noise on `model`, put on if it is not there yet; taken off when `train` ends."""
@@ -235,6 +237,9 @@ class SymNoiseMixin:
         return penalised_loss(self.penalty, clean, paired, noise, frame)
 
     def _doubled(self, plain: Any, noise: Attached, frame: Frame, inputs: Mapping[str, Any], count: Any) -> Any:
+        trainer: Any = self
+        if layout(inputs) == "tokens" and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            noise.require_documents_apart(inputs)  # sharded, a forward on one process would wait for the others
         with noise.using(replace(frame, side=layout(inputs))):
             return plain(double_batch(inputs), num_items_in_batch=None if count is None else 2 * count)
 

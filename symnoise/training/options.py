@@ -16,7 +16,7 @@ class NoiseOptions:
 
     length:   the L of the scale c·α/√(L·d). "true": the real tokens of the row, or of the document where rows are
               packed (the code behind the NEFTune paper). "padded": the width of the batch, padding noised too,
-              as Transformers' `neftune_noise_alpha` has it.
+              as Transformers' `neftune_noise_alpha` has it, also where the model multiplies it (Granite).
     where:    "all" tokens, those of the "prompt" (label −100) or those of the "response" (the others). The scale
               stays that of the whole row, so restricting the noise removes some of it and changes none of the rest.
     schedule: α at `step` of `steps`, as a fraction of the noise's own: "constant" 1; "linear" 1 − step/steps;

@@ -15,15 +15,21 @@ _BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k")
 def layout(batch: Mapping[str, Any]) -> str:
     """How two sides lie in a doubled batch: "rows" (rows 2i and 2i+1) or "tokens" (both halves of the one row).
 
-    A flattened ("padding-free") batch is one row without attention mask whose documents are told apart by
+    A flattened ("padding-free") batch is one row without attention mask whose documents, several, are told apart by
     `cu_seq_lens_q` or `position_ids`. Attention kernels read the former from the whole row and the latter only
-    when there is a single row, so such a batch must stay one row.
+    when there is a single row, so such a batch must stay one row. It takes a model that reads them:
+    `Attached.require_documents_apart`.
     """
     boundaries = batch.get("cu_seq_lens_q") is not None
     if boundaries and batch["input_ids"].shape[0] != 1:
         raise InputError("a batch with cu_seq_lens_q must be one row of concatenated documents")
     one_row = batch["input_ids"].shape[0] == 1 and batch.get("attention_mask") is None
-    return "tokens" if boundaries or (one_row and batch.get("position_ids") is not None) else "rows"
+    return "tokens" if boundaries or (one_row and _several(batch.get("position_ids"))) else "rows"
+
+
+def _several(positions: Tensor | None) -> bool:
+    """Whether positions (1, token) begin anew somewhere."""
+    return positions is not None and bool((positions.diff(dim=-1) != 1).any())
 
 
 def double_batch(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Tracker(TrainerCallback):
 class NoiseTracker(Tracker):
     """Realised noise and its effect, over all micro-batches of the watched steps on this process.
 
-    noise/mean_square_norm:   Σ‖ε‖² per document and side; `noise/predicted_mean_square_norm` is α²v c² (claim M1).
+    noise/mean_square_norm:   ‖ε‖² per document and side; `noise/predicted_mean_square_norm` is α²v c² (claim M1). Where
+                              `where` leaves tokens without noise, both are of a document that has it on all tokens.
     noise/mean:               of ε's coordinates; 0 up to the order of summation for a mirrored pair (M3).
     noise/kurtosis:           of ε's coordinates, each over its own scale.
     noise/signal_to_noise:    root mean square of the embeddings over that of the noise, on the noised tokens.
@@ -136,8 +137,8 @@ class NormTracker(Tracker):
     """Norms ‖E_i‖ of the rows of the embedding table, at the start and every `every` steps.
 
     embedding_norm/all_mean, all_rms:   over all rows.
-    embedding_norm/used_mean, used_rms: over the rows that training batches have used so far; `used_rows` counts them.
-                                        The table's padding row is left out.
+    embedding_norm/used_mean, used_rms: over the rows that batches on the first process have used so far; `used_rows`
+                                        counts them. The table's padding row is left out.
     Norms in float32 or better, means in float64. The table as stored: Gemma's √d comes on top.
     """
 
@@ -187,6 +188,8 @@ class NormTracker(Tracker):
 
     def _row_norms(self) -> Tensor:
         weight = self._table.weight.detach()
+        if hasattr(self._table, "get_delta_weight"):  # LoRA on the table: what is looked up is not what is stored
+            weight = weight + sum(self._table.get_delta_weight(name).detach() for name in self._table.active_adapters)
         norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
         return norms.full_tensor() if hasattr(norms, "full_tensor") else norms  # FSDP2 shards the table
 

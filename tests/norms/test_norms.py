@@ -38,6 +38,8 @@ def test_growth_starts_as_predicted_in_every_class(name: str) -> None:
         )) - 1  # fmt: skip
         torch.testing.assert_close(growth.growth.value[0], predicted, rtol=1e-6, atol=0)  # a Rademacher pair: exactly
         torch.testing.assert_close(growth.displacement.value[0], predicted, rtol=1e-6, atol=0)
+    wanted = expected_square_norm(loss.embeddings, loss.mask, noise).mean
+    torch.testing.assert_close(growth.square_norm.value, wanted, rtol=1e-6, atol=0)  # in every class
     assert float(growth.per_token.value[:, 1, 4:].abs().max()) == 0
 
 

@@ -10,7 +10,7 @@ import torch
 
 from symnoise.core import InputError
 from symnoise.noise import Noise
-from symnoise.training import NoiseOptions
+from symnoise.training import CurvaturePenalty, NoiseOptions
 from tests.training.killed import run, run_and_die
 
 
@@ -39,12 +39,16 @@ def test_another_noise_than_the_checkpoint_warns_and_says_both(tmp_path):
         "length": "true",
         "where": "all",
         "schedule": "cosine",
+        "penalty": None,
+        "penalty_weight": 0.0,
     }
     with pytest.warns(UserWarning, match="noise was 'symnoise', now 'uniform'; alpha was 5.0, now 10.0"):
         run(str(tmp_path / "b"), resume=checkpoint, noise=Noise.neftune(10.0))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*noise setting.*")
         run(str(tmp_path / "c"), resume=checkpoint)
+    with pytest.warns(UserWarning, match="penalty was None, now 'difference'; penalty_weight was 0.0, now 2.0"):
+        run(str(tmp_path / "e"), resume=checkpoint, penalty=CurvaturePenalty("difference", 2.0))
     (tmp_path / "checkpoint-2" / "symnoise.json").unlink()
     with pytest.warns(UserWarning, match="noise was 'none', now 'symnoise'"):
         run(str(tmp_path / "d"), resume=checkpoint)

@@ -10,7 +10,7 @@ from symnoise.noise import Noise
 from symnoise.training import attach, document_lengths, double_batch
 from symnoise.training.pairs import first_side, layout
 from tests.tiny import tiny
-from tests.training.ragged import collate, rows
+from tests.training.ragged import collate, flattened, rows
 
 
 def test_rows_are_doubled_side_by_side_and_the_batch_left_alone():
@@ -48,10 +48,13 @@ def test_a_flattened_batch_is_doubled_along_its_tokens():
     assert torch.equal(first_side(doubled["input_ids"], "tokens"), batch["input_ids"])
 
 
-def test_the_sides_of_one_row_do_not_see_each_other():
-    """By tokens as by rows, with a model whose cache is on and a label at the start of the row."""
-    model, ids = tiny("llama", torch.float64), torch.randint(3, 60, (1, 8), generator=generator(0, "ids"))
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_the_sides_of_one_document_do_not_see_each_other(name):
+    """With positions or without, with a model whose cache is on and a label at the start of the row."""
+    model, ids = tiny(name, torch.float64), torch.randint(3, 60, (1, 8), generator=generator(0, "ids"))
     assert model.config.use_cache
+    for module in model.modules():
+        module.dropout = 0.0
     rows_batch = {"input_ids": ids, "labels": ids.clone()}
     tokens_batch = rows_batch | {"position_ids": torch.arange(8)[None]}
     losses = []
@@ -60,6 +63,23 @@ def test_the_sides_of_one_row_do_not_see_each_other():
             model.train()
             losses.append(float(model(**double_batch(batch)).loss.detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["opt", "gpt2", "llama"])
+def test_packed_pairs_need_a_model_that_keeps_documents_apart(name):
+    """OPT's attention does not read positions: in a packed row X − ε would be read after X + ε."""
+    model, packed = tiny(name).train(), flattened(rows()[:2])
+    noise, before = Noise.symnoise(5.0), [module.training for module in model.modules()]
+    with attach(model, noise, seed=0) as attached:
+        if name == "llama":
+            model(**double_batch(packed))
+            assert attached.fired == 1
+        elif name == "opt":
+            with pytest.raises(InputError, match="OPTForCausalLM lets the documents of a packed row see each other"):
+                model(**double_batch(packed))
+        else:
+            model(**double_batch(packed))
+    assert [module.training for module in model.modules()] == before
 
 
 @pytest.mark.parametrize(

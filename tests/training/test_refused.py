@@ -55,6 +55,14 @@ def test_data_parallel(tmp_path):
         ({"noise_sed": 1}, "unknown trainer argument 'noise_sed': did you mean 'noise_seed'"),
         ({"train_datasets": 1}, "unknown trainer argument 'train_datasets': did you mean 'train_dataset'"),
         ({"pair_mode": "twopass"}, "unknown pair mode 'twopass': did you mean 'two-pass'"),
+        (
+            {
+                "penalty": CurvaturePenalty("hutchinson"),
+                "noise": Noise.symnoise(5.0),
+                "args": TrainingArguments("nowhere", **PLAIN_SGD, gradient_checkpointing=True),
+            },
+            "leave out gradient_checkpointing",
+        ),
         ({"penalty": CurvaturePenalty(), "noise": Noise.neftune(5.0)}, "needs mirrored paired noise"),
     ],
 )

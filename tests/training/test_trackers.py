@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 from trl import SFTConfig
 
@@ -14,7 +15,7 @@ from tests.tiny import tiny, tiny_tokenizer
 from tests.training.ragged import LENGTHS, PLAIN_SGD, collate, flattened, in_order, mean_of_sides, rows
 
 
-def train(tmp_path, callbacks, *, noise=None, steps=4, name="gpt2", data_collator=collate, **more):
+def train(tmp_path, callbacks, *, noise=None, steps=4, name="gpt2", model=None, data_collator=collate, **more):
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=2,
@@ -24,7 +25,7 @@ def train(tmp_path, callbacks, *, noise=None, steps=4, name="gpt2", data_collato
         **PLAIN_SGD,
     )
     trainer = SymNoiseTrainer(
-        model=tiny(name),
+        model=model or tiny(name),
         args=arguments,
         train_dataset=rows(),
         data_collator=data_collator,
@@ -92,6 +93,21 @@ def test_row_norms_of_all_rows_and_of_those_in_use(tmp_path):
     )
     assert logged(trainer, "embedding_norm/used_mean")[2] != logged(trainer, "embedding_norm/all_mean")[2]
     assert not trainer.model.get_input_embeddings()._forward_pre_hooks
+
+
+def test_noise_is_told_as_the_first_layer_receives_it(tmp_path):
+    """Granite multiplies the noise, which is divided beforehand."""
+    trainer = train(tmp_path, [trackers.NoiseTracker(1)], noise=Noise.symnoise(5.0), steps=1, name="granite")
+    assert logged(trainer, "noise/mean_square_norm") == pytest.approx({1: 25 / 3}, rel=1e-5)
+
+
+def test_row_norms_with_lora_on_the_table_are_of_what_is_looked_up(tmp_path):
+    adapted = get_peft_model(tiny("llama"), LoraConfig(r=2, target_modules=["embed_tokens"]))
+    trainer = train(tmp_path, [NormTracker(1)], noise=Noise.symnoise(5.0), steps=3, model=adapted)
+    table = adapted.get_input_embeddings().eval()
+    norms = table(torch.arange(97)).detach().norm(dim=1).double()
+    found = logged(trainer, "embedding_norm/all_rms")
+    assert found[3] == pytest.approx(float(norms.square().mean().sqrt()), rel=1e-6) and found[3] != found[0]
 
 
 def test_curvature_of_the_probe_batch(tmp_path):
