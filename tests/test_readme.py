@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis.paper import outcomes
@@ -29,6 +30,35 @@ def test_the_tables_are_of_what_has_landed() -> None:
         assert part in README
     assert written(README, landed) == README
     assert written(README.replace("| M1 | E‖ε‖²", "| M1 | typed"), landed) == README
+
+
+def test_the_costs_it_names_are_those_that_landed() -> None:
+    said, bench = " ".join(README.split()), pd.read_csv(ROOT / "docs" / "bench.csv").set_index("work")
+    taylor, halves, product = (
+        bench.loc[work]
+        for work in (
+            "Taylor, K = 16 in 4 groups",
+            "Taylor, K = 16 in 4 groups, bfloat16 coefficients",
+            "Hessian product",
+        )
+    )
+    assert (
+        f"a probe costs {taylor.forwards:.1f} forward passes in Taylor mode (16 probes in 4 groups; "
+        f"{halves.forwards:.1f} with bfloat16 coefficients, {100 * halves.error:.1f} % off) and "
+        f"{product.forwards:.1f} by Hessian products; the one takes {taylor.memory_gib:.1f} GiB above the model and "
+        f"the other {product.memory_gib:.1f}"
+    ) in said
+    peers = pd.read_csv(ROOT / "docs" / "peers.csv").set_index("method")
+    own, halved = peers.loc["symnoise, Taylor"], peers.loc["symnoise, Taylor, bfloat16 coefficients"]
+    others = peers[~peers.index.str.startswith("symnoise")]
+    retained, found = (others[(others.malloc == "as found") == kind] for kind in (False, True))
+    off = abs(halved.trace / own.trace - 1)
+    assert (
+        f"{retained.work.idxmin()}, took {retained.work_ratio.min():.1f} times the forward passes of Taylor mode "
+        f"({found.work_ratio.min():.1f} times with malloc as found) and {retained.work.min() / halved.work:.1f} times "
+        f"those with bfloat16 coefficients, whose traces were {100 * off:.1f} % off; the leanest took "
+        f"{retained.memory_gib_ratio.min():.1f} ({found.memory_gib_ratio.min():.1f}) times the memory"
+    ) in said
 
 
 def test_a_study_is_told_by_its_claims_and_by_what_decides(tmp_path, monkeypatch) -> None:
