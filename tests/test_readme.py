@@ -87,7 +87,7 @@ def test_one_seed_is_told_without_an_interval(tmp_path, monkeypatch) -> None:
     assert found == pytest.approx([0.2, -0.7, -0.5], abs=0.03) and dolly.startswith("| Dolly | 1 | ")
     said = outcomes.paragraphs(replace(landed, studies={}, first_looks=looks))
     assert "one seed and so no interval, on Dolly" in said and "OpenPlatypus" not in said
-    (loss,) = re.findall(r"held-out loss: uniform .*? no noise (\S+); SymNoise .*? uniform (\S+); ", said)
+    (loss,) = re.findall(r"Held-out loss: uniform .*? no noise (\S+); SymNoise .*? uniform (\S+); ", said)
     assert [float(x.replace(r"\ensuremath{-}", "-")) for x in loss] == pytest.approx(found[:2], abs=0.01)
     assert first_looks(replace(landed, first_looks={"smollm2-dolly": None})) == ""
 

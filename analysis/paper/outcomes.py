@@ -52,14 +52,14 @@ def _first_looks(landed: Landed) -> list[str]:
     if not run:
         return []
     said = []
-    for measure, digits in (("held-out loss", 3), ("tr H", 0)):
+    for measure, head, digits in (("held-out loss", "Held-out loss", 3), ("tr H", "tr H", 0)):
         found = [differences(results, measure) for results in run.values()]
         contrasts = [
             f"{arm(first)} − {arm(second)} {', '.join(fixed(one[first, second], digits) for one in found)}"
             for first, second in LOOKED_AT
             if all((first, second) in one for one in found)
         ]
-        said.append(f"{measure}: {'; '.join(contrasts)}")
+        said.append(f"{head}: {'; '.join(contrasts)}")
     names = listed([FIRST_LOOKS[name] for name in run])
     text = (
         f"Differences at the end with the settings of smollm2, one seed and so no interval, on {names}, in this order. "
