@@ -139,7 +139,7 @@ class Attached:
             if batch.get("seq_idx") is not None:
                 more["seq_idx"] = torch.tensor([[0, 0, 1, 1]], device=row.device).to(batch["seq_idx"].dtype)
             with torch.no_grad(), borrowed(self._target.model, twice=False):
-                one, other = (self._target.model(input_ids=ids[None], **more).logits[:, 2:].float() for ids in row)
+                one, other = (self._target.model(input_ids=ids[None], **more)[0][:, 2:].float() for ids in row)
             self._apart = float((one - other).norm()) <= 1e-3 * float(one.norm())
         if self._apart is False:
             raise InputError(
