@@ -10,7 +10,7 @@ import pandas as pd
 from symnoise.core import InputError
 
 ROOT = Path(__file__).parent.parent.parent
-STUDIES = ("micro", "smollm2")
+STUDIES = ("micro", "micro-one-pass", "smollm2")
 # The settings of the study smollm2 on other data, with one seed: no interval, so no tables of their own.
 FIRST_LOOKS = {
     "smollm2-dolly": "Dolly",
