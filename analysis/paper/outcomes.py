@@ -15,8 +15,6 @@ from symnoise.theory import LEVEL
 _MOST = 1  # rows that a sentence names; the ledger of the study has all
 # Contrasts of the studies with one seed.
 LOOKED_AT = (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair"))
-# Arms of the sentences on means, as far as a study has them.
-_SHOWN = ("none", "uniform", "independent-pair", "symnoise", "symnoise-half-batch")
 
 
 def paragraphs(landed: Landed) -> str:
@@ -34,7 +32,7 @@ def paragraphs(landed: Landed) -> str:
             rf"\Cref{{fig:{study}-{figure}}} shows these contrasts at its own $\alpha$." for figure in found.frames
         )
         claims = " ".join(_claim(id, found) for id in STUDIED)
-        said.append(f"{head} {tex(_size(found))} {tex(_means(found))} {claims} {shown}\n")
+        said.append(f"{head} {tex(_size(found))} {claims} {shown}\n")
     return "\n".join([*said, *_first_looks(landed)])
 
 
@@ -115,19 +113,6 @@ def _size(found: StudyResults) -> str:
     return said[:1].upper() + said[1:]
 
 
-def _means(found: StudyResults) -> str:
-    """`At α = 10 tr H ends at 360 without noise, 151 with …; the held-out loss at 4.40, …`"""
-    end = found.at_own_alpha(found.tables["arms"]).query("when == 'end'")
-    arms = [one for one in _SHOWN if one in set(end.arm)]
-    said = []
-    for measure, digits in (("tr H", 0), ("held-out loss", 3)):
-        means = end[end.measure == measure].set_index("arm")["mean"]
-        if set(arms) <= set(means.index):
-            values = (f"{fixed(means[one], digits)} for {arm(one)}" for one in arms)
-            said.append(f"{measure} of {', '.join(values)}")
-    return f"At α = {found.facts['alpha']:g} the means over seeds end at a {' and a '.join(said)}." if said else ""
-
-
 def _claim(id: str, found: StudyResults) -> str:
     """`O1: 3 hold and 9 are undecided. It fails on: …`, with what a reader needs to weigh it."""
     rows = [row for row in found.rows if row["id"] == id]
@@ -166,11 +151,12 @@ def _by_rival(found: StudyResults) -> str:
 def _length(found: StudyResults) -> str:
     """How far scores of replies go with their length."""
     table = found.tables["associations"]
-    own = table[(table.quantity == "length") & table.method.str.startswith("Spearman")]
-    said = [f"{row['outcome'].replace(', end', '')} {fixed(row['value'], 2)}" for row in own.to_dict("records")]
+    own = table[(table.quantity == "length") & table.method.str.startswith("Spearman")].sort_values("value")
+    said = [f"{fixed(row['value'], 2)} ({row['outcome'].replace(', end', '')})" for row in own.to_dict("records")]
     if not said:
         return ""
-    return f"Scores go with the length of the replies themselves: Spearman’s ρ over the runs is, for {'; '.join(said)}."
+    ends = " to ".join(dict.fromkeys((said[0], said[-1])))
+    return f"Scores go with the length of the replies themselves: Spearman’s ρ over the runs is {ends}."
 
 
 def _scale(found: StudyResults) -> str:
