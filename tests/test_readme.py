@@ -61,6 +61,33 @@ def test_the_costs_it_names_are_those_that_landed() -> None:
     ) in said
 
 
+def test_what_noise_and_batches_take_is_what_landed() -> None:
+    said, training = " ".join(README.split()), pd.read_csv(ROOT / "docs" / "training.csv").set_index("loop")
+    plain, halves, neftune, noise, doubled, twice = (
+        training.loc[loop]
+        for loop in (
+            "plain Trainer",
+            "plain Trainer, bf16 autocast",
+            "Transformers' NEFTune",
+            "unpaired noise",
+            "pair, one doubled batch",
+            "pair, two passes",
+        )
+    )
+    assert (
+        f"a draw takes {noise.noise_ms:.1f} ms of a step of {plain.step_seconds:.1f} s (Transformers' NEFTune: "
+        f"{neftune.noise_ms:.1f} ms), a pair {doubled.time_ratio:.1f} steps' time in one doubled batch, or "
+        f"{twice.time_ratio:.1f} in two passes with {twice.memory_ratio:.2f} times the memory of plain training; a plain "
+        f"step in bf16 autocast takes {halves.time_ratio:.2f} of the time"
+    ) in said
+    greedy = pd.read_csv(ROOT / "docs" / "decoding.csv").set_index("decoding").loc["greedy"]
+    assert greedy.same == 1
+    assert (
+        f"{greedy.tokens_per_second:.0f} tokens a second for {greedy.prompts:.0f} prompts at once and "
+        f"{greedy.alone_tokens_per_second:.0f} for one after the other"
+    ) in said
+
+
 def test_a_study_is_told_by_its_claims_and_by_what_decides(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(report, "drawings", lambda *_: [])
     arms = ("none", "uniform", "independent-pair", "symnoise")
