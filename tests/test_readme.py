@@ -77,8 +77,8 @@ def test_what_noise_and_batches_take_is_what_landed() -> None:
     assert (
         f"a draw takes {noise.noise_ms:.1f} ms of a step of {plain.step_seconds:.1f} s (Transformers' NEFTune: "
         f"{neftune.noise_ms:.1f} ms), a pair {doubled.time_ratio:.1f} steps' time in one doubled batch, or "
-        f"{twice.time_ratio:.1f} in two passes with {twice.memory_ratio:.2f} times the memory of plain training; a plain "
-        f"step in bf16 autocast takes {halves.time_ratio:.2f} of the time"
+        f"{twice.time_ratio:.1f} in two passes with {twice.memory_ratio:.2f} times the memory of plain training; a "
+        f"plain step in bf16 autocast takes {halves.time_ratio:.2f} of the time"
     ) in said
     greedy = pd.read_csv(ROOT / "docs" / "decoding.csv").set_index("decoding").loc["greedy"]
     assert greedy.same == 1
