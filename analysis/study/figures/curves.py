@@ -52,9 +52,12 @@ def draw(data: pd.DataFrame) -> Figure:
                 line(ax, here[here.arm == arm], arm)
             if j == 0:
                 ax.set_title(f"{chr(97 + i)}  {said[:1].upper() + said[1:]}")
-            if i == 0:
-                ax.annotate(at(alpha), (0.98, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=7)
             ax.grid(color=RULE, lw=0.3)
+    # α at the right, where the lines do not end.
+    ends = data[(data.step == data.step.max()) & (data.arm.isin(ONE_ROW) == groups[0][1])].value
+    y, side = (0.95, "top") if ends.mean() < sum(axes[0, 0].get_ylim()) / 2 else (0.05, "bottom")
+    for ax, alpha in zip(axes[0], alphas, strict=True):
+        ax.annotate(at(alpha), (0.98, y), xycoords="axes fraction", ha="right", va=side, fontsize=7)
     for ax in axes[-1]:
         ax.set_xlabel("step")
     drawn.supylabel(f"held-out loss − {name(data.reference.iloc[0])} (nats per token)", fontsize=7)
