@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from symnoise.core import Estimate, InputError, track
 from symnoise.curvature.difference import hvp_difference
@@ -84,7 +83,8 @@ class Sampler:
         return Estimate.from_draws(self._hessian(loss, first, count), count=count)
 
     def gauss_newton_by_products(self, loss: EmbeddingLoss, first: int, count: int) -> Estimate:
-        """tr G by Jacobian products."""
+        """tr G by Jacobian products; with tr H beside it, as below, the loss is looked at there."""
+        require_repeatable(loss, loss.mean_over_tokens(loss.token_losses()))
         return Estimate.from_draws(self._gauss_newton(loss, first, count), count=count)
 
     def parts_by_products(self, loss: EmbeddingLoss, first: int, count: int) -> TraceParts:
@@ -121,9 +121,6 @@ class Sampler:
 
     def _gauss_newton(self, loss: EmbeddingLoss, first: int, count: int) -> Float[Tensor, "draw batch"]:
         jacobian, forms = JacobianProducts(loss), []
-        values = loss.mean_over_tokens(F.cross_entropy(jacobian.logits, loss.targets, reduction="none"))
-        require_finite(loss, values)
-        require_repeatable(loss, values)
         for start in track(range(first, first + count, self._block), "Jacobian products"):
             for z in self._draw(loss, start, self._block):
                 forms.append(loss.mean_over_tokens(softmax_curvature(jacobian.logits, jacobian(z))))

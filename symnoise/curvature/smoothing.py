@@ -73,7 +73,7 @@ def smoothed_curvature(
             pair.append(sides.mean(1) - base)
             odd.append((sides[:, 0] - sides[:, 1]) / 2)
     pair_, odd_, forms_ = torch.stack(pair, 1), torch.stack(odd, 1), torch.stack(forms)
-    below, rounding = forms_[:, None] * sigmas**2 / 2, torch.finfo(X.dtype).eps * base.abs()
+    below, rounding = forms_[:, None] * sigmas**2 / 2, _rounding(base, X.dtype)
     C = Estimate.from_draws((2 * pair_ / sigmas[:, None] ** 2).transpose(0, 1), method="pairs")
     return SmoothedCurvature(
         sigmas=sigmas,
@@ -106,7 +106,12 @@ def finite_curvature(
             (z,) = probes(loss, 1, seed=seed, first=k, law_name=noise)
             excess.append((loss(X + step * z).double() + loss(X - step * z).double()) / 2 - base)
     found = Estimate.from_draws(2 * torch.stack(excess) / sigma.double() ** 2, method="pairs")
-    return _also(found, 2 * torch.finfo(X.dtype).eps * base.abs() / sigma.double() ** 2)
+    return _also(found, 2 * _rounding(base, X.dtype) / sigma.double() ** 2)
+
+
+def _rounding(base: Float[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, " batch"]:
+    """One unit in the last place of ℓ(X)."""
+    return torch.finfo(dtype).eps * base.abs()
 
 
 def _also(found: Estimate, error: Float[Tensor, "*shape"]) -> Estimate:
