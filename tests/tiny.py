@@ -97,6 +97,16 @@ def tiny(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTra
     return model.to(dtype).eval()
 
 
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """`model`, which computes the same while training as in evaluation."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    return model
+
+
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
