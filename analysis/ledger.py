@@ -8,8 +8,8 @@ from analysis.numbers import count, decimals_for, fixed, listed, measurement, nu
 from symnoise.theory import CLAIMS, Claim, counts
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
-# Rows on sampled laws, the analytic function and the tiny transformer; all others are on the real model.
-THEORY = ("sampled", "analytic", "tiny")
+# Subjects of which everything is known, and the others: a pretrained model, as it is or being trained.
+KNOWN, PRETRAINED = ("sampled", "analytic", "tiny"), ("model", "training")
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,6 @@ def headline(rows: list[dict[str, Any]]) -> str:
 
 def by_subject(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Verdict counts on sampled noise and small functions, and on the real model."""
-    theory = [row for row in rows if row["where"].startswith(THEORY)]
-    real = [row for row in rows if not row["where"].startswith(THEORY)]
-    return [
-        {"name": name, **counts(part), "total": len(part)}
-        for name, part in (("Sampled noise, analytic function, tiny transformer", theory), ("Pretrained model", real))
-        if part
-    ]
+    names = {"Sampled noise, analytic function, tiny transformer": KNOWN, "Pretrained model": PRETRAINED}
+    parts = {name: [row for row in rows if row["subject"] in subjects] for name, subjects in names.items()}
+    return [{"name": name, **counts(part), "total": len(part)} for name, part in parts.items() if part]

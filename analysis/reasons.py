@@ -1,6 +1,7 @@
 """Why rows on the real model fail: the evidence that the run itself holds, put into sentences.
 
-Each function takes the rows of its claim and the tables, and says only what can be computed from them.
+Each function takes the rows of its claim and the tables, and says only what can be computed from them. Rows are
+selected by key and subject, never by the words that a reader sees.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.validity import radius
-from analysis.ledger import THEORY
+from analysis.ledger import PRETRAINED
 from analysis.numbers import number
 
 Rows = list[dict[str, Any]]
@@ -22,10 +23,10 @@ def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for id in dict.fromkeys(row["id"] for row in rows):
         own = [row for row in rows if row["id"] == id]
-        where = [row["where"] for row in own if row["verdict"] == "fails"]
-        if where:
+        failing = [row["subject"] for row in own if row["verdict"] == "fails"]
+        if failing:
             # What the tables can tell is about the real model.
-            on_model = any(not place.startswith(THEORY) for place in where)
+            on_model = any(subject in PRETRAINED for subject in failing)
             search = _SEARCH.get(id, _nothing) if on_model else _nothing
             found[id] = search(own, tables) or _nothing(own, tables)
     return found
@@ -84,7 +85,8 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
     if "variances on text" not in tables:
         return []
     said = []
-    if any(row["verdict"] == "fails" and "draw" in row["quantity"] for row in rows):
+    failing = {row["key"].removeprefix("P2.variance.").split(".")[0] for row in rows if row["verdict"] == "fails"}
+    if failing & {"one-draw", "two-draws"}:
         text = tables["variances on text"].pivot_table(index="alpha", columns="scheme", values="predicted")
         share = text["pair"] / text["one draw"]
         values = ", ".join(f"{number(100 * s, 2)} % at α = {a:g}" for a, s in share.items())
@@ -92,7 +94,7 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
             f"The leading-order formula leaves the second-order term out; by its own prediction it adds to one draw’s "
             f"variance {values}."
         )
-    if any(row["verdict"] == "fails" and "of pair" in row["quantity"] for row in rows) and "validity" in tables:
+    if "pair" in failing and "validity" in tables:
         pooled = tables["validity"].sort_values("alpha")
         squares = ", ".join(f"{number(t**2, 2)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(f"Were every pair’s excess T(σ) times its prediction, its variance would be T² times: {squares}.")
@@ -116,8 +118,9 @@ def _cancellation(rows: Rows, tables: Tables) -> list[str]:
 
 def _radial(rows: Rows, tables: Tables) -> list[str]:
     """N3: does its premise, scale invariance, hold, and the identity where it does?"""
-    premises = [row for row in rows if row["quantity"].startswith("premise")]
+    premises = [row for row in rows if row["key"].startswith("N3.premise")]
     broken = [row for row in premises if row["verdict"] == "fails"]
+    identities = {(row["key"], row["subject"]): row["verdict"] for row in rows if row["key"].startswith("N3.identity")}
     said = []
     if broken:
         sizes = ", ".join(f"{number(row['measured'], 3)} for {row['where']}" for row in broken)
@@ -127,9 +130,9 @@ def _radial(rows: Rows, tables: Tables) -> list[str]:
             "loss."
         )
     for row in premises:
-        identity = [r["verdict"] for r in rows if r["where"] == row["where"] and r["quantity"].startswith("(⟨X, ∇ tr")]
+        identity = identities.get((row["key"].replace("premise", "identity"), row["subject"]))
         if row["verdict"] == "holds" and identity:
-            said.append(f"Where the premise holds ({row['where']}), the identity: {identity[0]}.")
+            said.append(f"Where the premise holds ({row['where']}), the identity: {identity}.")
     return said
 
 

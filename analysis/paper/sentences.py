@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.ledger import THEORY
+from analysis.ledger import PRETRAINED
 from analysis.numbers import listed
 from analysis.paper.landed import Landed
 from analysis.paper.outcomes import in_short
@@ -42,7 +42,7 @@ def abstract(landed: Landed) -> str:
 
 
 def _fails_on_model(row: dict[str, Any]) -> bool:
-    return row["verdict"] == "fails" and not row["where"].startswith(THEORY)
+    return row["verdict"] == "fails" and row["subject"] in PRETRAINED
 
 
 def _tables(landed: Landed) -> dict[str, pd.DataFrame]:

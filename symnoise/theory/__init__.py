@@ -1,6 +1,6 @@
 """The claims: statement, prediction, measurement, computed verdict."""
 
-from symnoise.theory.claims import CLAIMS, OUTCOMES, Claim, claim
+from symnoise.theory.claims import CLAIMS, KINDS, OUTCOMES, SUBJECTS, Claim, claim, kind_of
 from symnoise.theory.findings import Findings
 from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict, write_ledger
 from symnoise.theory.model_claims import (
@@ -20,8 +20,10 @@ from symnoise.theory.tiny import check_tiny_transformer
 
 __all__ = [
     "CLAIMS",
+    "KINDS",
     "LEVEL",
     "OUTCOMES",
+    "SUBJECTS",
     "Claim",
     "Findings",
     "Ridges",
@@ -45,6 +47,7 @@ __all__ = [
     "check_variances_on_text",
     "claim",
     "counts",
+    "kind_of",
     "row",
     "tiny_llama",
     "tiny_transformer",

@@ -24,12 +24,19 @@ from symnoise.models import EmbeddingLoss, Loss
 from symnoise.noise import LAWS, Noise
 from symnoise.norms import expected_square_norm, radial_identity, square_norm
 from symnoise.theory.findings import Findings, timed
-from symnoise.theory.ledger import Row, half_width, mean_and_half, row, variance_interval
+from symnoise.theory.ledger import Row, half_width, mean_and_half, row, slug, variance_interval
+from symnoise.theory.subjects import ScaleInvariant
 
 
 @timed
 def check_validity(
-    smoothed: SmoothedCurvature, alphas: list[float], *, where: str, training: tuple[float, ...], seed: int = 0
+    smoothed: SmoothedCurvature,
+    alphas: list[float],
+    *,
+    where: str,
+    training: tuple[float, ...],
+    subject: str = "model",
+    seed: int = 0,
 ) -> Findings:
     """V1: does T(σ) stay within 10 % of 1 at each α, and P1: does it tend to 1.
 
@@ -42,12 +49,14 @@ def check_validity(
         below = smoothed.sigmas[i] ** 2 / 2 * smoothed.forms
         T = slope_through_zero(smoothed.pair[i], below)
         half = half_width(T.stderr, T.dof)
-        facts: dict[str, Any] = {"where": where, "n": T.count, "seed": seed, "resolution": 0.1}
+        facts: dict[str, Any] = {"subject": subject, "where": where, "n": T.count, "seed": seed, "resolution": 0.1}
+        facts["relation"] = "within"
         if i == 0:
             quantity = f"pair excess over ½εᵀHε, α = {alpha:g}"
-            rows.append(row("P1", quantity, 1, float(T.value), half, relation="within", **facts))
+            rows.append(row("P1", quantity, 1, float(T.value), half, key=f"excess.alpha={alpha:g}", **facts))
         if alpha in training:
-            rows.append(row("V1", f"T(σ) at α = {alpha:g}", 1, float(T.value), half, relation="within", **facts))
+            key = f"slope.alpha={alpha:g}"
+            rows.append(row("V1", f"T(σ) at α = {alpha:g}", 1, float(T.value), half, key=key, **facts))
         table.append(
             {"where": where, "alpha": alpha, "sigma": float(smoothed.sigmas[i].mean()), "T": float(T.value)}
             | {"low": float(T.value) - half, "high": float(T.value) + half}
@@ -88,7 +97,9 @@ def check_variances_on_text(smoothed: SmoothedCurvature, alphas: list[float], *,
             for point in table[-3:]:
                 quantity = f"variance of {point['scheme']} over prediction, α = {alpha:g}"
                 interval = point["low"], point["high"]
-                facts: dict[str, Any] = {"where": where, "n": K * B, "seed": seed, "resolution": 0.5}
+                key = f"variance.{slug(point['scheme'])}.alpha={alpha:g}"
+                facts: dict[str, Any] = {"key": key, "subject": "model", "where": where, "n": K * B, "seed": seed}
+                facts["resolution"] = 0.5
                 rows.append(row("P2", quantity, 1, point["ratio"], interval, **facts))
     return Findings(rows, {"variances on text": table})
 
@@ -121,28 +132,38 @@ def check_coupled_laws(loss: EmbeddingLoss, alpha: float, draws: int, *, where: 
             pairs[name].append(_pair_excess(loss, sigma.to(X)[:, None, None] * direction, base))
     pair = {name: torch.stack(values) for name, values in pairs.items()}
     form = {name: torch.stack(values) for name, values in forms.items()}
-    facts: dict[str, Any] = {"where": where, "n": draws * len(X), "seed": seed}
+    facts: dict[str, Any] = {"subject": "model", "where": where, "n": draws * len(X), "seed": seed}
     size = (sigma**2 / 2 * form["gaussian"].abs()).mean()
     rest = {name: pair[name] - sigma**2 / 2 * form[name] for name in LAWS}
     rows = []
     for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian")):
         mean, half = mean_and_half(((rest[a] - rest[b]) / size).mean(1))
         quantity = f"({a} − {b}) over E|½σ²zᵀHz|, α = {alpha:g}"
-        rows.append(row("S2", quantity, 0, mean, half, relation="within", resolution=0.1, **facts))
+        own: dict[str, Any] = {"key": f"difference.{a}-{b}.alpha={alpha:g}", "relation": "within", "resolution": 0.1}
+        rows.append(row("S2", quantity, 0, mean, half, **own, **facts))
     T = slope_through_zero(pair["raw gaussian"] - pair["gaussian"], sigma**2 * form["gaussian"])
     quantity = f"raw − calibrated gaussian over σ²zᵀHz, α = {alpha:g}"
     half = half_width(T.stderr, T.dof)
-    rows.append(row("S3", quantity, 1, float(T.value), half, relation="within", resolution=0.1, **facts))
+    own = {"key": f"excess.alpha={alpha:g}", "relation": "within", "resolution": 0.1}
+    rows.append(row("S3", quantity, 1, float(T.value), half, **own, **facts))
     ratio = (form["rademacher"].var(0) / form["gaussian"].var(0)).log()
     half = half_width(math.sqrt(4 / (draws - 1) / len(X)))  # Var log s² ≈ 2/(K − 1), of two samples
     quantity = "log Var(zᵀHz), rademacher − gaussian"
-    rows.append(row("P3", quantity, 0, float(ratio.mean()), half, relation="at most", resolution=0, **facts))
+    own = {"key": "log-variance", "relation": "at most", "resolution": 0}
+    rows.append(row("P3", quantity, 0, float(ratio.mean()), half, **own, **facts))
     return Findings(rows)
 
 
 @timed
 def check_split(
-    loss: EmbeddingLoss, alpha: float, draws: int, *, where: str, resolution: float = 0.1, seed: int = 0
+    loss: EmbeddingLoss,
+    alpha: float,
+    draws: int,
+    *,
+    where: str,
+    resolution: float = 0.1,
+    subject: str = "model",
+    seed: int = 0,
 ) -> Findings:
     """P4 at one α, both parts along the same draws, by least squares through 0 against ½σ²zᵀGz and ½σ²zᵀRz.
 
@@ -164,15 +185,20 @@ def check_split(
         parts["G"].append(loss.mean_over_tokens(softmax_curvature(middle, plus - minus) / 8))
         parts["R"].append(loss.mean_over_tokens(F.cross_entropy(middle, loss.targets, reduction="none")) - base)
     part = {name: torch.stack(values) for name, values in parts.items()}
-    facts: dict[str, Any] = {"where": where, "n": draws * len(X), "seed": seed}
+    facts: dict[str, Any] = {"subject": subject, "where": where, "n": draws * len(X), "seed": seed}
     rows = []
-    for name, symbol in (("G", "⅛Δᵀ∇²ℓΔ over ½σ²zᵀGz"), ("R", "ℓ(f̄) − ℓ over ½σ²zᵀRz")):
+    for name, key, symbol in (
+        ("G", "gauss-newton", "⅛Δᵀ∇²ℓΔ over ½σ²zᵀGz"),
+        ("R", "rest", "ℓ(f̄) − ℓ over ½σ²zᵀRz"),
+    ):
         T = slope_through_zero(part[name], sigma**2 / 2 * part[f"z{name}z"])
         half = half_width(T.stderr, T.dof)
         quantity = f"{symbol}, α = {alpha:g}"
-        rows.append(row("P4", quantity, 1, float(T.value), half, relation="within", resolution=resolution, **facts))
+        own: dict[str, Any] = {"key": f"{key}.alpha={alpha:g}", "relation": "within", "resolution": resolution}
+        rows.append(row("P4", quantity, 1, float(T.value), half, **own, **facts))
     lowest = float(part["zGz"].min())
-    rows.append(row("P4", "−zᵀGz, the largest over draws", 0, -lowest, 0, relation="at most", resolution=0, **facts))
+    own = {"key": "positive", "relation": "at most", "resolution": 0}
+    rows.append(row("P4", "−zᵀGz, the largest over draws", 0, -lowest, 0, **own, **facts))
     return Findings(rows)
 
 
@@ -198,9 +224,10 @@ def check_norms(loss: EmbeddingLoss, alpha: float, draws: int = 400, *, where: s
             grown.append(plus)
             defects.append(((plus + minus) / 2 - clean - square_norm(epsilon, mask)).abs() / clean)
         values = torch.stack(grown)
-        facts: dict[str, Any] = {"where": where, "n": draws * len(X), "seed": seed}
+        facts: dict[str, Any] = {"subject": "model", "where": where, "n": draws * len(X), "seed": seed}
         mean, half = mean_and_half(((values - clean) / (expected.mean - clean)).mean(1))
-        rows.append(row("N1", f"(E‖X+ε‖² − ‖X‖²)/α²v, {name}", 1, mean, half, resolution=0.05, **facts))
+        own: dict[str, Any] = {"key": f"growth.{name}", "resolution": 0.05}
+        rows.append(row("N1", f"(E‖X+ε‖² − ‖X‖²)/α²v, {name}", 1, mean, half, **own, **facts))
         table += [
             {"law": name, "example": b, "clean": float(clean[b]), "predicted": float(expected.mean[b])}
             | {"measured": float(values[:, b].mean()), "stderr": float(values[:, b].std() / draws**0.5)}
@@ -208,17 +235,17 @@ def check_norms(loss: EmbeddingLoss, alpha: float, draws: int = 400, *, where: s
         ]
         if name in ("uniform", "rademacher"):
             worst, bound = float(torch.stack(defects).max()), 1e-12  # sums of 1e5 squares in float64
-            rows.append(
-                row("N2", f"parallelogram defect over ‖X‖², {name}", 0, worst, bound, resolution=bound, **facts)
-            )
+            own = {"key": f"parallelogram.{name}", "resolution": bound}
+            rows.append(row("N2", f"parallelogram defect over ‖X‖², {name}", 0, worst, bound, **own, **facts))
             ratio = float((values.var(0) / expected.variance).mean())
             interval = variance_interval(ratio, len(X) * (draws - 1))
-            rows.append(row("N2", f"Var‖X+ε‖² over prediction, {name}", 1, ratio, interval, resolution=0.2, **facts))
+            own = {"key": f"variance.{name}", "resolution": 0.2}
+            rows.append(row("N2", f"Var‖X+ε‖² over prediction, {name}", 1, ratio, interval, **own, **facts))
     return Findings(rows, {"norms": table})
 
 
 @timed
-def check_radial(loss: Loss, probes: int = 8, *, where: str, seed: int = 0) -> Findings:
+def check_radial(loss: Loss, probes: int = 8, *, where: str, subject: str = "model", seed: int = 0) -> Findings:
     """N3: ⟨X, ∇ tr H⟩ over −2 tr H (predicted 1, to 10 %), and its premise ⟨X, ∇ℓ⟩ = 0, relative to ‖X‖‖∇ℓ‖.
 
     Both fail where the loss is not invariant to the scale of X, as in a model whose residual stream adds to X what
@@ -228,7 +255,8 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, seed: int = 0) -> F
     defect = identity.defect.mean()
     scale = 2 * float(identity.trace.value.abs().mean())
     half = half_width(defect.stderr, defect.dof) / scale
-    facts: dict[str, Any] = {"where": where, "n": probes * len(loss.embeddings), "seed": seed}
+    facts: dict[str, Any] = {"subject": subject, "where": where, "n": probes * len(loss.embeddings), "seed": seed}
+    made = ".scale-invariant" if isinstance(loss, ScaleInvariant) else ""
     rows: list[Row] = [
         row(
             "N3",
@@ -236,6 +264,7 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, seed: int = 0) -> F
             0,
             float(defect.value) / scale,
             half,
+            key=f"identity{made}",
             relation="within",
             resolution=0.1,
             **facts,
@@ -246,7 +275,8 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, seed: int = 0) -> F
     sine = inner(X, product.gradient) / (inner(X, X) * inner(product.gradient, product.gradient)).sqrt()
     rounding = 1e-3 if X.dtype is torch.float32 else 1e-12
     worst = float(sine.abs().max())
-    rows.append(row("N3", "premise: |cos(X, ∇ℓ)|, largest", 0, worst, rounding, resolution=rounding, **facts))
+    own: dict[str, Any] = {"key": f"premise{made}", "resolution": rounding}
+    rows.append(row("N3", "premise: |cos(X, ∇ℓ)|, largest", 0, worst, rounding, **own, **facts))
     return Findings(rows)
 
 
@@ -268,8 +298,9 @@ def check_trained_norms(growth: dict[str, list[float]], trace: float, *, where: 
         quantity = (
             f"{'−' if trace > 0 else ''}(norm growth of trained rows, {arm} − none), tr H {'>' if trace > 0 else '<'} 0"
         )
-        facts: dict[str, Any] = {"where": where, "n": len(values), "seed": seed}
-        rows.append(row("N3", quantity, 0, -sign * mean, half, relation="at most", resolution=0, **facts))
+        facts: dict[str, Any] = {"subject": "training", "where": where, "n": len(values), "seed": seed}
+        facts |= {"key": f"growth.{arm}", "relation": "at most", "resolution": 0}
+        rows.append(row("N3", quantity, 0, -sign * mean, half, **facts))
     return Findings(rows)
 
 

@@ -27,7 +27,7 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
     """
     ridges = Ridges.drawn(seed=seed)
     where, fine = "analytic function", _SIGMAS[1]
-    facts: dict[str, Any] = {"where": where, "seed": seed}
+    facts: dict[str, Any] = {"where": where, "subject": "analytic", "seed": seed}
 
     def remainder(law: str, sigma: float) -> float:
         kappa = LAWS[law].kurtosis
@@ -54,24 +54,26 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
     for law in LAWS:
         measured, half = slope(partial(remainder, law), 0.08)
         quantity = f"order in σ of what S1 leaves out, {law}"
-        rows.append(row("S1", quantity, 6, measured, half, resolution=0.1, **facts))
+        rows.append(row("S1", quantity, 6, measured, half, key=f"order.{law}", resolution=0.1, **facts))
     for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian"), ("rademacher", "uniform")):
         measured, half = slope(partial(difference, a, b), fine)
-        rows.append(row("S2", f"slope of {a} − {b}", 4, measured, half, resolution=0.1, **facts))
+        own: dict[str, Any] = {"key": f"order.{a}-{b}", "resolution": 0.1}
+        rows.append(row("S2", f"slope of {a} − {b}", 4, measured, half, **own, **facts))
         predicted = (LAWS[a].kurtosis - LAWS[b].kurtosis) / 24 * float(ridges.fourth.sum())
         measured, half = limit(partial(coefficient, a, b), fine)
-        resolution = 0.02 * abs(predicted)
-        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, measured, half, resolution=resolution, **facts))
+        own = {"key": f"coefficient.{a}-{b}", "resolution": 0.02 * abs(predicted)}
+        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, measured, half, **own, **facts))
     measured, half = limit(
         lambda s: difference("rademacher", "gaussian", s) / difference("uniform", "gaussian", s), fine
     )
     quantity = "(rademacher − gaussian)/(uniform − gaussian)"
-    rows.append(row("S2", quantity, 5 / 3, measured, half, resolution=0.02 * 5 / 3, **facts))
+    rows.append(row("S2", quantity, 5 / 3, measured, half, key="ratio", resolution=0.02 * 5 / 3, **facts))
     measured, half = slope(raw_excess, fine)
-    rows.append(row("S3", "slope of raw gaussian − uniform", 2, measured, half, resolution=0.1, **facts))
+    own = {"key": "order", "resolution": 0.1}
+    rows.append(row("S3", "slope of raw gaussian − uniform", 2, measured, half, **own, **facts))
     measured, half = limit(lambda s: raw_excess(s) / s**2, fine)
-    resolution = 0.02 * abs(ridges.trace)
-    rows.append(row("S3", "(raw gaussian − uniform)/σ²", ridges.trace, measured, half, resolution=resolution, **facts))
+    own = {"key": "coefficient", "resolution": 0.02 * abs(ridges.trace)}
+    rows.append(row("S3", "(raw gaussian − uniform)/σ²", ridges.trace, measured, half, **own, **facts))
 
     table = []
     for sigma in _SIGMAS:
@@ -105,7 +107,7 @@ def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: in
     sigmas = [sigma / 2**k for k in range(3)]
     pair = {(name, s): subject.pair(s * draw) for name, draw in z.items() for s in sigmas}
     fourth = {(name, s): (value - s**2 / 2 * form[name]) / s**4 for (name, s), value in pair.items()}
-    facts: dict[str, Any] = {"where": subject.where, "n": draws, "seed": seed}
+    facts: dict[str, Any] = {**subject.facts, "n": draws, "seed": seed}
 
     def at_zero(values: dict[tuple[str, float], torch.Tensor], name: str) -> torch.Tensor:
         return (4 * values[name, sigmas[-1]] - values[name, sigmas[-2]]) / 3
@@ -118,15 +120,17 @@ def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: in
     rows = []
     for name in LAWS:
         mean, half = mean_and_half(2 * pair[name, sigmas[-1]] / sigmas[-1] ** 2)
-        rows.append(row("S1", f"C(σ) for small σ, {name}", trace, mean, half, resolution=0.1 * abs(trace), **facts))
+        own: dict[str, Any] = {"key": f"C.{name}", "resolution": 0.1 * abs(trace)}
+        rows.append(row("S1", f"C(σ) for small σ, {name}", trace, mean, half, **own, **facts))
     for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian")):
         mean, half = mean_and_half(at_zero(fourth, a) - at_zero(fourth, b))
         predicted = (LAWS[a].kurtosis - LAWS[b].kurtosis) / 24 * float(subject.fourth.sum())
-        resolution = 0.25 * abs(predicted)
-        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, mean, half, resolution=resolution, **facts))
+        own = {"key": f"sampled-coefficient.{a}-{b}", "resolution": 0.25 * abs(predicted)}
+        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, mean, half, **own, **facts))
     excess = {(n, s): value / s**2 for (n, s), value in pair.items()}
     mean, half = mean_and_half(at_zero(excess, "raw gaussian") - at_zero(excess, "uniform"))
-    rows.append(row("S3", "(raw gaussian − uniform)/σ²", trace, mean, half, resolution=0.1 * abs(trace), **facts))
+    own = {"key": "sampled-coefficient", "resolution": 0.1 * abs(trace)}
+    rows.append(row("S3", "(raw gaussian − uniform)/σ²", trace, mean, half, **own, **facts))
 
     names = (("uniform", "gaussian"), ("rademacher", "gaussian"), ("raw gaussian", "uniform"))
     table = [

@@ -17,9 +17,11 @@ from symnoise.models import EmbeddingLoss, float64_throughout
 class Subject:
     """A function ℓ of n coordinates, its derivatives at a point, and how to evaluate it at many points.
 
+    name: "analytic" or "tiny", of `SUBJECTS`.  where: the same for readers.
     evaluate: (points, n) -> (points,).  fourth: (n,) ∂⁴ℓ/∂x_i⁴.  All float64.
     """
 
+    name: str
     where: str
     evaluate: Callable[[Float[Tensor, "points n"]], Float[Tensor, " points"]]
     x: Float[Tensor, " n"]
@@ -27,6 +29,11 @@ class Subject:
     gradient: Float[Tensor, " n"]
     hessian: Float[Tensor, "n n"]
     fourth: Float[Tensor, " n"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What each of its ledger rows has in common."""
+        return {"subject": self.name, "where": self.where}
 
     def pair(self, steps: Float[Tensor, "points n"]) -> Float[Tensor, " points"]:
         """½[ℓ(x+ε) + ℓ(x−ε)] − ℓ(x) for each step ε."""
@@ -96,6 +103,7 @@ class Ridges:
         """As a `Subject`, with its closed-form derivatives."""
         angles = self.w @ self.x + self.b
         return Subject(
+            name="analytic",
             where="analytic function",
             evaluate=self,
             x=self.x,
@@ -180,6 +188,7 @@ def tiny_transformer(seed: int = 0) -> Subject:
     at = [evaluate(x + k * h * eye) for k in (-2, -1, 0, 1, 2)]
     fourth = (at[0] - 4 * at[1] + 6 * at[2] - 4 * at[3] + at[4]) / h**4
     return Subject(
+        name="tiny",
         where="tiny transformer (float64)",
         evaluate=evaluate,
         x=x,

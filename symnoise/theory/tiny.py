@@ -1,5 +1,7 @@
 """Every claim that a model can be held to, on a tiny float64 transformer whose derivatives are known exactly."""
 
+from typing import Any
+
 import torch
 
 from symnoise.curvature import smoothed_curvature
@@ -29,13 +31,14 @@ def check_tiny_transformer(draws: int, seed: int = 0) -> Findings:
     )
     model, text = tiny_llama(seed=seed)
     loss, alphas = EmbeddingLoss(model, text), [SMALL, TRAINING]
+    facts: dict[str, Any] = {**subject.facts, "seed": seed}
     with float64_throughout():
         sigmas = [Noise.neftune(alpha).sigma(loss.lengths, loss.embeddings.shape[-1]) for alpha in alphas]
         smoothed = smoothed_curvature(loss, torch.stack(sigmas), draws=256, seed=seed)
         on_model = (
-            check_validity(smoothed, alphas, where=subject.where, training=(TRAINING,), seed=seed)
-            + check_split(loss, SMALL, 32, where=subject.where, seed=seed)
-            + check_radial(loss, 32, where=subject.where, seed=seed)
-            + check_radial(ScaleInvariant(loss), 32, where=f"{subject.where}, of X/‖X‖", seed=seed)
+            check_validity(smoothed, alphas, training=(TRAINING,), **facts)
+            + check_split(loss, SMALL, 32, **facts)
+            + check_radial(loss, 32, **facts)
+            + check_radial(ScaleInvariant(loss), 32, **facts | {"where": f"{subject.where}, of X/‖X‖"})
         )
     return found + Findings(on_model.rows)  # their tables belong to the figures of the real model

@@ -14,12 +14,16 @@ import pytest
 from analysis import style
 from analysis.figures import FIGURES, curvature, layers, training
 from analysis.figures.validity import radius
+from analysis.ledger import by_subject, headline
 from analysis.numbers import measurement, number, seconds
+from analysis.paper import sentences
+from analysis.paper.landed import read_landed
+from analysis.paper.values import ROWS, named
 from analysis.reasons import reasons
 from analysis.records import frame
 from analysis.report import write_report
 from symnoise.core import InputError
-from symnoise.theory import CLAIMS
+from symnoise.theory import CLAIMS, kind_of
 
 REAL = "toy on words"
 ARMS = ("none", "uniform", "symnoise")
@@ -35,9 +39,12 @@ def quickly():
         yield
 
 
-def row(id: str, verdict: str, **facts) -> dict:
+def row(id: str, verdict: str, *, key: str = "quantity", subject: str = "analytic", **facts) -> dict:
     return {
         "id": id,
+        "kind": kind_of(f"{id}.{key}", subject),
+        "key": f"{id}.{key}",
+        "subject": subject,
         "statement": CLAIMS[id].statement,
         "quantity": f"quantity of {id}",
         "prediction": 1.0,
@@ -123,9 +130,7 @@ def made_up() -> dict[str, dict]:
         for law in ("uniform", "rademacher")
         for b in range(2)
     ]
-    premise = row(
-        "N3", "fails", quantity="premise: |cos(X, ∇ℓ)|, largest", measured=0.0312, resolution=1e-3, where=REAL
-    )
+    premise = row("N3", "fails", key="premise", subject="model", measured=0.0312, resolution=1e-3, where=REAL)
     stages = {
         "sources": {
             "model": {"name": "toy", "source": "made up", "revision": None, "sha256": {"toy.gguf": "ab" * 32}}
@@ -137,15 +142,20 @@ def made_up() -> dict[str, dict]:
             "rows": [row("S2", "holds"), row("S1", "holds")],
             "tables": {"slopes": slopes, "variances": variances},
         },
-        "tiny": {"rows": [row("S2", "undecided", low=-8.0, high=12.0)], "tables": {}},
+        "tiny": {"rows": [row("S2", "undecided", subject="tiny", low=-8.0, high=12.0)], "tables": {}},
         "curvature": {"rows": [], "tables": {"curvature": traces}},
         "validity": {
-            "rows": [row("V1", "fails", relation="within", measured=0.7, low=0.65, high=0.75, where=REAL)],
+            "rows": [
+                row("V1", "fails", subject="model", relation="within", measured=0.7, low=0.65, high=0.75, where=REAL)
+            ],
             "tables": {"smoothed": smoothed, "validity": pooled, "variances on text": on_text},
         },
         "laws": {"rows": [row("P3", "holds", relation="at most")], "tables": {}},
         "norms": {"rows": [premise], "tables": {"layers": layers, "norms": norms}},
-        "trained-norms": {"rows": [row("N3", "undecided", low=None, high=None, n=1, where=REAL)], "tables": {}},
+        "trained-norms": {
+            "rows": [row("N3", "undecided", subject="training", low=None, high=None, n=1, where=REAL)],
+            "tables": {},
+        },
     }
     start = []
     for arm in ARMS:
@@ -283,15 +293,42 @@ def test_reasons_for_failing_rows_come_from_the_tables(page):
 
 
 def test_the_reason_for_n3_names_where_its_premise_holds():
-    identity, premise = "(⟨X, ∇ tr H⟩ + 2 tr H)/2|tr H|", "premise: |cos(X, ∇ℓ)|, largest"
     rows = [
-        row("N3", verdict, quantity=quantity, where=where)
-        for where, verdict in ((REAL, "fails"), ("tiny, of X/‖X‖", "holds"))
-        for quantity in (identity, premise)
+        row("N3", verdict, key=f"{key}{made}", subject=subject, where=where)
+        for subject, made, where, verdict in (
+            ("model", "", REAL, "fails"),
+            ("tiny", ".scale-invariant", "tiny, of X/‖X‖", "holds"),
+        )
+        for key in ("identity", "premise")
     ]
     broken, control = reasons(rows, {})["N3"]
     assert REAL in broken and "tiny" not in broken
     assert control == "Where the premise holds (tiny, of X/‖X‖), the identity: holds."
+
+
+def test_words_select_nothing():
+    """Every text that a reader sees put otherwise: the same reasons, counts and rows of the paper."""
+    landed = read_landed()
+    names = {where: f"place {k}" for k, where in enumerate(dict.fromkeys(r["where"] for r in landed.rows))}
+    other = [
+        r | {"quantity": f"words {k}", "statement": "said otherwise", "where": names[r["where"]]}
+        for k, r in enumerate(landed.rows)
+    ]
+
+    def words(found: dict[str, list[str]]) -> dict[str, list[str]]:
+        for where, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
+            found = {id: [sentence.replace(where, name) for sentence in said] for id, said in found.items()}
+        return found
+
+    evidence = sentences._tables(landed)
+    assert reasons(other, evidence) == words(reasons(landed.rows, evidence)) != {}
+    assert by_subject(other) == by_subject(landed.rows) and headline(other) == headline(landed.rows)
+    for name in ROWS:
+        assert other.index(named(name, other)) == landed.rows.index(named(name, landed.rows))
+    # A model may be called what it likes: only its subject says that it is one.
+    tiny = row("V1", "fails", subject="model", where="tiny-gpt2 on sampled text")
+    assert [part["name"] for part in by_subject([tiny])] == ["Pretrained model"]
+    assert sentences._fails_on_model(tiny)
 
 
 def test_radius_is_interpolated_and_may_never_be_reached():
