@@ -32,6 +32,13 @@ def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
     return found
 
 
+def _pooled(tables: Tables) -> pd.DataFrame:
+    """Both numbers of V1 on the first text."""
+    table = tables["validity"]
+    first = table[table["where"] == table["where"].iloc[0]] if "where" in table else table
+    return first.sort_values("alpha")
+
+
 def _nothing(rows: Rows, tables: Tables) -> list[str]:
     return ["This run recorded nothing that tells why."]
 
@@ -40,7 +47,7 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
     """V1, and whatever else is the quadratic regime's end: where it ends, and on how many examples tr H is negative."""
     said = []
     if "validity" in tables:
-        pooled = tables["validity"].sort_values("alpha")
+        pooled = _pooled(tables)
         edge = radius(pooled)
         values = ", ".join(f"{number(t, 3)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(
@@ -49,6 +56,9 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
             else f"Pooled |T − 1| stays within 10 % up to α = {pooled.alpha.max():g}."
         )
         said.append(f"Pooled T(σ): {values}.")
+        if "R" in pooled:  # what training averages is another number
+            means = ", ".join(f"{number(r, 3)} at α = {a:g}" for a, r in zip(pooled.alpha, pooled["R"], strict=True))
+            said.append(f"The mean excess over its second order, Σy/Σx: {means}.")
     return said + _negative(tables)
 
 
@@ -70,7 +80,7 @@ def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
     """S3: the uncalibrated law reaches √3 times further than the calibrated one."""
     if "validity" not in tables:
         return []
-    pooled = tables["validity"].sort_values("alpha")
+    pooled = _pooled(tables)
     reached = 5 * 3**0.5  # the check is at α = 5
     at = float(np.interp(reached, pooled.alpha, pooled["T"]))
     return [
@@ -95,7 +105,7 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
             f"variance {values}."
         )
     if "pair" in failing and "validity" in tables:
-        pooled = tables["validity"].sort_values("alpha")
+        pooled = _pooled(tables)
         squares = ", ".join(f"{number(t**2, 2)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(f"Were every pair’s excess T(σ) times its prediction, its variance would be T² times: {squares}.")
     return said + _range(rows, tables)[:1]
@@ -103,13 +113,13 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
 
 def _cancellation(rows: Rows, tables: Tables) -> list[str]:
     """P1: is a pair's excess at the smallest α above what float32 resolves?"""
-    if "smoothed" not in tables:
+    if "validity by example" not in tables:
         return []
-    smoothed = tables["smoothed"]
-    least = smoothed[smoothed.alpha == smoothed.alpha.min()]
+    single = tables["validity by example"]
+    least = single[single.alpha == single.alpha.min()]
     eps = float(np.finfo(np.float32).eps)
     return [
-        f"At α = {least.alpha.iloc[0]:g} a pair’s excess is {number(least.pair.abs().mean(), 2)} nats in size, on "
+        f"At α = {least.alpha.iloc[0]:g} a pair’s excess is {number(least.excess.abs().mean(), 2)} nats in size, on "
         f"average over the examples; float32 resolves {number(eps, 2)} of a loss, and the excess is a "
         "difference of losses.",
         *_range(rows, tables)[:2],

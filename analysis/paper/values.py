@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures.validity import radius
+from analysis.figures.validity import pooled, radius
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.numbers import count, fixed, listed, measurement, number
@@ -141,7 +141,8 @@ def _run(landed: Landed) -> dict[str, str]:
         "run/python": landed.sources["python"],
     }
     found |= {f"version/{name}": tex(version) for name, version in landed.sources["versions"].items()}
-    text_keys = ("examples", "max_length", "probes", "draws", "coupled_draws", "law_examples")
+    found["run/draws"] = str(settings.get("range", text)["draws"])
+    text_keys = ("examples", "max_length", "probes", "coupled_draws", "law_examples")
     for key in (*text_keys, "radial_probes", "radial_examples", "radial_tokens"):
         found[f"run/{key.replace('_', '-')}"] = str(text[key])
     for key in ("steps", "batch", "rows", "held_out"):
@@ -166,8 +167,8 @@ def _bench(bench: pd.DataFrame) -> dict[str, str]:
 def _pictures(landed: Landed) -> dict[str, str]:
     """What is read off the data of the figures."""
     validity, curvature = landed.frames["validity"], landed.frames["curvature"]
-    pooled = validity[validity.example.isna() & (validity.quantity == "T")]
-    edge = radius(pooled)
+    slopes = pooled(validity, "T")
+    edge = radius(slopes)
     hessian = curvature[curvature.quantity == "tr H"]
     hessian = hessian[hessian.method == hessian.method.iloc[0]]
     gauss = curvature[curvature.quantity == "tr G"]
@@ -176,9 +177,9 @@ def _pictures(landed: Landed) -> dict[str, str]:
     formula = landed.frames["variances"].query("alpha == @gain.index[0]").set_index("scheme").predicted
     moved = landed.frames["layers"].query("quantity == 'displacement'").set_index(["law", "layer"]).value
     last = landed.frames["layers"].layer.max()
-    ratio = pooled.set_index("alpha").sigma
+    ratio = slopes.set_index("alpha").sigma
     return {
-        "validity/radius": number(edge, 2) if math.isfinite(edge) else f"over {pooled.alpha.max():g}",
+        "validity/radius": number(edge, 2) if math.isfinite(edge) else f"over {slopes.alpha.max():g}",
         "validity/sigma-at-5": number(float(ratio[5.0]), 2),
         "curvature/examples": str(len(hessian)),
         "curvature/negative": str(int((hessian.value < 0).sum())),

@@ -11,6 +11,7 @@ from torch import Tensor
 from symnoise.core import generator
 from symnoise.curvature import HessianProducts, dense_hessian
 from symnoise.models import EmbeddingLoss, float64_throughout
+from symnoise.noise import Law
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Ridges:
 
     For independent coordinates with characteristic function φ, E cos(w·(x + σz) + b) = cos(w·x + b) Π_i φ(σw_i)
     (φ is real for symmetric laws). φ(t) is sin(√3t)/(√3t) for the unit-variance uniform law, exp(−t²/2) for the
-    Gaussian and cos t for Rademacher.
+    Gaussian, cos t for Rademacher, and 1 − q + q cos(t/√q), q = 1/κ, for the sparse law of kurtosis κ.
     """
 
     a: Float[Tensor, " ridge"]
@@ -73,16 +74,18 @@ class Ridges:
     def _cosines(self) -> Tensor:
         return self.a * (self.w @ self.x + self.b).cos()
 
-    def smoothed(self, law: str, sigma: float) -> float:
+    def smoothed(self, law: Law, sigma: float) -> float:
         """E ℓ(x + σz) − ℓ(x), z of the standardised law; exact but for rounding."""
         t = sigma * self.w
-        factors = {
-            "uniform": torch.sinc(t * 3**0.5 / torch.pi),
-            "gaussian": (-t.square() / 2).exp(),
-            "rademacher": t.cos(),
-        }[law]
+        if law.name == "uniform":
+            factors = torch.sinc(t * 3**0.5 / torch.pi) - 1
+        elif law.name == "gaussian":
+            factors = (-t.square() / 2).expm1()
+        else:  # Rademacher is the sparse law of kurtosis 1
+            q = 1 / law.kurtosis
+            factors = -2 * q * (t / (2 * q**0.5)).sin().square()  # q (cos(t/√q) − 1), with its digits
         # log1p and expm1 keep the digits that Π φ − 1 would lose for small σ.
-        return float((self._cosines * (torch.log1p(factors - 1).sum(1)).expm1()).sum())
+        return float((self._cosines * torch.log1p(factors).sum(1).expm1()).sum())
 
     @property
     def trace(self) -> float:

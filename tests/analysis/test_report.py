@@ -96,14 +96,24 @@ def made_up() -> dict[str, dict]:
         for a in ALPHAS
     ]
     pooled = [
-        {"where": REAL, "alpha": a, "sigma": a / 200, "T": t, "low": t - 0.05, "high": t + 0.05}
-        for a, t in zip(ALPHAS, (1.0, 1.05, 0.7), strict=True)
+        {"where": REAL, "subject": "model", "alpha": a, "sigma": a / 200, "examples": 2, "draws": 4}
+        | {"T": t, "T_low": t - 0.05, "T_high": t + 0.05, "T_these_low": t - 0.02, "T_these_high": t + 0.02}
+        | {"R": 1.2, "R_low": low, "R_high": high, "R_these_low": 1.1, "R_these_high": 1.3}
+        for a, t, low, high in zip(ALPHAS, (1.0, 1.05, 0.7), (1.0, 1.0, None), (1.4, 1.4, None), strict=True)
     ]
-    smoothed = [
-        {"example": b, "alpha": a, "sigma": a / 200, "hessian": h, "C": h * 0.9, "C_stderr": 5.0, "T": 0.9}
-        | {"T_stderr": 0.1, "dof": 3, "pair": 1e-3, "odd_rms": 1e-2}
+    by_example = [
+        {"where": REAL, "subject": "model", "example": b, "alpha": a, "sigma": a / 200, "excess": 1e-4 * a * h}
+        | {
+            "second_order": 1.1e-4 * a * h,
+            "T": 0.9,
+            "T_low": 0.8,
+            "T_high": 1.0,
+            "R": 0.9,
+            "R_low": None,
+            "R_high": None,
+        }
         for a in ALPHAS
-        for b, h in enumerate((-40.0, 90.0))
+        for b, h in enumerate((-4.0, 9.0))
     ]
     traces = [
         {"example": b, "tokens": 9, "scored_tokens": 4, "quantity": q, "method": m, "probes": 4, "dof": 3}
@@ -131,6 +141,7 @@ def made_up() -> dict[str, dict]:
         for b in range(2)
     ]
     premise = row("N3", "fails", key="premise", subject="model", measured=0.0312, resolution=1e-3, where=REAL)
+    alone = row("N3", "undecided", subject="model", low=None, high=None, n=1, where=REAL)
     stages = {
         "sources": {
             "model": {"name": "toy", "source": "made up", "revision": None, "sha256": {"toy.gguf": "ab" * 32}}
@@ -148,14 +159,10 @@ def made_up() -> dict[str, dict]:
             "rows": [
                 row("V1", "fails", subject="model", relation="within", measured=0.7, low=0.65, high=0.75, where=REAL)
             ],
-            "tables": {"smoothed": smoothed, "validity": pooled, "variances on text": on_text},
+            "tables": {"validity": pooled, "validity by example": by_example, "variances on text": on_text},
         },
         "laws": {"rows": [row("P3", "holds", relation="at most")], "tables": {}},
-        "norms": {"rows": [premise], "tables": {"layers": layers, "norms": norms}},
-        "trained-norms": {
-            "rows": [row("N3", "undecided", subject="training", low=None, high=None, n=1, where=REAL)],
-            "tables": {},
-        },
+        "norms": {"rows": [premise, alone], "tables": {"layers": layers, "norms": norms}},
     }
     start = []
     for arm in ARMS:
@@ -242,8 +249,8 @@ def test_a_missing_stage_is_named_with_the_command_that_makes_it(tmp_path, page)
     (folder / "figures").mkdir()
     (folder / "figures" / "layers.png").write_bytes(b"from an older run")
     said = text(write_report(folder).read_text(encoding="utf-8"))
-    measured = "sources, analytic, tiny, curvature, validity, laws, norms"
-    missing = f"{measured}, training-start, training-uniform, training-symnoise, trained-norms"
+    measured = "sources, analytic, tiny, curvature, laws, norms, validity"
+    missing = f"{measured}, training-start, training-uniform, training-symnoise"
     assert f"Not measured yet: {missing}. Run python -m experiments.quick --output run" in said
     assert "Not drawn: needs the stage norms: run `python -m experiments.quick --output run`" in said
     assert sorted(p.stem for p in (folder / "figures").glob("*.png")) == ["moments", "training"]
@@ -264,8 +271,14 @@ def test_badges_counts_and_headline_follow_the_verdicts(tmp_path, page):
         return {w: page.count(f'<span class="badge {w}">') for w in ("holds", "fails", "undecided")}
 
     assert badges(page) == {"holds": 4, "fails": 2, "undecided": 2}
-    assert "Of 8 predictions, 4 hold, 2 fail and 2 are undecided." in text(page)
-    assert "M1, S1 and P3 hold wherever tested. At least one row fails for V1 and N3." in text(page)
+    assert "Of 3 predictions, 0 hold, 2 fail and 1 is undecided. At least one row fails for V1 and N3." in text(page)
+    assert "Of 5 identities, which check the implementation, 1 does not hold" in text(page)
+    predictions, identities = page.split('<h3 id="identity">')
+    predictions = predictions.split('<h3 id="prediction">')[1]
+    assert badges(predictions) == {"holds": 0, "fails": 2, "undecided": 1}
+    assert badges(identities) == {"holds": 4, "fails": 0, "undecided": 1}
+    assert 'href="#V1-prediction"' in page and 'id="V1-prediction"' in page and 'id="V1-identity"' not in page
+    assert "The reason looked for" in predictions and "The reason looked for" not in identities
 
     turned = {name: copy.deepcopy(made_up()[name]) for name in ("laws", "validity")}
     turned["validity"] = {"rows": turned["validity"]["rows"], "tables": {}}
