@@ -8,8 +8,8 @@ from analysis.numbers import count, decimals_for, fixed, listed, measurement, nu
 from symnoise.theory import CLAIMS, Claim, counts
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
-# Rows on sampled laws, the analytic function and the tiny transformer; all others are on the real model.
-THEORY = ("sampled", "analytic", "tiny")
+# Subjects of which everything is known, and the others: a pretrained model, as it is or being trained.
+KNOWN, PRETRAINED = ("sampled", "analytic", "tiny"), ("model", "training")
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,64 @@ def picture(row: dict[str, Any], width: int = 108, height: int = 14) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Part:
+    """The rows of one kind: what they are, and their groups."""
+
+    kind: str
+    title: str
+    note: str
+    counts: dict[str, int]
+    subjects: list[dict[str, Any]]
+    groups: list[Group]
+
+
+TITLES = {
+    "prediction": ("Predictions", "They could be false of a real model or of training; the measurement decides."),
+    "identity": (
+        "Identities",
+        "Algebra and exact mathematics: they check the implementation and cannot fail by nature, so that they hold "
+        "says nothing of language models.",
+    ),
+}
+
+
+def parts(rows: list[dict[str, Any]], reasons: dict[str, list[str]], claims: dict[str, Claim] = CLAIMS) -> list[Part]:
+    """The ledger in two: predictions, with the claims that nothing was measured of, then identities."""
+    found = []
+    for kind, (title, note) in TITLES.items():
+        own = of_kind(rows, kind)
+        mine = {row["id"] for row in own}
+        absent = set(claims) - {row["id"] for row in rows} if kind == "prediction" else set()
+        shown = {id: claim for id, claim in claims.items() if id in mine | absent}
+        failing = {row["id"] for row in own if row["verdict"] == "fails"}
+        why = {id: said for id, said in reasons.items() if id in failing}
+        found.append(Part(kind, title, note, counts(own), by_subject(own), groups(own, why, shown)))
+    return found
+
+
+def of_kind(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The rows that are predictions, or identities."""
+    return [row for row in rows if row["kind"] == kind]
+
+
 def headline(rows: list[dict[str, Any]]) -> str:
-    """The result in a few sentences, from the verdicts."""
+    """The result in a few sentences, from the verdicts: of predictions, then whether every identity checks."""
+    predictions, identities = of_kind(rows, "prediction"), of_kind(rows, "identity")
+    said = [_predictions(predictions)] if predictions else []
+    if identities:
+        off = sum(row["verdict"] != "holds" for row in identities)
+        number = plural(len(identities), "identity", "identities")
+        said.append(
+            f"Of {number}, which check the implementation, {off} {'does' if off == 1 else 'do'} not hold: the program "
+            "is at fault, or the draws are too few."
+            if off
+            else f"{'All ' if len(identities) > 1 else ''}{number}, checking the implementation, hold."
+        )
+    return " ".join(said)
+
+
+def _predictions(rows: list[dict[str, Any]]) -> str:
     total = counts(rows)
     of = {id: counts([row for row in rows if row["id"] == id]) for id in dict.fromkeys(row["id"] for row in rows)}
     whole = [id for id, c in of.items() if c["holds"] and not c["fails"] and not c["undecided"]]
@@ -146,10 +202,6 @@ def headline(rows: list[dict[str, Any]]) -> str:
 
 def by_subject(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Verdict counts on sampled noise and small functions, and on the real model."""
-    theory = [row for row in rows if row["where"].startswith(THEORY)]
-    real = [row for row in rows if not row["where"].startswith(THEORY)]
-    return [
-        {"name": name, **counts(part), "total": len(part)}
-        for name, part in (("Sampled noise, analytic function, tiny transformer", theory), ("Pretrained model", real))
-        if part
-    ]
+    names = {"Sampled noise, analytic function, tiny transformer": KNOWN, "Pretrained model": PRETRAINED}
+    parts = {name: [row for row in rows if row["subject"] in subjects] for name, subjects in names.items()}
+    return [{"name": name, **counts(part), "total": len(part)} for name, part in parts.items() if part]

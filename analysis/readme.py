@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from analysis.ledger import TITLES, of_kind
 from analysis.numbers import measurement, number
 from analysis.paper import outcomes
 from analysis.paper.landed import FIRST_LOOKS, ROOT, Landed, StudyResults, read_landed
@@ -26,14 +27,19 @@ PICTURES = ("validity.png", "curvature.png", "slopes.png", "variances.png")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """One line a claim: how many of its measurements hold, fail, are undecided, and on what they fail."""
-    lines = ["| claim | | holds | fails | undecided | fails on |", "|---|---|---|---|---|---|"]
-    for claim in CLAIMS.values():
-        mine = [row for row in rows if row["id"] == claim.id]
-        said = map(str, counts(mine).values())
-        failing = [f"{row['quantity']} ({row['where']})" for row in mine if row["verdict"] == "fails"]
-        lines.append(_line(claim.id, claim.statement, *said, "; ".join(failing)))
-    return "\n".join(lines)
+    """Predictions, then identities, each one line per claim: how many rows hold, fail, are undecided; which fail."""
+    tables = []
+    for kind, (title, note) in TITLES.items():
+        lines = [f"**{title}.** {note}", "", "| claim | | holds | fails | undecided | fails on |"]
+        lines.append("|---|---|---|---|---|---|")
+        for claim in CLAIMS.values():
+            mine = [row for row in of_kind(rows, kind) if row["id"] == claim.id]
+            if mine:
+                failing = [f"{row['quantity']} ({row['where']})" for row in mine if row["verdict"] == "fails"]
+                said = map(str, counts(mine).values())
+                lines.append(_line(claim.id, claim.statement, *said, "; ".join(failing)))
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
 
 
 def stages(run: dict[str, Any]) -> str:

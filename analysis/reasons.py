@@ -1,6 +1,7 @@
 """Why rows on the real model fail: the evidence that the run itself holds, put into sentences.
 
-Each function takes the rows of its claim and the tables, and says only what can be computed from them.
+Each function takes the rows of its claim and the tables, and says only what can be computed from them. Rows are
+selected by key and subject, never by the words that a reader sees.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.validity import radius
-from analysis.ledger import THEORY
+from analysis.ledger import PRETRAINED
 from analysis.numbers import number
 
 Rows = list[dict[str, Any]]
@@ -22,13 +23,20 @@ def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for id in dict.fromkeys(row["id"] for row in rows):
         own = [row for row in rows if row["id"] == id]
-        where = [row["where"] for row in own if row["verdict"] == "fails"]
-        if where:
+        failing = [row["subject"] for row in own if row["verdict"] == "fails"]
+        if failing:
             # What the tables can tell is about the real model.
-            on_model = any(not place.startswith(THEORY) for place in where)
+            on_model = any(subject in PRETRAINED for subject in failing)
             search = _SEARCH.get(id, _nothing) if on_model else _nothing
             found[id] = search(own, tables) or _nothing(own, tables)
     return found
+
+
+def _pooled(tables: Tables) -> pd.DataFrame:
+    """Both numbers of V1 on the first text."""
+    table = tables["validity"]
+    first = table[table["where"] == table["where"].iloc[0]] if "where" in table else table
+    return first.sort_values("alpha")
 
 
 def _nothing(rows: Rows, tables: Tables) -> list[str]:
@@ -39,7 +47,7 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
     """V1, and whatever else is the quadratic regime's end: where it ends, and on how many examples tr H is negative."""
     said = []
     if "validity" in tables:
-        pooled = tables["validity"].sort_values("alpha")
+        pooled = _pooled(tables)
         edge = radius(pooled)
         values = ", ".join(f"{number(t, 3)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(
@@ -48,6 +56,9 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
             else f"Pooled |T − 1| stays within 10 % up to α = {pooled.alpha.max():g}."
         )
         said.append(f"Pooled T(σ): {values}.")
+        if "R" in pooled:  # what training averages is another number
+            means = ", ".join(f"{number(r, 3)} at α = {a:g}" for a, r in zip(pooled.alpha, pooled["R"], strict=True))
+            said.append(f"The mean excess over its second order, Σy/Σx: {means}.")
     return said + _negative(tables)
 
 
@@ -69,7 +80,7 @@ def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
     """S3: the uncalibrated law reaches √3 times further than the calibrated one."""
     if "validity" not in tables:
         return []
-    pooled = tables["validity"].sort_values("alpha")
+    pooled = _pooled(tables)
     reached = 5 * 3**0.5  # the check is at α = 5
     at = float(np.interp(reached, pooled.alpha, pooled["T"]))
     return [
@@ -84,7 +95,8 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
     if "variances on text" not in tables:
         return []
     said = []
-    if any(row["verdict"] == "fails" and "draw" in row["quantity"] for row in rows):
+    failing = {row["key"].removeprefix("P2.variance.").split(".")[0] for row in rows if row["verdict"] == "fails"}
+    if failing & {"one-draw", "two-draws"}:
         text = tables["variances on text"].pivot_table(index="alpha", columns="scheme", values="predicted")
         share = text["pair"] / text["one draw"]
         values = ", ".join(f"{number(100 * s, 2)} % at α = {a:g}" for a, s in share.items())
@@ -92,8 +104,8 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
             f"The leading-order formula leaves the second-order term out; by its own prediction it adds to one draw’s "
             f"variance {values}."
         )
-    if any(row["verdict"] == "fails" and "of pair" in row["quantity"] for row in rows) and "validity" in tables:
-        pooled = tables["validity"].sort_values("alpha")
+    if "pair" in failing and "validity" in tables:
+        pooled = _pooled(tables)
         squares = ", ".join(f"{number(t**2, 2)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(f"Were every pair’s excess T(σ) times its prediction, its variance would be T² times: {squares}.")
     return said + _range(rows, tables)[:1]
@@ -101,13 +113,13 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
 
 def _cancellation(rows: Rows, tables: Tables) -> list[str]:
     """P1: is a pair's excess at the smallest α above what float32 resolves?"""
-    if "smoothed" not in tables:
+    if "validity by example" not in tables:
         return []
-    smoothed = tables["smoothed"]
-    least = smoothed[smoothed.alpha == smoothed.alpha.min()]
+    single = tables["validity by example"]
+    least = single[single.alpha == single.alpha.min()]
     eps = float(np.finfo(np.float32).eps)
     return [
-        f"At α = {least.alpha.iloc[0]:g} a pair’s excess is {number(least.pair.abs().mean(), 2)} nats in size, on "
+        f"At α = {least.alpha.iloc[0]:g} a pair’s excess is {number(least.excess.abs().mean(), 2)} nats in size, on "
         f"average over the examples; float32 resolves {number(eps, 2)} of a loss, and the excess is a "
         "difference of losses.",
         *_range(rows, tables)[:2],
@@ -116,8 +128,9 @@ def _cancellation(rows: Rows, tables: Tables) -> list[str]:
 
 def _radial(rows: Rows, tables: Tables) -> list[str]:
     """N3: does its premise, scale invariance, hold, and the identity where it does?"""
-    premises = [row for row in rows if row["quantity"].startswith("premise")]
+    premises = [row for row in rows if row["key"].startswith("N3.premise")]
     broken = [row for row in premises if row["verdict"] == "fails"]
+    identities = {(row["key"], row["subject"]): row["verdict"] for row in rows if row["key"].startswith("N3.identity")}
     said = []
     if broken:
         sizes = ", ".join(f"{number(row['measured'], 3)} for {row['where']}" for row in broken)
@@ -127,9 +140,9 @@ def _radial(rows: Rows, tables: Tables) -> list[str]:
             "loss."
         )
     for row in premises:
-        identity = [r["verdict"] for r in rows if r["where"] == row["where"] and r["quantity"].startswith("(⟨X, ∇ tr")]
+        identity = identities.get((row["key"].replace("premise", "identity"), row["subject"]))
         if row["verdict"] == "holds" and identity:
-            said.append(f"Where the premise holds ({row['where']}), the identity: {identity[0]}.")
+            said.append(f"Where the premise holds ({row['where']}), the identity: {identity}.")
     return said
 
 

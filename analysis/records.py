@@ -17,11 +17,10 @@ STAGES = (
     "analytic",
     "tiny",
     "curvature",
-    "validity",
     "laws",
     "norms",
+    "validity",
     "training",
-    "trained-norms",
 )
 
 

@@ -13,12 +13,12 @@ import pandas as pd
 
 from analysis.figures import FIGURES
 from analysis.intervals import PERCENT
-from analysis.ledger import by_subject, groups, headline
+from analysis.ledger import headline, parts
 from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
 from analysis.reasons import reasons
 from analysis.records import Run, read_run
 from symnoise.core import InputError, write_json
-from symnoise.theory import LEVEL, counts
+from symnoise.theory import LEVEL
 
 
 def write_report(folder: Path) -> Path:
@@ -38,9 +38,7 @@ def write_report(folder: Path) -> Path:
         path,
         "report.html",
         headline=headline(rows) if rows else "No claim has been measured yet.",
-        counts=counts(rows),
-        subjects=by_subject(rows),
-        groups=groups(rows, reasons(rows, tables)),
+        kinds=parts(rows, reasons(rows, tables)),
         level=PERCENT,
         chance=f"{1 / (1 - LEVEL):,.0f}",
         drawings=drawings,

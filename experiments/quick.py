@@ -1,15 +1,16 @@
 """The main job, end to end: measure, hold every claim against its measurement, fine-tune small arms, report.
 
     python -m experiments.quick                                          # results/quick, about 15 minutes on 2 cores
-    python -m experiments.quick --config my.yaml --output results/mine
+    python -m experiments.quick --model gpt2 --data rows.jsonl --output results/gpt2
+    python -m experiments.quick --config my.yaml --output results/mine   # only what differs from the default
 
-Safe to interrupt and to run again: finished stages are kept.
+Safe to interrupt and to run again: finished stages are kept. A setting that cannot be run with is refused at once.
 """
 
 import os
 import time
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import typer
-import yaml
 
 from analysis.report import write_report
 from experiments.ending import one_line_on_bad_input
 from experiments.fine_tuning import fine_tune, measure_start
+from experiments.quick_settings import CONFIG, read_settings
 from experiments.stages import Stages
 from symnoise.core import InputError, peak_rss_mib, progress_shown, retained_heap, write_json
-from symnoise.curvature import smoothed_curvature, trace, trace_parts
-from symnoise.models import Data, EmbeddingLoss, LoadedModel, encode, load_data, load_model, usable
+from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
+from symnoise.curvature.taylor import UnsupportedOperation
+from symnoise.models import Data, EmbeddingLoss, LoadedModel, collate, encode_row, load_data, load_model, usable
 from symnoise.noise import Noise
 from symnoise.norms import layer_growth
 from symnoise.theory import (
@@ -33,6 +35,7 @@ from symnoise.theory import (
     Ridges,
     check_cancellation,
     check_coupled_laws,
+    check_diagonal_on_text,
     check_least_variance,
     check_moments,
     check_moments_at_scale,
@@ -42,30 +45,41 @@ from symnoise.theory import (
     check_smoothing_sampled,
     check_split,
     check_tiny_transformer,
-    check_trained_norms,
     check_validity,
     check_variances,
     check_variances_on_text,
 )
 
-CONFIG = Path(__file__).parent / "configs" / "quick.yaml"
-MEASURED = ("model", "data", "alphas", "text")
+MEASURED = ("model", "data", "text")
+RANGE = ("model", "data", "alphas", "range")
+SIZED = ("text", "range", "training")
 TRAINED = ("model", "data", "training")
 
 
-def main(config: Path = CONFIG, output: Path = Path("results/quick")) -> None:
-    """Run every stage that is not done yet, then write the ledger and the report."""
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+def main(
+    config: Path = CONFIG,
+    output: Path = Path("results/quick"),
+    model: str | None = None,
+    data: str | None = None,
+    second_data: str | None = None,
+) -> None:
+    """Run every stage that is not done yet, then write the ledger and the report.
+
+    --model, --data and --second-data go before the config's.
+    """
+    settings = read_settings(config, model, data, second_data)
     started = time.perf_counter()
     with progress_shown() as console, retained_heap() as heap:
         console.print(f"symnoise quick run: {config} → {output}   (malloc: {heap})")
         stages = Stages(output, settings, console)
+        source = Source(settings)
+        stages.run("sources", source.checked, "which model and which text", ("model", "data", "second_data", *SIZED))
         theory(stages, settings)
-        text(stages, settings)
+        text(stages, settings, source)
+        validity(stages, settings, source)
         stages.run("training-start", partial(measure_start, settings), "the model before fine-tuning", TRAINED)
         for arm in settings["training"]["arms"]:
             stages.run(f"training-{arm}", partial(fine_tune, arm, settings), f"fine-tuning, {arm}", TRAINED)
-        stages.run("trained-norms", lambda: trained_norms(stages, settings), "N3 in training, arm by arm", TRAINED)
         run = {
             "settings": settings,
             "seconds_this_time": time.perf_counter() - started,
@@ -109,18 +123,13 @@ def theory(stages: Stages, settings: dict[str, Any]) -> None:
     )
 
 
-def text(stages: Stages, settings: dict[str, Any]) -> None:
-    """The pretrained model on real text: curvature, range of validity, laws compared, norms."""
-    options, seed, alphas = settings["text"], settings["seed"], [float(a) for a in settings["alphas"]]
-    where = f"{Path(settings['model']).name} on {Path(settings['data']).name}"
-    source = Source(settings)
-    training_alphas = tuple(a for a in alphas if a >= 5)
+def text(stages: Stages, settings: dict[str, Any], source: "Source") -> None:
+    """The pretrained model on real text: curvature, laws compared, norms."""
+    options, seed = settings["text"], settings["seed"]
+    where = source.where()
 
     def loss(examples: int = options["examples"]) -> EmbeddingLoss:
         return source.loss(examples, options["max_length"])
-
-    def sources() -> dict[str, Any]:
-        return {"model": source.model.provenance(), "data": source.data.provenance()}
 
     def curvature() -> dict[str, Any]:
         chosen, probes = loss(), options["probes"]
@@ -143,30 +152,13 @@ def text(stages: Stages, settings: dict[str, Any]) -> None:
         ]
         return {"rows": [], "tables": {"curvature": records}}
 
-    def validity() -> Findings:
-        chosen = loss()
-        dim = chosen.embeddings.shape[-1]
-        sigmas = torch.stack([Noise.neftune(alpha).sigma(chosen.lengths.cpu(), dim) for alpha in alphas])
-        smoothed = smoothed_curvature(chosen, sigmas, draws=options["draws"], seed=seed)
-        records = [
-            {"example": b, "alpha": alpha, "sigma": float(sigmas[i, b]), "hessian": float(smoothed.forms[:, b].mean())}
-            | {"C": float(smoothed.C.value[i, b]), "C_stderr": float(smoothed.C.stderr[i, b])}
-            | {"T": float(smoothed.T.value[i, b]), "T_stderr": float(smoothed.T.stderr[i, b]), "dof": smoothed.C.dof}
-            | {
-                "pair": float(smoothed.pair[i, :, b].mean()),
-                "odd_rms": float(smoothed.odd[i, :, b].square().mean().sqrt()),
-            }
-            for i, alpha in enumerate(alphas)
-            for b in range(len(chosen.ids))
-        ]
-        checks = check_validity(smoothed, alphas, where=where, training=training_alphas, seed=seed)
-        checks += check_variances_on_text(smoothed, alphas, where=where, seed=seed)
-        return checks + Findings(tables={"smoothed": records})
-
     def laws() -> Findings:
         chosen = loss(options["law_examples"])
-        return check_coupled_laws(chosen, 5.0, options["coupled_draws"], where=where, seed=seed) + check_split(
-            chosen, 1.0, options["split_draws"], where=where, seed=seed
+        facts: dict[str, Any] = {"where": where, "seed": seed}
+        return (
+            check_coupled_laws(chosen, 5.0, options["coupled_draws"], **facts)
+            + check_split(chosen, 1.0, options["split_draws"], **facts)
+            + check_diagonal_on_text(chosen, options["diagonal_probes"], **facts)
         )
 
     def norms() -> Findings:
@@ -190,29 +182,51 @@ def text(stages: Stages, settings: dict[str, Any]) -> None:
                 )
         return check_norms(chosen, 5.0, where=where, seed=seed) + radial + Findings(tables={"layers": records})
 
-    stages.run("sources", sources, "which model and which text", MEASURED)
     stages.run(
         "curvature", curvature, "tr H, tr G and the rest, by Taylor mode, Hessian products and differences", MEASURED
     )
-    stages.run("validity", validity, "T(σ), C(σ) and variances over draws, from small α to the training α", MEASURED)
-    stages.run("laws", laws, "the laws compared by coupled draws; the two parts of a pair", MEASURED)
+    stages.run("laws", laws, "the laws compared by coupled draws; the parts of a pair; the diagonal of H", MEASURED)
     stages.run("norms", norms, "embedding norms, growth through the layers, the radial identity", MEASURED)
 
 
-def trained_norms(stages: Stages, settings: dict[str, Any]) -> Findings:
-    """Growth of the trained rows' norms in each arm, held against the sign of tr H."""
-    tables = {arm: stages.records[f"training-{arm}"]["result"]["tables"] for arm in settings["training"]["arms"]}
-    growth = {
-        arm: [t["curves"][-1]["used_row_norm"] / t["curves"][0]["used_row_norm"] - 1] for arm, t in tables.items()
-    }
-    start = stages.records["training-start"]["result"]["tables"]["curvature by arm"]
-    before = [record for record in start if record["quantity"] == "tr H"]
-    trace = sum(record["value"] for record in before) / len(before)
-    return check_trained_norms(growth, trace, where=f"fine-tuning, {settings['model']}", seed=settings["seed"])
+def validity(stages: Stages, settings: dict[str, Any], source: "Source") -> None:
+    """What is left of the quadratic term from small α to the training α, and variances over draws."""
+    options, seed, alphas = settings["range"], settings["seed"], [float(a) for a in settings["alphas"]]
+    training = tuple(a for a in alphas if a >= 5)
+
+    def measure(data: str) -> SmoothedCurvature:
+        losses = source.losses(options["examples"], options["max_length"], options["batch"], data)
+        return SmoothedCurvature.joined([_smoothed(loss, alphas, options["draws"], seed) for loss in losses])
+
+    def first() -> Findings:
+        smoothed, where = measure("data"), source.where()
+        checks = check_validity(smoothed, alphas, where=where, training=training, seed=seed)
+        return checks + check_variances_on_text(smoothed, alphas, where=where, seed=seed)
+
+    def second() -> Findings:
+        where = source.where("second_data")
+        return check_validity(
+            measure("second_data"), alphas, where=where, training=training, text="second-text", seed=seed
+        )
+
+    what = "slope and ratio of means of pairs’ excess, and variances over draws, from small α to the training α"
+    stages.run("validity", first, what, RANGE)
+    if settings["second_data"] is not None:
+        stages.run("validity-second", second, "the same slope and ratio on a second text", ("second_data", *RANGE))
+
+
+def _smoothed(loss: EmbeddingLoss, alphas: list[float], draws: int, seed: int) -> SmoothedCurvature:
+    """Forms zᵀHz by Taylor mode, or by Hessian products where the model has an operation without a rule."""
+    dim = loss.embeddings.shape[-1]
+    sigmas = torch.stack([Noise.neftune(alpha).sigma(loss.lengths.cpu(), dim) for alpha in alphas])
+    try:
+        return smoothed_curvature(loss, sigmas, draws=draws, seed=seed, method="taylor")
+    except UnsupportedOperation:
+        return smoothed_curvature(loss, sigmas, draws=draws, seed=seed)
 
 
 class Source:
-    """The model and the data of a run, loaded when first asked for."""
+    """The model and the texts of a run, loaded when first asked for."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
@@ -221,18 +235,54 @@ class Source:
     def model(self) -> LoadedModel:
         return load_model(self._settings["model"])
 
-    @cached_property
-    def data(self) -> Data:
-        return load_data(self._settings["data"])
+    @cache  # noqa: B019 (a run has one source, and two texts at most)
+    def text(self, which: str = "data") -> Data:
+        return load_data(self._settings[which])
+
+    def where(self, which: str = "data") -> str:
+        """Model and text, for a reader."""
+        return f"{Path(self._settings['model']).name} on {Path(self._settings[which]).name}"
+
+    def checked(self) -> dict[str, Any]:
+        """Model and texts, once each has the rows that every stage will ask for; `InputError` naming the key if not."""
+        text, span, training = (self._settings[name] for name in SIZED)
+        wanted = [
+            (text["examples"], text["max_length"], "text.max_length", "data"),
+            (text["radial_examples"], text["radial_tokens"], "text.radial_tokens", "data"),
+            (span["examples"], span["max_length"], "range.max_length", "data"),
+            (training["held_out"] + training["rows"], training["max_length"], "training.max_length", "data"),
+        ]
+        found = {"model": self.model.provenance(), "data": self.text().provenance()}
+        if self._settings["second_data"] is not None:
+            wanted.append((span["examples"], span["max_length"], "range.max_length", "second_data"))
+            found["second_data"] = self.text("second_data").provenance()
+        for examples, tokens, key, which in wanted:
+            self.rows(examples, tokens, which, key)
+        return found
+
+    def rows(
+        self, examples: int, max_length: int, which: str = "data", key: str = "max_length"
+    ) -> list[dict[str, list[int]]]:
+        """The first `examples` examples with something to score within `max_length` tokens, as token ids."""
+        model, tokenizer = self.model.model, self.model.tokenizer
+        chosen = usable(list(self.text(which))[: 16 * examples], tokenizer, max_length=max_length, model=model)
+        if len(chosen) < examples:
+            raise InputError(
+                f"{self._settings[which]}: {len(chosen)} of {examples} rows fit {max_length} tokens; raise {key}"
+            )
+        return [encode_row(row, tokenizer, max_length=max_length, model=model) for row in chosen[:examples]]
+
+    def losses(self, examples: int, max_length: int, batch: int, which: str = "data") -> list[EmbeddingLoss]:
+        """These examples in batches of rows of about the same length; their numbers name their draws."""
+        rows = self.rows(examples, max_length, which)
+        order = sorted(range(examples), key=lambda i: len(rows[i]["input_ids"]))
+        parts = [order[i : i + batch] for i in range(0, examples, batch)]
+        tokenizer = self.model.tokenizer
+        return [EmbeddingLoss(self.model.model, collate([rows[i] for i in part], tokenizer), part) for part in parts]
 
     def loss(self, examples: int, max_length: int) -> EmbeddingLoss:
-        """The first `examples` examples with something to score within `max_length` tokens, as one batch."""
-        model, tokenizer = self.model.model, self.model.tokenizer
-        pool = list(self.data)[: 16 * examples]
-        chosen = usable(pool, tokenizer, max_length=max_length, model=model)[:examples]
-        if len(chosen) < examples:
-            raise InputError(f"{self._settings['data']}: too few rows fit {max_length} tokens; raise max_length")
-        return EmbeddingLoss(model, encode(chosen, tokenizer, max_length=max_length, model=model))
+        """These examples as one batch."""
+        return EmbeddingLoss(self.model.model, collate(self.rows(examples, max_length), self.model.tokenizer))
 
 
 if __name__ == "__main__":

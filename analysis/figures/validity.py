@@ -1,4 +1,4 @@
-"""V1: how far the quadratic regime reaches, and the curvature at the size of the noise itself."""
+"""V1: what is left of the quadratic term at the size of the noise, by two numbers and example by example."""
 
 from typing import Any
 
@@ -7,31 +7,42 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.intervals import PERCENT, bounds
+from analysis.intervals import PERCENT
 from analysis.numbers import number
 from analysis.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
 
 TITLE = "How far the Hessian speaks for the noise"
-TABLES, STAGES = ("smoothed", "validity"), ("validity",)
-ALT = "T of sigma against alpha, per example and pooled, with the ten per cent band; C of sigma per example."
+TABLES, STAGES = ("validity", "validity by example"), ("validity",)
+ALT = "Attenuation slope and ratio of means against alpha, pooled over examples; mean excess against its second order."
 
-LEVEL = 0.95  # of one example; the pooled interval is the ledger's
 TRAINING = (5.0, 10.0, 15.0)  # α that NEFTune trains with
-_POSITIVE, _NEGATIVE = "#0b6b8a", "#a3427a"
+INKS = {"T": INK, "R": "#0b6b8a"}
+WORDS = {"T": "slope Σxy/Σx²", "R": "ratio Σy/Σx"}
 
 
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """T and C per example (`example` a number; `limit` the mean zᵀHz of the same draws), and T pooled (no example)."""
-    single = tables["smoothed"]
-    parts = [tables["validity"].assign(quantity="T", value=tables["validity"]["T"])]
-    for quantity in ("T", "C"):
-        value, stderr = single[quantity], single[f"{quantity}_stderr"]
-        low, high = bounds(value, stderr, single.dof, LEVEL)
-        limit = single.hessian if quantity == "C" else 1.0
-        facts = single[["example", "alpha", "sigma"]].assign(limit=limit)
-        parts.append(facts.assign(quantity=quantity, value=value, low=low, high=high))
-    columns = ["quantity", "example", "alpha", "sigma", "value", "low", "high", "limit"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    """Both numbers pooled (no example), and of each example its slope T, mean excess y and its second order x.
+
+    Of the pooled ones low and high speak of texts like these, these_low and these_high of these texts.
+    """
+    pooled, single = tables["validity"], tables["validity by example"]
+    parts = []
+    for quantity in WORDS:
+        names = {f"{quantity}{end}": end.strip("_") or "value" for end in ("", "_low", "_high")}
+        names |= {f"{quantity}_these_{end}": f"these_{end}" for end in ("low", "high")}
+        own = pooled[["where", "alpha", "sigma", *names]].rename(columns=names)
+        parts.append(own.assign(quantity=quantity, example=np.nan))
+    for column, quantity in (("T", "T"), ("excess", "excess"), ("second_order", "second order")):
+        own = single[["where", "example", "alpha", "sigma", column]].rename(columns={column: "value"})
+        parts.append(own.assign(quantity=quantity))
+    columns = ["where", "quantity", "example", "alpha", "sigma", "value", "low", "high", "these_low", "these_high"]
+    return pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True).reindex(columns=columns)
+
+
+def pooled(data: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """The pooled points of one number on the first text, from the figure's data."""
+    own = data[data.example.isna() & (data.quantity == quantity)]
+    return own[own["where"] == own["where"].iloc[0]] if len(own) and "where" in own else own
 
 
 def radius(pooled: pd.DataFrame, margin: float = 0.1) -> float:
@@ -51,106 +62,122 @@ def radius(pooled: pd.DataFrame, margin: float = 0.1) -> float:
 
 @styled
 def draw(data: pd.DataFrame) -> Figure:
-    """Left T(σ), right C(σ), against α."""
+    """Left both numbers against α, right the examples at a training α."""
     drawn = figure(DOUBLE, 3.0)
-    left, right = drawn.subplots(1, 2)
+    left, right = drawn.subplots(1, 2, width_ratios=(1.15, 1))
     alphas = sorted(data.alpha.unique())
-    ratio = float((data.sigma / data.alpha).mean())
-    single = data[data.example.notna()]
-    pooled = data[data.example.isna()].sort_values("alpha")
-    sign = single[single.quantity == "C"].groupby("example").limit.first()
-    ink: dict[Any, str] = {e: _POSITIVE if v > 0 else _NEGATIVE for e, v in sign.items()}
-
-    limits = min(-0.5, pooled.value.min() - 0.3), max(2.5, pooled.value.max() + 0.3)
+    every, single = data[data.example.isna()], data[data.example.notna()]
+    texts = list(dict.fromkeys(data["where"]))
+    limits = min(-0.25, every.value.min() - 0.2), max(2.0, every.value.max() + 0.3)
     left.axhspan(0.9, 1.1, color=RULE, alpha=0.6, lw=0)
     left.axhline(1, color=INK, lw=0.6)
-    _examples(left, single[single.quantity == "T"], limits, ink)
-    left.plot(pooled.alpha, pooled.value.clip(*limits), color=INK, lw=1.6)
-    for p in pooled.to_dict("records"):
-        cut(left, p["alpha"], p["value"], p["low"], p["high"], limits, INK, markersize=4.5, elinewidth=1.4, zorder=4)
-    left.set_ylim(*limits)
-    left.set_ylabel("T(σ) = pair’s excess / ½σ²zᵀHz")
-    left.set_title("a  Range of validity")
-    left.annotate("±10 %", (1, 1), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center")
-
-    C = single[single.quantity == "C"]
-    # From α = 1 on the signal stands above float32 rounding, so that range sets the limits.
-    size = 1.15 * float(C[C.alpha >= 1].value.abs().max())
-    limits = min(1.15 * C[C.alpha >= 1].value.min(), -0.15 * size), size
-    right.axhline(0, color=INK, lw=0.6)
-    start = alphas[0] / 1.7
+    for _, own in single[(single.quantity == "T") & (single["where"] == texts[0])].groupby("example"):
+        own = own.sort_values("alpha")
+        left.plot(own.alpha, own.value, color=FAINT, lw=0.35, alpha=0.5, zorder=1)
     ends = []
-    for example, points in C.groupby("example"):
-        points = points.sort_values("alpha")
-        first, last = points.iloc[0], points.iloc[-1]
-        right.plot(
-            [start, first.alpha],
-            np.clip([first.limit, first.value], *limits),
-            color=ink[example],
-            lw=0.5,
-            ls=(0, (2, 2)),
-        )
-        right.plot(start, np.clip(first.limit, *limits), "o", mfc="white", mec=ink[example], mew=0.9, ms=3.5)
-        ends.append((alphas[-1] * 1.2, float(np.clip(last.value, *limits)), f"{int(first.example) + 1}", ink[example]))
-    _examples(right, C, limits, ink)
-    right.set_ylim(*limits)
-    right.set_ylabel("C(σ) (nats per squared embedding unit)")
-    right.set_title("b  Curvature at the size of the noise")
+    for k, where in enumerate(texts):
+        for side, quantity in ((-1, "T"), (1, "R")):
+            own = every[(every.quantity == quantity) & (every["where"] == where)].sort_values("alpha")
+            ends.append(_pooled(left, own, quantity, 1.02 ** (side * (1 + k)), limits, dashed=k > 0))
+    left.set_ylim(*limits)
+    left.set_ylabel("left of the second order")
+    left.set_title("a  Two answers")
+    left.annotate(
+        "±10 %", (0, 1.1), (3, 1), xycoords=("axes fraction", "data"), textcoords="offset points", va="bottom"
+    )
     used = [a for a in TRAINING if a in alphas]
+    for alpha in used:
+        left.axvline(alpha, color=FAINT, lw=0.7, ls=(0, (1, 1.5)), zorder=0)
+    alpha_axis(left, alphas, float((data.sigma / data.alpha).mean()))
+    left.set_xlim(alphas[0] / 1.2, alphas[-1] * 1.15)
     if used:
-        left.annotate(
-            "NEFTune’s α",
-            (used[0], 0.03),
-            (-2, 0),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            rotation=90,
-            color=FAINT,
-            ha="right",
-            va="bottom",
-            fontsize=6,
-            bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0},
-        )
-    for ax in (left, right):
-        for alpha in used:
-            ax.axvline(alpha, color=FAINT, lw=0.7, ls=(0, (1, 1.5)), zorder=0)
-        alpha_axis(ax, alphas, ratio)
-    right.set_xticks([start, *alphas], ["σ→0", *(f"{a:g}" for a in alphas)])
-    left.set_xlim(alphas[0] / 1.2, alphas[-1] * 1.2)
-    right.set_xlim(start / 1.15, alphas[-1] * 1.2)
-    label_ends(drawn, [(right, ends)], gap=6.5, pad=2)
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        look: dict[str, Any] = {"rotation": 90, "color": FAINT, "ha": "right", "va": "bottom", "fontsize": 6}
+        left.annotate("training’s α", (used[0], 0.03), (-2, 0), **place, **look)
+    _scatter(right, data, texts[0], shown_alpha(data))
+    label_ends(drawn, [(left, ends)], gap=7, pad=3)
     return drawn
 
 
-def _examples(ax: Axes, single: pd.DataFrame, limits: tuple[float, float], ink: dict[Any, str]) -> None:
-    """A thin line for each example, its points beside one another so that their intervals can be told apart."""
-    examples = sorted(single.example.unique())
-    for k, example in enumerate(examples):
-        points = single[single.example == example].sort_values("alpha")
-        at = points.alpha * 1.035 ** (k - (len(examples) - 1) / 2)
-        ax.plot(at, points.value.clip(*limits), color=ink[example], lw=0.6, alpha=0.7)
-        for x, p in zip(at, points.to_dict("records"), strict=True):
-            look: dict[str, Any] = {"markersize": 2, "elinewidth": 0.5, "capsize": 0, "alpha": 0.8, "arrows": False}
-            cut(ax, x, p["value"], p["low"], p["high"], limits, ink[example], **look)
+def _pooled(
+    ax: Axes, own: pd.DataFrame, quantity: str, beside: float, limits: tuple[float, float], dashed: bool
+) -> tuple[float, float, str, str]:
+    """One number's curve with its intervals; where its label goes."""
+    at, ink = own.alpha * beside, INKS[quantity]
+    ax.plot(at, own.value.clip(*limits), color=ink, lw=1.4, ls=(0, (4, 2)) if dashed else "-", zorder=3)
+    for x, p in zip(at, own.to_dict("records"), strict=True):
+        look: dict[str, Any] = {
+            "markersize": 3.5,
+            "elinewidth": 1.0,
+            "zorder": 4,
+            "arrows": False,
+            "mfc": "white" if dashed else ink,
+        }
+        cut(ax, x, p["value"], p["low"], p["high"], limits, ink, **look)
+    text = WORDS[quantity] + (f", {own['where'].iloc[0].split(' on ')[-1]}" if dashed else "")
+    return float(at.iloc[-1]), float(np.clip(own.value.iloc[-1], *limits)), text, ink
+
+
+def shown_alpha(data: pd.DataFrame) -> float:
+    """The α of the second panel: 10, or the largest."""
+    return 10.0 if 10.0 in set(data.alpha) else float(data.alpha.max())
+
+
+def _scatter(ax: Axes, data: pd.DataFrame, where: str, alpha: float) -> None:
+    """Mean excess against its second order, an example a point; what each of the two numbers is the slope of."""
+    own = data[(data["where"] == where) & (data.alpha == alpha)]
+    points = own[own.example.notna()].pivot_table(index="example", columns="quantity", values="value")
+    x, y = points["second order"], points["excess"]
+    width = float(np.median(np.abs(np.r_[x, y]))) or 1.0
+    reach = 1.3 * float(np.abs(np.r_[x, y]).max())
+    for scale in (ax.set_xscale, ax.set_yscale):
+        scale("asinh", linear_width=width)
+    line = width * np.sinh(np.linspace(-1, 1, 201) * np.arcsinh(reach / width))
+    ax.plot(line, line, color=RULE, lw=0.9, zorder=0)
+    ax.axhline(0, color=RULE, lw=0.4, zorder=0)
+    ax.axvline(0, color=RULE, lw=0.4, zorder=0)
+    slope = float(own[own.example.isna() & (own.quantity == "T")].value.iloc[0])
+    ax.plot(line, slope * line, color=INKS["T"], lw=1.1)
+    ax.plot(x, y, "o", color=FAINT, ms=2.6, alpha=0.8, mew=0)
+    ax.plot(x.mean(), y.mean(), "D", color=INKS["R"], ms=5.5, zorder=5)
+    ax.set_xlim(-reach, reach)
+    ax.set_ylim(-reach, reach)
+    ticks = [tick for tick in (0.001, 0.01, 0.1, 1.0, 10.0) if 0.4 * width < tick < reach]
+    both = [-t for t in reversed(ticks)] + [0.0, *ticks]
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(both, [f"{t:g}".replace("-", "−") for t in both])
+        axis.set_ticks([], minor=True)
+    ax.set_xlabel("x = ½σ²zᵀHz, mean over draws (nats)")
+    ax.set_ylabel("y = pairs’ excess, mean over draws (nats)")
+    ax.set_title(f"b  Each text, α = {alpha:g}")
+    ax.annotate("y = x", (0.97 * reach, 0.97 * reach), (-14, -3), textcoords="offset points", color=FAINT, ha="right")
+    place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "left", "va": "top"}
+    ax.annotate("line: slope", (0.04, 0.97), color=INKS["T"], **place)
+    ax.annotate("diamond: means, their ratio R", (0.04, 0.91), color=INKS["R"], **place)
 
 
 def caption(data: pd.DataFrame) -> str:
     """What to see."""
-    pooled = data[data.example.isna()]
-    single = data[(data.quantity == "C") & data.example.notna()]
-    negative = int((single.groupby("example").limit.first() < 0).sum())
-    edge = radius(pooled)
+    first = pd.concat([pooled(data, quantity) for quantity in WORDS])
+    examples = int(data[data["where"] == first["where"].iloc[0]].example.nunique())
+    edge = radius(first[first.quantity == "T"])
     said = (
-        f"pooled |T − 1| first passes 10 % at α ≈ {number(edge, 2)}"
+        f"passes 10 % at α ≈ {number(edge, 2)}"
         if np.isfinite(edge)
-        else f"pooled |T − 1| stays within 10 % up to α = {pooled.alpha.max():g}"
+        else f"stays within 10 % up to α = {first.alpha.max():g}"
+    )
+    open_ = int((first.low.isna() | first.high.isna()).sum())
+    shown = "; ".join(
+        f"α = {alpha:g}: slope {number(own['T'], 3)}, ratio {number(own['R'], 3)}"
+        for alpha, own in first.pivot_table(index="alpha", columns="quantity", values="value").iterrows()
+        if alpha in TRAINING
     )
     return (
-        "Against α (mean σ above); dotted lines mark those that NEFTune trains with. (a) T(σ) → 1 where the Hessian "
-        f"describes what a pair adds to the loss. Black: all examples and draws pooled, with {PERCENT} intervals; "
-        f"thin: single examples, 95 % intervals; grey: 1 ± 10 %. By linear interpolation, {said}. "
-        "(b) C(σ) = 2(E ℓ(X+σz) − ℓ)/σ² of each example with 95 % intervals; open circles at the left are the mean "
-        f"zᵀHz of the same draws, its limit. In {negative} of {single.example.nunique()} examples it is negative "
-        "(purple). The axes’ limits are set by the pooled T and by C at α ≥ 1: below, float32 rounding divided by σ² "
-        "widens the intervals. Arrowheads are points outside them, and bars that reach the frame go on."
+        f"A pair’s excess y against its second order x = ½σ²zᵀHz, over {examples} texts. Black: Σxy/Σx², how much of "
+        "large curvature is left at this σ. Blue: Σy/Σx, how much of the mean, which is what training averages. They "
+        f"answer different questions. {shown}. Bars are {PERCENT} intervals for texts like these"
+        + (f"; {open_} are unbounded, since Σx may be 0, and not drawn" if open_ else "")
+        + ". (a) Against α (mean σ above); grey: the slope of each text, cut off at the frame; band: 1 ± 10 %; dotted: "
+        f"the α that NEFTune trains with. |slope − 1| {said} (linear between the measured α). "
+        f"(b) Each text’s means at α = {shown_alpha(data):g}, on axes that are linear near 0 and logarithmic beyond."
     )

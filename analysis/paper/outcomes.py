@@ -142,7 +142,7 @@ def _by_rival(found: StudyResults) -> str:
     """O1 by what SymNoise is held against: one draw costs half of what a pair costs, two draws cost the same."""
     said = []
     for rival, words in (("uniform", "one uniform draw"), ("independent-pair", "two draws at the same cost")):
-        rows = [row for row in found.rows if row["id"] == "O1" and f"symnoise − {rival}" in row["quantity"]]
+        rows = [row for row in found.rows if row["id"] == "O1" and f".symnoise.{rival}." in f"{row['key']}."]
         if rows:
             said.append(f"against {words}, {tally(rows)}")
     return f"That is, {'; '.join(said)}." if said else ""

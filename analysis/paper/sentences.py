@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.ledger import THEORY
+from analysis.figures.validity import pooled
+from analysis.ledger import PRETRAINED
 from analysis.numbers import listed
 from analysis.paper.landed import Landed
 from analysis.paper.outcomes import in_short
@@ -42,15 +43,16 @@ def abstract(landed: Landed) -> str:
 
 
 def _fails_on_model(row: dict[str, Any]) -> bool:
-    return row["verdict"] == "fails" and not row["where"].startswith(THEORY)
+    return row["verdict"] == "fails" and row["subject"] in PRETRAINED
 
 
 def _tables(landed: Landed) -> dict[str, pd.DataFrame]:
     """What `analysis.reasons` reads, back from the data of the figures."""
     validity, variances = landed.frames["validity"], landed.frames["variances"]
-    pooled = validity[validity.example.isna() & (validity.quantity == "T")]
+    both = [pooled(validity, name).set_index("alpha").value.rename(name) for name in ("T", "R")]
+    numbers = pd.concat([one for one in both if len(one)], axis=1).reset_index()
     return {
-        "validity": pooled.rename(columns={"value": "T"}),
+        "validity": numbers,
         "curvature": landed.frames["curvature"],
         "variances on text": variances.dropna(subset="alpha"),
     }

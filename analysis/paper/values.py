@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures.validity import radius
+from analysis.figures.validity import pooled, radius
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.numbers import count, fixed, listed, measurement, number
@@ -15,30 +15,28 @@ from analysis.paper.tex import escaped, tex
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
-MODEL, TINY, ANALYTIC = "smollm2 on chitchat", "tiny transformer (float64)", "analytic function"
-
-# name in the text -> id, quantity and place of a row of the landed ledger.
+# name in the text -> key and subject of a row of the landed ledger.
 ROWS = {
-    "S2@ratio": ("S2", "(rademacher − gaussian)/(uniform − gaussian)", ANALYTIC),
-    "S2@uniform": ("S2", "(uniform − gaussian) over E|½σ²zᵀHz|, α = 5", MODEL),
-    "S2@rademacher": ("S2", "(rademacher − gaussian) over E|½σ²zᵀHz|, α = 5", MODEL),
-    "S3@slope": ("S3", "slope of raw gaussian − uniform", ANALYTIC),
-    "S3@alpha=5": ("S3", "raw − calibrated gaussian over σ²zᵀHz, α = 5", MODEL),
-    "P1@alpha=0.5": ("P1", "pair excess over ½εᵀHε, α = 0.5", MODEL),
-    "P2@pair,alpha=0.5": ("P2", "variance of pair over prediction, α = 0.5", MODEL),
-    "P2@one,alpha=5": ("P2", "variance of one draw over prediction, α = 5", MODEL),
-    "P2@pair,alpha=5": ("P2", "variance of pair over prediction, α = 5", MODEL),
-    "P3@tiny": ("P3", "Var(zᵀHz), rademacher − gaussian", TINY),
-    "P3@model": ("P3", "log Var(zᵀHz), rademacher − gaussian", MODEL),
-    "P4@G": ("P4", "⅛Δᵀ∇²ℓΔ over ½σ²zᵀGz, α = 1", MODEL),
-    "P4@R": ("P4", "ℓ(f̄) − ℓ over ½σ²zᵀRz, α = 1", MODEL),
-    "V1@tiny": ("V1", "T(σ) at α = 5", TINY),
-    "V1@alpha=5": ("V1", "T(σ) at α = 5", MODEL),
-    "V1@alpha=10": ("V1", "T(σ) at α = 10", MODEL),
-    "V1@alpha=15": ("V1", "T(σ) at α = 15", MODEL),
-    "N3@invariant": ("N3", "(⟨X, ∇ tr H⟩ + 2 tr H)/2|tr H|", f"{TINY}, of X/‖X‖"),
-    "N3@premise": ("N3", "premise: |cos(X, ∇ℓ)|, largest", MODEL),
-    "N3@identity": ("N3", "(⟨X, ∇ tr H⟩ + 2 tr H)/2|tr H|", MODEL),
+    "S2@ratio": ("S2.ratio", "analytic"),
+    "S2@uniform": ("S2.difference.uniform-gaussian.alpha=5", "model"),
+    "S2@rademacher": ("S2.difference.rademacher-gaussian.alpha=5", "model"),
+    "S3@slope": ("S3.order", "analytic"),
+    "S3@alpha=5": ("S3.excess.alpha=5", "model"),
+    "P1@alpha=0.5": ("P1.excess.alpha=0.5", "model"),
+    "P2@pair,alpha=0.5": ("P2.variance.pair.alpha=0.5", "model"),
+    "P2@one,alpha=5": ("P2.variance.one-draw.alpha=5", "model"),
+    "P2@pair,alpha=5": ("P2.variance.pair.alpha=5", "model"),
+    "P3@tiny": ("P3.least.gaussian", "tiny"),
+    "P3@model": ("P3.log-variance", "model"),
+    "P4@G": ("P4.gauss-newton.alpha=1", "model"),
+    "P4@R": ("P4.rest.alpha=1", "model"),
+    "V1@tiny": ("V1.slope.alpha=5", "tiny"),
+    "V1@alpha=5": ("V1.slope.alpha=5", "model"),
+    "V1@alpha=10": ("V1.slope.alpha=10", "model"),
+    "V1@alpha=15": ("V1.slope.alpha=15", "model"),
+    "N3@invariant": ("N3.identity.scale-invariant", "tiny"),
+    "N3@premise": ("N3.premise", "model"),
+    "N3@identity": ("N3.identity", "model"),
 }
 
 # name in the text -> work, in the landed bench.
@@ -78,11 +76,11 @@ def values(landed: Landed) -> dict[str, str]:
 
 def named(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The ledger's row of that name; `InputError` if the ledger has no such row, or several."""
-    id, quantity, where = ROWS[name]
-    same = [row for row in rows if (row["id"], row["quantity"], row["where"]) == (id, quantity, where)]
+    key, subject = ROWS[name]
+    same = [row for row in rows if (row["key"], row["subject"]) == (key, subject)]
     if len(same) != 1:
         raise InputError(
-            f"docs/quick/ledger.json has {len(same)} rows {id}, {quantity}, {where}; the paper's text names it "
+            f"docs/quick/ledger.json has {len(same)} rows {key} on {subject}; the paper's text names it "
             f"{name}: change ROWS in analysis/paper/values.py, or land another run"
         )
     return same[0]
@@ -143,7 +141,8 @@ def _run(landed: Landed) -> dict[str, str]:
         "run/python": landed.sources["python"],
     }
     found |= {f"version/{name}": tex(version) for name, version in landed.sources["versions"].items()}
-    text_keys = ("examples", "max_length", "probes", "draws", "coupled_draws", "law_examples")
+    found["run/draws"] = str(settings.get("range", text)["draws"])
+    text_keys = ("examples", "max_length", "probes", "coupled_draws", "law_examples")
     for key in (*text_keys, "radial_probes", "radial_examples", "radial_tokens"):
         found[f"run/{key.replace('_', '-')}"] = str(text[key])
     for key in ("steps", "batch", "rows", "held_out"):
@@ -168,8 +167,8 @@ def _bench(bench: pd.DataFrame) -> dict[str, str]:
 def _pictures(landed: Landed) -> dict[str, str]:
     """What is read off the data of the figures."""
     validity, curvature = landed.frames["validity"], landed.frames["curvature"]
-    pooled = validity[validity.example.isna() & (validity.quantity == "T")]
-    edge = radius(pooled)
+    slopes = pooled(validity, "T")
+    edge = radius(slopes)
     hessian = curvature[curvature.quantity == "tr H"]
     hessian = hessian[hessian.method == hessian.method.iloc[0]]
     gauss = curvature[curvature.quantity == "tr G"]
@@ -178,9 +177,9 @@ def _pictures(landed: Landed) -> dict[str, str]:
     formula = landed.frames["variances"].query("alpha == @gain.index[0]").set_index("scheme").predicted
     moved = landed.frames["layers"].query("quantity == 'displacement'").set_index(["law", "layer"]).value
     last = landed.frames["layers"].layer.max()
-    ratio = pooled.set_index("alpha").sigma
+    ratio = slopes.set_index("alpha").sigma
     return {
-        "validity/radius": number(edge, 2) if math.isfinite(edge) else f"over {pooled.alpha.max():g}",
+        "validity/radius": number(edge, 2) if math.isfinite(edge) else f"over {slopes.alpha.max():g}",
         "validity/sigma-at-5": number(float(ratio[5.0]), 2),
         "curvature/examples": str(len(hessian)),
         "curvature/negative": str(int((hessian.value < 0).sum())),

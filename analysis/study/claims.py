@@ -14,7 +14,7 @@ from analysis.study.contrasts import LAWS, MAIN, Pairs, each
 from analysis.study.data import Study, measurements
 from analysis.study.measures import HIGHER_IS_BETTER
 from symnoise.theory import CLAIMS, LEVEL, OUTCOMES, Row, row
-from symnoise.theory.ledger import half_width
+from symnoise.theory.ledger import half_width, slug
 
 CURVATURE = ("tr H", "tr G", "C")
 QUALITY = ("held-out loss", "ROUGE-L", "chrF")  # against held-out references
@@ -43,7 +43,13 @@ def grown(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]:
     most 0. What the identity behind it needs, a loss invariant to the scale of X, is held to account elsewhere."""
     values = -measured[measured.measure == "used-row norm growth"].set_index("run").value
     return [
-        _at_most("N3", f"used-row norm growth, {second} − {first}{_at(alpha)}", found, where)
+        _at_most(
+            "N3",
+            _key("growth", second, first, alpha),
+            f"used-row norm growth, {second} − {first}{_at(alpha)}",
+            found,
+            where,
+        )
         for first, second, alpha, found in each(runs, values, GROWN)
     ]
 
@@ -54,7 +60,8 @@ def less_curved(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[
     for quantity in CURVATURE:
         values = measured[measured.measure == quantity].set_index("run").value
         for first, second, alpha, found in each(runs, values, LESS_CURVED):
-            rows.append(_at_most("O1", f"{quantity}, {first} − {second}{_at(alpha)}", found, where))
+            key = _key(quantity, first, second, alpha)
+            rows.append(_at_most("O1", key, f"{quantity}, {first} − {second}{_at(alpha)}", found, where))
     return rows
 
 
@@ -68,6 +75,7 @@ def associated(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[R
                 if made.runs < len(runs):
                     said += f"; {len(runs) - made.runs} of {len(runs)} runs left out, diverged or not measured"
                 facts = {"resolution": 0.0, "where": where, "n": made.runs, "relation": "at most"}
+                facts |= {"key": _key(what, quantity, label), "subject": "study"}
                 rows.append(row("O2", said, 0, made.value, made.interval(LEVEL), **facts))  # type: ignore[arg-type]
     return rows
 
@@ -130,7 +138,8 @@ def equivalent(measured: pd.DataFrame, runs: pd.DataFrame, where: str, margins: 
         values = part.set_index("run").value
         for first, second, alpha, found in each(runs, values, LAWS):
             said = f"{_label(str(measure), str(when), str(decoding))}: {first} − {second}{_at(alpha)}"
-            rows.append(_row("O3", said, found, where, "within", float(margins[str(measure)])))
+            key = _key(measure, when, decoding, first, second, alpha)
+            rows.append(_row("O3", key, said, found, where, "within", float(margins[str(measure)])))
     return rows
 
 
@@ -144,18 +153,26 @@ def ordered(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]
         for first, second, alpha, found in each(runs, values, ORDER):
             pair = f"{second} − {first}" if higher else f"{first} − {second}"
             said = f"{_label(str(measure), str(when), str(decoding))}: {pair}{_at(alpha)}"
-            rows.append(_at_most("O4", said, found, where))
+            key = _key(measure, when, decoding, first, second, alpha)
+            rows.append(_at_most("O4", key, said, found, where))
     return rows
 
 
-def _at_most(id: str, said: str, found: Pairs, where: str) -> Row:
+def _at_most(id: str, key: str, said: str, found: Pairs, where: str) -> Row:
     """A row that says the first arm is the lower. Where it diverged more often than the second, what is left flatters
     it, and the interval has no upper end."""
-    return _row(id, said, found, where, "at most", 0.0, open_above=found.diverged[0] > found.diverged[1])
+    return _row(id, key, said, found, where, "at most", 0.0, open_above=found.diverged[0] > found.diverged[1])
 
 
 def _row(
-    id: str, said: str, found: Pairs, where: str, relation: str, resolution: float, open_above: bool = False
+    id: str,
+    key: str,
+    said: str,
+    found: Pairs,
+    where: str,
+    relation: str,
+    resolution: float,
+    open_above: bool = False,
 ) -> Row:
     d, lost = found.differences, found.seeds - found.missing - len(found.differences)
     mean = float(d.mean()) if len(d) else math.nan
@@ -165,7 +182,14 @@ def _row(
     if found.missing:
         said += f"; {found.missing} of {found.seeds} pairs left out, not measured"
     ends = (mean - half, math.inf if open_above else mean + half)
-    return row(id, said, 0, mean, ends, resolution=resolution, where=where, n=len(d), relation=relation)
+    facts = {"key": key, "subject": "study", "where": where, "n": len(d), "relation": relation}
+    return row(id, said, 0, mean, ends, resolution=resolution, **facts)  # type: ignore[arg-type]
+
+
+def _key(*parts: object) -> str:
+    """The parts as one key; a number is the α, and what is empty or NaN is left out."""
+    said = [f"alpha={part:g}" if isinstance(part, float) else slug(str(part)) for part in parts if part == part]
+    return ".".join(part for part in said if part)
 
 
 def _label(measure: str, when: str, decoding: str) -> str:

@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 
-from symnoise.cli.shared import at, batches, joined, load, long_work, pm, positive, show, write
+from symnoise.cli.shared import at, batches, load, long_work, pm, positive, show, write
 from symnoise.core import InputError
-from symnoise.curvature import smoothed_curvature
+from symnoise.curvature import SmoothedCurvature, attenuation_slope, ratio_of_means, smoothed_curvature
+from symnoise.curvature.pooled import Unit
 from symnoise.noise import Noise
 
 
 def smooth(
     *, alphas: str, noise: str, draws: int, batch: int, seed: int, json: Path | None, data: str, **source: Any
 ) -> None:
-    """Print, and write, T(σ) and C(σ) at the σ of each of the comma-separated `alphas`."""
+    """Print, and write, what is left of the quadratic term at the σ of each of the comma-separated `alphas`."""
     strengths = _numbers(alphas)
     positive("--batch", batch)
     with long_work(json):
@@ -26,25 +27,49 @@ def smooth(
             dim = loss.embeddings.shape[-1]
             sigmas = torch.stack([Noise.neftune(alpha).sigma(loss.lengths.cpu(), dim) for alpha in strengths])
             found.append(smoothed_curvature(loss, sigmas, noise, draws, seed))
-    rows: list[dict[str, Any]] = []
-    for i, alpha in enumerate(strengths):
-        C, T = (joined([at(getattr(part, name), i) for part in found]) for name in ("C", "T"))
-        sigma = torch.cat([part.sigmas[i] for part in found])
-        examples = zip(sigma, C.value, C.stderr, T.value, T.stderr, strict=True)
-        keys = ("sigma", "C", "stderr", "T", "T_stderr")
-        rows.append(
-            {"sigma": float(sigma.mean()), "alpha": alpha, "T": float(T.mean().value), "C": float(C.mean().value)}
-            | {"stderr": float(C.mean().stderr), "T_stderr": float(T.mean().stderr)}
-            | {"per_example": [dict(zip(keys, map(float, example), strict=True)) for example in examples]}
-        )
-    hessian = torch.cat([part.forms.mean(0) for part in found])
+    smoothed = SmoothedCurvature.joined(found)
+    rows = [_row(smoothed, i, alpha) for i, alpha in enumerate(strengths)]
+    hessian = float(smoothed.forms.mean())
     show(
-        f"{text.model.name} on {data}: {noise}, {draws} mirrored draws; mean zᵀHz {float(hessian.mean()):.4g}",
-        ("α", "σ", "T(σ)", "C(σ)"),
-        [(f"{r['alpha']:g}", f"{r['sigma']:.3g}", pm(r["T"], r["T_stderr"]), pm(r["C"], r["stderr"])) for r in rows],
+        f"{text.model.name} on {data}: {noise}, {draws} mirrored draws; mean zᵀHz {hessian:.4g}",
+        ("α", "σ", "slope T = Σxy/Σx²", "ratio Σy/Σx", "C(σ)"),
+        [
+            (f"{r['alpha']:g}", f"{r['sigma']:.3g}", _span(r, "T"), _span(r, "ratio"), pm(r["C"], r["stderr"]))
+            for r in rows
+        ],
+        "y: a pair’s excess, x: ½εᵀHε. The slope says how much of large curvature is left at this σ, the ratio how "
+        f"much of the mean, which is what training averages. 95 % intervals over {_UNITS[rows[0]['unit']]}.",
     )
     facts = {"model": text.model.name, "data": data, "noise": noise, "draws": draws, "seed": seed}
-    write(json, facts | {"hessian_trace": float(hessian.mean()), "rows": rows})
+    write(json, facts | {"hessian_trace": hessian, "rows": rows})
+
+
+_UNITS = {"example": "examples (texts like these)", "draw": "draws (this text alone)"}
+
+
+def _row(smoothed: SmoothedCurvature, i: int, alpha: float) -> dict[str, Any]:
+    """One α: both pooled numbers with 95 % intervals over examples, or over draws where there is one example."""
+    y, x, sigma = smoothed.pair[i], smoothed.second_order[i], smoothed.sigmas[i]
+    unit: Unit = "example" if len(sigma) > 1 else "draw"
+    slope, ratio = attenuation_slope(y, x, unit), ratio_of_means(y, x, unit)
+    C, T = at(smoothed.C, i), at(smoothed.T, i)
+    row = {"sigma": float(sigma.mean()), "alpha": alpha, "C": float(C.mean().value), "stderr": float(C.mean().stderr)}
+    for name, found in (("T", slope), ("ratio", ratio)):
+        row |= {name: found.value, f"{name}_stderr": found.stderr}
+        row |= {f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_unbounded": found.unbounded}
+    keys = ("sigma", "C", "stderr", "T", "T_stderr")
+    each = zip(sigma, C.value, C.stderr, T.value, T.stderr, strict=True)
+    examples = [dict(zip(keys, map(float, example), strict=True)) for example in each]
+    return row | {"unit": unit, "per_example": examples}
+
+
+def _span(row: dict[str, Any], name: str) -> str:
+    """`0.92 (0.80 to 1.04)`, or why there is no interval."""
+    if row[f"{name}_unbounded"]:
+        return f"{row[name]:.3g} (unbounded: Σx may be 0)"
+    if math.isnan(row[f"{name}_low"]):
+        return f"{row[name]:.3g}"
+    return f"{row[name]:.3g} ({row[f'{name}_low']:.3g} to {row[f'{name}_high']:.3g})"
 
 
 def _numbers(text: str) -> list[float]:

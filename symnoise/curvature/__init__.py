@@ -6,6 +6,7 @@ from symnoise.curvature.exact import dense_hessian, exact_trace
 from symnoise.curvature.gauss_newton import JacobianProducts, softmax_curvature
 from symnoise.curvature.loss import Loss, coordinates, probes
 from symnoise.curvature.operator import EmbeddingHessian
+from symnoise.curvature.pooled import Pooled, attenuation_slope, ratio_of_means
 from symnoise.curvature.products import HessianProducts, directional_curvature, hvp, inner
 from symnoise.curvature.sampler import TraceParts
 from symnoise.curvature.smoothing import SmoothedCurvature, finite_curvature, ratio, smoothed_curvature
@@ -20,10 +21,12 @@ __all__ = [
     "HessianProducts",
     "JacobianProducts",
     "Loss",
+    "Pooled",
     "SmoothedCurvature",
     "SpectralDensity",
     "Spectrum",
     "TraceParts",
+    "attenuation_slope",
     "coordinates",
     "dense_hessian",
     "directional_curvature",
@@ -36,6 +39,7 @@ __all__ = [
     "inner",
     "probes",
     "ratio",
+    "ratio_of_means",
     "smoothed_curvature",
     "softmax_curvature",
     "spectral_density",

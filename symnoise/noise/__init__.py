@@ -1,7 +1,7 @@
 """Noise laws, NEFTune's scale, calibration, pairs, and moments in closed form and as realised."""
 
 from symnoise.noise.directions import directions, orthogonal_directions
-from symnoise.noise.laws import LAWS, Law, law
+from symnoise.noise.laws import LAWS, Law, law, sparse
 from symnoise.noise.moments import Moments, RealisedMoments, closed_form_moments, realised_moments
 from symnoise.noise.noise import NAMES, Noise
 from symnoise.noise.sampled import SampledMoments, sampled_moments
@@ -20,4 +20,5 @@ __all__ = [
     "orthogonal_directions",
     "realised_moments",
     "sampled_moments",
+    "sparse",
 ]

@@ -4,6 +4,7 @@ law          density or weights       v = E u²    κ = E u⁴ / v²
 uniform      U[-1, 1]                 1/3         9/5
 gaussian     N(0, 1)                  1           3
 rademacher   ±1 with equal odds       1           1
+sparse       ±κ^½ with odds 1/2κ each 1           κ        (0 otherwise; `sparse`)
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import unknown
+from symnoise.core import InputError, unknown
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class Law:
             draw.uniform_(-1, 1, generator=generator)
         elif self.name == "gaussian":
             draw.normal_(generator=generator)
-        else:
+        elif self.name == "rademacher":
             draw.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+        else:
+            draw = self.quantile(draw.uniform_(generator=generator))
         return draw.to(device)
 
     def standardised(self, uniforms: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -66,6 +69,22 @@ LAWS = {
         Law("rademacher", 1.0, 1.0, _sign),
     )
 }
+
+
+def sparse(kurtosis: float) -> Law:
+    """z = ±q^(−½) with probability q/2 each and 0 otherwise, q = 1/κ: unit variance and any kurtosis κ ≥ 1 (K1).
+
+    Not for training: a law to set κ with, so that what depends on it can be seen. Raises `InputError` for κ < 1, which
+    no law has.
+    """
+    if not (math.isfinite(kurtosis) and kurtosis >= 1):
+        raise InputError(f"a kurtosis is a finite number, 1 or larger; got {kurtosis}")
+    q = 1 / kurtosis
+
+    def quantile(p: Tensor) -> Tensor:
+        return torch.where(p < q / 2, -1.0, torch.where(p >= 1 - q / 2, 1.0, 0.0)).to(p.dtype) * math.sqrt(kurtosis)
+
+    return Law(f"sparse-{kurtosis:g}", 1.0, kurtosis, quantile)
 
 
 def law(name: str) -> Law:

@@ -8,6 +8,8 @@ from symnoise.core import Estimate, InputError, retained_heap, track
 from symnoise.models import Loss
 from symnoise.noise import directions
 
+DEGREE = -2  # of tr H where ℓ has degree 0 in X: tr H(cX) = c⁻² tr H(X)
+
 
 @dataclass(frozen=True)
 class RadialIdentity:
@@ -47,5 +49,5 @@ def radial_identity(loss: Loss, probes: int = 8, seed: int = 0) -> RadialIdentit
             slopes.append((slope.double() * X.detach().double()).sum((1, 2)))
     form_, slope_ = torch.stack(forms), torch.stack(slopes)
     return RadialIdentity(
-        Estimate.from_draws(form_), Estimate.from_draws(slope_), Estimate.from_draws(slope_ + 2 * form_)
+        Estimate.from_draws(form_), Estimate.from_draws(slope_), Estimate.from_draws(slope_ - DEGREE * form_)
     )

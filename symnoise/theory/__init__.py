@@ -1,6 +1,6 @@
 """The claims: statement, prediction, measurement, computed verdict."""
 
-from symnoise.theory.claims import CLAIMS, OUTCOMES, Claim, claim
+from symnoise.theory.claims import CLAIMS, KINDS, OUTCOMES, SUBJECTS, Claim, claim, kind_of
 from symnoise.theory.findings import Findings
 from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict, write_ledger
 from symnoise.theory.model_claims import (
@@ -8,20 +8,21 @@ from symnoise.theory.model_claims import (
     check_norms,
     check_radial,
     check_split,
-    check_trained_norms,
-    check_validity,
-    check_variances_on_text,
 )
 from symnoise.theory.noise_moments import check_moments, check_moments_at_scale
 from symnoise.theory.pair_claims import check_cancellation, check_least_variance, check_variances
 from symnoise.theory.smoothed_loss import check_smoothing_analytically, check_smoothing_sampled
 from symnoise.theory.subjects import Ridges, ScaleInvariant, Subject, tiny_llama, tiny_transformer
 from symnoise.theory.tiny import check_tiny_transformer
+from symnoise.theory.validity import check_validity
+from symnoise.theory.variances import check_diagonal_on_text, check_variances_on_text
 
 __all__ = [
     "CLAIMS",
+    "KINDS",
     "LEVEL",
     "OUTCOMES",
+    "SUBJECTS",
     "Claim",
     "Findings",
     "Ridges",
@@ -30,6 +31,7 @@ __all__ = [
     "Subject",
     "check_cancellation",
     "check_coupled_laws",
+    "check_diagonal_on_text",
     "check_least_variance",
     "check_moments",
     "check_moments_at_scale",
@@ -39,12 +41,12 @@ __all__ = [
     "check_smoothing_sampled",
     "check_split",
     "check_tiny_transformer",
-    "check_trained_norms",
     "check_validity",
     "check_variances",
     "check_variances_on_text",
     "claim",
     "counts",
+    "kind_of",
     "row",
     "tiny_llama",
     "tiny_transformer",

@@ -1,13 +1,15 @@
 """The claims that are held against measurement: what each says, and why it should be so.
 
 `CLAIMS` are theorems or follow from them, and one run on one model measures all of them. `OUTCOMES` are about what
-fine-tuning brings, and need runs over many seeds.
+fine-tuning brings, and need runs over many seeds. `KINDS` says which rows of a ledger can be false of a real model, and
+which check the implementation only.
 
 Notation: X embeddings of one example, n = L·d coordinates, ℓ its loss, g = ∇ℓ, H = ∇²ℓ; ε = σz, coordinates of z
 independent, symmetric, of unit variance and kurtosis κ; a raw draw has variance v.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from symnoise.core import unknown
 
@@ -111,6 +113,54 @@ OUTCOMES = {
         ),
     )
 }
+
+
+Kind = Literal["identity", "prediction"]
+SUBJECTS = ("sampled", "analytic", "tiny", "model", "training", "study")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Rows whose key begins with `key` and that were measured on one of `subjects` are of this kind, and why."""
+
+    key: str
+    subjects: tuple[str, ...]
+    kind: Kind
+    why: str
+
+
+# The first rule that matches decides; longer keys come first. An identity is algebra or exact mathematics: it checks
+# the implementation and cannot fail by nature. A prediction could be false of a model or of training.
+KINDS = (
+    Rule("N3.identity.scale-invariant", SUBJECTS, "identity", "Euler's theorem: ℓ is made homogeneous of degree 0"),
+    Rule("N3.premise.scale-invariant", SUBJECTS, "identity", "ℓ is made homogeneous of degree 0"),
+    Rule("P4.positive", SUBJECTS, "identity", "zᵀGz is a mean of variances"),
+    Rule("P3", SUBJECTS, "identity", "fourth moments of independent coordinates, for any symmetric matrix H"),
+    Rule("M1", SUBJECTS, "identity", "moments of independent coordinates"),
+    Rule("M2", SUBJECTS, "identity", "moments of independent coordinates"),
+    Rule("M3", SUBJECTS, "identity", "ε and −ε are added"),
+    Rule("N1", SUBJECTS, "identity", "a square expanded, for any X"),
+    Rule("N2", SUBJECTS, "identity", "the parallelogram law, for any X"),
+    *(
+        Rule(id, ("analytic", "tiny"), "identity", "Taylor's theorem where σ is made as small as it asks")
+        for id in ("S1", "S2", "S3", "P1", "P2", "P4")
+    ),
+    *(
+        Rule(id, ("model", "training"), "prediction", "a leading order that need not reach the σ of training")
+        for id in ("S1", "S2", "S3", "P1", "P2", "P4")
+    ),
+    Rule("V1", SUBJECTS, "prediction", "how far the quadratic regime reaches is for the model to say"),
+    Rule("N3", SUBJECTS, "prediction", "needs a loss invariant to the scale of X, which a residual stream is not"),
+    *(Rule(id, SUBJECTS, "prediction", "no theorem says what training brings") for id in OUTCOMES),
+)
+
+
+def kind_of(key: str, subject: str) -> Kind:
+    """Whether rows of this key on this subject are identities or predictions, by `KINDS`; `ValueError` if unknown."""
+    for rule in KINDS:
+        if f"{key}.".startswith(f"{rule.key}.") and subject in rule.subjects:
+            return rule.kind
+    raise ValueError(f"KINDS has no rule for {key!r} measured on {subject!r}")
 
 
 def claim(id: str) -> Claim:

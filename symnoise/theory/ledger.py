@@ -1,6 +1,7 @@
 """The ledger: a prediction, a measurement with its interval, and a verdict that is computed from them."""
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from symnoise.core import Estimate, write_json
-from symnoise.theory.claims import claim
+from symnoise.theory.claims import Kind, claim, kind_of
 
 # Every interval has this coverage. A ledger has some 70 rows, so at 95 % three or four true claims would be
 # reported as failing; at 99.9 % it is one in fifteen ledgers.
@@ -20,7 +21,10 @@ LEVEL = 0.999
 class Row:
     """One measurement held against one claim.
 
-    id, statement: of the claim.  quantity: what was measured here.
+    id, statement: of the claim.  quantity: what was measured here, and `where`: on what, both as text for readers.
+    key, subject:  stable names of the same two, by which rows are selected: key is "P2.variance.pair.alpha=5",
+                   subject one of `SUBJECTS`.
+    kind:          "identity" (checks the implementation, cannot fail by nature) or "prediction", by `KINDS`.
     prediction:    the number the claim gives, computed before measuring.
     measured:      the value, with its interval [low, high]: a confidence interval of coverage `LEVEL`, or a bound
                    on rounding and extrapolation where nothing is random; null where there is none.
@@ -28,7 +32,6 @@ class Row:
                    value; "at most": the interval must lie below the prediction; "within": inside prediction ±
                    resolution.
     verdict:       "holds", "fails" or "undecided", by `verdict`.
-    where:         on what: a sampled law, an analytic function, a tiny transformer, the real model on real text.
     n, seed, seconds: sample size, seed, time taken.
     """
 
@@ -45,6 +48,9 @@ class Row:
     where: str
     n: int
     seed: int
+    kind: Kind
+    key: str
+    subject: str
     seconds: float = float("nan")
 
 
@@ -78,16 +84,22 @@ def row(
     measured: float,
     half: float | tuple[float, float],
     *,
+    key: str,
+    subject: str,
     resolution: float,
     where: str,
     n: int = 1,
     seed: int = 0,
     relation: str = "equals",
 ) -> Row:
-    """A row with its computed verdict; the interval is `measured` ± `half`, or `half` itself where it is a pair."""
+    """A row with its computed verdict; the interval is `measured` ± `half`, or `half` itself where it is a pair.
+
+    key: what was measured, without the claim's id in front: "variance.pair.alpha=5".
+    """
     prediction, measured = float(prediction), float(measured)
     low, high = half if isinstance(half, tuple) else (measured - float(half), measured + float(half))
     decision = verdict(relation, prediction, low, high, resolution)
+    key = f"{id}.{key}"
     return Row(
         id=id,
         statement=claim(id).statement,
@@ -102,7 +114,15 @@ def row(
         where=where,
         n=n,
         seed=seed,
+        kind=kind_of(key, subject),
+        key=key,
+        subject=subject,
     )
+
+
+def slug(text: str) -> str:
+    """Text as a part of a key: `one draw` → `one-draw`, `ROUGE-L` → `rouge-l`."""
+    return re.sub(r"[^\w.=]+", "-", text.lower()).strip("-")
 
 
 def half_width(stderr: float | Tensor, dof: float = math.inf) -> float:
@@ -166,6 +186,7 @@ __all__ = [
     "limit_and_half",
     "mean_and_half",
     "row",
+    "slug",
     "value_and_half",
     "variance_and_half",
     "variance_interval",

@@ -4,7 +4,6 @@ A real model has no dense Hessian to compare with, so predictions use Hessian pr
 are measured, or gradients. Intervals are over draws: they speak of these examples, not of all text.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from symnoise.core import Estimate, generator, track
 from symnoise.curvature import (
     HessianProducts,
     JacobianProducts,
-    SmoothedCurvature,
     inner,
     probes,
     softmax_curvature,
@@ -23,126 +21,81 @@ from symnoise.curvature import (
 from symnoise.models import EmbeddingLoss, Loss
 from symnoise.noise import LAWS, Noise
 from symnoise.norms import expected_square_norm, radial_identity, square_norm
+from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
 from symnoise.theory.ledger import Row, half_width, mean_and_half, row, variance_interval
-
-
-@timed
-def check_validity(
-    smoothed: SmoothedCurvature, alphas: list[float], *, where: str, training: tuple[float, ...], seed: int = 0
-) -> Findings:
-    """V1: does T(σ) stay within 10 % of 1 at each α, and P1: does it tend to 1.
-
-    T over all draws and examples is the least-squares slope through 0 of a pair's excess on (σ²/2) zᵀHz: single
-    ratios are useless where zᵀHz is near 0. Interval by the jackknife over (draw, example). One row for each α in
-    `training`; the smallest α is P1's row, to be 1 to within 10 %.
-    """
-    rows, table = [], []
-    for i, alpha in enumerate(alphas):
-        below = smoothed.sigmas[i] ** 2 / 2 * smoothed.forms
-        T = slope_through_zero(smoothed.pair[i], below)
-        half = half_width(T.stderr, T.dof)
-        facts: dict[str, Any] = {"where": where, "n": T.count, "seed": seed, "resolution": 0.1}
-        if i == 0:
-            quantity = f"pair excess over ½εᵀHε, α = {alpha:g}"
-            rows.append(row("P1", quantity, 1, float(T.value), half, relation="within", **facts))
-        if alpha in training:
-            rows.append(row("V1", f"T(σ) at α = {alpha:g}", 1, float(T.value), half, relation="within", **facts))
-        table.append(
-            {"where": where, "alpha": alpha, "sigma": float(smoothed.sigmas[i].mean()), "T": float(T.value)}
-            | {"low": float(T.value) - half, "high": float(T.value) + half}
-        )
-    return Findings(rows, {"validity": table})
-
-
-@timed
-def check_variances_on_text(smoothed: SmoothedCurvature, alphas: list[float], *, where: str, seed: int = 0) -> Findings:
-    """P2 at each α: variance over draws relative to its prediction, averaged over the examples (prediction: 1).
-
-    One draw and two draws: against σ²‖g‖² and half of it; interval from the χ² law of sample variances, B(K − 1)
-    degrees of freedom. A pair: against (σ⁴/4) times the sample variance of zᵀHz over the very same draws, interval
-    by the jackknife. Rows for the smallest α and for α = 5; resolution 50 %, which is what some hundred draws allow.
-    """
-    K, B = smoothed.forms.shape
-    rows, table = [], []
-    for i, alpha in enumerate(alphas):
-        sigma = smoothed.sigmas[i]
-        one = smoothed.pair[i] + smoothed.odd[i]
-        predicted = sigma**2 * smoothed.gradient_square_norm
-        two = (one[: K // 2] + one[K // 2 : K // 2 * 2]) / 2
-        for scheme, values, expected in (("one draw", one, predicted), ("two draws", two, predicted / 2)):
-            ratio = float((values.var(0) / expected).mean())
-            interval = variance_interval(ratio, B * (len(values) - 1))
-            table.append(_variance_point(where, alpha, scheme, values.var(0), expected, ratio, interval))
-        expected = sigma**4 / 4 * smoothed.forms.var(0)
-        ratios = [float((smoothed.pair[i].var(0) / expected).mean())]
-        for k in range(K):
-            kept = [j for j in range(K) if j != k]
-            expected_k = sigma**4 / 4 * smoothed.forms[kept].var(0)
-            ratios.append(float((smoothed.pair[i][kept].var(0) / expected_k).mean()))
-        spread = torch.tensor(ratios[1:])
-        half = half_width(math.sqrt((K - 1) * float(spread.var(correction=0))), K - 1)
-        interval = (ratios[0] - half, ratios[0] + half)
-        table.append(_variance_point(where, alpha, "pair", smoothed.pair[i].var(0), expected, ratios[0], interval))
-        if alpha in (alphas[0], 5.0):
-            for point in table[-3:]:
-                quantity = f"variance of {point['scheme']} over prediction, α = {alpha:g}"
-                interval = point["low"], point["high"]
-                facts: dict[str, Any] = {"where": where, "n": K * B, "seed": seed, "resolution": 0.5}
-                rows.append(row("P2", quantity, 1, point["ratio"], interval, **facts))
-    return Findings(rows, {"variances on text": table})
+from symnoise.theory.smoothed_loss import RAW_REACH, SPARSE
+from symnoise.theory.subjects import ScaleInvariant
 
 
 @timed
 def check_coupled_laws(loss: EmbeddingLoss, alpha: float, draws: int, *, where: str, seed: int = 0) -> Findings:
-    """S2 and S3 by coupled draws on a model, and P3, per example then averaged.
+    """S2 and S3 by coupled draws on a model, averaged over these examples.
 
-    S2: what the calibrated laws differ by, relative to what noise does at second order, E|½σ²zᵀHz|: the claim is
-    that it is small, so "within" 10 % of 0. From each pair its own ½σ²zᵀHz is taken off, whose mean all laws share.
+    From each pair its own ½σ²zᵀHz is taken off, whose mean all laws share; the rest is, by S2, linear in κ. All in
+    units of E|½σ²zᵀHz|, what noise does at second order. S2, "linear": what the sparse law of κ = 10 has beyond the
+    line through Rademacher (κ = 1) and the sparse law of κ = 100, within 10 % of 0. S2, "difference": what two laws in
+    use differ by, (κ_a − κ_b) times that line's slope, within 10 % of 0.
     S3: excess of the raw Gaussian over the calibrated one on the same z, over σ²zᵀHz: predicted 1 by least squares,
-    to 10 %. P3: Var(zᵀHz) of Rademacher less that of Gaussian, relative to the latter, at most 0.
+    to 10 %.
     """
     X = loss.embeddings
     sigma = Noise("uniform", alpha).sigma(loss.lengths, X.shape[-1]).to(X.device)
     product = HessianProducts(loss)
     base = product.values.double()
-    pairs: dict[str, list[Tensor]] = {name: [] for name in (*LAWS, "raw gaussian")}
-    forms: dict[str, list[Tensor]] = {name: [] for name in LAWS}
+    laws = {law.name: law for law in (LAWS["rademacher"], LAWS["gaussian"], *SPARSE)}
+    pairs: dict[str, list[Tensor]] = {name: [] for name in (*laws, "raw gaussian")}
+    forms: dict[str, list[Tensor]] = {name: [] for name in laws}
     for k in track(range(draws), "coupled draws"):
         owner = generator(seed, "coupled on text", k)
         uniforms = torch.rand(X.shape, generator=owner, dtype=torch.float64).clamp_(min=1e-12)
         z = {
             name: (law.standardised(uniforms).to(X.device) * (loss.mask != 0)[:, :, None]).to(X)
-            for name, law in LAWS.items()
+            for name, law in laws.items()
         }
         for name, direction in z.items():
             forms[name].append(inner(direction, product(direction)))
-        for name, direction in (z | {"raw gaussian": 3**0.5 * z["gaussian"]}).items():
+        for name, direction in (z | {"raw gaussian": RAW_REACH * z["gaussian"]}).items():
             pairs[name].append(_pair_excess(loss, sigma.to(X)[:, None, None] * direction, base))
     pair = {name: torch.stack(values) for name, values in pairs.items()}
     form = {name: torch.stack(values) for name, values in forms.items()}
-    facts: dict[str, Any] = {"where": where, "n": draws * len(X), "seed": seed}
-    size = (sigma**2 / 2 * form["gaussian"].abs()).mean()
-    rest = {name: pair[name] - sigma**2 / 2 * form[name] for name in LAWS}
-    rows = []
-    for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian")):
-        mean, half = mean_and_half(((rest[a] - rest[b]) / size).mean(1))
-        quantity = f"({a} − {b}) over E|½σ²zᵀHz|, α = {alpha:g}"
-        rows.append(row("S2", quantity, 0, mean, half, relation="within", resolution=0.1, **facts))
-    T = slope_through_zero(pair["raw gaussian"] - pair["gaussian"], sigma**2 * form["gaussian"])
+    facts: dict[str, Any] = {"subject": "model", "where": where, "n": draws * len(X), "seed": seed}
+    facts |= {"relation": "within", "resolution": 0.1}
+    size = (constants.SECOND * sigma**2 * form["gaussian"].abs()).mean()
+    rest = {name: ((pair[name] - constants.SECOND * sigma**2 * form[name]) / size).mean(1) for name in laws}
+    excess = slope_through_zero(
+        pair["raw gaussian"] - pair["gaussian"], constants.SECOND * (constants.RAW - 1) * sigma**2 * form["gaussian"]
+    )
     quantity = f"raw − calibrated gaussian over σ²zᵀHz, α = {alpha:g}"
-    half = half_width(T.stderr, T.dof)
-    rows.append(row("S3", quantity, 1, float(T.value), half, relation="within", resolution=0.1, **facts))
-    ratio = (form["rademacher"].var(0) / form["gaussian"].var(0)).log()
-    half = half_width(math.sqrt(4 / (draws - 1) / len(X)))  # Var log s² ≈ 2/(K − 1), of two samples
-    quantity = "log Var(zᵀHz), rademacher − gaussian"
-    rows.append(row("P3", quantity, 0, float(ratio.mean()), half, relation="at most", resolution=0, **facts))
-    return Findings(rows)
+    half = half_width(excess.stderr, excess.dof)
+    own = {"key": f"excess.alpha={alpha:g}", **facts}
+    return Findings([*_by_kurtosis(rest, alpha, facts), row("S3", quantity, 1, float(excess.value), half, **own)])
+
+
+def _by_kurtosis(rest: dict[str, Tensor], alpha: float, facts: dict[str, Any]) -> list[Row]:
+    """S2's rows: how what is left of the excess, one value per draw, depends on κ."""
+    middle, far = SPARSE
+    slope = (rest[far.name] - rest["rademacher"]) / (far.kurtosis - LAWS["rademacher"].kurtosis)
+    beyond = rest[middle.name] - rest["rademacher"] - (middle.kurtosis - LAWS["rademacher"].kurtosis) * slope
+    quantity = f"excess at κ = 10 beyond the line from κ = 1 to 100, over E|½σ²zᵀHz|, α = {alpha:g}"
+    rows = [row("S2", quantity, 0, *mean_and_half(beyond), key=f"linear.alpha={alpha:g}", **facts)]
+    for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian")):
+        mean, half = mean_and_half((LAWS[a].kurtosis - LAWS[b].kurtosis) * slope)
+        quantity = f"({a} − {b}) over E|½σ²zᵀHz| by the slope in κ, α = {alpha:g}"
+        rows.append(row("S2", quantity, 0, mean, half, key=f"difference.{a}-{b}.alpha={alpha:g}", **facts))
+    return rows
 
 
 @timed
 def check_split(
-    loss: EmbeddingLoss, alpha: float, draws: int, *, where: str, resolution: float = 0.1, seed: int = 0
+    loss: EmbeddingLoss,
+    alpha: float,
+    draws: int,
+    *,
+    where: str,
+    resolution: float = 0.1,
+    subject: str = "model",
+    seed: int = 0,
 ) -> Findings:
     """P4 at one α, both parts along the same draws, by least squares through 0 against ½σ²zᵀGz and ½σ²zᵀRz.
 
@@ -161,18 +114,23 @@ def check_split(
         with torch.no_grad():
             plus, minus = (loss.logits(X + sign * sigma.to(X)[:, None, None] * z) for sign in (1, -1))
         middle = (plus + minus) / 2
-        parts["G"].append(loss.mean_over_tokens(softmax_curvature(middle, plus - minus) / 8))
+        parts["G"].append(loss.mean_over_tokens(constants.LOGIT_DIFFERENCE * softmax_curvature(middle, plus - minus)))
         parts["R"].append(loss.mean_over_tokens(F.cross_entropy(middle, loss.targets, reduction="none")) - base)
     part = {name: torch.stack(values) for name, values in parts.items()}
-    facts: dict[str, Any] = {"where": where, "n": draws * len(X), "seed": seed}
+    facts: dict[str, Any] = {"subject": subject, "where": where, "n": draws * len(X), "seed": seed}
     rows = []
-    for name, symbol in (("G", "⅛Δᵀ∇²ℓΔ over ½σ²zᵀGz"), ("R", "ℓ(f̄) − ℓ over ½σ²zᵀRz")):
-        T = slope_through_zero(part[name], sigma**2 / 2 * part[f"z{name}z"])
+    for name, key, symbol in (
+        ("G", "gauss-newton", "⅛Δᵀ∇²ℓΔ over ½σ²zᵀGz"),
+        ("R", "rest", "ℓ(f̄) − ℓ over ½σ²zᵀRz"),
+    ):
+        T = slope_through_zero(part[name], constants.SECOND * sigma**2 * part[f"z{name}z"])
         half = half_width(T.stderr, T.dof)
         quantity = f"{symbol}, α = {alpha:g}"
-        rows.append(row("P4", quantity, 1, float(T.value), half, relation="within", resolution=resolution, **facts))
+        own: dict[str, Any] = {"key": f"{key}.alpha={alpha:g}", "relation": "within", "resolution": resolution}
+        rows.append(row("P4", quantity, 1, float(T.value), half, **own, **facts))
     lowest = float(part["zGz"].min())
-    rows.append(row("P4", "−zᵀGz, the largest over draws", 0, -lowest, 0, relation="at most", resolution=0, **facts))
+    own = {"key": "positive", "relation": "at most", "resolution": 0}
+    rows.append(row("P4", "−zᵀGz, the largest over draws", 0, -lowest, 0, **own, **facts))
     return Findings(rows)
 
 
@@ -198,9 +156,10 @@ def check_norms(loss: EmbeddingLoss, alpha: float, draws: int = 400, *, where: s
             grown.append(plus)
             defects.append(((plus + minus) / 2 - clean - square_norm(epsilon, mask)).abs() / clean)
         values = torch.stack(grown)
-        facts: dict[str, Any] = {"where": where, "n": draws * len(X), "seed": seed}
+        facts: dict[str, Any] = {"subject": "model", "where": where, "n": draws * len(X), "seed": seed}
         mean, half = mean_and_half(((values - clean) / (expected.mean - clean)).mean(1))
-        rows.append(row("N1", f"(E‖X+ε‖² − ‖X‖²)/α²v, {name}", 1, mean, half, resolution=0.05, **facts))
+        own: dict[str, Any] = {"key": f"growth.{name}", "resolution": 0.05}
+        rows.append(row("N1", f"(E‖X+ε‖² − ‖X‖²)/α²v, {name}", 1, mean, half, **own, **facts))
         table += [
             {"law": name, "example": b, "clean": float(clean[b]), "predicted": float(expected.mean[b])}
             | {"measured": float(values[:, b].mean()), "stderr": float(values[:, b].std() / draws**0.5)}
@@ -208,17 +167,17 @@ def check_norms(loss: EmbeddingLoss, alpha: float, draws: int = 400, *, where: s
         ]
         if name in ("uniform", "rademacher"):
             worst, bound = float(torch.stack(defects).max()), 1e-12  # sums of 1e5 squares in float64
-            rows.append(
-                row("N2", f"parallelogram defect over ‖X‖², {name}", 0, worst, bound, resolution=bound, **facts)
-            )
+            own = {"key": f"parallelogram.{name}", "resolution": bound}
+            rows.append(row("N2", f"parallelogram defect over ‖X‖², {name}", 0, worst, bound, **own, **facts))
             ratio = float((values.var(0) / expected.variance).mean())
             interval = variance_interval(ratio, len(X) * (draws - 1))
-            rows.append(row("N2", f"Var‖X+ε‖² over prediction, {name}", 1, ratio, interval, resolution=0.2, **facts))
+            own = {"key": f"variance.{name}", "resolution": 0.2}
+            rows.append(row("N2", f"Var‖X+ε‖² over prediction, {name}", 1, ratio, interval, **own, **facts))
     return Findings(rows, {"norms": table})
 
 
 @timed
-def check_radial(loss: Loss, probes: int = 8, *, where: str, seed: int = 0) -> Findings:
+def check_radial(loss: Loss, probes: int = 8, *, where: str, subject: str = "model", seed: int = 0) -> Findings:
     """N3: ⟨X, ∇ tr H⟩ over −2 tr H (predicted 1, to 10 %), and its premise ⟨X, ∇ℓ⟩ = 0, relative to ‖X‖‖∇ℓ‖.
 
     Both fail where the loss is not invariant to the scale of X, as in a model whose residual stream adds to X what
@@ -228,7 +187,8 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, seed: int = 0) -> F
     defect = identity.defect.mean()
     scale = 2 * float(identity.trace.value.abs().mean())
     half = half_width(defect.stderr, defect.dof) / scale
-    facts: dict[str, Any] = {"where": where, "n": probes * len(loss.embeddings), "seed": seed}
+    facts: dict[str, Any] = {"subject": subject, "where": where, "n": probes * len(loss.embeddings), "seed": seed}
+    made = ".scale-invariant" if isinstance(loss, ScaleInvariant) else ""
     rows: list[Row] = [
         row(
             "N3",
@@ -236,6 +196,7 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, seed: int = 0) -> F
             0,
             float(defect.value) / scale,
             half,
+            key=f"identity{made}",
             relation="within",
             resolution=0.1,
             **facts,
@@ -246,30 +207,8 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, seed: int = 0) -> F
     sine = inner(X, product.gradient) / (inner(X, X) * inner(product.gradient, product.gradient)).sqrt()
     rounding = 1e-3 if X.dtype is torch.float32 else 1e-12
     worst = float(sine.abs().max())
-    rows.append(row("N3", "premise: |cos(X, ∇ℓ)|, largest", 0, worst, rounding, resolution=rounding, **facts))
-    return Findings(rows)
-
-
-@timed
-def check_trained_norms(growth: dict[str, list[float]], trace: float, *, where: str, seed: int = 0) -> Findings:
-    """N3 in training: where tr H > 0, noise makes the norms of trained embedding rows grow more than no noise does.
-
-    growth: arm -> relative growth of the mean norm of trained rows, one value a seed, seeds in the same order for all
-    arms, "none" among them. trace: mean tr H before training; its sign is the sign predicted. The paired difference
-    from "none" has no interval with one seed, and then no verdict but "undecided".
-    """
-    sign = 1.0 if trace > 0 else -1.0
-    rows = []
-    for arm, values in growth.items():
-        if arm == "none":
-            continue
-        difference = torch.tensor(values, dtype=torch.float64) - torch.tensor(growth["none"], dtype=torch.float64)
-        mean, half = mean_and_half(difference) if len(values) > 1 else (float(difference), math.nan)
-        quantity = (
-            f"{'−' if trace > 0 else ''}(norm growth of trained rows, {arm} − none), tr H {'>' if trace > 0 else '<'} 0"
-        )
-        facts: dict[str, Any] = {"where": where, "n": len(values), "seed": seed}
-        rows.append(row("N3", quantity, 0, -sign * mean, half, relation="at most", resolution=0, **facts))
+    own: dict[str, Any] = {"key": f"premise{made}", "resolution": rounding}
+    rows.append(row("N3", "premise: |cos(X, ∇ℓ)|, largest", 0, worst, rounding, **own, **facts))
     return Findings(rows)
 
 
@@ -285,25 +224,3 @@ def slope_through_zero(y: Tensor, x: Tensor) -> Estimate:
 def _pair_excess(loss: EmbeddingLoss, epsilon: Tensor, base: Tensor) -> Tensor:
     with torch.no_grad():
         return (loss(loss.embeddings + epsilon).double() + loss(loss.embeddings - epsilon).double()) / 2 - base
-
-
-def _variance_point(
-    where: str,
-    alpha: float,
-    scheme: str,
-    measured: Tensor,
-    predicted: Tensor,
-    ratio: float,
-    interval: tuple[float, float],
-) -> dict:
-    """A point of the variance figure; `measured` and `predicted` averaged over the examples."""
-    return {
-        "where": where,
-        "alpha": alpha,
-        "scheme": scheme,
-        "measured": float(measured.mean()),
-        "predicted": float(predicted.mean()),
-        "ratio": ratio,
-        "low": interval[0],
-        "high": interval[1],
-    }

@@ -6,6 +6,7 @@ import torch
 
 from symnoise.core import generator
 from symnoise.noise import Noise, law, sampled_moments
+from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
 from symnoise.theory.ledger import Row, row, value_and_half
 
@@ -29,9 +30,20 @@ def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int
         # float32 rounds the scale and each square: a few units in the last place of ‖ε‖².
         rounding = 4 * torch.finfo(torch.float32).eps
         mean, half = value_and_half(found.mean_square_norm)
-        facts: dict[str, Any] = {"where": where, "n": draws, "seed": seed}
+        facts: dict[str, Any] = {"where": where, "subject": "sampled", "n": draws, "seed": seed}
         half += rounding * mean
-        rows.append(row("M1", f"E‖ε‖², {name}", expected.mean_square_norm, mean, half, resolution=0.01 * mean, **facts))
+        rows.append(
+            row(
+                "M1",
+                f"E‖ε‖², {name}",
+                _mean_square_norm(noise),
+                mean,
+                half,
+                key=f"mean-square-norm.{name}",
+                resolution=0.01 * mean,
+                **facts,
+            )
+        )
         variance, spread = value_and_half(found.var_square_norm)
         scale = max(expected.var_square_norm, (rounding * mean) ** 2 * 10)
         rows.append(
@@ -41,6 +53,7 @@ def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int
                 expected.var_square_norm,
                 variance,
                 spread + (rounding * mean) ** 2,
+                key=f"var-square-norm.{name}",
                 resolution=0.1 * scale,
                 **facts,
             )
@@ -54,6 +67,7 @@ def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int
                 expected.mean_norm,
                 first,
                 width + rounding * first,
+                key=f"mean-norm.{name}",
                 resolution=max(deficit, 10 * rounding * first),
                 **facts,
             )
@@ -80,12 +94,18 @@ def check_moments_at_scale(
         noise = Noise.named(name, alpha)
         assert noise is not None
         mean, half = value_and_half(sampled_moments(noise, length, dim, draws, seed).mean_square_norm)
-        predicted = noise.moments(length, dim).mean_square_norm
+        predicted = _mean_square_norm(noise)
         half += 4 * torch.finfo(torch.float32).eps * mean
         where = f"sampled, L = {length}, d = {dim}"
         facts: dict[str, Any] = {"resolution": 0.01 * mean, "where": where, "n": draws, "seed": seed}
+        facts |= {"subject": "sampled", "key": f"mean-square-norm-at-scale.{name}"}
         rows.append(row("M1", f"E‖ε‖², {name}", predicted, mean, half, **facts))
     return Findings(rows)
+
+
+def _mean_square_norm(noise: Noise) -> float:
+    """M1: α²v, and α²/3 of every calibrated law, whatever L and d."""
+    return noise.alpha**2 * (constants.CALIBRATED if noise.calibrated else law(noise.law).variance)
 
 
 def _pair_row(alpha: float, length: int, dim: int, seed: int, where: str) -> Row:
@@ -97,7 +117,8 @@ def _pair_row(alpha: float, length: int, dim: int, seed: int, where: str) -> Row
         assert noise is not None
         plus, minus = noise.sample_pair(shape, mask, generator=generator(seed, "pairs", name))
         worst = max(worst, *(float((plus**k + minus**k).abs().max()) for k in (1, 3, 5)))
-    return row("M3", "largest odd moment over {+ε, −ε}", 0, worst, 0, resolution=0, where=where, n=3 * draws, seed=seed)
+    facts: dict[str, Any] = {"key": "odd-moments", "subject": "sampled", "where": where, "n": 3 * draws, "seed": seed}
+    return row("M3", "largest odd moment over {+ε, −ε}", 0, worst, 0, resolution=0, **facts)
 
 
 def _histogram(alpha: float, length: int, dim: int, seed: int) -> list[dict]:

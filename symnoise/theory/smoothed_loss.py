@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from symnoise.core import generator
-from symnoise.noise import LAWS
+from symnoise.noise import LAWS, Law, sparse
+from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
 from symnoise.theory.ledger import limit_and_half, mean_and_half, row
 from symnoise.theory.subjects import Ridges, Subject
 
+SPARSE = (sparse(10), sparse(100))  # K1: kurtoses far from those of the laws in use
+RAW_REACH = 3**0.5  # how much further an uncalibrated Gaussian reaches than a calibrated law
 # σ of the slopes. Below 0.02 a difference of order σ⁶ drowns in float64 rounding; above 0.1 the next order shows.
 _SIGMAS = tuple(float(s) for s in np.geomspace(0.02, 0.1, 6))
 
@@ -27,21 +30,22 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
     """
     ridges = Ridges.drawn(seed=seed)
     where, fine = "analytic function", _SIGMAS[1]
-    facts: dict[str, Any] = {"where": where, "seed": seed}
+    facts: dict[str, Any] = {"where": where, "subject": "analytic", "seed": seed}
 
     def remainder(law: str, sigma: float) -> float:
         kappa = LAWS[law].kurtosis
-        fourth = 3 * ridges.mixed_fourth + kappa * float(ridges.fourth.sum())
-        return ridges.smoothed(law, sigma) - sigma**2 / 2 * ridges.trace - sigma**4 / 24 * fourth
+        fourth = constants.MIXED * ridges.mixed_fourth + kappa * float(ridges.fourth.sum())
+        second = constants.SECOND * sigma**2 * ridges.trace
+        return ridges.smoothed(LAWS[law], sigma) - second - constants.FOURTH * sigma**4 * fourth
 
-    def difference(a: str, b: str, sigma: float) -> float:
+    def difference(a: Law, b: Law, sigma: float) -> float:
         return ridges.smoothed(a, sigma) - ridges.smoothed(b, sigma)
 
-    def coefficient(a: str, b: str, sigma: float) -> float:
+    def coefficient(a: Law, b: Law, sigma: float) -> float:
         return difference(a, b, sigma) / sigma**4
 
     def raw_excess(sigma: float) -> float:
-        return ridges.smoothed("gaussian", 3**0.5 * sigma) - ridges.smoothed("uniform", sigma)
+        return ridges.smoothed(LAWS["gaussian"], RAW_REACH * sigma) - ridges.smoothed(LAWS["uniform"], sigma)
 
     def slope(of: Callable[[float], float], sigma: float) -> tuple[float, float]:
         at = [math.log2(abs(of(sigma * 2**k))) for k in (1, 0, -1)]
@@ -54,30 +58,42 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
     for law in LAWS:
         measured, half = slope(partial(remainder, law), 0.08)
         quantity = f"order in σ of what S1 leaves out, {law}"
-        rows.append(row("S1", quantity, 6, measured, half, resolution=0.1, **facts))
-    for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian"), ("rademacher", "uniform")):
-        measured, half = slope(partial(difference, a, b), fine)
-        rows.append(row("S2", f"slope of {a} − {b}", 4, measured, half, resolution=0.1, **facts))
-        predicted = (LAWS[a].kurtosis - LAWS[b].kurtosis) / 24 * float(ridges.fourth.sum())
-        measured, half = limit(partial(coefficient, a, b), fine)
-        resolution = 0.02 * abs(predicted)
-        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, measured, half, resolution=resolution, **facts))
-    measured, half = limit(
-        lambda s: difference("rademacher", "gaussian", s) / difference("uniform", "gaussian", s), fine
-    )
+        rows.append(
+            row("S1", quantity, constants.ORDER_OF_REST, measured, half, key=f"order.{law}", resolution=0.1, **facts)
+        )
+    uniform, gaussian, rademacher = (LAWS[name] for name in ("uniform", "gaussian", "rademacher"))
+    for a, b in (
+        (uniform, gaussian),
+        (rademacher, gaussian),
+        (rademacher, uniform),
+        *((s, rademacher) for s in SPARSE),
+    ):
+        start = fine / a.kurtosis**0.5 if a in SPARSE else fine  # a sparse coordinate is √κ times σ
+        measured, half = slope(partial(difference, a, b), start)
+        own: dict[str, Any] = {"key": f"order.{a.name}-{b.name}", "resolution": 0.1}
+        quantity = f"slope of {a.name} − {b.name}"
+        rows.append(row("S2", quantity, constants.ORDER_OF_LAWS, measured, half, **own, **facts))
+        predicted = (a.kurtosis - b.kurtosis) * constants.FOURTH * float(ridges.fourth.sum())
+        measured, half = limit(partial(coefficient, a, b), start)
+        own = {"key": f"coefficient.{a.name}-{b.name}", "resolution": 0.02 * abs(predicted)}
+        rows.append(row("S2", f"({a.name} − {b.name})/σ⁴", predicted, measured, half, **own, **facts))
+    measured, half = limit(lambda s: difference(rademacher, gaussian, s) / difference(uniform, gaussian, s), fine)
     quantity = "(rademacher − gaussian)/(uniform − gaussian)"
-    rows.append(row("S2", quantity, 5 / 3, measured, half, resolution=0.02 * 5 / 3, **facts))
+    predicted = (rademacher.kurtosis - gaussian.kurtosis) / (uniform.kurtosis - gaussian.kurtosis)
+    rows.append(row("S2", quantity, predicted, measured, half, key="ratio", resolution=0.02 * predicted, **facts))
     measured, half = slope(raw_excess, fine)
-    rows.append(row("S3", "slope of raw gaussian − uniform", 2, measured, half, resolution=0.1, **facts))
+    own = {"key": "order", "resolution": 0.1}
+    rows.append(row("S3", "slope of raw gaussian − uniform", constants.ORDER_OF_RAW, measured, half, **own, **facts))
     measured, half = limit(lambda s: raw_excess(s) / s**2, fine)
-    resolution = 0.02 * abs(ridges.trace)
-    rows.append(row("S3", "(raw gaussian − uniform)/σ²", ridges.trace, measured, half, resolution=resolution, **facts))
+    predicted = constants.SECOND * (constants.RAW - 1) * ridges.trace
+    own = {"key": "coefficient", "resolution": 0.02 * abs(predicted)}
+    rows.append(row("S3", "(raw gaussian − uniform)/σ²", predicted, measured, half, **own, **facts))
 
     table = []
     for sigma in _SIGMAS:
         for name, value in (
-            ("uniform − gaussian", difference("uniform", "gaussian", sigma)),
-            ("rademacher − gaussian", difference("rademacher", "gaussian", sigma)),
+            ("uniform − gaussian", difference(uniform, gaussian, sigma)),
+            ("rademacher − gaussian", difference(rademacher, gaussian, sigma)),
             ("raw gaussian − uniform", raw_excess(sigma)),
         ):
             table.append(
@@ -99,13 +115,14 @@ def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: in
     uniforms = torch.rand((draws, len(subject.x)), generator=generator(seed, "coupled"), dtype=torch.float64)
     uniforms.clamp_(min=1e-12)  # the quantile of 0 is −∞
     trace = float(subject.hessian.trace())
-    z = {name: law.standardised(uniforms) for name, law in LAWS.items()}
-    z["raw gaussian"] = 3**0.5 * z["gaussian"]
+    laws = LAWS | {law.name: law for law in SPARSE[:1]}
+    z = {name: law.standardised(uniforms) for name, law in laws.items()}
+    z["raw gaussian"] = RAW_REACH * z["gaussian"]
     form = {name: subject.forms(draw) for name, draw in z.items()}
     sigmas = [sigma / 2**k for k in range(3)]
     pair = {(name, s): subject.pair(s * draw) for name, draw in z.items() for s in sigmas}
-    fourth = {(name, s): (value - s**2 / 2 * form[name]) / s**4 for (name, s), value in pair.items()}
-    facts: dict[str, Any] = {"where": subject.where, "n": draws, "seed": seed}
+    fourth = {(name, s): (value - constants.SECOND * s**2 * form[name]) / s**4 for (name, s), value in pair.items()}
+    facts: dict[str, Any] = {**subject.facts, "n": draws, "seed": seed}
 
     def at_zero(values: dict[tuple[str, float], torch.Tensor], name: str) -> torch.Tensor:
         return (4 * values[name, sigmas[-1]] - values[name, sigmas[-2]]) / 3
@@ -117,16 +134,19 @@ def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: in
 
     rows = []
     for name in LAWS:
-        mean, half = mean_and_half(2 * pair[name, sigmas[-1]] / sigmas[-1] ** 2)
-        rows.append(row("S1", f"C(σ) for small σ, {name}", trace, mean, half, resolution=0.1 * abs(trace), **facts))
-    for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian")):
+        mean, half = mean_and_half(pair[name, sigmas[-1]] / (constants.SECOND * sigmas[-1] ** 2))
+        own: dict[str, Any] = {"key": f"C.{name}", "resolution": 0.1 * abs(trace)}
+        rows.append(row("S1", f"C(σ) for small σ, {name}", trace, mean, half, **own, **facts))
+    for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian"), (SPARSE[0].name, "rademacher")):
         mean, half = mean_and_half(at_zero(fourth, a) - at_zero(fourth, b))
-        predicted = (LAWS[a].kurtosis - LAWS[b].kurtosis) / 24 * float(subject.fourth.sum())
-        resolution = 0.25 * abs(predicted)
-        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, mean, half, resolution=resolution, **facts))
+        predicted = (laws[a].kurtosis - laws[b].kurtosis) * constants.FOURTH * float(subject.fourth.sum())
+        own = {"key": f"sampled-coefficient.{a}-{b}", "resolution": 0.25 * abs(predicted)}
+        rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, mean, half, **own, **facts))
     excess = {(n, s): value / s**2 for (n, s), value in pair.items()}
     mean, half = mean_and_half(at_zero(excess, "raw gaussian") - at_zero(excess, "uniform"))
-    rows.append(row("S3", "(raw gaussian − uniform)/σ²", trace, mean, half, resolution=0.1 * abs(trace), **facts))
+    predicted = constants.SECOND * (constants.RAW - 1) * trace
+    own = {"key": "sampled-coefficient", "resolution": 0.1 * abs(predicted)}
+    rows.append(row("S3", "(raw gaussian − uniform)/σ²", predicted, mean, half, **own, **facts))
 
     names = (("uniform", "gaussian"), ("rademacher", "gaussian"), ("raw gaussian", "uniform"))
     table = [

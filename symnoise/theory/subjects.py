@@ -11,15 +11,18 @@ from torch import Tensor
 from symnoise.core import generator
 from symnoise.curvature import HessianProducts, dense_hessian
 from symnoise.models import EmbeddingLoss, float64_throughout
+from symnoise.noise import Law
 
 
 @dataclass(frozen=True)
 class Subject:
     """A function ℓ of n coordinates, its derivatives at a point, and how to evaluate it at many points.
 
+    name: "analytic" or "tiny", of `SUBJECTS`.  where: the same for readers.
     evaluate: (points, n) -> (points,).  fourth: (n,) ∂⁴ℓ/∂x_i⁴.  All float64.
     """
 
+    name: str
     where: str
     evaluate: Callable[[Float[Tensor, "points n"]], Float[Tensor, " points"]]
     x: Float[Tensor, " n"]
@@ -27,6 +30,11 @@ class Subject:
     gradient: Float[Tensor, " n"]
     hessian: Float[Tensor, "n n"]
     fourth: Float[Tensor, " n"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What each of its ledger rows has in common."""
+        return {"subject": self.name, "where": self.where}
 
     def pair(self, steps: Float[Tensor, "points n"]) -> Float[Tensor, " points"]:
         """½[ℓ(x+ε) + ℓ(x−ε)] − ℓ(x) for each step ε."""
@@ -43,7 +51,7 @@ class Ridges:
 
     For independent coordinates with characteristic function φ, E cos(w·(x + σz) + b) = cos(w·x + b) Π_i φ(σw_i)
     (φ is real for symmetric laws). φ(t) is sin(√3t)/(√3t) for the unit-variance uniform law, exp(−t²/2) for the
-    Gaussian and cos t for Rademacher.
+    Gaussian, cos t for Rademacher, and 1 − q + q cos(t/√q), q = 1/κ, for the sparse law of kurtosis κ.
     """
 
     a: Float[Tensor, " ridge"]
@@ -66,16 +74,18 @@ class Ridges:
     def _cosines(self) -> Tensor:
         return self.a * (self.w @ self.x + self.b).cos()
 
-    def smoothed(self, law: str, sigma: float) -> float:
+    def smoothed(self, law: Law, sigma: float) -> float:
         """E ℓ(x + σz) − ℓ(x), z of the standardised law; exact but for rounding."""
         t = sigma * self.w
-        factors = {
-            "uniform": torch.sinc(t * 3**0.5 / torch.pi),
-            "gaussian": (-t.square() / 2).exp(),
-            "rademacher": t.cos(),
-        }[law]
+        if law.name == "uniform":
+            factors = torch.sinc(t * 3**0.5 / torch.pi) - 1
+        elif law.name == "gaussian":
+            factors = (-t.square() / 2).expm1()
+        else:  # Rademacher is the sparse law of kurtosis 1
+            q = 1 / law.kurtosis
+            factors = -2 * q * (t / (2 * q**0.5)).sin().square()  # q (cos(t/√q) − 1), with its digits
         # log1p and expm1 keep the digits that Π φ − 1 would lose for small σ.
-        return float((self._cosines * (torch.log1p(factors - 1).sum(1)).expm1()).sum())
+        return float((self._cosines * torch.log1p(factors).sum(1).expm1()).sum())
 
     @property
     def trace(self) -> float:
@@ -96,6 +106,7 @@ class Ridges:
         """As a `Subject`, with its closed-form derivatives."""
         angles = self.w @ self.x + self.b
         return Subject(
+            name="analytic",
             where="analytic function",
             evaluate=self,
             x=self.x,
@@ -180,6 +191,7 @@ def tiny_transformer(seed: int = 0) -> Subject:
     at = [evaluate(x + k * h * eye) for k in (-2, -1, 0, 1, 2)]
     fourth = (at[0] - 4 * at[1] + 6 * at[2] - 4 * at[3] + at[4]) / h**4
     return Subject(
+        name="tiny",
         where="tiny transformer (float64)",
         evaluate=evaluate,
         x=x,

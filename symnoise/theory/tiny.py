@@ -1,15 +1,18 @@
 """Every claim that a model can be held to, on a tiny float64 transformer whose derivatives are known exactly."""
 
+from typing import Any
+
 import torch
 
 from symnoise.curvature import smoothed_curvature
 from symnoise.models import EmbeddingLoss, float64_throughout
 from symnoise.noise import Noise
 from symnoise.theory.findings import Findings
-from symnoise.theory.model_claims import check_radial, check_split, check_validity
+from symnoise.theory.model_claims import check_radial, check_split
 from symnoise.theory.pair_claims import check_cancellation, check_least_variance, check_variances
 from symnoise.theory.smoothed_loss import check_smoothing_sampled
 from symnoise.theory.subjects import ScaleInvariant, tiny_llama, tiny_transformer
+from symnoise.theory.validity import check_validity
 
 SMALL, TRAINING = 0.02, 5.0  # α: σ = 0.002, where the quadratic regime must hold, and what NEFTune trains with
 
@@ -29,13 +32,14 @@ def check_tiny_transformer(draws: int, seed: int = 0) -> Findings:
     )
     model, text = tiny_llama(seed=seed)
     loss, alphas = EmbeddingLoss(model, text), [SMALL, TRAINING]
+    facts: dict[str, Any] = {**subject.facts, "seed": seed}
     with float64_throughout():
         sigmas = [Noise.neftune(alpha).sigma(loss.lengths, loss.embeddings.shape[-1]) for alpha in alphas]
         smoothed = smoothed_curvature(loss, torch.stack(sigmas), draws=256, seed=seed)
         on_model = (
-            check_validity(smoothed, alphas, where=subject.where, training=(TRAINING,), seed=seed)
-            + check_split(loss, SMALL, 32, where=subject.where, seed=seed)
-            + check_radial(loss, 32, where=subject.where, seed=seed)
-            + check_radial(ScaleInvariant(loss), 32, where=f"{subject.where}, of X/‖X‖", seed=seed)
+            check_validity(smoothed, alphas, training=(TRAINING,), **facts)
+            + check_split(loss, SMALL, 32, **facts)
+            + check_radial(loss, 32, **facts)
+            + check_radial(ScaleInvariant(loss), 32, **facts | {"where": f"{subject.where}, of X/‖X‖"})
         )
     return found + Findings(on_model.rows)  # their tables belong to the figures of the real model

@@ -205,7 +205,7 @@ def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Pat
 
 
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(landed: Landed) -> None:
-    with pytest.raises(InputError, match="has 0 rows V1, T"):
+    with pytest.raises(InputError, match=r"has 0 rows V1\.slope\.alpha=10 on model"):
         named("V1@alpha=10", [row for row in landed.rows if row["id"] != "V1"])
 
 

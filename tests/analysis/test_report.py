@@ -14,12 +14,16 @@ import pytest
 from analysis import style
 from analysis.figures import FIGURES, curvature, layers, training
 from analysis.figures.validity import radius
+from analysis.ledger import by_subject, headline
 from analysis.numbers import measurement, number, seconds
+from analysis.paper import sentences
+from analysis.paper.landed import read_landed
+from analysis.paper.values import ROWS, named
 from analysis.reasons import reasons
 from analysis.records import frame
 from analysis.report import write_report
 from symnoise.core import InputError
-from symnoise.theory import CLAIMS
+from symnoise.theory import CLAIMS, kind_of
 
 REAL = "toy on words"
 ARMS = ("none", "uniform", "symnoise")
@@ -35,9 +39,12 @@ def quickly():
         yield
 
 
-def row(id: str, verdict: str, **facts) -> dict:
+def row(id: str, verdict: str, *, key: str = "quantity", subject: str = "analytic", **facts) -> dict:
     return {
         "id": id,
+        "kind": kind_of(f"{id}.{key}", subject),
+        "key": f"{id}.{key}",
+        "subject": subject,
         "statement": CLAIMS[id].statement,
         "quantity": f"quantity of {id}",
         "prediction": 1.0,
@@ -89,14 +96,24 @@ def made_up() -> dict[str, dict]:
         for a in ALPHAS
     ]
     pooled = [
-        {"where": REAL, "alpha": a, "sigma": a / 200, "T": t, "low": t - 0.05, "high": t + 0.05}
-        for a, t in zip(ALPHAS, (1.0, 1.05, 0.7), strict=True)
+        {"where": REAL, "subject": "model", "alpha": a, "sigma": a / 200, "examples": 2, "draws": 4}
+        | {"T": t, "T_low": t - 0.05, "T_high": t + 0.05, "T_these_low": t - 0.02, "T_these_high": t + 0.02}
+        | {"R": 1.2, "R_low": low, "R_high": high, "R_these_low": 1.1, "R_these_high": 1.3}
+        for a, t, low, high in zip(ALPHAS, (1.0, 1.05, 0.7), (1.0, 1.0, None), (1.4, 1.4, None), strict=True)
     ]
-    smoothed = [
-        {"example": b, "alpha": a, "sigma": a / 200, "hessian": h, "C": h * 0.9, "C_stderr": 5.0, "T": 0.9}
-        | {"T_stderr": 0.1, "dof": 3, "pair": 1e-3, "odd_rms": 1e-2}
+    by_example = [
+        {"where": REAL, "subject": "model", "example": b, "alpha": a, "sigma": a / 200, "excess": 1e-4 * a * h}
+        | {
+            "second_order": 1.1e-4 * a * h,
+            "T": 0.9,
+            "T_low": 0.8,
+            "T_high": 1.0,
+            "R": 0.9,
+            "R_low": None,
+            "R_high": None,
+        }
         for a in ALPHAS
-        for b, h in enumerate((-40.0, 90.0))
+        for b, h in enumerate((-4.0, 9.0))
     ]
     traces = [
         {"example": b, "tokens": 9, "scored_tokens": 4, "quantity": q, "method": m, "probes": 4, "dof": 3}
@@ -123,9 +140,8 @@ def made_up() -> dict[str, dict]:
         for law in ("uniform", "rademacher")
         for b in range(2)
     ]
-    premise = row(
-        "N3", "fails", quantity="premise: |cos(X, ∇ℓ)|, largest", measured=0.0312, resolution=1e-3, where=REAL
-    )
+    premise = row("N3", "fails", key="premise", subject="model", measured=0.0312, resolution=1e-3, where=REAL)
+    alone = row("N3", "undecided", subject="model", low=None, high=None, n=1, where=REAL)
     stages = {
         "sources": {
             "model": {"name": "toy", "source": "made up", "revision": None, "sha256": {"toy.gguf": "ab" * 32}}
@@ -137,15 +153,16 @@ def made_up() -> dict[str, dict]:
             "rows": [row("S2", "holds"), row("S1", "holds")],
             "tables": {"slopes": slopes, "variances": variances},
         },
-        "tiny": {"rows": [row("S2", "undecided", low=-8.0, high=12.0)], "tables": {}},
+        "tiny": {"rows": [row("S2", "undecided", subject="tiny", low=-8.0, high=12.0)], "tables": {}},
         "curvature": {"rows": [], "tables": {"curvature": traces}},
         "validity": {
-            "rows": [row("V1", "fails", relation="within", measured=0.7, low=0.65, high=0.75, where=REAL)],
-            "tables": {"smoothed": smoothed, "validity": pooled, "variances on text": on_text},
+            "rows": [
+                row("V1", "fails", subject="model", relation="within", measured=0.7, low=0.65, high=0.75, where=REAL)
+            ],
+            "tables": {"validity": pooled, "validity by example": by_example, "variances on text": on_text},
         },
         "laws": {"rows": [row("P3", "holds", relation="at most")], "tables": {}},
-        "norms": {"rows": [premise], "tables": {"layers": layers, "norms": norms}},
-        "trained-norms": {"rows": [row("N3", "undecided", low=None, high=None, n=1, where=REAL)], "tables": {}},
+        "norms": {"rows": [premise, alone], "tables": {"layers": layers, "norms": norms}},
     }
     start = []
     for arm in ARMS:
@@ -232,8 +249,8 @@ def test_a_missing_stage_is_named_with_the_command_that_makes_it(tmp_path, page)
     (folder / "figures").mkdir()
     (folder / "figures" / "layers.png").write_bytes(b"from an older run")
     said = text(write_report(folder).read_text(encoding="utf-8"))
-    measured = "sources, analytic, tiny, curvature, validity, laws, norms"
-    missing = f"{measured}, training-start, training-uniform, training-symnoise, trained-norms"
+    measured = "sources, analytic, tiny, curvature, laws, norms, validity"
+    missing = f"{measured}, training-start, training-uniform, training-symnoise"
     assert f"Not measured yet: {missing}. Run python -m experiments.quick --output run" in said
     assert "Not drawn: needs the stage norms: run `python -m experiments.quick --output run`" in said
     assert sorted(p.stem for p in (folder / "figures").glob("*.png")) == ["moments", "training"]
@@ -254,8 +271,14 @@ def test_badges_counts_and_headline_follow_the_verdicts(tmp_path, page):
         return {w: page.count(f'<span class="badge {w}">') for w in ("holds", "fails", "undecided")}
 
     assert badges(page) == {"holds": 4, "fails": 2, "undecided": 2}
-    assert "Of 8 predictions, 4 hold, 2 fail and 2 are undecided." in text(page)
-    assert "M1, S1 and P3 hold wherever tested. At least one row fails for V1 and N3." in text(page)
+    assert "Of 3 predictions, 0 hold, 2 fail and 1 is undecided. At least one row fails for V1 and N3." in text(page)
+    assert "Of 5 identities, which check the implementation, 1 does not hold" in text(page)
+    predictions, identities = page.split('<h3 id="identity">')
+    predictions = predictions.split('<h3 id="prediction">')[1]
+    assert badges(predictions) == {"holds": 0, "fails": 2, "undecided": 1}
+    assert badges(identities) == {"holds": 4, "fails": 0, "undecided": 1}
+    assert 'href="#V1-prediction"' in page and 'id="V1-prediction"' in page and 'id="V1-identity"' not in page
+    assert "The reason looked for" in predictions and "The reason looked for" not in identities
 
     turned = {name: copy.deepcopy(made_up()[name]) for name in ("laws", "validity")}
     turned["validity"] = {"rows": turned["validity"]["rows"], "tables": {}}
@@ -283,15 +306,42 @@ def test_reasons_for_failing_rows_come_from_the_tables(page):
 
 
 def test_the_reason_for_n3_names_where_its_premise_holds():
-    identity, premise = "(⟨X, ∇ tr H⟩ + 2 tr H)/2|tr H|", "premise: |cos(X, ∇ℓ)|, largest"
     rows = [
-        row("N3", verdict, quantity=quantity, where=where)
-        for where, verdict in ((REAL, "fails"), ("tiny, of X/‖X‖", "holds"))
-        for quantity in (identity, premise)
+        row("N3", verdict, key=f"{key}{made}", subject=subject, where=where)
+        for subject, made, where, verdict in (
+            ("model", "", REAL, "fails"),
+            ("tiny", ".scale-invariant", "tiny, of X/‖X‖", "holds"),
+        )
+        for key in ("identity", "premise")
     ]
     broken, control = reasons(rows, {})["N3"]
     assert REAL in broken and "tiny" not in broken
     assert control == "Where the premise holds (tiny, of X/‖X‖), the identity: holds."
+
+
+def test_words_select_nothing():
+    """Every text that a reader sees put otherwise: the same reasons, counts and rows of the paper."""
+    landed = read_landed()
+    names = {where: f"place {k}" for k, where in enumerate(dict.fromkeys(r["where"] for r in landed.rows))}
+    other = [
+        r | {"quantity": f"words {k}", "statement": "said otherwise", "where": names[r["where"]]}
+        for k, r in enumerate(landed.rows)
+    ]
+
+    def words(found: dict[str, list[str]]) -> dict[str, list[str]]:
+        for where, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
+            found = {id: [sentence.replace(where, name) for sentence in said] for id, said in found.items()}
+        return found
+
+    evidence = sentences._tables(landed)
+    assert reasons(other, evidence) == words(reasons(landed.rows, evidence)) != {}
+    assert by_subject(other) == by_subject(landed.rows) and headline(other) == headline(landed.rows)
+    for name in ROWS:
+        assert other.index(named(name, other)) == landed.rows.index(named(name, landed.rows))
+    # A model may be called what it likes: only its subject says that it is one.
+    tiny = row("V1", "fails", subject="model", where="tiny-gpt2 on sampled text")
+    assert [part["name"] for part in by_subject([tiny])] == ["Pretrained model"]
+    assert sentences._fails_on_model(tiny)
 
 
 def test_radius_is_interpolated_and_may_never_be_reached():

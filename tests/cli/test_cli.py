@@ -135,8 +135,22 @@ def test_smooth(monkeypatch, home, tmp_path) -> None:
     found = run(monkeypatch, home, tmp_path, "smooth", "--alphas", "0.1,5", "--draws", 3)
     assert [row["alpha"] for row in found["rows"]] == [0.1, 5]
     for row in found["rows"]:
-        assert {"sigma", "alpha", "T", "C", "stderr"} <= set(row)
-        assert len(row["per_example"]) == 3
+        assert {"sigma", "alpha", "T", "T_stderr", "C", "stderr", "ratio", "ratio_low", "ratio_high"} <= set(row)
+        assert len(row["per_example"]) == 3 and row["unit"] == "example"
+        assert row["T_low"] < row["T"] < row["T_high"]
+    # Pooled, not the mean of three ratios: a single zᵀHz near 0 would own that.
+    means = [sum(one["T"] for one in row["per_example"]) / 3 for row in found["rows"]]
+    assert found["rows"][1]["T"] != pytest.approx(means[1])
+    assert found["rows"][0]["T"] == pytest.approx(1, abs=0.1) and found["rows"][0]["ratio"] == pytest.approx(1, abs=0.2)
+
+
+def test_smooth_on_one_row_speaks_of_its_draws(monkeypatch, home, tmp_path, capsys) -> None:
+    found = run(monkeypatch, home, tmp_path, "smooth", "--alphas", "5", "--draws", 3, "--examples", 1)
+    assert found["rows"][0]["unit"] == "draw" and "over draws (this text alone)" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    found = run(monkeypatch, home, tmp_path, "smooth", "--alphas", "5", "--draws", 1, "--examples", 1)
+    assert found["rows"][0]["T"] is not None and found["rows"][0]["T_low"] is None
 
 
 def test_norms(monkeypatch, home, tmp_path) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from symnoise.core import InputError
 from symnoise.curvature import (
+    SmoothedCurvature,
     dense_hessian,
     exact_trace,
     finite_curvature,
@@ -186,6 +187,28 @@ def test_smoothing_tends_to_the_hessian(law: str) -> None:
         found = smoothed_curvature(loss, torch.tensor([1e-4]), law, draws=64)
     assert float(found.T.value) == pytest.approx(1, abs=1e-3)
     assert abs(float(found.C.value - H.trace())) < 4.5 * float(found.C.stderr)
+
+
+def test_smoothing_by_taylor_mode_and_in_batches_is_the_same() -> None:
+    text, sigmas = batch(rows=4, tokens=9), torch.tensor([0.05, 0.4], dtype=torch.float64)
+    model = tiny("llama", torch.float64)
+    with lifted(True):
+        whole = smoothed_curvature(EmbeddingLoss(model, text), sigmas, draws=3)
+        parts = [
+            smoothed_curvature(
+                EmbeddingLoss(model, {k: v[ids] for k, v in text.items()}, ids), sigmas, draws=3, method="taylor"
+            )
+            for ids in (range(3), range(3, 4))
+        ]
+    joined = SmoothedCurvature.joined(parts)
+    for name in ("sigmas", "pair", "odd", "forms", "loss", "gradient_square_norm", "second_order"):
+        torch.testing.assert_close(getattr(joined, name), getattr(whole, name), rtol=1e-7, atol=1e-9)
+    for name in ("C", "T"):
+        torch.testing.assert_close(getattr(joined, name).value, getattr(whole, name).value, rtol=1e-6, atol=1e-6)
+    with pytest.raises(InputError, match="unknown method"):
+        smoothed_curvature(Quadratic(), sigmas, method="tailor")
+    with pytest.raises(InputError, match="needs an EmbeddingLoss"):
+        smoothed_curvature(Quadratic(), sigmas, method="taylor")
 
 
 def test_finite_curvature_is_c_of_the_same_draws() -> None:

@@ -7,10 +7,12 @@ import torch
 
 from symnoise.core import InputError
 from symnoise.models import EmbeddingLoss
-from symnoise.noise import LAWS
+from symnoise.noise import LAWS, sparse
 from symnoise.theory import (
     CLAIMS,
+    KINDS,
     OUTCOMES,
+    SUBJECTS,
     Ridges,
     check_cancellation,
     check_least_variance,
@@ -19,10 +21,10 @@ from symnoise.theory import (
     check_smoothing_analytically,
     check_smoothing_sampled,
     check_tiny_transformer,
-    check_trained_norms,
     check_variances,
     claim,
     counts,
+    kind_of,
     row,
     tiny_llama,
     tiny_transformer,
@@ -54,10 +56,24 @@ def test_verdicts_are_computed(relation, prediction, low, high, resolution, expe
 def test_rows_and_claims() -> None:
     assert list(CLAIMS) == ["M1", "M2", "M3", "S1", "S2", "S3", "P1", "P2", "P3", "P4", "V1", "N1", "N2", "N3"]
     assert list(OUTCOMES) == ["O1", "O2", "O3", "O4"] and claim("O3") is OUTCOMES["O3"]
-    made = row("M1", "q", 1, 1, 0.1, resolution=0.2, where="here")
+    made = row("M1", "q", 1, 1, 0.1, key="q", subject="sampled", resolution=0.2, where="here")
     assert made.statement == claim("M1").statement and made.verdict == "holds"
+    assert (made.key, made.subject, made.kind) == ("M1.q", "sampled", "identity")
     with pytest.raises(InputError, match="unknown claim"):
         claim("M9")
+
+
+def test_what_a_row_is_follows_from_its_key_and_subject() -> None:
+    assert kind_of("S2.coefficient.uniform-gaussian", "analytic") == "identity"
+    assert kind_of("S2.difference.uniform-gaussian.alpha=5", "model") == "prediction"
+    assert kind_of("P4.positive", "model") == "identity" and kind_of("P4.positively", "model") == "prediction"
+    for id in CLAIMS | OUTCOMES:  # every claim has a rule, and every rule says why
+        assert any(rule.key.split(".")[0] == id for rule in KINDS)
+    assert all(rule.why and set(rule.subjects) <= set(SUBJECTS) for rule in KINDS)
+    reached = {(rule.key, *rule.subjects) for rule in KINDS}
+    assert len(reached) == len(KINDS)
+    with pytest.raises(ValueError, match="no rule"):
+        kind_of("X9.q", "model")
 
 
 def test_ridges_know_themselves() -> None:
@@ -72,10 +88,10 @@ def test_ridges_know_themselves() -> None:
     at = [ridges(ridges.x + k * h * e) for k in (-2, -1, 0, 1, 2)]
     fourth = (at[0] - 4 * at[1] + 6 * at[2] - 4 * at[3] + at[4]) / h**4
     torch.testing.assert_close(ridges.fourth, fourth, rtol=1e-2, atol=1e-2)
-    for name, law in LAWS.items():  # smoothed values against stratified draws in each coordinate
+    for law in (*LAWS.values(), sparse(10)):  # smoothed values against stratified draws in each coordinate
         z = law.standardised(torch.rand((400_000, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
         draws = ridges(ridges.x + 0.3 * z) - ridges(ridges.x[None])
-        assert abs(float(draws.mean()) - ridges.smoothed(name, 0.3)) < 4.5 * float(draws.std()) / 400_000**0.5
+        assert abs(float(draws.mean()) - ridges.smoothed(law, 0.3)) < 4.5 * float(draws.std()) / 400_000**0.5
 
 
 def test_every_claim_holds_on_the_analytic_function() -> None:
@@ -134,25 +150,25 @@ def test_every_model_claim_is_held_against_the_tiny_transformer() -> None:
     assert {r.verdict for r in rows if r.id in ("P1", "P4")} == {"holds"}
     # A residual stream is not invariant to the scale of X; the same loss made invariant to it is.
     radial = [r for r in rows if r.id == "N3"]
-    assert [(r.where, r.verdict) for r in radial] == [
-        *[("tiny transformer (float64)", "fails")] * 2,
-        *[("tiny transformer (float64), of X/‖X‖", "holds")] * 2,
+    assert [(r.key, r.kind, r.verdict) for r in radial] == [
+        ("N3.identity", "prediction", "fails"),
+        ("N3.premise", "prediction", "fails"),
+        ("N3.identity.scale-invariant", "identity", "holds"),
+        ("N3.premise.scale-invariant", "identity", "holds"),
     ]
+    assert {r.subject for r in rows} == {"tiny"}
+    assert len({r.key for r in rows}) == len(rows)
+    assert {r.verdict for r in rows if r.kind == "identity"} <= {"holds", "undecided"}
     # What is held against it can fail: σ at the training α is as large as the embeddings.
-    assert {r.verdict for r in rows if r.id == "V1"} == {"fails"}
-
-
-def test_one_seed_gives_no_verdict_on_training() -> None:
-    one = check_trained_norms({"none": [0.0], "symnoise": [0.1]}, 1.0, where="here").rows[0]
-    assert one.verdict == "undecided" and math.isnan(one.low)
-    many = check_trained_norms({"none": [0.0] * 6, "symnoise": [0.1, 0.11, 0.09, 0.1, 0.1, 0.1]}, 1.0, where="here")
-    assert many.rows[0].verdict == "holds"
-    many = check_trained_norms({"none": [0.0] * 6, "symnoise": [-0.1, -0.11, -0.09, -0.1, -0.1, -0.1]}, 1.0, where="")
-    assert many.rows[0].verdict == "fails"
+    assert [r.verdict for r in rows if r.key == "V1.slope.these.alpha=5"] == ["fails"]
 
 
 def test_the_ledger_is_json_with_its_keys(tmp_path) -> None:
-    write_ledger(tmp_path / "ledger.json", [row("V1", "q", 1, 1, math.nan, resolution=0.1, where="here")])
+    write_ledger(
+        tmp_path / "ledger.json",
+        [row("V1", "q", 1, 1, math.nan, key="q", subject="model", resolution=0.1, where="here")],
+    )
     (record,) = json.loads((tmp_path / "ledger.json").read_text())
     wanted = {"id", "statement", "prediction", "measured", "low", "high", "verdict", "where", "n", "seed", "seconds"}
+    wanted |= {"kind", "key", "subject"}
     assert wanted <= set(record) and record["low"] is None and record["verdict"] == "undecided"
