@@ -15,14 +15,16 @@ from analysis.ledger import TITLES, of_kind
 from analysis.numbers import measurement, number
 from analysis.paper import outcomes
 from analysis.paper.landed import FIRST_LOOKS, ROOT, Landed, StudyResults, read_landed
-from analysis.study.claims import STUDIED
 from analysis.study.contrasts import LEVEL
+from analysis.study.measures import SPLIT
 from analysis.style import name as arm
 from symnoise.core import write_atomically, write_json
-from symnoise.theory import CLAIMS, counts
+from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 LANDED = ROOT / "docs" / "quick"
-DIFFERENCES = {"held-out loss": "held-out loss, nats", "tr H": "tr H"}  # of the studies, as columns
+DIFFERENCES = {"training loss": "training loss, nats", "held-out loss": "held-out loss, nats"} | {
+    p: p for p in SPLIT
+}  # of the studies, as columns
 PICTURES = ("validity.png", "curvature.png", "slopes.png", "variances.png")
 
 
@@ -60,7 +62,7 @@ def studies(found: dict[str, StudyResults | None]) -> str:
     if not run:
         return "No study has been run to its end yet: what `micro-smoke` gives is a test, not a result."
     lines = [f"| claim | | {' | '.join(run)} |", "|---|---|" + "---|" * len(run)]
-    for claim in STUDIED.values():
+    for claim in OUTCOMES.values():
         cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in run.values()]
         lines.append(_line(claim.id, claim.statement, *cells))
     parts = ["\n".join(lines)]
@@ -76,7 +78,7 @@ def first_looks(landed: Landed) -> str:
         return ""
     own = landed.studies.get("smollm2")
     run = ({"Alpaca": own} if own else {}) | run
-    contrasts = [(measure, pair) for measure in DIFFERENCES for pair in outcomes.LOOKED_AT]
+    contrasts = [(measure, pair) for measure in ("held-out loss", "tr G") for pair in outcomes.LOOKED_AT]
     heads = [f"{measure}, {arm(first)} − {arm(second)}" for measure, (first, second) in contrasts]
     lines = [_line("smollm2 on", "seeds", *heads), "|---|---|" + "---|" * len(heads)]
     for name, found in run.items():

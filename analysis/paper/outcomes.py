@@ -8,12 +8,17 @@ from analysis.numbers import fixed, listed, measurement, number, plural
 from analysis.paper.landed import FIRST_LOOKS, Landed, StudyResults
 from analysis.paper.tex import tex
 from analysis.paper.values import found_in_words, tally
-from analysis.study.claims import STUDIED
+from analysis.study.measures import SPLIT
 from analysis.style import name as arm
-from symnoise.theory import LEVEL
+from symnoise.theory import LEVEL, OUTCOMES
 
 _MOST = 1  # rows that a sentence names; the ledger of the study has all
 # Contrasts of the studies with one seed.
+_IN_SHORT = (
+    ("training loss", "training loss", " nats"),
+    ("held-out loss", "held-out loss", " nats"),
+    *((part, part, "") for part in SPLIT),
+)
 LOOKED_AT = (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair"))
 
 
@@ -31,7 +36,7 @@ def paragraphs(landed: Landed) -> str:
         shown = "".join(
             rf"\Cref{{fig:{study}-{figure}}} shows these contrasts at its own $\alpha$." for figure in found.frames
         )
-        claims = " ".join(_claim(id, found) for id in STUDIED)
+        claims = " ".join(_claim(id, found) for id in OUTCOMES)
         said.append(f"{head} {tex(_size(found))} {claims} {shown}\n")
     return "\n".join([*said, *_first_looks(landed)])
 
@@ -66,27 +71,29 @@ def _first_looks(landed: Landed) -> list[str]:
 
 
 def in_short(study: str, found: StudyResults) -> str:
-    """One sentence: SymNoise against NEFTune's noise and against two draws, in curvature and in held-out loss."""
+    """Noise against none, and SymNoise against NEFTune and two draws: differences, and the verdicts of primary ones."""
     compared = found.at_own_alpha(found.tables["contrasts"])
-    end = compared[(compared.when == "end") & (compared["first"] == "symnoise") & compared.decoding.isna()]
+    end = compared[(compared.when == "end") & compared.decoding.isna()]
     said = []
-    for rival, words in (("uniform", "NEFTune’s noise"), ("independent-pair", "two draws at its cost")):
-        rows = {row["measure"]: row for row in end[end.second == rival].to_dict("records")}
-        if {"tr H", "held-out loss"} <= set(rows):
-            curved, lost = _difference(rows["tr H"], ""), _difference(rows["held-out loss"], " nats")
-            said.append(f"less {words}, tr H {curved} and held-out loss {lost}")
+    for first, second in LOOKED_AT:
+        own = end[(end["first"] == first) & (end.second == second)].drop_duplicates("measure")
+        rows = {row["measure"]: row for row in own.to_dict("records")}
+        parts = [f"{word} {_difference(rows[m], unit)}" for m, word, unit in _IN_SHORT if m in rows]
+        if parts:
+            said.append(f"{arm(first)} minus {arm(second)}: {', '.join(parts)}")
     if not said:
         return ""
     seeds = plural(int(end.pairs.max()), "paired seed")
-    where = f"{study}, α = {found.facts['alpha']:g}, {seeds}, 95 % intervals"
-    return f"SymNoise after fine-tuning ({where}): {'; '.join(said)}."
+    kind = "primary endpoints corrected by Holm" if end.primary.any() else "exploratory"
+    where = f"{study}, α = {found.facts['alpha']:g}, {seeds}, 95 % intervals, {kind}"
+    return f"After fine-tuning ({where}): {'; '.join(said)}."
 
 
 def _difference(row: dict[Any, Any], unit: str) -> str:
-    """`0.0059 nats (0.0028 to 0.0083; p = 0.041)`."""
+    """`Δ = 0.0059 nats (0.0028 to 0.0083)`, with the verdict where the endpoint was primary."""
     mean, interval = measurement(row["mean"], row["low"], row["high"])
-    told = row["verdict"] if row["verdict"] in ("not told apart", "too few seeds") else f"p = {number(row['holm'], 2)}"
-    return f"{mean}{unit} ({interval}; {told})"
+    told = f"; {row['verdict']}" if row["primary"] else ""
+    return f"Δ = {mean}{unit} ({interval}{told})"
 
 
 def _size(found: StudyResults) -> str:
@@ -103,13 +110,13 @@ def _size(found: StudyResults) -> str:
         )
     power = found.tables["power"]
     if "seeds_needed" in power and power.seeds_needed.notna().any():
-        needed = power.dropna(subset="seeds_needed")
-        worst = needed.sort_values("seeds_needed").to_dict("records")[-1]
-        said += (
-            f" To find the difference of {found.facts['effect']:g} nats that was named beforehand, a paired test "
-            f"needs {needed.seeds_needed.median():.0f} seeds for the median contrast, by the spread seen, and "
-            f"{worst['seeds_needed']:.0f} for {arm(worst['first'])} − {arm(worst['second'])}."
-        )
+        for row in power.dropna(subset="seeds_needed").to_dict("records"):
+            said += (
+                f" {arm(row['first'])} − {arm(row['second'])} in {row['measure']}: a paired test finds "
+                f"{number(row['effect'], 2)} with 80 % from {row['seeds_needed']:.0f} seeds on, by the spread seen."
+            )
+    else:
+        said += " No primary endpoints were named before its runs: what is said of it is exploratory."
     return said[:1].upper() + said[1:]
 
 
@@ -124,18 +131,8 @@ def _claim(id: str, found: StudyResults) -> str:
         rest = len(failed) - _MOST
         more = f"; and {rest} more" if rest > 0 else ""
         said += " It fails on " + "; ".join(found_in_words(row) for row in failed[:_MOST]) + more + "."
-    more_to_say = {"N3": _growth, "O1": _by_rival, "O2": _length, "O3": _scale}.get(id)
+    more_to_say = {"O1": _by_rival, "O2": _length, "O3": _scale}.get(id)
     return f"{said} {tex(more_to_say(found))}".rstrip() if more_to_say else said
-
-
-def _growth(found: StudyResults) -> str:
-    """How much more the used rows grow than without noise, and what merely more rows a step do."""
-    compared = found.at_own_alpha(found.tables["contrasts"])
-    own = compared[(compared.measure == "used-row norm growth") & (compared.second == "none")]
-    own = own[own["first"].isin(("uniform", "symnoise", "none-double-batch"))]
-    said = [f"{number(100 * row['mean'], 2)} % for {arm(row['first'])}" for row in own.to_dict("records")]
-    alpha = f"α = {found.facts['alpha']:g}"
-    return f"At {alpha} their norms grow, beyond those without noise, by {', '.join(said)}." if said else ""
 
 
 def _by_rival(found: StudyResults) -> str:
@@ -151,19 +148,19 @@ def _by_rival(found: StudyResults) -> str:
 def _length(found: StudyResults) -> str:
     """How far scores of replies go with their length."""
     table = found.tables["associations"]
-    own = table[(table.quantity == "length") & table.method.str.startswith("Spearman")].sort_values("value")
+    own = table[(table.quantity == "length") & (table.method == "between settings")].sort_values("value")
     said = [f"{fixed(row['value'], 2)} ({row['outcome'].replace(', end', '')})" for row in own.to_dict("records")]
     if not said:
         return ""
     ends = " to ".join(dict.fromkeys((said[0], said[-1])))
-    return f"Scores go with the length of the replies themselves: Spearman’s ρ over the runs is {ends}."
+    return f"Scores go with the length of the replies themselves: Spearman’s ρ over the setting means is {ends}."
 
 
 def _scale(found: StudyResults) -> str:
-    """The margin, and how much noise itself changes, beside which it must be read."""
+    """The margin, and how much noise itself changes, which it is a share of."""
     compared = found.tables["contrasts"]
     own = compared[(compared.measure == "held-out loss") & (compared.when == "end")]
     own = own[(own["first"] == "uniform") & (own.second == "none")]
     effects = ", ".join(f"{number(row['mean'], 2)} at α = {row['alpha']:g}" for row in own.to_dict("records"))
-    margin = f"The margin is {found.facts['margin']:g} nats"
-    return f"{margin}; noise itself (uniform − none, at the end) changes {effects}." if effects else f"{margin}."
+    margin = "The margin is a fifth of what noise itself changes in that outcome at that α"
+    return f"{margin}; in held-out loss (uniform − none, at the end), that is {effects}." if effects else f"{margin}."

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.study.data import PLAIN, Study, measurements
-from analysis.study.measures import HIGHER_IS_BETTER, NEUTRAL
-from analysis.study.pairs import detectable, equivalence, holm, interval, pairs_needed, sign_flip, sign_test
+from analysis.study.measures import improvement
+from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, sign_flip, sign_test
 
 LEVEL = 0.95  # of the table's intervals, and of its families of tests; the ledger has its own
 # The paper's ordering, and SymNoise against the same cost: two independent draws, and half the rows.
@@ -79,28 +79,38 @@ def _side(runs: pd.DataFrame, values: pd.Series, arm: str, alpha: float) -> tupl
     return runs.seed.to_numpy()[own], runs.status.to_numpy()[own] == "diverged", found
 
 
+def by_seed(runs: pd.DataFrame, values: pd.Series, arm: str, alpha: float) -> pd.Series:
+    """The finite values of an arm's finished runs at one α (an arm without α has one at each), by seed."""
+    seed, diverged, value = _side(runs, values, arm, alpha)
+    known = ~diverged & np.isfinite(value)
+    return pd.Series(value[known], index=seed[known], dtype=float)
+
+
 def contrasts(study: Study) -> pd.DataFrame:
     """Every contrast of every measure, one row each.
 
     low, high: 95 % interval of the mean difference, by `method`.  p: sign-flip test of the mean, or, where a run
-    diverged and a mean cannot count it, the sign test; holm: adjusted over the family, which is a measure's contrasts
-    of one group at every α; attainable: the least `holm` there could have been.
-    better, worse, sign_p: seeds in which the first arm is the better or the worse, a diverged run the worst.
-    tost_p, tost_holm: equivalence within `margin`, where one is stated.  detectable: the difference found with 80 %.
-    verdict: "better" or "worse" (for a measure without a better: "more", "less") where holm ≤ 5 %, else "not told
-    apart", or "too few seeds" where no outcome could have told them apart.
+    diverged and a mean cannot count it, the sign test; floor: the least p that so many pairs can give.
+    better, worse, sign_p: seeds in which the first arm is the better or the worse (where neither is: the lower or the
+    higher), a diverged run the worst.
+    detectable: the difference found with 80 %.
+    primary: whether the study file named this contrast and outcome before the runs. holm: p adjusted over these.
+    verdict: of primary rows, "better" or "worse" (for a measure without a better: "lower", "higher") where holm ≤ 5 %,
+    else "no significant difference", or "too few seeds" where no outcome could have been significant. All others are
+    "exploratory": their p is of one test among many.
     """
     measured = measurements(study)
     found = []
     for setting, runs in study.runs.groupby("setting", sort=False):
         own = measured[measured.run.isin(runs.run)]
+        rows: list[dict[str, Any]] = []
         for (measure, when, decoding), part in own.groupby(["measure", "when", "decoding"]):
             values = part.set_index("run").value
             key = {"setting": setting, "measure": measure, "when": when, "decoding": decoding}
             for family, pairs in FAMILIES.items():
-                table = pd.DataFrame(list(_family(runs, values, pairs, key, study.margins.get(str(measure)))))
-                if len(table):
-                    found.append(_tested(table.assign(family=family)))
+                rows += [{**row, "family": family} for row in _family(runs, values, pairs, key)]
+        if rows:
+            found.append(_tested(pd.DataFrame(rows), study))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
@@ -125,9 +135,9 @@ def alphas(runs: pd.DataFrame, first: str, second: str) -> list[float]:
 
 
 def _family(
-    runs: pd.DataFrame, values: pd.Series, pairs: tuple[tuple[str, str], ...], key: dict[str, Any], margin: float | None
+    runs: pd.DataFrame, values: pd.Series, pairs: tuple[tuple[str, str], ...], key: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    worse = -1.0 if key["measure"] in HIGHER_IS_BETTER else 1.0
+    worse = 1.0 if improvement(str(key["measure"])) <= 0 else -1.0
     for first, second, alpha, found in each(runs, values, pairs, worse):
         d, name = found.differences, (*map(str, key.values()), first, second, f"{alpha:g}")
         made = interval(d, LEVEL, *name)
@@ -152,34 +162,44 @@ def _family(
             "worse": lost,
             "sign_p": sign_test(better, lost),
             "p": sign_test(better, lost) if any(found.diverged) else sign_flip(d, *name),
-            "margin": float("nan") if margin is None else margin,
-            "tost_p": float("nan") if margin is None else equivalence(d, margin),
+            "floor": least_p(better + lost if any(found.diverged) else len(d)),
             "detectable": detectable(sd, len(d)),
         }
 
 
-def _tested(table: pd.DataFrame) -> pd.DataFrame:
-    """With Holm's correction over the family and the verdicts that it gives."""
-    adjusted = holm(table.p.tolist())
-    attainable = np.minimum(len(table) * 2.0 ** (1 - table.pairs), 1)
-    worse = -1 if table.measure.iloc[0] in HIGHER_IS_BETTER else 1
-    words = ("less", "more") if table.measure.iloc[0] in NEUTRAL else ("better", "worse")
-    told = np.where(worse * table["mean"] < 0, *words)
-    none = np.where(attainable > 1 - LEVEL, "too few seeds", "not told apart")
-    verdicts = np.where(adjusted <= 1 - LEVEL, told, none)
-    return table.assign(holm=adjusted, attainable=attainable, tost_holm=holm(table.tost_p.tolist()), verdict=verdicts)
+def _tested(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """With Holm's correction over the primary rows of a setting, and the verdicts that it gives."""
+    primary = np.array([_is_primary(row, study) for row in table.to_dict("records")])
+    adjusted = np.full(len(table), np.nan)
+    adjusted[primary] = holm(table.p[primary].tolist())
+    attainable = np.minimum(primary.sum() * table.floor, 1)
+    signs = table.measure.map(improvement)
+    lower = table["mean"] < 0
+    told = np.select([signs == 0, (signs < 0) == lower], [np.where(lower, "lower", "higher"), "better"], "worse")
+    none = np.where(attainable > 1 - LEVEL, "too few seeds", "no significant difference")
+    verdicts = np.where(primary, np.where(adjusted <= 1 - LEVEL, told, none), "exploratory")
+    return table.assign(primary=primary, holm=adjusted, verdict=verdicts)
 
 
-def plan(table: pd.DataFrame, effect: float | None) -> pd.DataFrame:
-    """Seeds needed to find `effect` with 80 % in the held-out loss at the end, by a two-sided paired t test at 5 %,
-    from the standard deviation of this study's pairs: for the next study, or for this one from its pilot.
+def _is_primary(row: dict[Any, Any], study: Study) -> bool:
+    """At the end, at the study's own α, of replies those decoded greedily."""
+    own_alpha = row["alpha"] != row["alpha"] or row["alpha"] == study.facts["alpha"]
+    named = (row["first"], row["second"]) in study.primary.contrasts and row["measure"] in study.primary.outcomes
+    return named and own_alpha and row["when"] == "end" and row["decoding"] in ("", "greedy")
 
-    effect: in nats; None gives the detectable differences alone."""
-    wanted = ["setting", "first", "second", "alpha", "pairs", "mean", "sd", "detectable"]
+
+def plan(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Seeds needed to find the stated difference of each primary outcome with 80 %, by a two-sided paired t test at
+    5 %, from the standard deviation of this study's pairs: for the next study, or for this one from its pilot.
+
+    A study without primary endpoints gets the detectable differences of its held-out loss alone."""
+    wanted = ["setting", "measure", "first", "second", "alpha", "pairs", "mean", "sd", "detectable"]
     if table.empty:
         return pd.DataFrame(columns=wanted)
-    part = table[(table.measure == "held-out loss") & (table.when == "end")][wanted].reset_index(drop=True)
-    if effect is None:
-        return part
-    needed = [pairs_needed(effect, sd) if sd > 0 else float("nan") for sd in part.sd]
+    effects = study.primary.outcomes
+    if not effects:
+        return table[(table.measure == "held-out loss") & (table.when == "end")][wanted].reset_index(drop=True)
+    part = table[table.primary][wanted].reset_index(drop=True)
+    effect = part.measure.map(effects)
+    needed = [pairs_needed(e, sd) if sd > 0 else float("nan") for e, sd in zip(effect, part.sd, strict=True)]
     return part.assign(effect=effect, seeds_needed=needed)

@@ -1,7 +1,8 @@
 """Reading a study's folder, and every measurement of its runs as one tidy table."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,30 @@ ARMS = (
     "penalty",
 )
 PLAIN = ("none", "none-double-batch")  # have no α: one run a seed serves every α
+TRAINED = {"train_loss": "training loss", "gradient_norm": "training gradient norm"}  # of runs: means over the steps
 NORMS = ("used-row norm", "all-row norm")
 STAGES = ("before", "during", "after")
 FEW = 5  # names in a notice
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The endpoints that the study file named before its runs, at the study's own α and at the end of training.
+
+    contrasts: pairs of arms, first − second.  outcomes: measure -> the difference in it that matters.
+    """
+
+    contrasts: tuple[tuple[str, str], ...] = ()
+    outcomes: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """When two laws count as equal (O3): a difference of at most `margin` times |uniform − none| in that outcome at
+    that α. controls: pairs of arms that must lie outside the margin for anything to be decided."""
+
+    margin: float = 0.2
+    controls: tuple[tuple[str, str], ...] = (("none", "uniform"), ("gaussian-raw", "gaussian"))
 
 
 @dataclass(frozen=True)
@@ -59,10 +81,16 @@ class Study:
         return str(self.facts.get("reference") or "none")
 
     @property
-    def margins(self) -> dict[str, float]:
-        """measure -> margin of equivalence; a bare number is that of the held-out loss, in nats."""
-        margin = self.facts.get("margin") or {}
-        return dict(margin) if isinstance(margin, dict) else {"held-out loss": float(margin)}
+    def primary(self) -> Primary:
+        """The endpoints named before the runs; none where the study named none."""
+        stated = self.facts.get("primary") or {}
+        return Primary(_pairs(stated.get("contrasts", ())), dict(stated.get("outcomes", {})))
+
+    @property
+    def equivalence(self) -> Equivalence:
+        """What the study stated of equivalent laws, or the rule that holds for every study."""
+        stated = self.facts.get("equivalence")
+        return Equivalence(float(stated["margin"]), _pairs(stated["controls"])) if stated else Equivalence()
 
     @property
     def settings(self) -> list[str]:
@@ -126,14 +154,21 @@ def read_study(folder: Path) -> Study:
 
 
 def measurements(study: Study) -> pd.DataFrame:
-    """run, measure, when, decoding, value: the outcomes; each curvature quantity at the end, the mean over examples;
-    and the growth of embedding norms over the whole run, ‖·‖ at the end/‖·‖ at step 0 − 1."""
+    """run, measure, when, decoding, value: the outcomes; the training loss, which is of each arm's own objective; each
+    curvature quantity at the end, the mean over examples; and the growth of embedding norms over the whole run, ‖·‖ at
+    the end/‖·‖ at step 0 − 1."""
     last = study.curvature[study.curvature.stage == "after"]
     curved = last.groupby(["run", "quantity"]).value.mean().rename_axis(["run", "measure"]).reset_index()
     norms = study.curves[study.curves.quantity.isin(NORMS)].groupby(["run", "quantity"])
     growth = (norms.value.last() / norms.value.first() - 1).rename_axis(["run", "measure"]).reset_index()
     growth["measure"] += " growth"
-    parts = [study.outcomes, curved.assign(when="end", decoding=""), growth.assign(when="end", decoding="")]
+    own = study.runs[study.runs.status == "done"]
+    trained = [
+        own[["run", column]].rename(columns={column: "value"}).assign(measure=measure)
+        for column, measure in TRAINED.items()
+        if column in own
+    ]
+    parts = [study.outcomes, *(part.assign(when="end", decoding="") for part in (*trained, curved, growth))]
     return pd.concat([part[["run", "measure", "when", "decoding", "value"]] for part in parts], ignore_index=True)
 
 
@@ -156,9 +191,21 @@ def notices(study: Study) -> list[str]:
     if unfinished := study.facts.get("unfinished"):
         more = ", …" if len(unfinished) > FEW else ""
         said.append(f"Not finished and left out, {len(unfinished)} runs: {', '.join(unfinished[:FEW])}{more}.")
+    if not study.primary.outcomes:
+        said.append("No primary endpoints were named before the runs: everything here is exploratory.")
+    training = (study.facts.get("settings") or {}).get("training") or {}
+    if (share := training.get("rows", 0) / training.get("pool", 1)) > 0.5:
+        said.append(
+            f"Each seed draws {training['rows']} of the same {training['pool']} training rows, so two seeds share "
+            f"{100 * share:.0f} % of theirs: intervals over seeds are narrower than over new rows."
+        )
     for measure, why in study.facts.get("missing", {}).items():
         said.append(f"{measure}: not measured, {why}.")
     return said
+
+
+def _pairs(stated: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(first), str(second)) for first, second in stated)
 
 
 def _there(path: Path, command: str) -> Path:

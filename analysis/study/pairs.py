@@ -75,6 +75,12 @@ def sign_flip(differences: NDArray[np.float64], *key: str | float) -> float:
     return float(np.mean(np.abs(signs @ differences) >= observed - rounding))
 
 
+def least_p(pairs: int) -> float:
+    """The least p that `sign_flip` and `sign_test` can give for so many pairs: 2^{1−n}, or one in the drawn signs and
+    the observed ones. A p at this floor says that all pairs agree, and nothing of how clearly."""
+    return max(2.0 ** (1 - pairs), 1 / (RESAMPLES + 1) if pairs > EXACT else 0.0) if pairs else math.nan
+
+
 def sign_test(better: int, worse: int) -> float:
     """p of the two-sided binomial sign test; ties are left out. A diverged run counts: it is worse."""
     return float(stats.binomtest(better, better + worse).pvalue) if better + worse else math.nan
@@ -92,21 +98,6 @@ def holm(p: Sequence[float]) -> NDArray[np.float64]:
     steps = np.arange(len(order), 0, -1) * values[order]
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
-
-
-def equivalence(differences: NDArray[np.float64], margin: float) -> float:
-    """p of two one-sided t tests (TOST) that |mean difference| < margin: the larger of their p-values.
-
-    p ≤ α exactly where the interval of coverage 1 − 2α lies inside ±margin (Schuirmann 1987). NaN with fewer than two
-    differences.
-    """
-    n = len(differences)
-    if n < 2:
-        return math.nan
-    mean, stderr = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(n)
-    if stderr == 0:
-        return 0.0 if abs(mean) < margin else 1.0
-    return float(stats.t.sf((margin - abs(mean)) / stderr, n - 1))
 
 
 def power(effect: float, sd: float, pairs: int, level: float = 0.95) -> float:

@@ -15,18 +15,27 @@ from analysis.intervals import PERCENT
 from analysis.ledger import groups, headline
 from analysis.numbers import measurement, number
 from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
-from analysis.study.claims import CURVATURE, STUDIED, associations, ledger, lengths, outcomes
+from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, ledger, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
 from analysis.study.data import Study, measurements, notices, read_study
 from analysis.study.figures import FIGURES
 from analysis.study.figures.shared import at
+from analysis.study.measures import CURVATURE, SPLIT
 from analysis.study.precision import precision
 from analysis.style import name
 from symnoise.core import write_json
-from symnoise.theory import counts
+from symnoise.theory import OUTCOMES, counts
 
-SHOWN = ("held-out loss", "ROUGE-L", "chrF", "length", "tr H", "tr G", "C")  # columns of the page's table of arms
+SHOWN = (
+    "training loss",
+    "held-out loss",
+    "ROUGE-L",
+    "chrF",
+    "length",
+    *SPLIT,
+    *CURVATURE[1:],
+)  # columns of the page's table of arms
 
 
 def write_study(folder: Path) -> Path:
@@ -42,7 +51,7 @@ def write_study(folder: Path) -> Path:
         "arms": arms(study),
         "contrasts": compared,
         "associations": associated(study),
-        "power": plan(compared, study.facts.get("effect")),
+        "power": plan(compared, study),
         "costs": costs(study.runs),
     }
     write_json(folder / "ledger.json", rows)
@@ -55,7 +64,7 @@ def write_study(folder: Path) -> Path:
         name=study.name,
         headline=headline(_plain(rows)) if rows else "No claim could be measured: no two arms were compared.",
         counts=counts(rows),
-        groups=groups(_plain(rows), {}, STUDIED),
+        groups=groups(_plain(rows), {}, OUTCOMES),
         level=PERCENT,
         notices=notices(study),
         drawings=drawings(study, compared, folder / "figures"),
@@ -63,8 +72,9 @@ def write_study(folder: Path) -> Path:
         shown=[measure for measure in SHOWN if measure in set(tables["arms"].get("measure", []))],
         contrasts=_contrasts_shown(compared),
         power=_power_shown(tables["power"]),
-        effect=study.facts.get("effect"),
-        margins=study.margins,
+        primary=study.primary,
+        margin=study.equivalence.margin,
+        penalty=penalty_said(compared),
         runs=len(study.runs),
         diverged=int((study.runs.status == "diverged").sum()),
         seeds=int(study.runs.seed.nunique()),
@@ -114,20 +124,52 @@ def arms(study: Study) -> pd.DataFrame:
 
 
 def associated(study: Study) -> pd.DataFrame:
-    """O2: the associations of each curvature quantity with each outcome; and of the length of replies with their
-    scores, since a score that goes with length says less about quality. With 95 % intervals."""
+    """O2: the correlation of each curvature quantity with each outcome, between and within settings, with 95 %
+    intervals; of the length of replies with their scores, since a score that follows length says less about quality;
+    and all of it also with the penalty arm, which O2's rows leave out."""
     measured, records = measurements(study), []
     for setting, runs in study.runs.groupby("setting", sort=False):
         own = measured[measured.run.isin(runs.run)]
-        frames = [(quantity, *found) for quantity in CURVATURE for found in outcomes(own, runs, quantity)]
-        frames += [("length", *found) for found in lengths(own, runs)]
-        for quantity, label, frame in frames:
-            for method, made in associations(frame, str(setting), quantity, label).items():
-                low, high = made.interval(LEVEL)
-                facts = {"setting": setting, "quantity": quantity, "outcome": label, "method": method}
-                ends = {"value": made.value, "low": low, "high": high, "note": made.note}
-                records.append(facts | ends | {"runs": made.runs, "seeds": made.seeds})
+        for arms_, chosen in (("all but the penalty", runs[runs.arm != ODD_ONE_OUT]), ("all", runs)):
+            if arms_ == "all" and ODD_ONE_OUT not in set(runs.arm):
+                continue
+            for quantity in (*CURVATURE, "tr H", "length"):
+                for label, frame, given in _frames(own, chosen, quantity):
+                    for method, correlate in ASSOCIATIONS.items():
+                        made = correlate(frame, given)
+                        low, high = made.interval(LEVEL)
+                        facts = {"setting": setting, "arms": arms_, "quantity": quantity, "outcome": label}
+                        facts |= {"given": given, "method": method}
+                        ends = {"value": made.value, "low": low, "high": high, "note": made.note}
+                        records.append(facts | ends | {"units": made.units, "runs": made.runs})
     return pd.DataFrame(records)
+
+
+def _frames(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[tuple[str, pd.DataFrame, str]]:
+    """`outcomes` of a quantity; of the length of replies, with the scores of the same replies alone."""
+    if quantity != "length":
+        return outcomes(measured, runs, quantity)
+    found = []
+    for decoding in sorted(set(measured[measured.measure == "length"].decoding)):
+        own = measured[(measured.decoding == decoding) & (measured.when == "end")]
+        found += [(label, frame, "") for label, frame, given in outcomes(own, runs, "length") if given]
+    return found
+
+
+def penalty_said(compared: pd.DataFrame) -> str:
+    """What the arm with a curvature penalty shows of tr H, in a sentence; "" where it was not run."""
+    if compared.empty:
+        return ""
+    own = compared[(compared["first"] == ODD_ONE_OUT) & (compared.second == "none") & (compared.when == "end")]
+    means = own.drop_duplicates("measure").set_index("measure")["mean"]
+    if not {"tr H", "tr G", "tr R", "held-out loss"} <= set(means.index):
+        return ""
+    changes = ", ".join(f"{part} by {number(means[part], 3)}" for part in SPLIT)
+    return (
+        f"The penalty on ½εᵀHε, against no noise, changes {changes}, and the held-out loss by "
+        f"{number(means['held-out loss'], 2)} nats: signed tr H can be lowered by bending the logits (tr R), which is "
+        "no flatness. So tr H is shown in its two parts and is neither better nor worse."
+    )
 
 
 def _arms_shown(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -147,25 +189,25 @@ def _arms_shown(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _contrasts_shown(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The contrasts of the held-out loss, as text."""
+    """The primary contrasts, or where there are none those of the held-out loss, as text."""
     if table.empty:
         return []
     lines = []
-    for c in table[(table.measure == "held-out loss") & (table.family != "controls")].to_dict("records"):
+    chosen = table[table.primary] if table.primary.any() else table[table.measure == "held-out loss"]
+    for c in chosen[chosen.primary | (chosen.family != "controls")].to_dict("records"):
         mean, interval = measurement(c["mean"], c["low"], c["high"])
         pair = f"{name(c['first'])} − {name(c['second'])}"
         lost = c["diverged_first"] + c["diverged_second"]
         lines.append(
             {
-                "what": _with_alpha(pair, c["alpha"]),
+                "what": f"{c['measure']}: {_with_alpha(pair, c['alpha'])}",
                 "where": f"{c['setting']}, {c['when']}",
                 "mean": mean,
                 "interval": interval,
                 "method": c["method"],
                 "pairs": f"{c['pairs']}" + (f", {lost} diverged" if lost else ""),
-                "p": _probability(c["p"]),
+                "p": _probability(c["p"], c["floor"]),
                 "holm": _probability(c["holm"]),
-                "tost": _probability(c["tost_holm"]) if c["family"] == "laws" else "",
                 "verdict": c["verdict"],
             }
         )
@@ -180,8 +222,9 @@ def _power_shown(table: pd.DataFrame) -> list[dict[str, str]]:
         needed = p.get("seeds_needed", math.nan)
         lines.append(
             {
-                "what": _with_alpha(pair, p["alpha"]),
+                "what": f"{p['measure']}: {_with_alpha(pair, p['alpha'])}",
                 "where": p["setting"],
+                "effect": number(p.get("effect", math.nan), 2),
                 "pairs": str(p["pairs"]),
                 "sd": number(p["sd"], 2),
                 "detectable": number(p["detectable"], 2),
@@ -211,9 +254,12 @@ def _with_alpha(what: str, alpha: float) -> str:
     return f"{what}, {at(alpha)}" if at(alpha) else what
 
 
-def _probability(p: float) -> str:
+def _probability(p: float, floor: float = 0.0) -> str:
+    """`0.002, the least possible` where p is the floor of its test."""
     if math.isnan(p):
         return "–"
+    if p <= floor * (1 + 1e-9):
+        return f"{number(p, 2)}, the least possible"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

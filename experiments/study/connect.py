@@ -45,7 +45,7 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
         runs.append(
             {"run": run.name, "arm": run.arm, "alpha": run.alpha, "seed": run.seed, "model": study.model}
             | {"data": study.data, "batch": train["batch"], "steps": study.training.steps}
-            | {key: train[key] for key in ("status", "train_loss", "seconds", "peak_rss_mib")}
+            | {key: train[key] for key in ("status", "train_loss", "gradient_norm", "seconds", "peak_rss_mib")}
             | {"measure_seconds": measure["seconds"], "trace_seconds": measure["trace_seconds"]}
             | {"tokens_per_second": found["replies"]["tokens_per_second"]}
         )
@@ -117,8 +117,8 @@ def facts(study: Study, base: dict[str, Any], asked: dict[str, list[Any]]) -> di
         "alpha": study.alpha,
         "alphas": study.alphas,
         "seeds": study.seeds,
-        "margin": study.margin,
-        "effect": study.effect,
+        "primary": asdict(study.primary),
+        "equivalence": asdict(study.equivalence) if study.equivalence else None,
         "settings": asdict(study) | {"tasks": said.get("benchmarks"), "alpaca_eval": said.get("preferences")},
         "base": base,
     }

@@ -7,23 +7,30 @@ The prompts and the random probes are the same for every run, so differences bet
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from experiments.study.command import run_command
 from experiments.study.results import records
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out
 from symnoise.core import Estimate, peak_rss_mib, provenance, write_json
-from symnoise.curvature import finite_curvature, spectrum, trace_parts
+from symnoise.curvature import (
+    curvature_size,
+    finite_curvature,
+    inner,
+    spectrum,
+    trace_parts,
+    two_sided_divergence,
+)
 from symnoise.models import EmbeddingLoss, LoadedModel, encode, load_model
 from symnoise.noise import Noise
 
 
 def measure(study: Study, run: Run, folder: Path) -> None:
-    """Write measure.json: tr H, tr G, tr R, C(σ), top eigenvalue and gradient norm of each example.
+    """Write measure.json: tr H, tr G, tr R, C(σ), the size of the curvature (E|zᵀHz|, ‖H‖_F, the two-sided KL), the top
+    eigenvalue, the gradient's norm and N3's two terms, of each example.
 
     trace_seconds: what the Taylor engine took for one checkpoint.
     """
@@ -51,12 +58,19 @@ def curvature(study: Study, source: LoadedModel) -> tuple[list[dict[str, Any]], 
     loss = EmbeddingLoss(model, batch)
     parts = trace_parts(loss, probes=options.probes)
     sigma = Noise.neftune(study.alpha).sigma(loss.lengths.cpu(), loss.embeddings.shape[-1])
+    size = curvature_size(loss, options.products)
     found = {
         "tr H": parts.hessian,
         "tr G": parts.gauss_newton,
         "tr R": parts.rest,
         "C": finite_curvature(loss, sigma, draws=options.draws),
-        "gradient norm": gradient_norm(loss),
+        "E|zᵀHz|": size.absolute,
+        "‖H‖_F": size.frobenius,
+        "two-sided KL": two_sided_divergence(loss, sigma, options.draws),
+        "gradient norm": Estimate.exact(size.gradient.flatten(1).double().norm(dim=1)),
+        # Of N3: its premise, a loss that ignores the scale of X, makes the first 0; its claim is about the second.
+        "⟨X, ∇ℓ⟩": Estimate.exact(inner(loss.embeddings, size.gradient)),
+        "σ² tr H": replace(parts.hessian, value=sigma**2 * parts.hessian.value, stderr=sigma**2 * parts.hessian.stderr),
     }
     points = [
         {"example": b, "quantity": name, "value": float(e.value[b]), "stderr": float(e.stderr[b])}
@@ -68,13 +82,6 @@ def curvature(study: Study, source: LoadedModel) -> tuple[list[dict[str, Any]], 
         value, residual = float(top.values[0, 0]), float(top.residuals[0, 0])
         points.append({"example": b, "quantity": "top eigenvalue", "value": value, "stderr": residual})
     return points, parts.hessian.seconds
-
-
-def gradient_norm(loss: EmbeddingLoss) -> Estimate:
-    """‖∇ℓ(X)‖ of each example."""
-    X = loss.embeddings.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(X).sum(), X)
-    return Estimate.exact(gradient.flatten(1).double().norm(dim=1))
 
 
 if __name__ == "__main__":

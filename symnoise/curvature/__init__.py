@@ -9,6 +9,7 @@ from symnoise.curvature.operator import EmbeddingHessian
 from symnoise.curvature.pooled import Pooled, attenuation_slope, ratio_of_means
 from symnoise.curvature.products import HessianProducts, directional_curvature, hvp, inner
 from symnoise.curvature.sampler import TraceParts
+from symnoise.curvature.size import CurvatureSize, curvature_size, two_sided_divergence
 from symnoise.curvature.smoothing import SmoothedCurvature, finite_curvature, ratio, smoothed_curvature
 from symnoise.curvature.spectrum import Spectrum, spectrum
 from symnoise.curvature.trace import DIRECTIONS, METHODS, gauss_newton_trace, trace, trace_parts
@@ -16,6 +17,7 @@ from symnoise.curvature.trace import DIRECTIONS, METHODS, gauss_newton_trace, tr
 __all__ = [
     "DIRECTIONS",
     "METHODS",
+    "CurvatureSize",
     "Difference",
     "EmbeddingHessian",
     "HessianProducts",
@@ -28,6 +30,7 @@ __all__ = [
     "TraceParts",
     "attenuation_slope",
     "coordinates",
+    "curvature_size",
     "dense_hessian",
     "directional_curvature",
     "exact_trace",
@@ -46,4 +49,5 @@ __all__ = [
     "spectrum",
     "trace",
     "trace_parts",
+    "two_sided_divergence",
 ]

@@ -98,12 +98,13 @@ OUTCOMES = {
         ),
         Claim(
             "O2",
-            "curvature after training goes with held-out quality across runs: the less curved, the better",
+            "curvature after training correlates with held-out quality: the less curved, the better",
             "no theorem: that flat minima generalise is the conjecture under test",
         ),
         Claim(
             "O3",
-            "calibrated uniform, Gaussian and Rademacher noise do not differ in outcome by more than a stated margin",
+            "calibrated uniform, Gaussian and Rademacher noise differ in outcome by at most a fifth of what noise itself "
+            "changes",
             "S2: the laws differ at fourth order only",
         ),
         Claim(

@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.study.data import ARMS, PLAIN, Study, read_study
 
 ALPHAS = (5.0, 10.0)
+PRIMARY = {"contrasts": [["symnoise", "uniform"], ["uniform", "none"]], "outcomes": {"held-out loss": 0.005}}
 STEPS = (0, 20, 40, 60, 80)
 
 
@@ -40,7 +41,7 @@ def write_study(
                 bend = 40 + 100 * base + curvature.get(arm, 0) + draws.normal(0, 1)
                 facts = {"arm": arm, "alpha": alpha, "seed": seed, "model": setting[0], "data": setting[1], "batch": 8}
                 pair = 2.0 if arm == "symnoise" else 1.0
-                costs = {"train_loss": 1.0, "seconds": (60.0 + seed) * pair, "peak_rss_mib": 900.0}
+                costs = {"train_loss": end - 0.2, "seconds": (60.0 + seed) * pair, "peak_rss_mib": 900.0}
                 costs |= {"measure_seconds": 12.0, "trace_seconds": 3.0, "tokens_per_second": 500.0}
                 state = {"steps": 80, "status": "diverged" if lost else "done"}
                 runs.append({"run": run, **facts, **state, **costs, "schema": schema})
@@ -56,7 +57,7 @@ def write_study(
                         curves.append({"run": run, "step": step, "quantity": quantity, "value": value})
                 for step in (0, 40) if lost else (0, 40, 80):
                     for example in range(3):
-                        for quantity, size in (("tr H", 1.0), ("tr G", 1.4), ("C", 0.8)):
+                        for quantity, size in (("tr H", 1.0), ("tr G", 1.4), ("tr R", -0.4), ("E|zᵀHz|", 2.0)):
                             value = size * ((bend - 40) * step / 80 + 40 + 5 * example)
                             fact = {"run": run, "step": step, "example": example, "quantity": quantity}
                             curved.append(fact | {"value": value, "stderr": 1.0})
@@ -76,7 +77,7 @@ def write_study(
     for name, records in tables.items():
         pd.DataFrame(records).to_parquet(folder / f"{name}.parquet", index=False)
     facts = {"schema": 1, "name": folder.name, "settings": {"steps": 80}, "arms": list(arms), "reference": "none"}
-    facts |= {"margin": {"held-out loss": 0.01}, "effect": 0.005, "seeds": list(range(seeds)), "alpha": alphas[-1]}
+    facts |= {"primary": PRIMARY, "seeds": list(range(seeds)), "alpha": alphas[-1]}
     (folder / "study.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
 

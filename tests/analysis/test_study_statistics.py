@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.study.association import Association, mixed_model, rank_correlation
-from analysis.study.pairs import detectable, equivalence, holm, interval, pairs_needed, power, sign_flip, sign_test
+from analysis.study.association import Association, between_settings, within_settings
+from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, power, sign_flip, sign_test
 
 
 def near(share: float, expected: float, n: int, below: float = 0.0) -> bool:
@@ -34,7 +34,7 @@ def test_intervals_cover_the_mean_as_often_as_they_say(pairs, method) -> None:
 def test_fewer_than_two_pairs_have_no_interval() -> None:
     one, none = interval(np.array([0.2]), 0.95), interval(np.array([]), 0.95)
     assert one.mean == 0.2 and math.isnan(one.low) and one.method == none.method == "none" and math.isnan(none.mean)
-    assert math.isnan(equivalence(np.array([0.2]), 1.0)) and math.isnan(sign_flip(np.array([])))
+    assert math.isnan(sign_flip(np.array([])))
 
 
 def test_equal_keys_give_equal_intervals_and_others_do_not() -> None:
@@ -63,17 +63,9 @@ def test_holm_by_hand_and_by_statsmodels() -> None:
     np.testing.assert_allclose(holm(p.tolist()), multipletests(p, method="holm")[1])
 
 
-def test_equivalence_is_shown_where_it_holds_and_not_where_it_does_not() -> None:
-    from statsmodels.stats.weightstats import ttost_paired
-
-    draws = np.random.default_rng(5)
-    inside, edge = draws.normal(0, 0.01, 10), 0.02
-    assert equivalence(inside, edge) < 0.01 < 0.99 < equivalence(inside + 0.05, edge)
-    assert equivalence(inside, edge) == pytest.approx(ttost_paired(inside, np.zeros(10), -edge, edge)[0])
-    size = np.mean([equivalence(draws.normal(edge, 0.005, 10), edge) <= 0.05 for _ in range(1000)])
-    assert near(size, 0.05, 1000)  # exactly at the margin
-    wide = draws.normal(0, 0.2, 10)  # no difference was found, which is not equivalence
-    assert equivalence(wide, edge) > 0.05 and sign_flip(wide) > 0.05
+@pytest.mark.parametrize("pairs", [1, 3, 10, 14, 20])
+def test_the_least_p_is_that_of_pairs_that_all_agree(pairs) -> None:
+    assert sign_flip(np.full(pairs, 0.1) + 0.001 * np.arange(pairs)) == pytest.approx(least_p(pairs))
 
 
 def test_power_is_known_and_grows_with_the_effect_at_every_size() -> None:
@@ -101,54 +93,101 @@ def test_the_sign_test_is_the_binomial() -> None:
     assert sign_test(9, 1) == pytest.approx(2 * 11 / 1024) and math.isnan(sign_test(0, 0))
 
 
-def runs(draws: np.random.Generator, slope: float, seeds: int = 10, arms: int = 6) -> pd.DataFrame:
-    """Runs of a seed share an offset in y alone: what the random intercept is for."""
-    seed = np.repeat(np.arange(seeds), arms)
-    x = draws.normal(size=len(seed))
-    y = slope * x + draws.normal(size=seeds)[seed] + 0.5 * draws.normal(size=len(seed))
-    return pd.DataFrame({"x": x, "y": y, "seed": seed})
+SETTINGS, SEEDS = 21, 10  # the design of `micro` without its penalty arm
 
 
-def test_rank_correlation_is_scipys_and_its_interval_covers() -> None:
-    draws = np.random.default_rng(11)
-    one = runs(draws, 1.0)
-    assert rank_correlation(one.x, one.y, one.seed).value == pytest.approx(stats.spearmanr(one.x, one.y)[0])
-    ties = one.round()
-    assert rank_correlation(ties.x, ties.y, ties.seed).value == pytest.approx(stats.spearmanr(ties.x, ties.y)[0])
-    times = 200
-    null = [runs(draws, 0.0) for _ in range(times)]
-    ends = [rank_correlation(f.x, f.y, f.seed, str(k)).interval(0.95) for k, f in enumerate(null)]
-    assert near(float(np.mean([low <= 0 <= high for low, high in ends])), 0.95, times, below=0.02)
-    worst = one.assign(y=one.y.where(one.index != 3, -math.inf))  # a diverged run has the last rank
-    lowest = one.assign(y=one.y.where(one.index != 3, one.y.min() - 1))
-    assert rank_correlation(worst.x, worst.y, worst.seed) == rank_correlation(lowest.x, lowest.y, lowest.seed)
+def null(
+    draws: np.random.Generator, *, settings: int = SETTINGS, seeds: int = SEEDS, slope: float = 0.0
+) -> pd.DataFrame:
+    """Runs in which curvature and quality have nothing to do with each other but `slope`, within settings: settings
+    differ in both (heavy tails), hard seeds are hard in both, and settings of one seed hang together in either."""
+    x, y = draws.standard_t(3, size=(2, 1, settings))
+    hard = draws.normal(size=(seeds, 1))
+    shared = draws.normal(size=(2, seeds, 1)) * draws.normal(size=(2, 1, settings))
+    own = draws.normal(size=(2, seeds, settings))
+    curvature = 3 * x + hard + shared[0] + 0.5 * own[0]
+    quality = 3 * y + hard + shared[1] + 0.5 * (slope * own[0] + math.sqrt(1 - slope**2) * own[1])
+    where = [(f"s{k}", seed) for seed in range(seeds) for k in range(settings)]
+    frame = pd.DataFrame(where, columns=["setting", "seed"])
+    return frame.assign(curvature=curvature.ravel(), quality=quality.ravel())
 
 
-def test_one_seed_gives_no_interval_of_a_correlation() -> None:
-    one = runs(np.random.default_rng(0), 1.0, seeds=1)
-    for made in (rank_correlation(one.x, one.y, one.seed), mixed_model(one.x, one.y, one.seed)):
+def over_all_runs(frame: pd.DataFrame, level: float, draws: np.random.Generator) -> tuple[float, float]:
+    """The old rule: Spearman's ρ over runs, whole seeds resampled."""
+    tables = [frame.pivot(index="seed", columns="setting", values=c).to_numpy() for c in ("curvature", "quality")]
+    found = []
+    for _ in range(60):
+        chosen = draws.integers(len(tables[0]), size=len(tables[0]))
+        found.append(math.atanh(stats.spearmanr(tables[0][chosen].ravel(), tables[1][chosen].ravel())[0]))
+    half = float(stats.t.ppf(0.5 + level / 2, len(tables[0]) - 1)) * float(np.std(found, ddof=1))
+    rho = math.atanh(stats.spearmanr(frame.curvature, frame.quality)[0])
+    return math.tanh(rho - half), math.tanh(rho + half)
+
+
+def wrong_at(level: float, ends: list[tuple[float, float]]) -> float:
+    """The share of intervals that do not hold 0."""
+    return float(np.mean([not low <= 0 <= high for low, high in ends]))
+
+
+@pytest.mark.parametrize("correlate", [between_settings, within_settings])
+def test_unrelated_curvature_and_quality_give_verdicts_at_their_level(correlate) -> None:
+    times, draws = 500, np.random.default_rng(12)
+    made = [correlate(null(draws)) for _ in range(times)]
+    for level in (0.95, 0.99, 0.999):
+        wrong = wrong_at(level, [one.interval(level) for one in made])
+        assert wrong <= 1 - level + 4 * math.sqrt((1 - level) * level / times), level
+    assert wrong_at(0.95, [one.interval(0.95) for one in made]) > 0.005  # the interval is not idly wide
+
+
+def test_the_old_rule_takes_unrelated_settings_for_a_correlation() -> None:
+    draws = np.random.default_rng(13)
+    ends = [over_all_runs(null(draws), 0.999, draws) for _ in range(40)]
+    assert wrong_at(0.999, ends) > 0.2  # at a nominal 0.1 %
+
+
+def test_correlations_are_found_where_they_are() -> None:
+    draws = np.random.default_rng(14)
+    unit = null(draws)
+    linked = unit.assign(quality=-unit.curvature + 0.3 * draws.normal(size=len(unit)))
+    assert between_settings(linked).interval(0.999)[1] < -0.5
+    assert within_settings(null(draws, slope=-0.99)).interval(0.95)[1] < 0
+    # Signs turned between settings must not pass for one within them, nor the other way round.
+    turned = null(draws, slope=0.99)
+    means = turned.groupby("setting").curvature.transform("mean")
+    turned = turned.assign(quality=turned.quality - 10 * means)
+    assert between_settings(turned).value < -0.8 and within_settings(turned).value > 0.1
+
+
+def test_a_third_column_is_partialled_out() -> None:
+    draws, names = np.random.default_rng(15), ["curvature", "quality", "length"]
+    frame = null(draws)
+    apart = [np.tile(draws.normal(size=SETTINGS), SEEDS) for _ in range(2)]  # of settings
+    length = frame.curvature + apart[0] + 0.2 * draws.normal(size=len(frame))
+    driven = frame.assign(length=length, quality=length + apart[1] + 0.2 * draws.normal(size=len(frame)))
+    assert between_settings(driven).value > 0.8 and within_settings(driven).value > 0.8
+    low, high = within_settings(driven, "length").interval(0.999)
+    assert low < 0 < high
+    # By hand: the correlation of what a line in the length's ranks leaves of the other two's.
+    centred = driven[names] - driven.groupby("seed")[names].transform("mean")
+    ranks = centred.groupby(driven.setting).mean().rank()
+    left = [ranks[c] - np.polyval(np.polyfit(ranks.length, ranks[c], 1), ranks.length) for c in names[:2]]
+    assert between_settings(driven, "length").value == pytest.approx(np.corrcoef(*left)[0, 1])
+
+
+def test_ranks_are_scipys_and_a_diverged_setting_is_last() -> None:
+    frame = null(np.random.default_rng(16), seeds=1)
+    assert between_settings(frame).value == pytest.approx(stats.spearmanr(frame.curvature, frame.quality)[0])
+    lost = frame.assign(quality=frame.quality.where(frame.index != 3, -math.inf))
+    worst = frame.assign(quality=frame.quality.where(frame.index != 3, frame.quality.min() - 1e3))
+    assert between_settings(lost).value == pytest.approx(between_settings(worst).value)
+    several = null(np.random.default_rng(17))
+    lost = several.assign(quality=several.quality.where(several.index != 5, -math.inf))
+    assert within_settings(lost) == within_settings(several[several.seed != several.seed[5]])
+
+
+def test_too_few_give_no_interval_and_say_why() -> None:
+    few = null(np.random.default_rng(0), seeds=2, settings=4)
+    for made in (between_settings(few), within_settings(few)):
         assert isinstance(made, Association) and made.note and all(map(math.isnan, made.interval(0.95)))
-
-
-def test_the_mixed_model_finds_the_slope_within_seeds() -> None:
-    draws = np.random.default_rng(2)
-    found = runs(draws, 0.6)
-    made = mixed_model(found.x, found.y, found.seed)
-    low, high = made.interval(0.95)
-    truth = 0.6 * found.x.std() / found.y.std()
-    assert low <= truth <= high and low > 0
-    # Between seeds the sign is turned: the offset of a seed must not pass for a slope.
-    turned = found.assign(y=found.y - 3 * found.seed, x=found.x + found.seed)
-    assert stats.spearmanr(turned.x, turned.y)[0] < -0.5 < 0 < mixed_model(turned.x, turned.y, turned.seed).value
-
-
-def test_the_mixed_model_finds_the_slope_within_groups() -> None:
-    """Groups that differ in both, as arms do, must not pass for a slope; unless told of them, it is theirs."""
-    found = runs(np.random.default_rng(4), 0.6)
-    arm = pd.Series(np.tile(np.arange(6), 10))
-    shifted = found.assign(x=found.x + 5 * arm, y=found.y - 5 * arm)
-    assert mixed_model(shifted.x, shifted.y, shifted.seed).interval(0.95)[1] < 0
-    made = mixed_model(shifted.x, shifted.y, shifted.seed, arm)
-    low, high = made.interval(0.95)
-    assert 0 < low <= 0.6 * shifted.x.std() / shifted.y.std() <= high
-    assert made.dof == 60 - 10 - 6
+    flat = null(np.random.default_rng(0)).assign(curvature=1.0)
+    assert between_settings(flat).note == within_settings(flat).note == "no spread"

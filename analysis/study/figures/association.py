@@ -7,17 +7,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.numbers import fixed, plural
-from analysis.study.association import rank_correlation
-from analysis.study.claims import CURVATURE, outcomes
+from analysis.study.claims import ODD_ONE_OUT, between_settings, outcomes
 from analysis.study.contrasts import LEVEL
 from analysis.study.data import Study, measurements
 from analysis.study.figures.shared import stretch
+from analysis.study.measures import CURVATURE
 from analysis.style import DOUBLE, FAINT, RULE, colour, figure, heading, name, order, styled
 
 TITLE = "Outcome against curvature at the end of training"
-ALT = "Scatter of held-out outcome against each curvature quantity, one point a run, coloured by arm."
+ALT = "Scatter of held-out outcome against each curvature quantity, one point per setting, coloured by arm."
 NEEDS = "curvature and outcomes at the end of finished runs"
 
+_UNIT = " (nats per squared embedding unit)"
+UNITS = {"tr G": _UNIT, "E|zᵀHz|": _UNIT, "‖H‖_F": _UNIT, "two-sided KL": " (nats per token)"}
 MARKERS = ("o", "s", "^", "D", "v")
 # Arms of one law share its colour; which part of the marker is filled tells them apart.
 FILLS: dict[str, Any] = dict.fromkeys(
@@ -27,16 +29,19 @@ FILLS |= {"rademacher": "left", "symnoise-half-batch": "bottom"}
 
 
 def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, quantity and outcome: curvature, value, and the panel's ρ with quality and its 95 % interval."""
+    """One row per setting (arm and α), quantity and outcome: means over the seeds, and the panel's ρ of setting means
+    with quality, without the penalty arm, and its 95 % interval."""
     measured = measurements(study)
     own = measured[measured.run.isin(study.runs.run)]
     parts = []
     for quantity in CURVATURE:
-        for label, found in outcomes(own, study.runs, quantity)[-2:]:
-            rho = rank_correlation(found.curvature, found.quality, found.seed, "figure", quantity, label)
+        for label, found, given in outcomes(own, study.runs, quantity)[-2:]:
+            rho = between_settings(found[found.arm != ODD_ONE_OUT], given)
             low, high = rho.interval(LEVEL)
             facts: dict[str, Any] = {"quantity": quantity, "outcome": label, "rho": rho.value, "low": low, "high": high}
-            parts.append(found[["run", "arm", "alpha", "seed", "curvature", "value"]].assign(**facts))
+            means = found.groupby(["arm", "alpha"], dropna=False)
+            table = means.agg(curvature=("curvature", "mean"), value=("value", "mean"), seeds=("seed", "nunique"))
+            parts.append(table.reset_index().assign(**facts, given=given))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -53,7 +58,7 @@ def draw(data: pd.DataFrame) -> Figure:
             for (arm, alpha), own in part.groupby(["arm", "alpha"], dropna=False):
                 mark = MARKERS[alphas.index(alpha) % len(MARKERS)] if alpha in alphas else "P"
                 look = {"color": colour(str(arm)), "fillstyle": FILLS.get(str(arm), "full")}
-                ax.plot(own.curvature, own.value, mark, **look, ms=2.8, mew=0.6, alpha=0.75)
+                ax.plot(own.curvature, own.value, mark, **look, ms=4, mew=0.8, alpha=0.9)
             stretch(ax, data[data["quantity"] == quantity].curvature)
             if len(part):
                 one = part.iloc[0]
@@ -66,7 +71,7 @@ def draw(data: pd.DataFrame) -> Figure:
                 ax.set_title(chr(97 + j))
         axes[i, 0].set_ylabel(heading(label))
     for ax, quantity in zip(axes[-1], quantities, strict=True):
-        ax.set_xlabel(f"{'C(σ)' if quantity == 'C' else quantity} (nats per squared embedding unit)")
+        ax.set_xlabel(f"{quantity}{UNITS[quantity]}")
     marks = [
         Line2D([], [], ls="none", marker="o", ms=3.5, color=colour(a), fillstyle=FILLS.get(a, "full"), label=name(a))
         for a in order(data.arm)
@@ -81,12 +86,13 @@ def draw(data: pd.DataFrame) -> Figure:
 
 def caption(data: pd.DataFrame) -> str:
     """What to see."""
-    none = data.low.isna().any()
+    none = data.low.isna().all()
     return (
-        f"One point a run, {plural(data.run.nunique(), 'run')} of {plural(data.seed.nunique(), 'seed')}; curvature is "
-        "the mean over the held-out prompts at the end. ρ is Spearman’s rank correlation with quality, for which a "
-        "loss counts as its negative, so below 0 is what O2 predicts; "
-        + ("one seed gives no interval. " if none else "95 % interval from a bootstrap of whole seeds. ")
-        + "An axis on which one arm lies far off is logarithmic there. ρ takes the arms as they are: a difference "
-        "between arms in both is a correlation, whatever its cause."
+        f"One point per setting (arm and α), means over up to {plural(int(data.seeds.max()), 'seed')}; curvature is "
+        "the mean over the held-out prompts at the end. ρ is Spearman’s rank correlation of the setting means with "
+        "quality, for which a loss counts as its negative, so below 0 is what O2 predicts; of a score it is partial, "
+        "given the length of the replies; the penalty arm is left out of it. "
+        + ("So few settings give no interval. " if none else "95 % interval over settings. ")
+        + "An axis on which one arm lies far off is logarithmic there. Settings that differ in both correlate, "
+        "whatever the cause."
     )

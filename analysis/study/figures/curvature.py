@@ -5,21 +5,20 @@ from matplotlib.figure import Figure
 
 from analysis.study.data import STAGES, Study
 from analysis.study.figures.shared import arms_at, at, mean_over_seeds, seeds_said, stretch
+from analysis.study.measures import SPLIT
 from analysis.style import DOUBLE, FAINT, RULE, colour, figure, name, order, styled
 
 TITLE = "Curvature on held-out prompts, before, during and after training"
-ALT = "For each arm, the mean curvature over held-out prompts at three times, in three quantities."
+ALT = "For each arm, the mean curvature over held-out prompts at three times, tr H and its two parts."
 NEEDS = "curvature of finished runs"
 
-QUANTITIES = ("tr H", "tr G", "C")
-SAID = {"C": "C(σ)"}
 FACES = {"before": "white", "during": RULE}
 
 
 def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
     """Mean over held-out examples, then over seeds, with its 95 % interval over seeds; finished runs only."""
     done = study.runs[study.runs.status == "done"]
-    part = study.curvature[study.curvature.quantity.isin(QUANTITIES)]
+    part = study.curvature[study.curvature.quantity.isin(SPLIT)]
     by_run = (
         part.groupby(["quantity", "stage", "run"])
         .agg(value=("value", "mean"), examples=("example", "nunique"))
@@ -28,7 +27,7 @@ def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
     records = []
     for arm, alpha, own in arms_at(done):
         mine = by_run[by_run.run.isin(own.run)]
-        for quantity in QUANTITIES:
+        for quantity in SPLIT:
             for stage in STAGES:
                 values = mine[(mine["quantity"] == quantity) & (mine["stage"] == stage)]
                 if len(values):
@@ -41,7 +40,7 @@ def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
 @styled
 def draw(data: pd.DataFrame) -> Figure:
     """Arms under one another, a column for each quantity, a row for each α."""
-    quantities = [q for q in QUANTITIES if q in set(data.quantity)]
+    quantities = [q for q in SPLIT if q in set(data.quantity)]
     alphas, reference = list(dict.fromkeys(data.alpha)), order(data.arm)[0]
     rows = [data[data.alpha.isna() if pd.isna(alpha) else data.alpha == alpha] for alpha in alphas]
     counts = [row.arm.nunique() for row in rows]
@@ -67,7 +66,7 @@ def draw(data: pd.DataFrame) -> Figure:
             ax.grid(axis="x", color=RULE, lw=0.3)
             ax.tick_params(axis="y", length=0)
             if i == 0:
-                ax.set_title(f"{chr(97 + j)}  {SAID.get(quantity, quantity)}")
+                ax.set_title(f"{chr(97 + j)}  {quantity}")
             if j == len(quantities) - 1:
                 ax.set_title(at(alpha), loc="right", fontweight="normal", fontsize=7)
         axes[i, 0].set_yticks(range(len(arms)), [name(arm) for arm in arms], fontsize=6)
@@ -80,6 +79,7 @@ def caption(data: pd.DataFrame) -> str:
     """What to see."""
     after = data[data.stage == "after"]
     return (
+        "tr H is the sum of tr G, which is never negative, and tr R, which bent logits make as negative as one likes. "
         f"Mean over {int(data.examples.max())} held-out prompts, the same in every run. Open: before training, grey: "
         f"half-way, filled: at the end, with its interval; dashed: the end of {name(order(data.arm)[0])}. "
         f"{seeds_said(after if len(after) else data)} An axis on which one arm lies far off is logarithmic there. "

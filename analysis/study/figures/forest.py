@@ -1,4 +1,4 @@
-"""Every paired contrast with its interval, and whether it stands after Holm's correction."""
+"""Paired contrasts with their intervals; those that were primary coloured by the corrected verdict."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,20 +8,15 @@ from analysis.numbers import plural
 from analysis.study.contrasts import FAMILIES
 from analysis.study.data import Study
 from analysis.study.figures.shared import at
-from analysis.study.measures import HIGHER_IS_BETTER
+from analysis.study.measures import improvement
 from analysis.style import DOUBLE, FAINT, INK, RULE, figure, heading, name, styled
 
 TITLE = "Arm against arm, over paired seeds"
 ALT = "For each contrast and alpha, the mean difference with its interval, coloured by the corrected verdict."
 NEEDS = "two arms to compare, with a held-out loss or a score against references"
 
-PANELS = (
-    ("held-out loss", "best"),
-    ("held-out loss", "end"),
-    ("ROUGE-L", "end"),
-    ("chrF", "end"),
-)
-INKS = {"better": "#0072B2", "worse": "#D55E00"}
+PANELS = (("training loss", "end"), ("held-out loss", "end"), ("tr G", "end"), ("tr R", "end"))
+INKS = {"better": "#0072B2", "lower": "#0072B2", "worse": "#D55E00", "higher": "#D55E00"}
 FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls"}
 
 
@@ -62,18 +57,17 @@ def draw(data: pd.DataFrame) -> Figure:
         ax.axvline(0, color=INK, lw=0.6)
         for p in part.to_dict("records"):
             y, ink = places[p["family"], p["first"], p["second"], _key(p["alpha"])], INKS.get(p["verdict"], FAINT)
-            if p["family"] == "laws" and p["margin"] == p["margin"]:
-                ax.fill_betweenx([y - 0.5, y + 0.5], -p["margin"], p["margin"], color=RULE, alpha=0.6, lw=0)
+            full = p["verdict"] in INKS or (p["verdict"] == "exploratory" and (p["low"] > 0 or p["high"] < 0))
             if p["low"] == p["low"]:
                 ax.plot([p["low"], p["high"]], [y, y], color=ink, lw=1)
-            ax.plot(p["mean"], y, "o", color=ink, mfc=ink if p["verdict"] in INKS else "white", ms=3, mew=0.8)
+            ax.plot(p["mean"], y, "o", color=ink, mfc=ink if full else "white", ms=3, mew=0.8)
             if p["diverged_first"] or p["diverged_second"]:
                 ax.annotate("†", (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=6)
         measure, when = PANELS[panel]
         ax.set_title(f"{chr(97 + panels.index(panel))}  {heading(measure)},\n    {when}")
-        ax.set_xlabel("difference (nats)" if measure == "held-out loss" else "difference")
+        ax.set_xlabel("difference (nats)" if "loss" in measure else "difference")
         ax.grid(axis="x", color=RULE, lw=0.3)
-        if measure in HIGHER_IS_BETTER:
+        if improvement(measure) > 0:
             ax.invert_xaxis()
         ax.locator_params(axis="x", nbins=4)
         ax.tick_params(axis="y", length=0)
@@ -83,11 +77,12 @@ def draw(data: pd.DataFrame) -> Figure:
         text.set_fontweight("bold" if head else "normal")
     axes[0].set_ylim(at_y - 0.4, -0.8)
     marks = [
-        Line2D([], [], marker="o", ms=3.5, color=INKS["better"], lw=1, label="first arm better"),
-        Line2D([], [], marker="o", ms=3.5, color=INKS["worse"], lw=1, label="first arm worse"),
-        Line2D([], [], marker="o", ms=3.5, color=FAINT, mfc="white", lw=1, label="not told apart"),
+        Line2D([], [], marker="o", ms=3.5, color=INKS["lower"], lw=1, label="primary, first arm lower"),
+        Line2D([], [], marker="o", ms=3.5, color=INKS["higher"], lw=1, label="primary, first arm higher"),
+        Line2D([], [], marker="o", ms=3.5, color=FAINT, lw=1, label="exploratory, interval without 0"),
+        Line2D([], [], marker="o", ms=3.5, color=FAINT, mfc="white", lw=1, label="no significant difference"),
     ]
-    drawn.legend(handles=marks, loc="outside lower center", ncols=3)
+    drawn.legend(handles=marks, loc="outside lower center", ncols=4)
     return drawn
 
 
@@ -104,18 +99,20 @@ def _key(alpha: float) -> float | None:
 
 def caption(data: pd.DataFrame) -> str:
     """What to see."""
-    told = data.verdict.isin(["better", "worse"])
-    few = int((data.verdict == "too few seeds").sum())
     lost = data[(data.diverged_first > 0) | (data.diverged_second > 0)]
+    told = data[data.primary & data.verdict.isin(list(INKS))]
     said = (
-        "Mean difference, first arm − second, a loss in nats per token, over pairs of the same seed, with 95 % "
-        "intervals; the axes are turned so that left is better for the first arm. Filled: sign-flip permutation test, "
-        "p ≤ 5 % after Holm’s correction "
-        f"over a measure’s contrasts under one heading, at every α of the study ({int(told.sum())} of {len(data)}). "
-        f"Grey bands: the stated margin of equivalence. {plural(int(data.pairs.max()), 'pair')} at most."
+        "Mean difference, first arm − second, losses in nats per token, over pairs of one seed, with 95 % intervals. "
+        "The training loss is of each arm’s own noisy objective. "
     )
-    if few:
-        said += f" For {few} no result of so few seeds could have stood after the correction."
+    if data.primary.any():
+        said += (
+            f"Coloured: of the endpoints named before the runs, those significant at 5 % after Holm’s correction "
+            f"({len(told)} of {int(data.primary.sum())}). All others are exploratory, each interval by itself. "
+        )
+    else:
+        said += "No endpoint was named before the runs: all are exploratory, each interval by itself. "
+    said += f"{plural(int(data.pairs.max()), 'pair')} at most."
     if len(lost):
-        said += " †: pairs with a diverged run are left out of the mean; the sign test used there counts them as worst."
+        said += " †: pairs with a diverged run are left out of the mean."
     return said

@@ -1,0 +1,71 @@
+"""How large curvature is, whatever its sign: E|zᵀHz| and ‖H‖_F from Hessian products, and how far a pair's two sides
+disagree, from forward passes."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from symnoise.core import Estimate, InputError, track
+from symnoise.curvature.loss import Loss, probes
+from symnoise.curvature.products import HessianProducts, inner
+from symnoise.models import EmbeddingLoss
+
+
+@dataclass(frozen=True)
+class CurvatureSize:
+    """Per example, in nats per squared embedding unit; z is Rademacher.
+
+    absolute:  E|zᵀHz|, the mean size of a probe's curvature.
+    frobenius: ‖H‖_F = √E‖Hz‖². The mean square is unbiased, its root low by about Var(‖Hz‖²)/(8·probes·‖H‖_F³); the
+               standard error is the delta method's.
+    gradient:  (batch, token, dim) ∇ℓ(X), which the products need anyway.
+    """
+
+    absolute: Estimate
+    frobenius: Estimate
+    gradient: Float[Tensor, "batch token dim"]
+
+
+def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:
+    """E|zᵀHz| and ‖H‖_F of every example from `count` Hessian products.
+
+    Neither can be lowered by letting positive and negative curvature cancel, as tr H can. Raises `InputError` for fewer
+    than one product, and where the loss is not finite or not differentiable.
+    """
+    if count < 1:
+        raise InputError(f"{count} products: ask for at least 1")
+    product, forms, squares = HessianProducts(loss), [], []
+    for k in track(range(count), "products"):
+        (z,) = probes(loss, 1, seed=seed, first=k)
+        hz = product(z)
+        forms.append(inner(z, hz).abs())
+        squares.append(inner(hz, hz))
+    square = Estimate.from_draws(torch.stack(squares), method="products")
+    root = square.value.sqrt()
+    frobenius = replace(square, value=root, stderr=square.stderr / (2 * root))
+    return CurvatureSize(Estimate.from_draws(torch.stack(forms), method="products"), frobenius, product.gradient)
+
+
+def two_sided_divergence(
+    loss: EmbeddingLoss, sigma: Float[Tensor, " batch"], draws: int = 8, seed: int = 0
+) -> Estimate:
+    """½[KL(p₊‖p₋) + KL(p₋‖p₊)] in nats per token, p± the predictions at X ± σz: (batch,), means over draws of
+    Rademacher z.
+
+    Each draw is the mean over the example's scored tokens of ½ Σ_v (p₊ − p₋)(log p₊ − log p₋), which is
+    2σ² zᵀGz + O(σ⁴) with G the Gauss-Newton part of the Hessian: what a mirrored pair presses on, at the size of its
+    noise, without an expansion in σ. Costs 2·draws forward passes. Raises `InputError` for σ ≤ 0 or not finite, and
+    draws < 1.
+    """
+    if not bool((sigma.isfinite() & (sigma > 0)).all()) or draws < 1:
+        raise InputError("every sigma must be a finite number above 0, and draws at least 1")
+    X = loss.embeddings
+    step, found = sigma.to(X)[:, None, None], []
+    with torch.no_grad():
+        for k in track(range(draws), "draws"):
+            (z,) = probes(loss, 1, seed=seed, first=k)
+            plus, minus = (loss.logits(X + sign * step * z).log_softmax(-1) for sign in (1, -1))
+            found.append(loss.mean_over_tokens(((plus.exp() - minus.exp()) * (plus - minus)).sum(-1) / 2))
+    return Estimate.from_draws(torch.stack(found), method="pairs")
