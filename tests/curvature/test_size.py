@@ -1,0 +1,64 @@
+"""E|zᵀHz|, ‖H‖_F and the two-sided divergence against the dense Hessian and the Gauss-Newton trace."""
+
+import pytest
+import torch
+
+from symnoise.core import InputError
+from symnoise.curvature import curvature_size, dense_hessian, gauss_newton_trace, probes, two_sided_divergence
+from symnoise.models import EmbeddingLoss, float64_throughout
+from symnoise.theory import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def loss() -> EmbeddingLoss:
+    return EmbeddingLoss(*tiny_llama(seed=3))
+
+
+def test_sizes_are_those_of_the_dense_hessian(loss) -> None:
+    count = 400
+    with float64_throughout():
+        hessian, found = dense_hessian(loss)[0], curvature_size(loss, count)
+        z = torch.cat([probes(loss, 1, seed=0, first=k)[0].flatten(1) for k in range(count)]).double()
+    forms = ((z @ hessian) * z).sum(1)
+    assert float(found.absolute.value[0]) == pytest.approx(float(forms.abs().mean()), rel=1e-9)
+    assert float(found.absolute.stderr[0]) == pytest.approx(float(forms.abs().std()) / count**0.5, rel=1e-9)
+    root = float(hessian.square().sum().sqrt())
+    # Five standard errors: one run in two million is further off, and the probes are fixed.
+    assert abs(float(found.frobenius.value[0]) - root) < 5 * float(found.frobenius.stderr[0]) < 0.2 * root
+    by_hand = (z @ hessian).square().sum(1)
+    assert float(found.frobenius.stderr[0]) == pytest.approx(
+        float(by_hand.std()) / count**0.5 / (2 * float(by_hand.mean()) ** 0.5), rel=1e-9
+    )
+
+
+def test_signs_that_cancel_in_the_trace_do_not_cancel_in_the_size(loss) -> None:
+    with float64_throughout():
+        hessian, found = dense_hessian(loss)[0], curvature_size(loss, 16)
+    assert float(found.absolute.value[0]) > abs(float(hessian.trace())) * 0.5
+    assert float(found.frobenius.value[0]) > 0
+
+
+def test_the_divergence_is_the_gauss_newton_part_for_small_noise(loss) -> None:
+    draws, sigma = 64, 1e-4
+    with float64_throughout():
+        found = two_sided_divergence(loss, torch.tensor([sigma]), draws)
+        products = gauss_newton_trace(loss, "hvp", probes=draws)  # the same probes
+    assert float(found.value[0]) / (2 * sigma**2) == pytest.approx(float(products.value[0]), rel=1e-5)
+
+
+def test_the_divergence_is_by_hand_that_of_two_predictions(loss) -> None:
+    sigma = torch.tensor([0.25])
+    with float64_throughout():
+        found = two_sided_divergence(loss, sigma, 1, seed=5)
+        (z,) = probes(loss, 1, seed=5)
+        p, q = (loss.logits(loss.embeddings + s * 0.25 * z).softmax(-1) for s in (1, -1))
+    both = (p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)
+    assert float(found.value[0]) == pytest.approx(float(both.mean()) / 2, rel=1e-9)
+
+
+def test_sizes_that_cannot_be_are_refused(loss) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        curvature_size(loss, 0)
+    for sigma, draws in ((0.0, 1), (float("nan"), 1), (1.0, 0)):
+        with pytest.raises(InputError, match="above 0"):
+            two_sided_divergence(loss, torch.tensor([sigma]), draws)
