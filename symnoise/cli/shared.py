@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from symnoise.core import Estimate, InputError, progress_shown, retained_heap, unknown, write_atomically, write_json
-from symnoise.models import Data, EmbeddingLoss, LoadedModel, collate, encode_row, load_data, load_model
+from symnoise.data import Data, collate, encode_row, load_data
+from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 

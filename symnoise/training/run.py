@@ -19,7 +19,8 @@ import torch
 import yaml
 
 from symnoise.core import InputError, progress_shown, sha256, track, write_atomically
-from symnoise.models import collate, encode_row, load_data, load_model, usable
+from symnoise.data import collate, encode_row, load_data, usable
+from symnoise.models import load_model
 from symnoise.models.quiet import quiet
 from symnoise.training.callbacks import Bar, HeldOutLoss, LearningRate, LogFile, Stop
 from symnoise.training.card import model_card

@@ -22,7 +22,7 @@ from experiments.study.start import start
 from experiments.study.texts import held_out, split, training_rows
 from experiments.study.train import Curve, train
 from symnoise.core import InputError, sha256
-from symnoise.models import Example
+from symnoise.data import Example
 
 STUDIES = Path("experiments/configs/studies")
 WORDS = ("red", "blue", "green", "seven", "river", "stone", "quiet", "bright")

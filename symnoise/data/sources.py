@@ -1,4 +1,4 @@
-"""Rows of data sources, as (number, row) pairs: files, the hub, and the bundled conversations."""
+"""Rows of data sources, as (number, row) pairs: files and the hub."""
 
 import difflib
 import json
@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import InputError, unknown
-from symnoise.models.quiet import reason
-
-CHITCHAT = "chitchat"
-# About 32 tokens of SmolLM2's tokenizer, but no tokenizer is needed to count words.
-LONG_ANSWER_WORDS = 24
+from symnoise.core import InputError, reason, unknown
+from symnoise.data.chitchat import CHITCHAT
 
 _SUFFIXES = (".json", ".jsonl", ".parquet")
 Rows = Iterator[tuple[int, Any]]
@@ -70,23 +66,3 @@ def _check_hub_id(name: str) -> None:
         raise InputError(f"there is no data file {name}")
     if difflib.get_close_matches(name.lower(), [CHITCHAT], cutoff=0.75):
         raise unknown("data", name.lower(), [CHITCHAT])
-
-
-def chitchat_rows(path: Path) -> Rows:
-    """Pairs from the Chit-Chat conversations between people, in messages form.
-
-    A turn is what one sender wrote before the other answered, its utterances joined by spaces. Who opens is the user,
-    who answers the assistant; a pair is one turn of the user and the turn that answers it, so no turn is in two. Kept
-    are pairs whose answer has at least 24 words: 14,946 of the 66,853 in version 0.9.0, in the file's order. Four
-    fifths of those answers have 32 tokens or more of SmolLM2's tokenizer; the median is 40.
-    """
-    number = 0
-    for conversation in json.loads(path.read_text(encoding="utf-8")).values():
-        turns = [" ".join(utterance["text"] for utterance in turn).strip() for turn in conversation["messages"]]
-        for user, assistant in zip(turns[::2], turns[1::2], strict=False):
-            if user and len(assistant.split()) >= LONG_ANSWER_WORDS:
-                number += 1
-                yield (
-                    number,
-                    {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]},
-                )

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from symnoise.core import InputError
-from symnoise.models.data import Example
-from symnoise.models.quiet import reason
+from symnoise.core import InputError, reason
+from symnoise.data.load import Example
 
 IGNORED = -100
 

@@ -8,8 +8,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from symnoise.core import InputError
-from symnoise.models.chat import IGNORED, encode, encode_row, usable
-from symnoise.models.data import Example
+from symnoise.data.encoding import IGNORED, encode, encode_row, usable
+from symnoise.data.load import Example
 from tests.tiny import tiny, tiny_tokenizer
 
 ONE = Example((("user", "Hi"), ("assistant", "Hello")), row=3)

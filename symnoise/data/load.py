@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from symnoise.core import InputError, sha256
-from symnoise.models import bundled
-from symnoise.models.rows import CHITCHAT, chitchat_rows, file_rows, hub_rows
+from symnoise.data.chitchat import CHITCHAT, chitchat_file, chitchat_rows
+from symnoise.data.sources import file_rows, hub_rows
 
 _ROLES = {
     "system": "system",
@@ -82,7 +82,7 @@ def load_data(name: str | Path, *, limit: int | None = None) -> Data:
     be read or is in no known form.
     """
     name = str(name)
-    path = bundled.chitchat_file() if name == CHITCHAT else Path(name).expanduser()
+    path = chitchat_file() if name == CHITCHAT else Path(name).expanduser()
     if limit is not None and limit < 1:
         raise InputError(f"{limit} examples were asked for: ask for at least 1")
     read = chitchat_rows if name == CHITCHAT else file_rows

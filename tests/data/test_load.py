@@ -6,8 +6,8 @@ import json
 import pytest
 
 from symnoise.core import InputError, sha256
-from symnoise.models.data import load_data
-from symnoise.models.rows import LONG_ANSWER_WORDS
+from symnoise.data.chitchat import LONG_ANSWER_WORDS
+from symnoise.data.load import load_data
 
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
 SHAREGPT = {
@@ -79,6 +79,12 @@ def test_chitchat():
     assert len(data) == 14_946
     assert all([role for role, _ in example.messages] == ["user", "assistant"] for example in data)
     assert min(len(example.messages[1][1].split()) for example in data) == LONG_ANSWER_WORDS
+
+
+def test_missing_package_names_the_command(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    with pytest.raises(InputError, match=r"pip install --no-deps chitchat-dataset==0\.9\.0"):
+        load_data("chitchat")
 
 
 def refused(name, says, **options):
