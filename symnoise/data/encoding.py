@@ -6,13 +6,16 @@ SmolLM2's puts "You are a helpful AI assistant named SmolLM, trained by Hugging 
 conversations that bring none (21 tokens with its marks).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 
-from symnoise.core import InputError, reason
-from symnoise.data.load import Example
+from symnoise.core import InputError
+from symnoise.data.example import Example, RowError, is_text
+from symnoise.data.templates import Spans, render
 
 IGNORED = -100
 
@@ -23,8 +26,6 @@ _MORE = ", paired with an input that provides further context"
 _INSTRUCTION = "\n\n### Instruction:\n{text}"
 _INPUT = "\n\n### Input:\n{text}"
 _RESPONSE = "\n\n### Response:"
-# Llama 3's template writes today's date where none is given; its own default makes runs repeatable.
-_DATE = "26 Jul 2024"
 
 
 def encode(
@@ -41,9 +42,14 @@ def encode(
     `model` says whether the text is for an encoder-decoder, and is checked for room for the tokens. There the last
     reply alone, ended by EOS, is the decoder's target, `labels` (batch, target), and what comes before it is the input.
 
-    Rows longer than `max_length` (the target too) keep their beginning. Raises `InputError` naming the row where that
-    leaves nothing to score; `usable` picks the examples where it does not.
+    Plain text is tokenized as it is, with EOS at its end, and its completion is scored.
+
+    Rows longer than `max_length` (the target too) are truncated. Raises `RowError` where that leaves nothing to score;
+    `usable` picks the examples where it does not.
     """
+    examples = list(examples)
+    if strange := [type(example).__name__ for example in examples if not isinstance(example, Example)]:
+        raise InputError(f"encode takes examples, such as those of load_data; got {strange[0]}")
     rows = [encode_row(example, tokenizer, max_length=max_length, model=model) for example in examples]
     if not rows:
         raise InputError("there are no examples to encode")
@@ -54,20 +60,35 @@ def encode_row(example: Example, tokenizer: Any, *, max_length: int, model: Any 
     """`input_ids` and `labels` of one example, as `encode` has them before padding."""
     if max_length < 2:
         raise InputError(f"the maximum length is {max_length}: a row needs at least 2 tokens")
-    seq2seq = _is_seq2seq(model)
+    seq2seq = model is not None and bool(model.config.is_encoder_decoder)
     ids, labels = _tokens(example, tokenizer, seq2seq)
-    first = _first_scored(labels, seq2seq)
+    # A causal model predicts from position 1 on.
+    first = next((t for t, label in enumerate(labels) if label != IGNORED and (t > 0 or seq2seq)), None)
     if first is None:
-        raise InputError(f"row {example.row}: no token of its reply can be scored; leave it out")
+        raise RowError(example.row, "no token of its reply can be scored")
     if first >= max_length:
-        raise InputError(
-            f"row {example.row}: its reply begins after {first} tokens and is cut off entirely at {max_length}; "
-            f"set the maximum length (--max-length) to {first + 1} or more, or leave the row out"
+        raise RowError(
+            example.row,
+            f"its reply is cut off entirely at {max_length} tokens",
+            advice=f"set the maximum length (--max-length) to {first + 1} or more, or leave it out",
         )
     ids, labels = ids[:max_length], labels[:max_length]
     if model is not None:
         _check_room(example, ids, labels, model)
     return {"input_ids": ids, "labels": labels}
+
+
+def fitting(
+    examples: Iterable[Example], leave_out: Callable[[RowError], None], tokenizer: Any, *, max_length: int, model: Any
+) -> Iterator[tuple[Example, dict[str, list[int]]]]:
+    """(example, `encode_row` of it), one by one; what cannot be encoded goes to `leave_out` instead."""
+    for example in examples:
+        try:
+            row = encode_row(example, tokenizer, max_length=max_length, model=model)
+        except RowError as error:
+            leave_out(error)
+        else:
+            yield example, row
 
 
 def collate(rows: Sequence[dict[str, list[int]]], tokenizer: Any) -> dict[str, torch.Tensor]:
@@ -82,23 +103,9 @@ def collate(rows: Sequence[dict[str, list[int]]], tokenizer: Any) -> dict[str, t
 
 
 def usable(examples: Iterable[Example], tokenizer: Any, *, max_length: int, model: Any = None) -> list[Example]:
-    """The examples, in order, of which `max_length` tokens leave something to score; say how many were left out."""
-    seq2seq = _is_seq2seq(model)
-    kept = []
-    for example in examples:
-        first = _first_scored(_tokens(example, tokenizer, seq2seq)[1], seq2seq)
-        if first is not None and first < max_length:
-            kept.append(example)
-    return kept
-
-
-def _is_seq2seq(model: Any) -> bool:
-    return model is not None and bool(model.config.is_encoder_decoder)
-
-
-def _first_scored(labels: list[int], seq2seq: bool) -> int | None:
-    """Position of the first label that counts. A causal model predicts from position 1 on."""
-    return next((t for t, label in enumerate(labels) if label != IGNORED and (t > 0 or seq2seq)), None)
+    """The examples, in order, that `encode` takes; callers should report how many it leaves out."""
+    fits = fitting(examples, lambda _: None, tokenizer, max_length=max_length, model=model)
+    return [example for example, _ in fits]
 
 
 def _padded(rows: Sequence[list[int]], value: int) -> torch.Tensor:
@@ -116,27 +123,65 @@ def _check_room(example: Example, ids: list[int], labels: list[int], model: Any)
 
 def _tokens(example: Example, tokenizer: Any, seq2seq: bool) -> tuple[list[int], list[int]]:
     """Token ids and labels, whole. For an encoder-decoder, those of the input and of the target."""
-    chat = bool(tokenizer.chat_template)
-    text, replies = _chat(example, tokenizer) if chat else _alpaca(example, tokenizer.eos_token or "")
-
-    def ids_of(part: str) -> list[int]:
-        # A chat template writes BOS itself; to plain text the tokenizer adds what it is used to.
-        return list(tokenizer(part, add_special_tokens=not chat, verbose=False)["input_ids"])
-
+    text, replies, written = _text_and_replies(example, tokenizer)
+    if not is_text(text):
+        raise RowError(example.row, "it has a lone surrogate, which no tokenizer reads")
     if seq2seq:
-        target = ids_of(example.messages[-1][1])
-        eos = tokenizer.eos_token_id
-        return ids_of(text[: replies[-1][0]]), target if eos in (None, target[-1]) else [*target, eos]
-    ids = ids_of(text)
+        return _input_and_target(example, tokenizer, text[: replies[-1][0]], written)
+    ids, places = _ids_and_places(tokenizer, text, replies, written)
     if ids[-2:] == [tokenizer.eos_token_id] * 2:  # once from the template, once from the tokenizer
         ids.pop()
     labels = [IGNORED] * len(ids)
-    for start, end in replies:
-        # Tokens are matched from the left, not counted: a token that straddles the boundary is the reply's at its
-        # start, and is not at its end.
-        a, b = _shared(ids, ids_of(text[:start])), _shared(ids, ids_of(text[:end]))
-        labels[a:b] = ids[a:b]
+    for start, end in places:
+        labels[start:end] = ids[start:end]
     return ids, labels
+
+
+def _text_and_replies(example: Example, tokenizer: Any) -> tuple[str, Spans, bool]:
+    """The text, where each reply with its end-of-turn mark stands in it, and whether its special tokens are written.
+
+    A chat template writes BOS itself; to other text the tokenizer adds what it is used to.
+    """
+    eos = tokenizer.eos_token or ""
+    if example.plain:
+        prompt = "".join(text for role, text in example.messages if role == "prompt")
+        text = prompt + example.messages[-1][1]
+        text += eos if eos and not text.endswith(eos) else ""
+        return text, [(len(prompt), len(text))], False
+    if tokenizer.chat_template:
+        return *render(example, tokenizer), True
+    return *_alpaca(example, eos), False
+
+
+def _input_and_target(example: Example, tokenizer: Any, text: str, written: bool) -> tuple[list[int], list[int]]:
+    reply = example.messages[-1][1]
+    if not (text and reply):
+        raise RowError(example.row, f"an encoder-decoder needs {'a text to read' if reply else 'a reply in words'}")
+    ids, target = (
+        list(tokenizer(part, add_special_tokens=not written, verbose=False)["input_ids"]) for part in (text, reply)
+    )
+    eos = tokenizer.eos_token_id
+    return ids, target if eos in (None, target[-1]) else [*target, eos]
+
+
+def _ids_and_places(tokenizer: Any, text: str, replies: Spans, written: bool) -> tuple[list[int], Spans]:
+    """Token ids, and which of them are each reply.
+
+    A token that straddles the boundary is the reply's at its start, and is not at its end.
+    """
+    options = {"add_special_tokens": not written, "verbose": False}
+    if tokenizer.is_fast:
+        found = tokenizer(text, return_offsets_mapping=True, **options)
+        # Where each token ends. Tokens of white space and EOS may be given no place; they are after the one before.
+        ends = list(accumulate((end for _, end in found["offset_mapping"]), max))
+        places = [(bisect_right(ends, start), bisect_right(ends, end)) for start, end in replies]
+        return list(found["input_ids"]), places
+
+    def ids_of(part: str) -> list[int]:
+        return list(tokenizer(part, **options)["input_ids"])
+
+    ids = ids_of(text)
+    return ids, [(_shared(ids, ids_of(text[:start])), _shared(ids, ids_of(text[:end]))) for start, end in replies]
 
 
 def _shared(ids: list[int], others: list[int]) -> int:
@@ -144,67 +189,28 @@ def _shared(ids: list[int], others: list[int]) -> int:
     return next((t for t, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), min(len(ids), len(others)))
 
 
-Spans = list[tuple[int, int]]
-
-
 def _alpaca(example: Example, eos: str) -> tuple[str, Spans]:
-    """The text, and where each reply with its EOS stands in it.
+    """The text, and where each reply that counts with its EOS stands in it.
 
-    Stanford Alpaca defines one instruction and one response. Later turns follow the EOS as FastChat has them, without
+    Stanford Alpaca defines one instruction and one response. Other turns follow the EOS as FastChat has them, without
     the preamble, and a system message takes the preamble's place.
     """
     text = ""
     replies: Spans = []
-    for role, content in example.messages:
+    last_user = max(i for i, (role, _) in enumerate(example.messages) if role == "user")
+    for i, (role, content) in enumerate(example.messages):
+        if role == "tool" or "tool_calls" in example.extra(i):
+            advice = "leave it out, or give a chat template that has them (--chat-template)"
+            raise RowError(example.row, "the Alpaca template has no tools", turn=i + 1, advice=advice)
         if role == "system":
             text += content
         elif role == "user":
             text = text or _PREAMBLE.format(more=_MORE if example.input else "")
             text += _INSTRUCTION.format(text=content)
-            text += _INPUT.format(text=example.input) if example.input and not replies else ""
+            text += _INPUT.format(text=example.input) if example.input and i == last_user else ""
         else:
             text += _RESPONSE
-            replies.append((len(text), len(text) + len(content) + len(eos)))
+            if i not in example.unscored:
+                replies.append((len(text), len(text) + len(content) + len(eos)))
             text += content + eos
     return text, replies
-
-
-def _chat(example: Example, tokenizer: Any) -> tuple[str, Spans]:
-    """The text, and where each reply with its end-of-turn mark stands in it.
-
-    A reply is what the conversation up to and with it has more than its prompt, which is the turns before it and the
-    mark that asks for a reply. White space after the end-of-turn mark is the template's and not the reply's.
-    """
-    messages = [{"role": role, "content": content} for role, content in example.messages]
-    if example.input:
-        messages[0]["content"] += "\n\n" + example.input
-    render = _renderer(example, tokenizer)
-    text = render(messages, False)
-    replies: Spans = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt, through = render(messages[:i], True), render(messages[: i + 1], False)
-        if not (text.startswith(through) and through.startswith(prompt)):
-            raise InputError(
-                f"row {example.row}: the model's chat template rewrites earlier turns as the conversation grows, so "
-                "its replies cannot be told apart; use single-turn data, or set tokenizer.chat_template to another"
-            )
-        bare = through.rstrip()
-        marked = not bare.endswith(message["content"].rstrip())
-        replies.append((len(prompt), max(len(bare) if marked else len(through), len(prompt))))
-    return text, replies
-
-
-def _renderer(example: Example, tokenizer: Any) -> Callable[[list[dict[str, str]], bool], str]:
-    def render(messages: list[dict[str, str]], prompt: bool) -> str:
-        try:
-            return str(
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, date_string=_DATE)
-            )
-        except Exception as error:  # templates raise what they like
-            raise InputError(
-                f"row {example.row}: the model's chat template does not take it: {reason(error)}; leave it out"
-            ) from error
-
-    return render

@@ -3,54 +3,35 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from symnoise.core import InputError, sha256
 from symnoise.data.chitchat import CHITCHAT, chitchat_file, chitchat_rows
-from symnoise.data.sources import file_rows, hub_rows
-
-_ROLES = {
-    "system": "system",
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bing", "bard"), "assistant"),
-}
-# The key by which a row's form is told; the first that is there counts.
-_FORMS = {"messages": "messages", "conversations": "ShareGPT", "instruction": "Alpaca"}
-_KNOWN = "Alpaca (instruction, output, perhaps input), ShareGPT (conversations) and messages"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One conversation that ends with a reply.
-
-    messages: (role, text) pairs; roles are "system", "user" and "assistant", and the last is "assistant".
-    input:    Alpaca's second field, which belongs to the user's message; empty in the other forms.
-    row:      where it stands in its source, counted from 1 (in JSON lines: the line), for messages to people.
-    """
-
-    messages: tuple[tuple[str, str], ...]
-    input: str = ""
-    row: int = 0
+from symnoise.data.example import Example, LeftOut, RowError
+from symnoise.data.files import Rows, file_rows
+from symnoise.data.formats import example_of
+from symnoise.data.hub import hub_name, hub_rows
 
 
 @dataclass(frozen=True)
 class Data:
     """The examples of one source, and which source it was.
 
-    form:     "Alpaca", "ShareGPT" or "messages", as the first row tells.
-    sha256:   of the file; for a hub id, of the examples themselves.
-    left_out: rows that are no examples, since an instruction, a message or the reply is an empty text.
+    form:     "Alpaca", "ShareGPT", "messages", "prompt-completion" or "text", as the first example has it.
+    path:     the file; None for a hub id or a folder.
+    left_out: rows that cannot be used, for each reason.
     """
 
-    examples: tuple[Example, ...]
+    examples: tuple[Example, ...] = field(repr=False)
     name: str
     form: str
-    sha256: str
-    left_out: int = 0
+    path: Path | None = field(default=None, repr=False)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -61,105 +42,104 @@ class Data:
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
 
+    def __repr__(self) -> str:
+        left = f", {sum(self.left_out.values())} rows left out" if self.left_out else ""
+        return f"Data({self.name!r}, {self.form} form: {len(self)} examples{left})"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file; for a hub id or a folder, of the examples themselves."""
+        if self.path is not None:
+            return sha256(self.path)
+        lines = json.dumps([astuple(example) for example in self.examples], ensure_ascii=False)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
     def provenance(self) -> dict[str, Any]:
-        """What was loaded, for a result record."""
-        facts = {"name": self.name, "form": self.form, "sha256": self.sha256}
-        return {**facts, "examples": len(self), "left_out": self.left_out}
+        """What was loaded, for a result record; the SHA-256 is computed now (about 1 s per GB)."""
+        facts: dict[str, Any] = {"name": self.name, "form": self.form, "sha256": self.sha256, "examples": len(self)}
+        left_out = {"left_out": sum(self.left_out.values())}
+        return facts | left_out | ({"left_out_because": self.left_out} if self.left_out else {})
 
 
-def load_data(name: str | Path, *, limit: int | None = None) -> Data:
+class Source:
+    """The examples of one source, read as they are asked for; rows that cannot be used are counted in `left_out`.
+
+    name:   as for `load_data`.
+    strict: the first row that cannot be used is an error.
+    whole:  every row will be asked for, so a hub data set is downloaded and kept rather than streamed.
+
+    Raises `InputError` at once where there is no such source, and while reading where it cannot be read.
+    """
+
+    def __init__(self, name: str | Path, *, strict: bool = False, whole: bool = False) -> None:
+        self.name, self.form = str(name), ""
+        self.left_out = LeftOut(strict)
+        found = chitchat_file() if self.name == CHITCHAT else Path(name).expanduser()
+        self.path = found if found.is_file() else None
+        self._rows = self._open(whole)
+
+    def _open(self, whole: bool) -> Rows:
+        if self.path is None:
+            return hub_rows(hub_name(self.name), streaming=not whole)
+        return chitchat_rows(self.path) if self.name == CHITCHAT else file_rows(self.path)
+
+    def __iter__(self) -> Iterator[Example]:
+        for number, row in self._rows:
+            try:
+                if isinstance(row, RowError):
+                    raise row
+                form, example = example_of(row, number)
+            except RowError as error:
+                self.leave_out(error)
+            else:
+                self.form = self.form or form
+                yield example
+
+    def leave_out(self, error: RowError) -> None:
+        """Count a row that cannot be used; an error where the source is strict."""
+        try:
+            self.left_out.add(error)
+        except RowError:
+            raise InputError(f"{self.name}, {error}") from error
+
+    def data(self, examples: Sequence[Example]) -> Data:
+        """`examples` of this source, with a warning where rows were left out; `InputError` where there are none."""
+        if not examples:
+            one = next(iter(self.left_out.first.values()), "")
+            raise InputError(
+                f"{self.name}: none of its {len(self.left_out)} rows can be used: "
+                + (one if len(self.left_out.counts) == 1 else str(self.left_out))
+                if self.left_out
+                else f"{self.name} has no rows"
+            )
+        if self.left_out:
+            rows = "1 row is" if len(self.left_out) == 1 else f"{len(self.left_out)} rows are"
+            warnings.warn(f"{self.name}: {rows} left out: {self.left_out}", stacklevel=3)
+        return Data(tuple(examples), self.name, self.form, self.path, dict(self.left_out.counts))
+
+
+def load_data(name: str | Path, *, limit: int | None = None, strict: bool = False) -> Data:
     """The first `limit` examples (None: all) of the data called `name`, in their order there.
 
-    name:  `chitchat` (bundled; `chitchat_rows` says what is kept), a .json, .jsonl or .parquet file, or a hub id (by
-           `datasets.load_dataset`, train split).
-    limit: rows after these are not looked at.
+    name:   `chitchat` (bundled; `chitchat_rows` says what is kept); a .json, .jsonl, .csv, .txt or .parquet file, also
+            as .json.gz and the like; a folder of such files; or a hub id, as ID:CONFIG@SPLIT where it has several
+            (without: the only configuration and the train split).
+    limit:  rows after these are not looked at.
+    strict: the first row that cannot be used is an error, instead of being left out and counted.
 
-    Rows are in Alpaca (instruction, input, output), ShareGPT (from, value) or messages (role, content) form.
+    A row's form is recognised by its keys, each row for itself: `messages` (role, content), ShareGPT's `conversations`
+    (from, value), TRL's `prompt` and `completion` (texts, or lists of messages), Alpaca's instruction, input and
+    output, with `system` and `history` where it has them, Dolly's instruction, context and response, and `text` alone.
+    Columns that are null count as absent.
 
-    Text is taken as it is. Messages after the last reply are dropped, since nothing in them would be scored. Rows with
-    an empty text, of which published data sets have some, are left out and counted, with a warning. Raises
-    `InputError`, naming the row, where one lacks its instruction or reply; and for a source that is not there, cannot
-    be read or is in no known form.
+    Text is taken as it is. Of a conversation, what the model says before the first user message, everything from the
+    first empty message on, and messages after the last reply are dropped, since nothing in them would be scored. A
+    reply with `weight: 0` or `train: false` is context and not scored.
+
+    Rows that cannot be used are left out and counted by reason, with one warning. Raises `InputError` where none can
+    be used, and for a source that is not there or cannot be read.
     """
-    name = str(name)
-    path = chitchat_file() if name == CHITCHAT else Path(name).expanduser()
     if limit is not None and limit < 1:
         raise InputError(f"{limit} examples were asked for: ask for at least 1")
-    read = chitchat_rows if name == CHITCHAT else file_rows
-    rows = read(path) if path.is_file() else hub_rows(name)
-    examples, form, left_out = [], "", 0
-    for number, row in islice(rows, limit):
-        form = form or _form(name, row)
-        try:
-            examples.append(_example(row, number))
-        except _EmptyTextError:
-            left_out += 1
-        except ValueError as error:
-            raise InputError(f"{name}, row {number}: {error}") from error
-    if not examples:
-        raise InputError(f"{name} has no rows" + (f" but {left_out} with an empty text" if left_out else ""))
-    if left_out:
-        warnings.warn(f"{name}: {left_out} rows have an empty text and are left out", stacklevel=2)
-    digest = sha256(path) if path.is_file() else _digest(examples)
-    return Data(tuple(examples), name, form, digest, left_out)
-
-
-class _EmptyTextError(ValueError):
-    """A text that is there and empty."""
-
-
-def _form(name: str, row: Any) -> str:
-    """The form of the first row; the others may mix."""
-    keys = sorted(row) if isinstance(row, dict) else []
-    for key, form in _FORMS.items():
-        if key in keys:
-            return form
-    found = ", ".join(keys) or type(row).__name__
-    raise InputError(f"{name} is in no form known here: its rows have {found}; known are {_KNOWN}")
-
-
-def _example(row: Any, number: int) -> Example:
-    """Raises `ValueError` saying what is wrong with the row."""
-    if not isinstance(row, dict):
-        raise ValueError(f"it is not an object but {type(row).__name__}")
-    given = row.get("messages", row.get("conversations"))
-    if given is None:
-        messages = [("user", _text(row, "instruction")), ("assistant", _text(row, "output"))]
-        return Example(tuple(messages), _text(row, "input", optional=True), number)
-    if not isinstance(given, list):
-        raise ValueError("its conversation is not a list of messages")
-    messages = [_message(item) for item in given]
-    roles = [role for role, _ in messages]
-    if "assistant" not in roles:
-        raise ValueError("it has no reply, that is, no message of an assistant")
-    if "user" not in roles[: roles.index("assistant")]:
-        raise ValueError("it has a reply before any message of a user")
-    last = max(i for i, role in enumerate(roles) if role == "assistant")
-    return Example(tuple(messages[: last + 1]), row=number)
-
-
-def _message(item: Any) -> tuple[str, str]:
-    if not isinstance(item, dict):
-        raise ValueError(f"one of its messages is not an object but {type(item).__name__}")
-    role = str(item.get("role") or item.get("from"))
-    if role not in _ROLES:
-        raise ValueError(f"one of its messages is from {role!r}; known are {', '.join(_ROLES)}")
-    return _ROLES[role], _text(item, "content" if "content" in item else "value")
-
-
-def _text(item: dict[str, Any], key: str, *, optional: bool = False) -> str:
-    text = item.get(key)
-    if text is None:
-        if not optional:
-            raise ValueError(f"its {key!r} is missing")
-        return ""
-    if not isinstance(text, str):
-        raise ValueError(f"its {key!r} is not text but {type(text).__name__}")
-    if not text.strip() and not optional:
-        raise _EmptyTextError
-    return text if text.strip() else ""
-
-
-def _digest(examples: list[Example]) -> str:
-    lines = json.dumps([astuple(example) for example in examples], ensure_ascii=False)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    source = Source(name, strict=strict, whole=limit is None)
+    return source.data(tuple(islice(source, limit)))

@@ -9,7 +9,8 @@ from tokenizers.processors import TemplateProcessing
 
 from symnoise.core import InputError
 from symnoise.data.encoding import IGNORED, encode, encode_row, usable
-from symnoise.data.load import Example
+from symnoise.data.example import Example
+from tests.data.marked import marked
 from tests.tiny import tiny, tiny_tokenizer
 
 ONE = Example((("user", "Hi"), ("assistant", "Hello")), row=3)
@@ -26,18 +27,6 @@ BELOW_WITH_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:"
 )
-
-
-def marked(batch, tokenizer, row=0):
-    """The real text of one row, with [ ] around each stretch that is scored."""
-    length = int(batch["attention_mask"][row].sum())
-    text, inside = "", False
-    for token, label in zip(batch["input_ids"][row, :length], batch["labels"][row, :length], strict=True):
-        assert label in (IGNORED, token)
-        text += "[" * bool(label != IGNORED and not inside) + "]" * bool(label == IGNORED and inside)
-        inside = bool(label != IGNORED)
-        text += tokenizer.convert_ids_to_tokens(int(token))
-    return text + "]" * inside
 
 
 @pytest.mark.parametrize(
@@ -151,7 +140,7 @@ def test_reply_that_is_cut_off_entirely_names_the_row_and_the_way_out(chat):
     tokenizer = tiny_tokenizer(chat=chat)
     first = encode_row(ONE, tokenizer, max_length=300)["labels"].index(tokenizer("H").input_ids[0])
     with pytest.raises(
-        InputError, match=rf"row 3: .* cut off entirely at {first}; .*max-length\) to {first + 1} or more"
+        InputError, match=rf"row 3: .* cut off entirely at {first} tokens; .*max-length\) to {first + 1} or more"
     ):
         encode([ONE], tokenizer, max_length=first)
     assert encode([ONE], tokenizer, max_length=first + 1)["labels"][0, first] != IGNORED
@@ -186,15 +175,9 @@ def test_white_space_after_the_end_of_turn_mark_is_not_scored():
 @pytest.mark.parametrize(
     ("template", "example", "says"),
     [
-        (  # like Qwen3's: something in the last turn alone
-            MESSAGE
-            + "{% if loop.last %}!{% endif %}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
-            TALK,
-            "row 5: .* rewrites earlier turns",
-        ),
         ("{{ raise_exception('no system role') }}", TALK, "row 5: .* does not take it: no system role"),
         ("{% if %}", ONE, "row 3: .* does not take it"),
-        ("<user>", ONE, "row 3: no token of its reply can be scored"),
+        ("<user>", ONE, "row 3, turn 1: the model's chat template drops the text of a message from 'user'"),
     ],
 )
 def test_templates_that_cannot_be_followed(template, example, says):
@@ -202,12 +185,24 @@ def test_templates_that_cannot_be_followed(template, example, says):
         encode([example], with_template(template), max_length=200)
 
 
-def test_a_row_of_one_token_has_nothing_to_score():
-    tokenizer = with_template(
-        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{% endif %}{% endfor %}"
+def test_a_template_that_writes_something_into_the_last_turn_alone():
+    """Like Qwen3's."""
+    tokenizer = with_template(MESSAGE + "{% if loop.last %}!{% endif %}</s>{% endfor %}")
+    assert marked(encode([TALK], tokenizer, max_length=200), tokenizer).endswith(
+        "[Yo</s>]<user>And?</s><assistant>[Bye!</s>]"
     )
+
+
+def test_a_row_of_one_token_has_nothing_to_score():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
     with pytest.raises(InputError, match="row 3: no token of its reply can be scored"):
-        encode([Example((("user", "Hi"), ("assistant", "Y")), row=3)], tokenizer, max_length=200)
+        encode([Example((("completion", "Y"),), row=3)], tokenizer, max_length=200)
+
+
+def test_what_is_no_example():
+    with pytest.raises(InputError, match="takes examples, such as those of load_data; got str"):
+        encode(iter(["text"]), tiny_tokenizer(), max_length=200)
 
 
 @pytest.mark.parametrize("max_length", [-1, 0, 1])
