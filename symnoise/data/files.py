@@ -111,8 +111,9 @@ def _array(file: TextIOWrapper) -> Rows:
     Where one is not JSON nothing after it can be read, and of a file that was cut off the last is half an item: that
     comes as the last row.
     """
-    decoder, text, number, ended = json.JSONDecoder(), file.read(_CHUNK).lstrip()[1:].lstrip(), 0, False
+    decoder, text, number, ended = json.JSONDecoder(), file.read(_CHUNK).lstrip()[1:], 0, False
     while True:
+        text = text.lstrip()
         try:
             if text.startswith("]"):
                 return
@@ -133,7 +134,7 @@ def _array(file: TextIOWrapper) -> Rows:
             return
         number += 1
         yield number, item
-        text = rest[1:].lstrip() if rest[0] == "," else rest
+        text = rest[1:] if rest[0] == "," else rest
 
 
 _READERS = {".json": _json, ".jsonl": _lines, ".csv": _csv, ".txt": _txt}
