@@ -116,7 +116,8 @@ def _padded(rows: Sequence[list[int]], value: int) -> torch.Tensor:
 def _check_room(example: Example, ids: list[int], labels: list[int], model: Any) -> None:
     longest, room = max(len(ids), len(labels)), getattr(model.config, "max_position_embeddings", None)
     if room is not None and longest > room:
-        raise InputError(f"row {example.row} has {longest} tokens but the model room for {room}: lower --max-length")
+        advice = f"set the maximum length (--max-length) to {room} or less"
+        raise RowError(example.row, f"it has more tokens than the {room} that the model has room for", advice=advice)
     if max(*ids, *labels) >= model.get_input_embeddings().num_embeddings:
         raise InputError(f"row {example.row}: a token id is not in the model's embedding table; use its own tokenizer")
 

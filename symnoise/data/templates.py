@@ -46,6 +46,8 @@ def set_chat_template(tokenizer: Any, path: str | Path) -> None:
         raise InputError(f"cannot read the chat template {path}: {reason(error)}") from error
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"the chat template {path}, line {error.lineno}: {error.message}") from error
+    if not template.strip():
+        raise InputError(f"the chat template {path} is empty")
     tokenizer.chat_template = template
 
 

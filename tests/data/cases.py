@@ -234,7 +234,11 @@ FILES = {
         json.dumps([talk(U, said("assistant", "Yo", meta="x" * 200_000)), ALPACA]),
         [TALK, TALK],
     ),
-    "blanks longer than what is read at once": ("a.json", f"[{LINE},{' ' * 100_000}{LINE}{' ' * 100_000}]", [TALK, TALK]),
+    "blanks longer than what is read at once": (
+        "a.json",
+        f"[{LINE},{' ' * 100_000}{LINE}{' ' * 100_000}]",
+        [TALK, TALK],
+    ),
     "CSV": (
         "a.csv",
         "instruction,input,output\nHi,,Yo\nHi,you,Yo\n",

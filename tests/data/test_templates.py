@@ -191,7 +191,12 @@ def test_a_chat_template_from_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "cannot read the chat template"), (b"\xff", "cannot read .*utf-8"), (b"\n{% if %}", "own.jinja, line 2")],
+    [
+        (None, "cannot read the chat template"),
+        (b"\xff", "cannot read .*utf-8"),
+        (b"\n{% if %}", "own.jinja, line 2"),
+        (b" ", "is empty"),
+    ],
 )
 def test_a_file_that_is_no_chat_template(tmp_path, content, says):
     if content is not None:
