@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 from symnoise.core import InputError
@@ -46,8 +47,9 @@ class RowError(InputError):
 
     def __init__(self, row: int, reason: str, *, turn: int | None = None, advice: str = "leave it out") -> None:
         where = f"row {row}" + (f", turn {turn}" if turn is not None else "")
-        super().__init__(f"{where}: {reason}; {advice}")
-        self.reason = reason
+        # It may quote the row: keys and roles of any length, with line breaks and what cannot be printed.
+        self.reason = shorten(reason.encode("utf-8", "backslashreplace").decode(), 300, placeholder=" …")
+        super().__init__(f"{where}: {self.reason}; {advice}")
 
 
 @dataclass

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -18,7 +19,7 @@ Rows = Iterator[tuple[int, Any]]
 _CHUNK = 1 << 16
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # json reports a literal or an escape that the end of the text cuts off at most this far before the end.
-_CUT = 16
+_MARGIN = 16
 
 
 def is_data_file(name: str) -> bool:
@@ -47,7 +48,13 @@ def file_rows(path: Path) -> Rows:
         how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
         with gzip.open(path, **how) if path.suffix == ".gz" else path.open(**how) as text:
             yield from _READERS[Path(path.name.removesuffix(".gz")).suffix](text)
-    except (OSError, EOFError, ValueError) as error:  # ValueError: not parquet; EOFError: .gz cut off
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        csv.Error,
+    ) as error:  # ValueError: not parquet; EOFError: cut off
         if isinstance(error, InputError):
             raise
         raise InputError(f"cannot read {path}: {reason(error)}") from error
@@ -96,13 +103,14 @@ def _json(file: TextIOWrapper) -> Rows:
 def _lines(file: TextIOWrapper) -> Rows:
     for number, line in enumerate(file, 1):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                yield (
-                    number,
-                    RowError(number, "its line is not JSON", advice=f"{error.msg} at character {error.pos + 1}"),
-                )
+            yield number, _parsed(line, number)
+
+
+def _parsed(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # a number or a nesting may be too large for Python
+        return RowError(number, "its line is not JSON", advice=reason(error))
 
 
 def _array(file: TextIOWrapper) -> Rows:
@@ -121,20 +129,23 @@ def _array(file: TextIOWrapper) -> Rows:
             rest = text[end:].lstrip()
             if rest[:1] not in (",", "]"):
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
-        except json.JSONDecodeError as error:
-            cut = error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - (
-                0 if ended else _CUT
-            )
+        except (ValueError, RecursionError) as error:  # as above
+            cut = isinstance(error, json.JSONDecodeError) and _is_cut(error, text, 0 if ended else _MARGIN)
             if cut and not ended:  # twice as much, so that a long item is not tried again and again
                 more = file.read(max(_CHUNK, len(text)))
                 text, ended = text + more, not more
                 continue
             fault = "the file is cut off in it" if cut else "it is not JSON, so that no row after it can be read"
-            yield number + 1, RowError(number + 1, fault, advice=f"{error.msg} at its character {error.pos + 1}")
+            yield number + 1, RowError(number + 1, fault, advice=reason(error))
             return
         number += 1
         yield number, item
         text = rest[1:] if rest[0] == "," else rest
+
+
+def _is_cut(error: json.JSONDecodeError, text: str, margin: int) -> bool:
+    """Whether it is the end of the text that is at fault."""
+    return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - margin
 
 
 _READERS = {".json": _json, ".jsonl": _lines, ".csv": _csv, ".txt": _txt}

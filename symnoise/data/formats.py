@@ -53,7 +53,7 @@ def example_of(row: Any, number: int) -> tuple[str, Example]:
         # A table may have the columns of several forms.
         form = next((form for there in (given, row) for form, (key, _) in _FORMS.items() if key in there), None)
         if form is None:
-            keys = ", ".join(sorted(given)) or "nothing"
+            keys = ", ".join(sorted(map(str, given))) or "nothing"
             raise _FaultError(f"it is in no form known here, since it has {keys}; known are {', '.join(FORMS)}")
         return form, _FORMS[form][1](given, number)
     except _FaultError as fault:
@@ -109,6 +109,8 @@ FORMS = tuple(_FORMS)
 
 def _turns(row: Row, key: str) -> list[_Turn]:
     given = _parsed(row.get(key))
+    if isinstance(given, dict) and all(isinstance(column, list) for column in given.values()):  # a table, by columns
+        given = [dict(zip(given, item, strict=False)) for item in zip(*given.values(), strict=False)]
     if not isinstance(given, list):
         raise _FaultError(f"its {key!r} is not a list of messages" if key in row else f"its {key!r} is missing")
     return [_turn(item, number) for number, item in enumerate(given, 1)]

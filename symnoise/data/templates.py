@@ -42,8 +42,10 @@ def set_chat_template(tokenizer: Any, path: str | Path) -> None:
     try:
         template = Path(path).expanduser().read_text(encoding="utf-8")
         _compile_jinja_template(template)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the chat template {path}: {reason(error)}") from error
+    except OSError as error:
+        raise InputError(f"cannot read the chat template {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the chat template {path} is not UTF-8 text") from error
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"the chat template {path}, line {error.lineno}: {error.message}") from error
     if not template.strip():

@@ -13,3 +13,14 @@ def marked(batch, tokenizer, row=0):
         inside = bool(label != IGNORED)
         text += tokenizer.convert_ids_to_tokens(int(token))
     return text + "]" * inside
+
+
+def stretches(row):
+    """The token ids of each stretch of one encoded row that is scored."""
+    found, inside = [], False
+    for token, label in zip(row["input_ids"], row["labels"], strict=True):
+        if label != IGNORED:
+            found += [] if inside else [[]]
+            found[-1].append(token)
+        inside = label != IGNORED
+    return found

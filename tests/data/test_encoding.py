@@ -5,12 +5,14 @@ The tiny tokenizer makes one token of each character and each mark, so the expec
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers.processors import TemplateProcessing
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from symnoise.core import InputError
 from symnoise.data.encoding import IGNORED, encode, encode_row, usable
 from symnoise.data.example import Example
-from tests.data.marked import marked
+from tests.data.marked import marked, stretches
 from tests.tiny import tiny, tiny_tokenizer
 
 ONE = Example((("user", "Hi"), ("assistant", "Hello")), row=3)
@@ -86,6 +88,28 @@ def test_batch_is_right_padded_and_padding_is_never_scored(pad):
         assert set(batch["labels"][row, length:].tolist()) <= {IGNORED}
 
 
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        (Example((("completion", "Once"),), row=3), "row 3: an encoder-decoder needs a text to read"),
+        (
+            Example((("user", "Hi"), ("assistant", "")), extras=((1, '{"tool_calls": []}'),), row=3),
+            "row 3, turn 2: the Alpaca template has no tools",
+        ),
+    ],
+)
+def test_what_an_encoder_decoder_cannot_read(example, says):
+    with pytest.raises(InputError, match=says):
+        encode([example], tiny_tokenizer(), max_length=400, model=tiny("t5"))
+
+
+def test_an_encoder_decoder_reads_a_prompt_and_answers_with_its_completion():
+    tokenizer = tiny_tokenizer()
+    batch = encode([Example((("prompt", "Hi"), ("completion", "Yo")))], tokenizer, max_length=9, model=tiny("t5"))
+    assert tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()) == ["H", "i"]
+    assert tokenizer.convert_ids_to_tokens(batch["labels"][0].tolist()) == ["Y", "o", "</s>"]
+
+
 def test_encoder_decoder_reads_the_prompt_and_answers_the_last_reply():
     model, tokenizer = tiny("t5"), tiny_tokenizer()
     batch = encode([ONE, CONTEXT, TALK], tokenizer, max_length=400, model=model)
@@ -123,6 +147,39 @@ def test_smollm2(smollm2):
     shorter = encode([talk], tokenizer, max_length=60)
     assert torch.equal(shorter["input_ids"], batch["input_ids"][:, :60])
     assert torch.equal(shorter["labels"], batch["labels"][:, :60])
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_tokens_of_white_space_have_their_place(trim):
+    """Byte-level tokenizers such as Llama 3's give white space no place in the text, or take it off a token's."""
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "</s>", "<user>", "<assistant>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    inner.train_from_iterator(["Well then.\n\nYes. \n\n  And   so on\n" * 20], trainer)
+    inner.post_processor = processors.ByteLevel(trim_offsets=trim)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>\n\n{{ m.content }}</s>\n{% endfor %}"
+    replies = ["Yes.\n\nAnd   so  \n", "  é, 🙂\n\n\n", "Well"]
+    turns = [turn for reply in replies for turn in (("user", " Yes. \n"), ("assistant", reply))]
+    row = encode_row(Example(tuple(turns)), tokenizer, max_length=500)
+    # Two newlines and a first blank may be one token, which is the reply's.
+    assert [tokenizer.decode(ids).lstrip() for ids in stretches(row)] == [reply.lstrip() + "</s>" for reply in replies]
+    assert tokenizer.decode(row["input_ids"]) == "".join(f"<{role}>\n\n{text}</s>\n" for role, text in turns)
+
+
+def test_a_tokenizer_without_offsets():
+    """ByT5's is written in Python; one token per byte, so that what is scored can be read off."""
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    row = encode_row(Example((("user", "Hé"), ("assistant", "Yö"), *ONE.messages)), tokenizer, max_length=500)
+    assert not tokenizer.is_fast
+    assert [tokenizer.decode(ids) for ids in stretches(row)] == ["Yö</s>", "Hello</s>"]
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -9,8 +9,8 @@ import pytest
 
 from symnoise.core import InputError
 from symnoise.data import Example, encode_row
-from symnoise.data.encoding import IGNORED
 from symnoise.data.templates import set_chat_template
+from tests.data.marked import stretches
 from tests.data.trl_templates import NAMES, template_tokenizer
 from tests.tiny import tiny_tokenizer
 
@@ -89,13 +89,8 @@ def of_family(table, name):
 
 def scored(example, tokenizer):
     """The stretches that are scored."""
-    row, found, inside = encode_row(example, tokenizer, max_length=10**6), [], False
-    for token, label in zip(row["input_ids"], row["labels"], strict=True):
-        if label != IGNORED:
-            found += [""] if not inside else []
-            found[-1] += tokenizer.convert_ids_to_tokens(token)
-        inside = label != IGNORED
-    return found
+    row = encode_row(example, tokenizer, max_length=10**6)
+    return ["".join(tokenizer.convert_ids_to_tokens(ids)) for ids in stretches(row)]
 
 
 def text(example, tokenizer):
@@ -193,7 +188,7 @@ def test_a_chat_template_from_a_file(tmp_path):
     ("content", "says"),
     [
         (None, "cannot read the chat template"),
-        (b"\xff", "cannot read .*utf-8"),
+        (b"\xff", "own.jinja is not UTF-8 text"),
         (b"\n{% if %}", "own.jinja, line 2"),
         (b" ", "is empty"),
     ],
