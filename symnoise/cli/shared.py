@@ -53,13 +53,13 @@ def load(
     positive("--examples", examples)
     kind, source = dtype_named(dtype), Source(data, strict=strict)
     given = iter(source)
-    first = next(given, None)
-    if first is None:  # said before a model is loaded
-        source.data([])
+    first = tuple(islice(given, 1))
+    if not first:  # said before a model is loaded
+        source.data(first)
     loaded = load_model(model, dtype=kind, device=device)
     if chat_template is not None:
         set_chat_template(loaded.tokenizer, chat_template)
-    fits = fitting(chain([first], given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)
+    fits = fitting(chain(first, given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)
     chosen = list(islice(fits, examples))
     return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen])
 

@@ -18,6 +18,7 @@ from symnoise.data.example import Example, RowError, is_text
 from symnoise.data.templates import Spans, render
 
 IGNORED = -100
+_CUT_OFF = "its reply is cut off entirely"
 
 _PREAMBLE = (
     "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request."
@@ -69,7 +70,7 @@ def encode_row(example: Example, tokenizer: Any, *, max_length: int, model: Any 
     if first >= max_length:
         raise RowError(
             example.row,
-            f"its reply is cut off entirely at {max_length} tokens",
+            f"{_CUT_OFF} at {max_length} tokens",
             advice=f"set the maximum length (--max-length) to {first + 1} or more, or leave it out",
         )
     ids, labels = ids[:max_length], labels[:max_length]
@@ -103,9 +104,15 @@ def collate(rows: Sequence[dict[str, list[int]]], tokenizer: Any) -> dict[str, t
 
 
 def usable(examples: Iterable[Example], tokenizer: Any, *, max_length: int, model: Any = None) -> list[Example]:
-    """The examples, in order, that `encode` takes; callers should report how many it leaves out."""
-    fits = fitting(examples, lambda _: None, tokenizer, max_length=max_length, model=model)
-    return [example for example, _ in fits]
+    """The examples, in order, that `encode` takes; callers should report how many it leaves out.
+
+    Where it takes none, and not for their length, the first one's error is raised: there is something else to mend.
+    """
+    errors: list[RowError] = []
+    kept = [example for example, _ in fitting(examples, errors.append, tokenizer, max_length=max_length, model=model)]
+    if not kept and (others := [error for error in errors if not error.reason.startswith(_CUT_OFF)]):
+        raise others[0]
+    return kept
 
 
 def _padded(rows: Sequence[list[int]], value: int) -> torch.Tensor:

@@ -62,7 +62,7 @@ class Data:
 
 
 class Source:
-    """The examples of one source, read as they are asked for; rows that cannot be used are counted in `left_out`.
+    """The examples of one source, read once, as they are asked for; rows that cannot be used count in `left_out`.
 
     name:   as for `load_data`.
     strict: the first row that cannot be used is an error.

@@ -31,6 +31,7 @@ _THOUGHT = re.compile(r"(\s*(?:<think>)?\s*)((?:(?!<think>).)*)(\s*</think>\s*)(
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
 _OPEN_THOUGHT = re.compile(r"<think>\s*$")
 _INJECTED = re.compile(r"\s*<think>\s*</think>\s*")
+_WORD = re.compile(r"\s*\S+(?=\s)")
 _BEGUN_WORD = re.compile(r"\s+\S*$")
 
 
@@ -368,6 +369,8 @@ class _Part:
         if mark and after.startswith(mark):
             return mark
         match = self.whole.special.match(self.whole.next_turn if final else after)
+        # Or a word that ends the last turn too, before what is written at the very end.
+        match = match or _WORD.match(after[: _common(after, mark)])
         return match.group() if match else ""
 
 

@@ -209,6 +209,9 @@ def test_usable_leaves_out_what_encode_refuses():
     assert usable([ONE, long, TALK], tokenizer, max_length=50) == [ONE, TALK]
     assert usable([ONE, long, TALK], tokenizer, max_length=200) == [ONE, long, TALK]
     assert usable([ONE, long, TALK], tokenizer, max_length=3) == []
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(InputError, match="row 3: the model's chat template does not take it: no system role"):
+        usable([ONE, TALK], tokenizer, max_length=200)
 
 
 def with_template(template):

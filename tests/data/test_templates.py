@@ -168,6 +168,13 @@ def test_a_template_that_loses_a_text_is_refused():
         encode_row(ONE, tokenizer, max_length=100)
 
 
+def test_an_end_mark_that_is_no_special_token():
+    """With EOS after the last turn's, as in Phi 3."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}[end]\n{% endfor %}{{ eos_token }}"
+    assert scored(TWO, tokenizer) == ["Yo[end]", "Bye[end]\n</s>"]
+
+
 def test_a_reply_outside_of_every_generation_block_is_not_scored():
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.chat_template = (
