@@ -15,7 +15,8 @@ import torch
 
 from symnoise.core import InputError
 from symnoise.data.example import Example, RowError, is_text
-from symnoise.data.templates import Spans, render
+from symnoise.data.rendering import Spans
+from symnoise.data.templates import render
 
 IGNORED = -100
 _CUT_OFF = "its reply is cut off entirely"

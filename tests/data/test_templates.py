@@ -175,6 +175,14 @@ def test_an_end_mark_that_is_no_special_token():
     assert scored(TWO, tokenizer) == ["Yo[end]", "Bye[end]\n</s>"]
 
 
+@pytest.mark.parametrize(
+    ("name", "date"), [("gptoss", "2024-07-26"), ("muse_glimmer", "2024-07-26"), ("llama3_2", "26 Jul 2024")]
+)
+def test_no_template_writes_the_day_of_the_run(name, date):
+    """The same row is the same tokens tomorrow."""
+    assert f"ate: {date}" in text(ONE, template_tokenizer(name))
+
+
 def test_a_reply_outside_of_every_generation_block_is_not_scored():
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.chat_template = (
