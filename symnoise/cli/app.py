@@ -16,7 +16,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option(help="Hub id, local folder, .gguf file, or smollm2 (bundled).")]
-Data = Annotated[str, typer.Option(help="Hub id[:config][@split], file, folder of files, or chitchat (bundled).")]
+Data = Annotated[str, typer.Option(help="Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")]
 Examples = Annotated[int, typer.Option(help="How many usable rows, from the start.")]
 MaxLength = Annotated[int, typer.Option(help="Truncate rows to this many tokens.")]
 ChatTemplate = Annotated[

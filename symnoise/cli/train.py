@@ -18,7 +18,9 @@ def _flag(text: str, *names: str) -> Any:
 def train(
     config: Annotated[list[Path] | None, _flag("YAML file; several are merged in their order, flags win.")] = None,
     model: Annotated[str | None, _flag("Hub id, local folder, .gguf file, or smollm2.")] = None,
-    data: Annotated[str | None, _flag("Hub id[:config][@split], file, folder of files, or chitchat (bundled).")] = None,
+    data: Annotated[
+        str | None, _flag("Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")
+    ] = None,
     output: Annotated[str | None, _flag("Folder for checkpoints, log, model and card.")] = None,
     family: Annotated[str | None, _flag("Model type it must be, such as llama; a dry run makes one.")] = None,
     form: Annotated[str | None, _flag("Form the data must have, such as Alpaca or ShareGPT.")] = None,

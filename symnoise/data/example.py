@@ -46,10 +46,10 @@ class RowError(InputError):
     """
 
     def __init__(self, row: int, reason: str, *, turn: int | None = None, advice: str = "leave it out") -> None:
-        where = f"row {row}" + (f", turn {turn}" if turn is not None else "")
+        self.where, self.advice = f"row {row}" + (f", turn {turn}" if turn is not None else ""), advice
         # It may quote the row: keys and roles of any length, with line breaks and what cannot be printed.
         self.reason = shorten(reason.encode("utf-8", "backslashreplace").decode(), 300, placeholder=" …")
-        super().__init__(f"{where}: {self.reason}; {advice}")
+        super().__init__(f"{self.where}: {self.reason}; {advice}")
 
 
 @dataclass
@@ -57,30 +57,36 @@ class LeftOut:
     """Rows that cannot be used, counted by reason; where `strict` is set the first is an error.
 
     counts: rows for each reason.
-    first:  what is wrong with the first row of each reason.
+    first:  the error of the first row of each reason.
     """
 
     strict: bool = False
     counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
+    first: dict[str, RowError] = field(default_factory=dict)
 
     def add(self, error: RowError) -> None:
         """Count the row, or raise its error."""
         if self.strict:
             raise error
         self.counts[error.reason] = self.counts.get(error.reason, 0) + 1
-        self.first.setdefault(error.reason, str(error))
+        self.first.setdefault(error.reason, error)
 
     def __len__(self) -> int:
         return sum(self.counts.values())
 
     def __str__(self) -> str:
         """Like "3: its 'output' is empty (the first: row 7)", the most frequent reason first."""
-        ordered = sorted(self.counts.items(), key=lambda item: -item[1])
-        return "; ".join(f"{count}: {reason} (the first: {self._where(reason)})" for reason, count in ordered)
+        return "; ".join(
+            f"{count}: {reason} (the first: {self.first[reason].where})" for reason, count in self._ordered()
+        )
 
-    def _where(self, reason: str) -> str:
-        return self.first[reason].split(": ", 1)[0]
+    def why(self) -> str:
+        """What is wrong with all of them, and what to do."""
+        most, _ = self._ordered()[0]
+        return str(self.first[most]) if len(self.counts) == 1 else f"{self}; {self.first[most].advice}"
+
+    def _ordered(self) -> list[tuple[str, int]]:
+        return sorted(self.counts.items(), key=lambda item: -item[1])
 
 
 def is_text(text: str) -> bool:

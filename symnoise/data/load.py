@@ -104,14 +104,11 @@ class Source:
 
     def data(self, examples: Sequence[Example]) -> Data:
         """`examples` of this source, with a warning where rows were left out; `InputError` where there are none."""
+        if not examples and self.left_out:
+            count = len(self.left_out)
+            raise InputError(f"{self.name}: none of its {count} rows can be used: {self.left_out.why()}")
         if not examples:
-            one = next(iter(self.left_out.first.values()), "")
-            raise InputError(
-                f"{self.name}: none of its {len(self.left_out)} rows can be used: "
-                + (one if len(self.left_out.counts) == 1 else str(self.left_out))
-                if self.left_out
-                else f"{self.name} has no rows"
-            )
+            raise InputError(f"{self.name} has no rows")
         if self.left_out:
             rows = "1 row is" if len(self.left_out) == 1 else f"{len(self.left_out)} rows are"
             warnings.warn(f"{self.name}: {rows} left out: {self.left_out}", stacklevel=3)

@@ -280,7 +280,7 @@ FILES = {
         "a.jsonl",
         '{"text": ""}\n{"text": ""}\n3',
         "none of its 3 rows can be used: 2: its 'text' is empty (the first: row 1); "
-        "1: it is not an object but int (the first: row 3)",
+        "1: it is not an object but int (the first: row 3); leave it out",
     ),
     "UTF-16": ("a.jsonl", LINE.encode("utf-16"), "is UTF-16: convert it to UTF-8, as with iconv"),
     "no parquet": ("a.parquet", b"not parquet", "cannot read"),

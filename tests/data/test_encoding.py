@@ -11,7 +11,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from symnoise.core import InputError
 from symnoise.data.encoding import IGNORED, encode, encode_row, usable
-from symnoise.data.example import Example
+from symnoise.data.example import Example, LeftOut, RowError
 from tests.data.marked import marked, stretches
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -258,6 +258,16 @@ def test_a_row_of_one_token_has_nothing_to_score():
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="row 3: no token of its reply can be scored"):
         encode([Example((("completion", "Y"),), row=3)], tokenizer, max_length=200)
+
+
+def test_left_out_says_what_to_do_about_the_most_frequent_reason():
+    left_out = LeftOut()
+    for error in (RowError(1, "bad"), RowError(2, "long", advice="cut it"), RowError(3, "long", advice="cut it more")):
+        left_out.add(error)
+    assert str(left_out) == "2: long (the first: row 2); 1: bad (the first: row 1)"
+    assert left_out.why() == f"{left_out}; cut it" and len(left_out) == 3
+    with pytest.raises(RowError, match="row 4: bad; leave it out"):
+        LeftOut(strict=True).add(RowError(4, "bad"))
 
 
 def test_what_is_no_example():
