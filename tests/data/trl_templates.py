@@ -19,7 +19,6 @@ def template_tokenizer(name: str) -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.WordLevel({"<unk>": 0, **{chr(code): code for code in range(1, 128)}}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    # Those of one name alone are tags in text, such as <tool_call>, for most; the models have some as tokens.
     tokenizer.add_tokens([AddedToken(word, special=True) for word in sorted(set(_SPECIAL.findall(template)))])
     tokenizer.chat_template = template
     return tokenizer
