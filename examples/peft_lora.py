@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
 import symnoise as sn
-from symnoise.models.chat import encode_row
+from symnoise.data import encode_row
 
 
 def main(model: str = "smollm2", data: str = "chitchat", steps: str = "3") -> list[float]:

@@ -19,7 +19,8 @@ from experiments.bench_process import write_csv
 from experiments.ending import one_line_on_bad_input
 from experiments.study.generate import BATCH, decoding, greedy, prompt_ids
 from symnoise.core import InputError, progress_shown, track
-from symnoise.models import LoadedModel, load_data, load_model, usable
+from symnoise.data import load_data, usable
+from symnoise.models import LoadedModel, load_model
 
 LONGEST, PENALTIES = 96, (1.0, 1.2)  # tokens of a conversation; of the studies
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from symnoise.core import InputError, track
 from symnoise.curvature import finite_curvature, trace_parts
-from symnoise.models import EmbeddingLoss, collate, encode, encode_row, load_data, load_model, usable
+from symnoise.data import collate, encode, encode_row, load_data, usable
+from symnoise.models import EmbeddingLoss, load_model
 from symnoise.noise import Noise
 
 

@@ -27,7 +27,8 @@ from experiments.stages import Stages
 from symnoise.core import InputError, peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
 from symnoise.curvature.taylor import UnsupportedOperation
-from symnoise.models import Data, EmbeddingLoss, LoadedModel, collate, encode_row, load_data, load_model, usable
+from symnoise.data import Data, collate, encode_row, load_data, usable
+from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 from symnoise.norms import layer_growth
 from symnoise.theory import (

@@ -9,7 +9,7 @@ import pytest
 
 import symnoise
 
-ROOMS = ["core", "noise", "models", "curvature", "norms", "theory", "training", "cli"]
+ROOMS = ["core", "noise", "data", "models", "curvature", "norms", "theory", "training", "cli"]
 PACKAGE = Path(symnoise.__file__).parent
 FILES = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
 

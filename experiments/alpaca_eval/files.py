@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import InputError, write_atomically
-from symnoise.models.quiet import reason
-from symnoise.models.rows import file_rows
+from symnoise.core import InputError, reason, write_atomically
+from symnoise.data import checked_rows
 
 Row = dict[str, Any]
 
@@ -20,7 +19,7 @@ def read_rows(name: str | Path, *needed: str) -> list[Row]:
     if not path.is_file():
         path = _from_hub(str(name))
     found, seen = [], set()
-    for number, row in file_rows(path):
+    for number, row in checked_rows(path):
         for key in ("instruction", *needed):
             if not isinstance(row, dict) or not isinstance(row.get(key), str):
                 raise InputError(f"{name}, row {number}: it has no text {key!r}")

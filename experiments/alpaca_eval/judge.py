@@ -23,7 +23,8 @@ import yaml
 from experiments.alpaca_eval.files import Row, add, kept, matched
 from experiments.study.generate import prompt_ids
 from symnoise.core import InputError, generator, track, unknown, write_json
-from symnoise.models import Example, load_model
+from symnoise.data import Example
+from symnoise.models import load_model
 
 ORDERS = ("both", "random")
 RETRIES = 5

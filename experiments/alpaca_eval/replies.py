@@ -7,7 +7,8 @@ from pathlib import Path
 from experiments.alpaca_eval.files import Row, add, kept
 from experiments.study.generate import BATCH, greedy, prompt_ids
 from symnoise.core import InputError, track, write_json
-from symnoise.models import Example, LoadedModel
+from symnoise.data import Example
+from symnoise.models import LoadedModel
 
 
 def write_replies(

@@ -13,7 +13,8 @@ from experiments.study.command import study_command
 from experiments.study.spec import MICRO, Pretraining, Study
 from experiments.study.texts import split
 from symnoise.core import InputError, generator, provenance, track, write_json
-from symnoise.models import Example, LoadedModel, collate, load_model
+from symnoise.data import Example, collate
+from symnoise.models import LoadedModel, load_model
 from symnoise.models.quiet import quiet
 
 MARKS = ("<pad>", "<eos>")

@@ -25,9 +25,9 @@ from experiments.study.command import run_command
 from experiments.study.results import records, weights
 from experiments.study.spec import OLMO, Run, Study
 from symnoise.core import InputError, generator, provenance, sha256, write_json
+from symnoise.data import checked_rows
 from symnoise.models import LoadedModel
 from symnoise.models.quiet import quiet
-from symnoise.models.rows import file_rows
 
 OLMO_FOLDERS = {
     "arc_easy": "ai2_arc/ARC-Easy/validation",
@@ -107,7 +107,7 @@ def drawn(task: str, rows: list[Row], limit: int | None) -> list[Row]:
 
 def read_rows(task: str, source: str) -> list[Row]:
     """question, choices, answer and subject of every row; `InputError` naming a row that cannot be asked."""
-    given = _olmo_rows(task) if source == OLMO else file_rows(Path(source).expanduser())
+    given = _olmo_rows(task) if source == OLMO else checked_rows(Path(source).expanduser())
     found = []
     for number, row in given:
         if not isinstance(row, dict):

@@ -16,7 +16,8 @@ from experiments.study.results import records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out
 from symnoise.core import provenance, write_json
-from symnoise.models import Example, LoadedModel, encode_row
+from symnoise.data import Example, encode_row
+from symnoise.models import LoadedModel
 
 BATCH = 16
 
@@ -49,8 +50,10 @@ def generate(study: Study, run: Run, folder: Path) -> None:
 
 
 def first_turn(example: Example) -> dict[str, str]:
-    """The first prompt of a conversation and the reply to it, which is what is asked for here."""
+    """The first prompt of a conversation and the reply to it, which is what is asked for here; plain text has one."""
     texts = dict(reversed(example.messages))  # role -> its first text
+    if example.plain:
+        return {"prompt": texts.get("prompt", ""), "reference": texts["completion"]}
     return {"prompt": texts["user"], "reference": texts["assistant"]}
 
 

@@ -24,7 +24,8 @@ from symnoise.curvature import (
     trace_parts,
     two_sided_divergence,
 )
-from symnoise.models import EmbeddingLoss, LoadedModel, encode, load_model
+from symnoise.data import encode
+from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 
 

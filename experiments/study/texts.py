@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.study.spec import Study
 from symnoise.core import InputError, generator
-from symnoise.models import Data, Example, collate, encode_row, load_data, usable
+from symnoise.data import Data, Example, collate, encode_row, load_data, usable
 
 
 @dataclass(frozen=True)

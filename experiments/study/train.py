@@ -26,7 +26,7 @@ from experiments.study.command import run_command
 from experiments.study.spec import ARMS, Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
 from symnoise.core import InputError, peak_rss_mib, provenance, write_json
-from symnoise.models import collate
+from symnoise.data import collate
 from symnoise.models.quiet import quiet
 from symnoise.training.callbacks import mean_token_loss
 from symnoise.training.checkpoints import last_whole_checkpoint, step_of

@@ -16,9 +16,13 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option(help="Hub id, local folder, .gguf file, or smollm2 (bundled).")]
-Data = Annotated[str, typer.Option(help="Hub id, .json/.jsonl/.parquet file, or chitchat (bundled).")]
-Examples = Annotated[int, typer.Option(help="How many rows, from the first on.")]
-MaxLength = Annotated[int, typer.Option(help="Rows longer than this many tokens keep their beginning.")]
+Data = Annotated[str, typer.Option(help="Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")]
+Examples = Annotated[int, typer.Option(help="How many usable rows, from the start.")]
+MaxLength = Annotated[int, typer.Option(help="Truncate rows to this many tokens.")]
+ChatTemplate = Annotated[
+    Path | None, typer.Option("--chat-template", help="Jinja file in the place of the model's chat template.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")]
 Batch = Annotated[int, typer.Option(help="Rows measured together; fewer take less memory.")]
 Seed = Annotated[int, typer.Option(help="Names the random draws.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
@@ -57,6 +61,8 @@ def curvature(
     data: Data = "chitchat",
     examples: Examples = 4,
     max_length: MaxLength = 128,
+    chat_template: ChatTemplate = None,
+    strict: Strict = False,
     method: Method = "auto",
     probes: Annotated[int, typer.Option(help="Random directions an example.")] = 16,
     directions: Annotated[str, typer.Option(help="rademacher (signs), gaussian or orthogonal.")] = "rademacher",
@@ -88,6 +94,8 @@ def spectrum(
     data: Data = "chitchat",
     examples: Examples = 4,
     max_length: MaxLength = 128,
+    chat_template: ChatTemplate = None,
+    strict: Strict = False,
     count: Annotated[int, typer.Option(help="How many eigenvalues an example.")] = 10,
     which: Annotated[str, typer.Option(help="algebraic, magnitude (largest in size) or smallest.")] = "algebraic",
     density: Annotated[bool, typer.Option("--density", help="Spectral density too, to --json.")] = False,
@@ -108,6 +116,8 @@ def smooth(
     data: Data = "chitchat",
     examples: Examples = 4,
     max_length: MaxLength = 128,
+    chat_template: ChatTemplate = None,
+    strict: Strict = False,
     alphas: Annotated[str, typer.Option(help="Noise strengths, comma-separated.")] = "0.1,0.5,1,5,10,15",
     noise: Annotated[str, typer.Option(help="Law of the draws: uniform, gaussian or rademacher.")] = "rademacher",
     draws: Draws = 8,
@@ -127,6 +137,8 @@ def norms(
     data: Data = "chitchat",
     examples: Examples = 4,
     max_length: MaxLength = 128,
+    chat_template: ChatTemplate = None,
+    strict: Strict = False,
     noise: Annotated[str, typer.Option(help="A noise name, such as uniform, gaussian or symnoise.")] = "symnoise",
     alpha: Alpha = 5.0,
     draws: Draws = 8,

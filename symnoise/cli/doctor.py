@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from symnoise.core import InputError, provenance, write_json
+from symnoise.data import chitchat_file
 from symnoise.models import bundled, load_model
 from symnoise.noise import Noise
 from symnoise.training import attach
@@ -21,7 +22,7 @@ def doctor(*, model: str, json: Path | None) -> None:
     found: dict[str, Any] = {**provenance(), "packages": {name: _version(name) for name in _OPTIONAL}}
     found["cuda"] = torch.cuda.is_available()
     found["cache"] = str(bundled.cache_folder())
-    for name, locate in (("smollm2", bundled.smollm2_file), ("chitchat", bundled.chitchat_file)):
+    for name, locate in (("smollm2", bundled.smollm2_file), ("chitchat", chitchat_file)):
         try:
             path = locate()
             found[name] = str(path) if path.is_file() else None

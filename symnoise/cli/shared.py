@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from symnoise.core import Estimate, InputError, progress_shown, retained_heap, unknown, write_atomically, write_json
-from symnoise.models import Data, EmbeddingLoss, LoadedModel, collate, encode_row, load_data, load_model
+from symnoise.data import Data, Source, collate, fitting, set_chat_template
+from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -36,14 +38,30 @@ class Text:
         return EmbeddingLoss(self.model.model, batch, ids)
 
 
-def load(*, model: str, data: str, examples: int, max_length: int, dtype: str, device: str) -> Text:
-    """The model, and the first `examples` rows; bad rows are found here, before any work is done."""
-    kind = dtype_named(dtype)
-    given = load_data(data, limit=examples)
+def load(
+    *,
+    model: str,
+    data: str,
+    examples: int,
+    max_length: int,
+    dtype: str,
+    device: str,
+    chat_template: Path | None,
+    strict: bool,
+) -> Text:
+    """The model, and the first `examples` rows that can be used; those before that cannot are counted."""
+    positive("--examples", examples)
+    kind, source = dtype_named(dtype), Source(data, strict=strict)
+    given = iter(source)
+    first = tuple(islice(given, 1))
+    if not first:  # said before a model is loaded
+        source.data(first)
     loaded = load_model(model, dtype=kind, device=device)
-    return Text(
-        loaded, given, [encode_row(row, loaded.tokenizer, max_length=max_length, model=loaded.model) for row in given]
-    )
+    if chat_template is not None:
+        set_chat_template(loaded.tokenizer, chat_template)
+    fits = fitting(chain(first, given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)
+    chosen = list(islice(fits, examples))
+    return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen])
 
 
 def dtype_named(name: str) -> torch.dtype:

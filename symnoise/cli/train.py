@@ -18,11 +18,17 @@ def _flag(text: str, *names: str) -> Any:
 def train(
     config: Annotated[list[Path] | None, _flag("YAML file; several are merged in their order, flags win.")] = None,
     model: Annotated[str | None, _flag("Hub id, local folder, .gguf file, or smollm2.")] = None,
-    data: Annotated[str | None, _flag("Hub id, .json/.jsonl/.parquet file, or chitchat.")] = None,
+    data: Annotated[
+        str | None, _flag("Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")
+    ] = None,
     output: Annotated[str | None, _flag("Folder for checkpoints, log, model and card.")] = None,
     family: Annotated[str | None, _flag("Model type it must be, such as llama; a dry run makes one.")] = None,
-    form: Annotated[str | None, _flag("Form the data must have: Alpaca, ShareGPT or messages.")] = None,
+    form: Annotated[str | None, _flag("Form the data must have, such as Alpaca or ShareGPT.")] = None,
     rows: Annotated[int | None, _flag("Rows to train on; 0 for all.")] = None,
+    chat_template: Annotated[str | None, _flag("Jinja file in the place of the model's chat template.")] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict/--no-strict", help="Stop at the first row that cannot be used.")
+    ] = None,
     noise: Annotated[str | None, _flag("none, uniform, gaussian, gaussian-raw, rademacher, symnoise, *-pair.")] = None,
     noise_alpha: Annotated[float | None, _flag("Noise strength α, as NEFTune's.", "--alpha", "--noise-alpha")] = None,
     noise_length: Annotated[str | None, _flag("L of the scale: true or padded.")] = None,
@@ -33,7 +39,7 @@ def train(
     epochs: Annotated[float | None, _flag("Times through the rows.")] = None,
     batch: Annotated[int | None, _flag("Rows a process takes at a time.")] = None,
     accumulation: Annotated[int | None, _flag("Batches to a step.")] = None,
-    max_length: Annotated[int | None, _flag("Rows longer than this many tokens keep their beginning.")] = None,
+    max_length: Annotated[int | None, _flag("Truncate rows to this many tokens.")] = None,
     learning_rate: Annotated[float | None, _flag("Highest learning rate.")] = None,
     schedule: Annotated[str | None, _flag("Learning rate along the run: constant, linear or cosine.")] = None,
     warmup: Annotated[float | None, _flag("Fraction of the steps, or from 1 on their number.")] = None,

@@ -1,10 +1,11 @@
 """Shapes, masks, seeded generators, `Estimate`, result files: what every other room stands on."""
 
-from symnoise.core.errors import InputError, unknown
+from symnoise.core.errors import InputError, reason, unknown
 from symnoise.core.estimate import Estimate
 from symnoise.core.files import peak_rss_mib, provenance, sha256, write_atomically, write_json
 from symnoise.core.heap import retained_heap, return_free_memory
 from symnoise.core.masks import Mask, is_right_padded, lengths
+from symnoise.core.packages import packaged_file
 from symnoise.core.progress import progress_shown, track
 from symnoise.core.random import generator
 
@@ -15,9 +16,11 @@ __all__ = [
     "generator",
     "is_right_padded",
     "lengths",
+    "packaged_file",
     "peak_rss_mib",
     "progress_shown",
     "provenance",
+    "reason",
     "retained_heap",
     "return_free_memory",
     "sha256",

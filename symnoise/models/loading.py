@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from symnoise.core import InputError, sha256, unknown
+from symnoise.core import InputError, reason, sha256, unknown
 from symnoise.models import bundled, gguf
-from symnoise.models.quiet import quiet, reason
+from symnoise.models.quiet import quiet
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

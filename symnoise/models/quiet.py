@@ -1,4 +1,4 @@
-"""Transformers without its chatter, and other libraries' errors in one line."""
+"""Transformers without its chatter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +19,3 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
         logging.set_verbosity(level)
         if shown and not bars:
             logging.enable_progress_bar()
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an exception says, or its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -103,8 +103,7 @@ OUTCOMES = {
         ),
         Claim(
             "O3",
-            "calibrated uniform, Gaussian and Rademacher noise differ in outcome by at most a fifth of what noise itself "
-            "changes",
+            "calibrated uniform, Gaussian and Rademacher noise differ in outcome by at most a fifth of what noise does",
             "S2: the laws differ at fourth order only",
         ),
         Claim(

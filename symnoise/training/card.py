@@ -50,7 +50,7 @@ tags: [{", ".join(dict.fromkeys(("symnoise", settings.noise)))}]
 
 - **Base model**: `{model["name"]}` ({model["class"]}, {model["parameters"]:,} parameters{revision}){weights}
 - **Data**: `{data["name"]}` ({data["form"]} form), sha256 `{data["sha256"]}`; {run["rows"]} rows trained on, \
-{settings.eval_rows} held out
+{settings.eval_rows} held out, {data["left_out"]} left out
 - **Training**: {what}, {run["steps"]} optimizer steps on {run["processes"]} process(es)
 
 ## Noise

@@ -135,6 +135,10 @@ def rows(form: str) -> list[dict[str, Any]]:
         if form == "ShareGPT":
             turns = [("human", question), ("gpt", answer), ("human", "Again."), ("gpt", answer)]
             made.append({"conversations": [{"from": who, "value": text} for who, text in turns]})
+        elif form == "prompt-completion":
+            made.append({"prompt": question, "completion": f" {answer}"})
+        elif form == "text":
+            made.append({"text": f"{question} {answer}"})
         elif form == "messages":
             turns = [("user", question), ("assistant", answer)]
             made.append({"messages": [{"role": who, "content": text} for who, text in turns]})

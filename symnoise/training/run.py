@@ -8,10 +8,11 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import torch
 import yaml
 
 from symnoise.core import InputError, progress_shown, sha256, track, write_atomically
-from symnoise.models import collate, encode_row, load_data, load_model, usable
+from symnoise.data import Example, Source, collate, fitting, set_chat_template
+from symnoise.models import load_model
 from symnoise.models.quiet import quiet
 from symnoise.training.callbacks import Bar, HeldOutLoss, LearningRate, LogFile, Stop
 from symnoise.training.card import model_card
@@ -38,12 +40,11 @@ _STATE = (
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenized rows for training and held-out ones, where they came from, and how many did not fit."""
+    """Tokenized rows for training and held-out ones, and where they came from."""
 
     training: list[dict[str, list[int]]]
     held_out: list[dict[str, list[int]]]
     provenance: dict[str, Any]
-    left_out: int
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def fine_tune(settings: TrainSettings) -> Outcome:
     with quiet(), progress_shown() if main else nullcontext() as console:
         loaded = load_model(settings.model)
         _check("family", settings.family, loaded.model.config.model_type)
+        if settings.chat_template:
+            set_chat_template(loaded.tokenizer, settings.chat_template)
         rows = read_rows(settings, loaded)
-        if console and rows.left_out:
-            console.print(f"{rows.left_out} rows have no reply within {settings.max_length} tokens and are left out")
         base = loaded.provenance() if main else {}
         model = with_lora(loaded.model, settings) if settings.lora_rank else loaded.model
         steps = count_steps(settings, len(rows.training))
@@ -121,27 +122,25 @@ def _check(what: str, wanted: str, found: str) -> None:
 
 
 def read_rows(settings: TrainSettings, loaded: Any) -> Rows:
-    """Rows of which `max_length` tokens leave something to score; the first `eval_rows` of them are held out."""
-    data = load_data(settings.data)
-    _check("form", settings.form, data.form)
+    """Rows of which `max_length` tokens leave something to score; the first `eval_rows` of them are held out.
+
+    Of as many rows as are wanted no more are read; where all are, they are read first, so that there is a bar.
+    """
+    wanted = settings.eval_rows + settings.rows if settings.rows else None
+    source = Source(settings.data, strict=settings.strict, whole=wanted is None)
+    examples: Iterable[Example] = source if wanted else track(tuple(source), "reading rows")
     limits = {"max_length": settings.max_length, "model": loaded.model}
-    wanted = settings.eval_rows + settings.rows if settings.rows else len(data)
-    kept: list[dict[str, list[int]]] = []
-    left_out = 0
-    for example in track(data.examples, "reading rows"):
-        if len(kept) == wanted:
-            break
-        if usable([example], loaded.tokenizer, **limits):
-            kept.append(encode_row(example, loaded.tokenizer, **limits))
-        else:
-            left_out += 1
+    chosen = list(islice(fitting(examples, source.leave_out, loaded.tokenizer, **limits), wanted))
+    data = source.data([example for example, _ in chosen])
+    _check("form", settings.form, data.form)
+    kept = [row for _, row in chosen]
     held_out, training = kept[: settings.eval_rows], kept[settings.eval_rows :]
     if not training:
         raise InputError(
-            f"{settings.data}: of {len(data)} rows {len(kept)} fit {settings.max_length} tokens and "
-            f"{settings.eval_rows} are held out, so none is left to train on; raise max_length or lower eval_rows"
+            f"{settings.data}: of its rows {len(kept)} fit {settings.max_length} tokens and {settings.eval_rows} are "
+            "held out, so none is left to train on; raise max_length or lower eval_rows"
         )
-    return Rows(training, held_out, data.provenance(), left_out)
+    return Rows(training, held_out, data.provenance())
 
 
 def with_lora(model: Any, settings: TrainSettings) -> Any:

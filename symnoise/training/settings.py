@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from symnoise.core import InputError, unknown
+from symnoise.data import FORMS
 from symnoise.noise import Noise
 from symnoise.training.mixin import PAIR_MODES
 from symnoise.training.options import NoiseOptions
 
 SCHEDULES = ("constant", "linear", "cosine")
-FORMS = ("Alpaca", "ShareGPT", "messages")
 # What may change between a run and its continuation without changing what the steps so far were.
 _FREE = ("output", "steps", "epochs", "save_every", "keep", "log_every", "report_to")
 
@@ -25,6 +25,8 @@ class TrainSettings:
     family, form:   what they must turn out to be, such as "llama" and "Alpaca"; empty accepts anything. A dry run
                     makes a model and rows of this kind.
     rows:           how many rows to train on, after those held out; 0 for all that fit.
+    chat_template:  a Jinja file in the place of the model's own template; empty for that.
+    strict:         stop at the first row that cannot be used, instead of leaving it out.
     noise, noise_alpha, noise_length, noise_where, noise_schedule, pair_mode: see `Noise.named`, `NoiseOptions` and
                     `SymNoiseMixin`.
     steps:          optimizer steps; 0 for `epochs` times through the rows.
@@ -45,6 +47,8 @@ class TrainSettings:
     family: str = ""
     form: str = ""
     rows: int = 0
+    chat_template: str = ""
+    strict: bool = False
     noise: str = "symnoise"
     noise_alpha: float = 5.0
     noise_length: str = "true"

@@ -34,6 +34,7 @@ def _bad_files(folder: Path, rows: list[dict[str, str]]) -> None:
     (folder / "empty.json").touch()
     (folder / "broken.json").write_text('[{"instruction": ')
     (folder / "no-reply.json").write_text(json.dumps([*rows[:1], {"instruction": "say"}]))
+    (folder / "long.json").write_text(json.dumps([rows[0], {"instruction": "say " * 50, "output": "one"}, *rows[1:]]))
     (folder / "no-instruction.json").write_text(json.dumps([{"instruction": None, "output": "one"}]))
     (folder / "weights.bin").write_bytes(b"pickle")
     for name, config in (("pickled", {"model_type": "llama"}), ("remote", {"model_type": "own", "auto_map": {}})):
@@ -94,6 +95,35 @@ def test_curvature(monkeypatch, home, tmp_path, method: str) -> None:
     assert {"tokens", "scored_tokens", "trace", "stderr"} <= set(found["per_example"][0])
     mean = sum(example["trace"] for example in found["per_example"]) / 3
     assert found["trace"]["value"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("command", ["curvature", "spectrum", "smooth", "norms"])
+def test_rows_that_cannot_be_used_are_left_out_and_counted(monkeypatch, home, tmp_path, capsys, command: str) -> None:
+    """A row too long for anything of its reply is one; the others are as if it were not there."""
+    few = {"curvature": ["--probes", 2], "spectrum": ["--count", 1], "smooth": ["--draws", 1], "norms": ["--draws", 1]}
+    short = [*few[command], "--max-length", 40]
+    without = run(monkeypatch, home, tmp_path, command, *short)
+    assert "left out" not in capsys.readouterr().err
+    found = run(monkeypatch, home, tmp_path, command, "--data", home / "long.json", *short)
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        f"{home / 'long.json'}: 1 row is left out: 1: its reply is cut off entirely at 40 tokens (the first: row 2)"
+        in said
+    )
+    cost = {"data", "seconds", "forward_seconds", "forwards_per_probe", "peak_rss_mib"}
+    assert {key: found[key] for key in found if key not in cost} == {
+        key: without[key] for key in without if key not in cost
+    }
+
+
+def test_a_chat_template_of_ones_own(monkeypatch, home, tmp_path) -> None:
+    """Another text is measured, longer by what its template writes."""
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}<{{ m.role }}>Well, {{ m.content }}</s>{% endfor %}")
+    few = ["--probes", 2, "--examples", 1]
+    usual = run(monkeypatch, home, tmp_path, "curvature", *few)
+    own = run(monkeypatch, home, tmp_path, "curvature", *few, "--chat-template", tmp_path / "own.jinja")
+    tokens = [result["per_example"][0]["tokens"] for result in (usual, own)]
+    assert tokens[1] == tokens[0] - len(["<s>"]) + 2 * len("Well, ")
 
 
 def test_with_a_tolerance_the_probes_told_are_those_of_the_estimate(monkeypatch, home, tmp_path, capsys) -> None:
@@ -186,12 +216,18 @@ BAD = [
     (["curvature", "--max-length", "3"], "cut off entirely"),
     (["curvature", "--model", "no/such-model"], "no/such-model"),
     (["curvature", "--data", "no-such-file.json"], "no-such-file.json"),
-    (["curvature", "--examples", "0"], "at least 1"),
+    (["curvature", "--examples", "0"], "--examples must be 1 or more"),
     (["curvature", "--max-length", "1"], "at least 2 tokens"),
     (["curvature", "--json", "/proc/none/out.json"], "choose a folder"),
     (["curvature", "--data", "HOME/empty.json"], "empty.json"),
     (["curvature", "--data", "HOME/broken.json"], "broken.json"),
-    (["curvature", "--data", "HOME/no-reply.json"], "row 2: its 'output' is missing"),
+    (["curvature", "--data", "HOME/no-reply.json", "--strict"], "no-reply.json, row 2: its 'output' is missing"),
+    (
+        ["curvature", "--max-length", "40", "--data", "HOME/long.json", "--strict"],
+        "row 2: its reply is cut off entirely",
+    ),
+    (["curvature", "--chat-template", "HOME/none.jinja"], "cannot read the chat template"),
+    (["curvature", "--chat-template", "HOME/empty.json"], "empty.json is empty"),
     (["curvature", "--data", "HOME/no-instruction.json"], "row 1: its 'instruction' is missing"),
     (["curvature", "--model", "HOME/weights.bin"], "pickled"),
     (["curvature", "--model", "HOME/pickled"], "pickled"),

@@ -4,14 +4,17 @@ import inspect
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from symnoise.cli import main
 from symnoise.cli.train import train
 from symnoise.core import InputError
+from symnoise.models import load_model
+from symnoise.training.run import read_rows
 from symnoise.training.settings import TrainSettings, read_settings
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -104,7 +107,7 @@ BAD = [
     (["--model", "no/such-model"], "no/such-model"),
     (["--data", "no-such-file.json"], "no-such-file.json"),
     (["--eval-rows", "4"], "none is left to train on"),
-    (["--max-length", "2"], "none is left to train on"),
+    (["--max-length", "2"], "none of its 4 rows can be used: row 1: its reply is cut off"),
     (["--dry-run"], "needs to know the family"),
     (["--dry-run", "--family", "lama"], "knows no model family 'lama'"),
 ]
@@ -119,6 +122,33 @@ def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, home, tmp_path, caps
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("symnoise")]
     assert len(lines) == 1 and message in lines[0]
     assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_the_template_is_kept(monkeypatch, home, tmp_path, capsys):
+    """The run goes through, says once what was left out, and its tokenizer has the template it was trained with."""
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "say 1", "output": "1"}\n{}\n{"text": "Once upon a time"}\n')
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    (tmp_path / "own.jinja").write_text(template)
+    places = ["--model", home / "model", "--data", tmp_path / "rows.jsonl", "--output", tmp_path / "out"]
+    options = ["--chat-template", tmp_path / "own.jinja", "--steps", 1, "--max-length", 64]
+    assert call(monkeypatch, *places, *options) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(said) == 1 and "1 row is left out: 1: it is in no form known here" in said[0]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == template
+    card = " ".join((tmp_path / "out" / "README.md").read_text().split())
+    assert "2 rows trained on, 0 held out, 1 left out" in card
+    assert call(monkeypatch, *places[:-1], tmp_path / "other", *options, "--strict") == 2
+    assert "rows.jsonl, row 2: it is in no form known here" in capsys.readouterr().err
+
+
+def test_no_more_rows_are_read_than_are_wanted(home, tmp_path):
+    line = '{"instruction": "say 1", "output": "1"}\n'
+    (tmp_path / "rows.jsonl").write_text(line * 5 + "no JSON")
+    settings = TrainSettings(data=str(tmp_path / "rows.jsonl"), rows=3, eval_rows=2, max_length=64, strict=True)
+    rows = read_rows(settings, load_model(home / "model"))
+    assert (len(rows.training), len(rows.held_out), rows.provenance["examples"]) == (3, 2, 5)
+    with pytest.raises(InputError, match="row 6: its line is not JSON"):
+        read_rows(replace(settings, rows=4), load_model(home / "model"))
 
 
 def test_lora_without_peft_says_what_to_install(monkeypatch, home, tmp_path, capsys):

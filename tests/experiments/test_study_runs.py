@@ -22,7 +22,7 @@ from experiments.study.start import start
 from experiments.study.texts import held_out, split, training_rows
 from experiments.study.train import Curve, train
 from symnoise.core import InputError, sha256
-from symnoise.models import Example
+from symnoise.data import Example
 
 STUDIES = Path("experiments/configs/studies")
 WORDS = ("red", "blue", "green", "seven", "river", "stone", "quiet", "bright")
@@ -241,6 +241,9 @@ def test_scores_by_hand() -> None:
 def test_a_reply_is_held_against_the_one_to_the_same_prompt() -> None:
     turns = (("system", "s"), ("user", "hi"), ("assistant", "first"), ("user", "more"), ("assistant", "second"))
     assert first_turn(Example(turns, "", 1)) == {"prompt": "hi", "reference": "first"}
+    plain = (("prompt", "hi"), ("completion", " first"))
+    assert first_turn(Example(plain)) == {"prompt": "hi", "reference": " first"}
+    assert first_turn(Example(plain[1:])) == {"prompt": "", "reference": " first"}
 
 
 def test_arms_are_the_controls_of_a_fair_test() -> None:

@@ -103,7 +103,7 @@ def test_the_card_states_model_data_noise_seed_and_versions(whole, small):
 
 def test_held_out_loss_is_the_mean_over_tokens(whole, small):
     """Against sums over single rows, without padding."""
-    from symnoise.models import encode, load_data
+    from symnoise.data import encode, load_data
 
     loaded = load_model(whole)
     total = count = 0.0

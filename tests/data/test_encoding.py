@@ -5,11 +5,14 @@ The tiny tokenizer makes one token of each character and each mark, so the expec
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers.processors import TemplateProcessing
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from symnoise.core import InputError
-from symnoise.models.chat import IGNORED, encode, encode_row, usable
-from symnoise.models.data import Example
+from symnoise.data.encoding import IGNORED, encode, encode_row, usable
+from symnoise.data.example import Example, LeftOut, RowError
+from tests.data.marked import marked, stretches
 from tests.tiny import tiny, tiny_tokenizer
 
 ONE = Example((("user", "Hi"), ("assistant", "Hello")), row=3)
@@ -26,18 +29,6 @@ BELOW_WITH_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:"
 )
-
-
-def marked(batch, tokenizer, row=0):
-    """The real text of one row, with [ ] around each stretch that is scored."""
-    length = int(batch["attention_mask"][row].sum())
-    text, inside = "", False
-    for token, label in zip(batch["input_ids"][row, :length], batch["labels"][row, :length], strict=True):
-        assert label in (IGNORED, token)
-        text += "[" * bool(label != IGNORED and not inside) + "]" * bool(label == IGNORED and inside)
-        inside = bool(label != IGNORED)
-        text += tokenizer.convert_ids_to_tokens(int(token))
-    return text + "]" * inside
 
 
 @pytest.mark.parametrize(
@@ -97,6 +88,28 @@ def test_batch_is_right_padded_and_padding_is_never_scored(pad):
         assert set(batch["labels"][row, length:].tolist()) <= {IGNORED}
 
 
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        (Example((("completion", "Once"),), row=3), "row 3: an encoder-decoder needs a text to read"),
+        (
+            Example((("user", "Hi"), ("assistant", "")), extras=((1, '{"tool_calls": []}'),), row=3),
+            "row 3, turn 2: the Alpaca template has no tools",
+        ),
+    ],
+)
+def test_what_an_encoder_decoder_cannot_read(example, says):
+    with pytest.raises(InputError, match=says):
+        encode([example], tiny_tokenizer(), max_length=400, model=tiny("t5"))
+
+
+def test_an_encoder_decoder_reads_a_prompt_and_answers_with_its_completion():
+    tokenizer = tiny_tokenizer()
+    batch = encode([Example((("prompt", "Hi"), ("completion", "Yo")))], tokenizer, max_length=9, model=tiny("t5"))
+    assert tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()) == ["H", "i"]
+    assert tokenizer.convert_ids_to_tokens(batch["labels"][0].tolist()) == ["Y", "o", "</s>"]
+
+
 def test_encoder_decoder_reads_the_prompt_and_answers_the_last_reply():
     model, tokenizer = tiny("t5"), tiny_tokenizer()
     batch = encode([ONE, CONTEXT, TALK], tokenizer, max_length=400, model=model)
@@ -136,6 +149,39 @@ def test_smollm2(smollm2):
     assert torch.equal(shorter["labels"], batch["labels"][:, :60])
 
 
+@pytest.mark.parametrize("trim", [False, True])
+def test_tokens_of_white_space_have_their_place(trim):
+    """Byte-level tokenizers such as Llama 3's give white space no place in the text, or take it off a token's."""
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "</s>", "<user>", "<assistant>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    inner.train_from_iterator(["Well then.\n\nYes. \n\n  And   so on\n" * 20], trainer)
+    inner.post_processor = processors.ByteLevel(trim_offsets=trim)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>\n\n{{ m.content }}</s>\n{% endfor %}"
+    replies = ["Yes.\n\nAnd   so  \n", "  é, 🙂\n\n\n", "Well"]
+    turns = [turn for reply in replies for turn in (("user", " Yes. \n"), ("assistant", reply))]
+    row = encode_row(Example(tuple(turns)), tokenizer, max_length=500)
+    # Two newlines and a first blank may be one token, which is the reply's.
+    assert [tokenizer.decode(ids).lstrip() for ids in stretches(row)] == [reply.lstrip() + "</s>" for reply in replies]
+    assert tokenizer.decode(row["input_ids"]) == "".join(f"<{role}>\n\n{text}</s>\n" for role, text in turns)
+
+
+def test_a_tokenizer_without_offsets():
+    """ByT5's is written in Python; one token per byte, so that what is scored can be read off."""
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    row = encode_row(Example((("user", "Hé"), ("assistant", "Yö"), *ONE.messages)), tokenizer, max_length=500)
+    assert not tokenizer.is_fast
+    assert [tokenizer.decode(ids) for ids in stretches(row)] == ["Yö</s>", "Hello</s>"]
+
+
 @pytest.mark.parametrize("chat", [False, True])
 def test_truncation_keeps_the_beginning(chat):
     tokenizer = tiny_tokenizer(chat=chat)
@@ -151,7 +197,7 @@ def test_reply_that_is_cut_off_entirely_names_the_row_and_the_way_out(chat):
     tokenizer = tiny_tokenizer(chat=chat)
     first = encode_row(ONE, tokenizer, max_length=300)["labels"].index(tokenizer("H").input_ids[0])
     with pytest.raises(
-        InputError, match=rf"row 3: .* cut off entirely at {first}; .*max-length\) to {first + 1} or more"
+        InputError, match=rf"row 3: .* cut off entirely at {first} tokens; .*max-length\) to {first + 1} or more"
     ):
         encode([ONE], tokenizer, max_length=first)
     assert encode([ONE], tokenizer, max_length=first + 1)["labels"][0, first] != IGNORED
@@ -163,6 +209,9 @@ def test_usable_leaves_out_what_encode_refuses():
     assert usable([ONE, long, TALK], tokenizer, max_length=50) == [ONE, TALK]
     assert usable([ONE, long, TALK], tokenizer, max_length=200) == [ONE, long, TALK]
     assert usable([ONE, long, TALK], tokenizer, max_length=3) == []
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(InputError, match="row 3: the model's chat template does not take it: no system role"):
+        usable([ONE, TALK], tokenizer, max_length=200)
 
 
 def with_template(template):
@@ -186,15 +235,9 @@ def test_white_space_after_the_end_of_turn_mark_is_not_scored():
 @pytest.mark.parametrize(
     ("template", "example", "says"),
     [
-        (  # like Qwen3's: something in the last turn alone
-            MESSAGE
-            + "{% if loop.last %}!{% endif %}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
-            TALK,
-            "row 5: .* rewrites earlier turns",
-        ),
         ("{{ raise_exception('no system role') }}", TALK, "row 5: .* does not take it: no system role"),
         ("{% if %}", ONE, "row 3: .* does not take it"),
-        ("<user>", ONE, "row 3: no token of its reply can be scored"),
+        ("<user>", ONE, "row 3, turn 1: the model's chat template drops the text of a message from 'user'"),
     ],
 )
 def test_templates_that_cannot_be_followed(template, example, says):
@@ -202,12 +245,34 @@ def test_templates_that_cannot_be_followed(template, example, says):
         encode([example], with_template(template), max_length=200)
 
 
-def test_a_row_of_one_token_has_nothing_to_score():
-    tokenizer = with_template(
-        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{% endif %}{% endfor %}"
+def test_a_template_that_writes_something_into_the_last_turn_alone():
+    """Like Qwen3's."""
+    tokenizer = with_template(MESSAGE + "{% if loop.last %}!{% endif %}</s>{% endfor %}")
+    assert marked(encode([TALK], tokenizer, max_length=200), tokenizer).endswith(
+        "[Yo</s>]<user>And?</s><assistant>[Bye!</s>]"
     )
+
+
+def test_a_row_of_one_token_has_nothing_to_score():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
     with pytest.raises(InputError, match="row 3: no token of its reply can be scored"):
-        encode([Example((("user", "Hi"), ("assistant", "Y")), row=3)], tokenizer, max_length=200)
+        encode([Example((("completion", "Y"),), row=3)], tokenizer, max_length=200)
+
+
+def test_left_out_says_what_to_do_about_the_most_frequent_reason():
+    left_out = LeftOut()
+    for error in (RowError(1, "bad"), RowError(2, "long", advice="cut it"), RowError(3, "long", advice="cut it more")):
+        left_out.add(error)
+    assert str(left_out) == "2: long (the first: row 2); 1: bad (the first: row 1)"
+    assert left_out.why() == f"{left_out}; cut it" and len(left_out) == 3
+    with pytest.raises(RowError, match="row 4: bad; leave it out"):
+        LeftOut(strict=True).add(RowError(4, "bad"))
+
+
+def test_what_is_no_example():
+    with pytest.raises(InputError, match="takes examples, such as those of load_data; got str"):
+        encode(iter(["text"]), tiny_tokenizer(), max_length=200)
 
 
 @pytest.mark.parametrize("max_length", [-1, 0, 1])
@@ -223,7 +288,7 @@ def test_no_examples():
 
 def test_model_with_too_few_positions_or_another_vocabulary():
     tokenizer, model = tiny_tokenizer(), tiny("gpt2")
-    with pytest.raises(InputError, match=r"row 3 has .* tokens but the model room for 128"):
+    with pytest.raises(InputError, match="row 3: it has more tokens than the 128 that the model has room for"):
         encode([ONE], tokenizer, max_length=300, model=model)
     model.resize_token_embeddings(20)
     with pytest.raises(InputError, match="not in the model's embedding table"):

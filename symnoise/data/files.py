@@ -1,0 +1,151 @@
+"""Rows of files, one at a time: .json, .jsonl, .csv, .txt, each also as .gz, and .parquet."""
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from symnoise.core import InputError, reason
+from symnoise.data.example import RowError
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
+# A number and a row, or what is wrong with the row of that number.
+Rows = Iterator[tuple[int, Any]]
+_CHUNK = 1 << 16
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# json reports a literal or an escape that the end of the text cuts off at most this far before the end.
+_MARGIN = 16
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a file of that name is read here."""
+    return name.removesuffix(".gz").endswith(SUFFIXES)
+
+
+def file_rows(path: Path) -> Rows:
+    """The rows of a file, read as they are asked for: ten rows of a million cost ten.
+
+    A .json file is a list of rows or JSON lines, which are numbered by their line. A .csv file has its column names in
+    the first line. Each line of a .txt file that is not blank is a row with the key `text`.
+
+    A line that is not JSON comes as a `RowError` in the row's place. Raises `InputError` where the file cannot be read.
+    """
+    if not is_data_file(path.name):
+        raise InputError(f"{path} ends in {path.suffix or 'nothing'}: give a {', '.join(SUFFIXES)} file, or .gz of one")
+    try:
+        if path.suffix == ".parquet":
+            yield from enumerate(_parquet(path), 1)
+            return
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            if file.read(2) in _UTF_16:
+                raise InputError(f"{path} is UTF-16: convert it to UTF-8, as with iconv -f UTF-16 -t UTF-8")
+        # Bytes that are not UTF-8 become lone surrogates, which are refused where they are in a text that counts.
+        how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+        with gzip.open(path, **how) if path.suffix == ".gz" else path.open(**how) as text:
+            yield from _READERS[Path(path.name.removesuffix(".gz")).suffix](text)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        csv.Error,
+    ) as error:  # ValueError: not parquet; EOFError: cut off
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot read {path}: {reason(error)}") from error
+
+
+def checked_rows(path: Path) -> Rows:
+    """`file_rows` of a file that must be whole: `InputError` at the first row that cannot be read."""
+    for number, row in file_rows(path):
+        if isinstance(row, RowError):
+            raise InputError(f"{path}, {row}") from row
+        yield number, row
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+
+
+def _csv(file: TextIOWrapper) -> Rows:
+    csv.field_size_limit(sys.maxsize)  # a conversation is longer than csv's 128 KiB
+    for number, row in enumerate(csv.DictReader(file), 1):
+        if None in row or None in row.values():
+            fields = len(row) - (None in row)
+            yield number, RowError(number, f"it has another number of fields than the {fields} of the first line")
+        else:
+            yield number, {key: text or None for key, text in row.items()}
+
+
+def _txt(file: TextIOWrapper) -> Rows:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield number, {"text": line.rstrip("\r\n")}
+
+
+def _json(file: TextIOWrapper) -> Rows:
+    start = file.read(_CHUNK)
+    while start and not start.strip():
+        start = file.read(_CHUNK)
+    file.seek(0)
+    yield from _array(file) if start.lstrip().startswith("[") else _lines(file)
+
+
+def _lines(file: TextIOWrapper) -> Rows:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield number, _parsed(line, number)
+
+
+def _parsed(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # a number or a nesting may be too large for Python
+        return RowError(number, "its line is not JSON", advice=reason(error))
+
+
+def _array(file: TextIOWrapper) -> Rows:
+    """The items of a JSON list, decoded one by one.
+
+    Where one is not JSON nothing after it can be read, and of a file that was cut off the last is half an item: that
+    comes as the last row.
+    """
+    decoder, text, number, ended = json.JSONDecoder(), file.read(_CHUNK).lstrip()[1:], 0, False
+    while True:
+        text = text.lstrip()
+        try:
+            if text.startswith("]"):
+                return
+            item, end = decoder.raw_decode(text)
+            rest = text[end:].lstrip()
+            if rest[:1] not in (",", "]"):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+        except (ValueError, RecursionError) as error:  # as above
+            cut = isinstance(error, json.JSONDecodeError) and _is_cut(error, text, 0 if ended else _MARGIN)
+            if cut and not ended:  # twice as much, so that a long item is not tried again and again
+                more = file.read(max(_CHUNK, len(text)))
+                text, ended = text + more, not more
+                continue
+            fault = "the file is cut off in it" if cut else "it is not JSON, so that no row after it can be read"
+            yield number + 1, RowError(number + 1, fault, advice=reason(error))
+            return
+        number += 1
+        yield number, item
+        text = rest[1:] if rest[0] == "," else rest
+
+
+def _is_cut(error: json.JSONDecodeError, text: str, margin: int) -> bool:
+    """Whether it is the end of the text that is at fault."""
+    return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - margin
+
+
+_READERS = {".json": _json, ".jsonl": _lines, ".csv": _csv, ".txt": _txt}

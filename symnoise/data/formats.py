@@ -1,0 +1,256 @@
+"""Rows as examples: every form of row that published data sets have, recognised by its keys."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from symnoise.data.example import Example, RowError, is_text, without_nulls
+
+Row = dict[str, Any]
+
+_ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bing", "bard", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function", "function_response"), "tool"),
+}
+# What marks a reply as context only where it is false or 0, in the formats of OpenAI, Mistral, axolotl and ms-swift.
+_WEIGHTS = ("weight", "train", "training", "loss")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+class _FaultError(ValueError):
+    """What is wrong with a row, and with which turn."""
+
+    def __init__(self, reason: str, turn: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.turn = reason, turn
+
+
+@dataclass
+class _Turn:
+    role: str
+    text: str
+    number: int
+    key: str = "content"
+    scored: bool = True
+    extra: Row = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is said; a tool may answer with nothing, and a call needs no text."""
+        return self.role != "tool" and not self.text and not self.extra
+
+
+def example_of(row: Any, number: int) -> tuple[str, Example]:
+    """(form, example) of one row. Raises `RowError`, naming row, turn and key."""
+    try:
+        if not isinstance(row, dict):
+            raise _FaultError(f"it is not an object but {type(row).__name__}")
+        given = without_nulls(row)
+        # A table may have the columns of several forms.
+        form = next((form for there in (given, row) for form, (key, _) in _FORMS.items() if key in there), None)
+        if form is None:
+            keys = ", ".join(sorted(map(str, given))) or "nothing"
+            raise _FaultError(f"it is in no form known here, since it has {keys}; known are {', '.join(FORMS)}")
+        return form, _FORMS[form][1](given, number)
+    except _FaultError as fault:
+        raise RowError(number, fault.reason, turn=fault.turn) from fault
+
+
+def _from_messages(key: str, row: Row, number: int) -> Example:
+    return _conversation(_turns(row, key), row, number)
+
+
+def _from_prompt(row: Row, number: int) -> Example:
+    """TRL's prompt and completion: both plain text, or both lists of messages."""
+    kinds = [type(row.get(key, "")) for key in ("prompt", "completion")]
+    if list in kinds:
+        if kinds != [list, list]:
+            raise _FaultError("of its 'prompt' and 'completion' one is a list and one is text")
+        before, after = _turns(row, "prompt"), _turns(row, "completion")
+        for turn in before:
+            turn.scored = False
+        for turn in after:
+            turn.number += len(before)
+        return _conversation(before + after, row, number)
+    prompt, completion = _text(row, "prompt", optional=True), _text(row, "completion")
+    return Example((*((("prompt", prompt),) if prompt else ()), ("completion", completion)), row=number)
+
+
+def _from_instruction(row: Row, number: int) -> Example:
+    """Alpaca, with `system` and `history` where it has them, and Dolly."""
+    reply, more = ("response", "context") if "response" in row and "output" not in row else ("output", "input")
+    turns = [_Turn("system", system, 1)] if (system := _text(row, "system", optional=True)) else []
+    for pair in row.get("history") or []:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) and text for text in pair)):
+            raise _FaultError("its 'history' is not a list of pairs of texts")
+        turns += [_Turn(role, text, 1) for role, text in zip(("user", "assistant"), pair, strict=True)]
+    turns += [_Turn("user", _text(row, "instruction"), 1), _Turn("assistant", _text(row, reply), 1)]
+    return Example(tuple((t.role, t.text) for t in turns), _text(row, more, optional=True), number)
+
+
+def _from_text(row: Row, number: int) -> Example:
+    return Example((("completion", _text(row, "text")),), row=number)
+
+
+# The forms, with the key that each is recognised by, and what reads it; the first whose key is there counts.
+_FORMS: dict[str, tuple[str, Callable[[Row, int], Example]]] = {
+    "messages": ("messages", partial(_from_messages, "messages")),
+    "ShareGPT": ("conversations", partial(_from_messages, "conversations")),
+    "prompt-completion": ("completion", _from_prompt),
+    "Alpaca": ("instruction", _from_instruction),
+    "text": ("text", _from_text),
+}
+FORMS = tuple(_FORMS)
+
+
+def _turns(row: Row, key: str) -> list[_Turn]:
+    given = _parsed(row.get(key))
+    if isinstance(given, dict) and all(isinstance(column, list) for column in given.values()):  # a table, by columns
+        given = [dict(zip(given, item, strict=False)) for item in zip(*given.values(), strict=False)]
+    if not isinstance(given, list):
+        raise _FaultError(f"its {key!r} is not a list of messages" if key in row else f"its {key!r} is missing")
+    return [_turn(item, number) for number, item in enumerate(given, 1)]
+
+
+def _turn(item: Any, number: int) -> _Turn:
+    try:
+        if not isinstance(item, dict):
+            raise _FaultError(f"it is not an object but {type(item).__name__}")
+        said = item.get("role", item.get("from"))
+        role = _ROLES.get(str(said).lower())
+        if role is None:
+            raise _FaultError(f"it is from {said!r}; known are {', '.join(_ROLES)}")
+        extra = _extra(item, role)
+        key = next(
+            (name for name in ("content", "value", "text") if name in item), "value" if "from" in item else "content"
+        )
+        call = _call(item.get(key)) if str(said).lower() == "function_call" else None
+        if call:
+            return _Turn(role, "", number, key, _scored(item), {"tool_calls": call})
+        text = _text(item, key, optional=bool(extra), may_be_empty=True)
+        return _Turn(role, text, number, key, _scored(item), extra)
+    except _FaultError as fault:
+        raise _FaultError(fault.reason, number) from fault
+
+
+def _extra(item: Row, role: str) -> Row:
+    """What the chat template gets besides role and content."""
+    if role == "tool":
+        return {key: item[key] for key in ("name", "tool_call_id") if isinstance(item.get(key), str)}
+    if role != "assistant":
+        return {}
+    extra: Row = {}
+    if calls := item.get("tool_calls") or ([item["function_call"]] if item.get("function_call") else []):
+        extra["tool_calls"] = _calls(calls)
+        if extra["tool_calls"] is None:
+            raise _FaultError("its 'tool_calls' is not a list of calls, each with a name")
+    for key in _REASONING:
+        if isinstance(item.get(key), str) and item[key].strip():
+            return extra | {"reasoning_content": _text(item, key)}
+    return extra
+
+
+def _call(value: Any) -> list[Row] | None:
+    """ShareGPT's `function_call`: a call, or a list of them, written as JSON; None where it is something else."""
+    found = _parsed(value)
+    return _calls(found if isinstance(found, list) else [found])
+
+
+def _calls(given: Any) -> list[Row] | None:
+    """Calls as chat templates take them; None where one of them is none."""
+    found = _parsed(given)
+    calls = [_function_call(call) for call in found] if isinstance(found, list) else []
+    return [call for call in calls if call] if calls and all(calls) else None
+
+
+def _function_call(call: Any) -> Row | None:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not (isinstance(function, dict) and isinstance(function.get("name"), str) and function["name"]):
+        return None
+    arguments = _parsed(function.get("arguments", function.get("parameters", {})))
+    made = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return {"id": call["id"], **made} if isinstance(call.get("id"), str) else made
+
+
+def _parsed(value: Any) -> Any:
+    """JSON within text, as in a .csv file and where tables hold nested values; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return without_nulls(json.loads(value))
+        except ValueError:
+            return value
+    return value
+
+
+def _scored(item: Row) -> bool:
+    for key in _WEIGHTS:
+        value = item.get(key, 1)
+        if value not in (0, 1):
+            raise _FaultError(f"its {key!r} is {value!r}; known are 0 and 1, or false and true")
+        if not value:
+            return False
+    return True
+
+
+def _conversation(turns: list[_Turn], row: Row, number: int) -> Example:
+    """The turns up to the last reply that counts, from the first of a user on and before the first empty one."""
+    if not turns:
+        raise _FaultError("its conversation is empty")
+    turns = [turn for turn in turns if not (turn.role == "system" and turn.empty)]
+    end = next((i for i, turn in enumerate(turns) if turn.empty), len(turns))
+    first = next((i for i, turn in enumerate(turns[:end]) if turn.role == "user"), end)
+    # What a model says before it is asked answers nothing.
+    kept = [turn for i, turn in enumerate(turns[:end]) if i >= first or turn.role == "system"]
+    last = max((i for i, turn in enumerate(kept) if turn.role == "assistant" and turn.scored), default=None)
+    if last is None:
+        if end < len(turns):
+            raise _FaultError(f"its {turns[end].key!r} is empty", turns[end].number)
+        if not any(turn.role == "assistant" for turn in turns):
+            raise _FaultError("it has no reply, that is, no message of an assistant")
+        if not any(turn.role == "assistant" for turn in kept):
+            raise _FaultError("it has no reply after a message of a user")
+        raise _FaultError(f"none of its replies is to be scored, by {' or '.join(map(repr, _WEIGHTS))} or as a prompt")
+    kept = kept[: last + 1]
+    tools = _parsed(row.get("tools"))
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise _FaultError("its 'tools' is not a list of objects")
+    return Example(
+        tuple((turn.role, turn.text) for turn in kept),
+        row=number,
+        unscored=tuple(i for i, turn in enumerate(kept) if turn.role == "assistant" and not turn.scored),
+        extras=tuple((i, json.dumps(turn.extra)) for i, turn in enumerate(kept) if turn.extra),
+        tools=json.dumps(tools) if tools else "",
+    )
+
+
+def _text(item: Row, key: str, *, optional: bool = False, may_be_empty: bool = False) -> str:
+    """The text at `key`; "" where it is blank or, if `optional`, missing."""
+    text = item.get(key)
+    if text is None:
+        if optional:
+            return ""
+        raise _FaultError(f"its {key!r} is missing")
+    if isinstance(text, list):
+        text = "".join(_part(part, key) for part in text)
+    if not isinstance(text, str):
+        raise _FaultError(f"its {key!r} is not text but {type(text).__name__}")
+    if not is_text(text):
+        raise _FaultError(f"its {key!r} has a lone surrogate or bytes that are not UTF-8, which no tokenizer reads")
+    if not text.strip():
+        if not (optional or may_be_empty):
+            raise _FaultError(f"its {key!r} is empty")
+        return ""
+    return text
+
+
+def _part(part: Any, key: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise _FaultError(f"its {key!r} has a part of type {kind!r}, and only text is read here")

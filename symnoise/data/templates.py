@@ -1,0 +1,179 @@
+"""Chat templates: a conversation as the text that a model reads, and where each reply stands in it.
+
+Templates rewrite what they are given: they trim, drop the reasoning of earlier turns, write `<think></think>` before a
+reply, fold the system message into the first turn. So a reply is not found by rendering the conversation up to it, but
+in the whole.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from symnoise.core import InputError
+from symnoise.data.example import Example
+from symnoise.data.rendering import Place, Rendering, Spans, kind, owner
+
+_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
+_OPEN_THOUGHT = re.compile(r"<think>\s*$")
+_INJECTED = re.compile(r"\s*<think>\s*</think>\s*")
+_WORD = re.compile(r"\s*\S+(?=\s)")
+_BEGUN_WORD = re.compile(r"\s+\S*$")
+
+
+def set_chat_template(tokenizer: Any, path: str | Path) -> None:
+    """Give `tokenizer` the Jinja template in the file at `path`; `InputError` where that is none."""
+    import jinja2
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        template = Path(path).expanduser().read_text(encoding="utf-8")
+        _compile_jinja_template(template)
+    except OSError as error:
+        raise InputError(f"cannot read the chat template {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the chat template {path} is not UTF-8 text") from error
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(f"the chat template {path}, line {error.lineno}: {error.message}") from error
+    if not template.strip():
+        raise InputError(f"the chat template {path} is empty")
+    tokenizer.chat_template = template
+
+
+def render(example: Example, tokenizer: Any) -> tuple[str, Spans]:
+    """The text, and where each reply that counts stands in it, with its end-of-turn mark.
+
+    A `{% generation %}` block that a reply stands in says where its turn ends, and a reply outside of every block
+    does not count. Else the turn ends with the template's end mark; where it has none, with the special token that
+    begins the next turn, which is what the model must say to end its own. White space after the mark is not the
+    reply's, nor is a `<think></think>` that the template writes of its own.
+
+    Raises `RowError` where the template does not take the conversation, or drops a text of it.
+    """
+    whole = Rendering(example, tokenizer)
+    text, blocks = whole.text_and_blocks()
+    places = whole.places(text)
+    replies: Spans = []
+    for i, (role, _) in enumerate(example.messages):
+        if role == "assistant" and i not in example.unscored:
+            for run in _runs(places, i):
+                start, said, mark = _Part(whole, text, places, run).found()
+                end = _end_of_block(blocks, text, said) if whole.marks_replies else said + len(mark)
+                if end is not None:
+                    replies.append((start, end))
+                    # The last mark may be the one that the next turn would begin with.
+                    text += mark[max(0, len(text) - said) :] if end > len(text) else ""
+    return text, replies
+
+
+class _Part:
+    """One reply in the rendered text, or one part of it where a template writes tools' answers between its parts."""
+
+    def __init__(self, whole: Rendering, text: str, places: list[Place], run: list[int]) -> None:
+        self.whole, self.text = whole, text
+        self.i = owner(places[run[0]][0])
+        self.keys = [places[k][0] for k in run]
+        self.start, self.end = places[run[0]][1], places[run[-1]][2]
+        self.before = places[run[0] - 1][2] if run[0] else 0
+        following = next((start for key, start, _ in places[run[-1] + 1 :] if owner(key) != self.i), None)
+        self.final = following is None
+        self.after = len(text) if following is None else following
+
+    def found(self) -> tuple[int, int, str]:
+        """Where it begins, where it ends, and the end-of-turn mark, which follows."""
+        calls = any(kind(key) == "N" for key in self.keys)
+        start = self._start_of_call() if kind(self.keys[0]) == "N" else self._start_of_text()
+        end, mark = (
+            self._end_of_calls() if calls else (self.end, self._mark_in(self.text[self.end : self.after], self.final))
+        )
+        return start, end, mark
+
+    def _start_of_text(self) -> int:
+        """Where the text begins, or the tag before the thinking that is the reply's own."""
+        thought = self.whole.thought(self.i)
+        if kind(self.keys[0]) == "R":
+            match = _OPEN_THOUGHT.search(self.text, self.before, self.start)
+        elif thought and not thought[1].strip():
+            match = _EMPTY_THOUGHT.search(self.text, self.before, self.start)
+        else:
+            match = None
+        return match.start() if match else self.start
+
+    def _start_of_call(self) -> int:
+        """Calls begin where the template writes something else than before a text."""
+        found = self.whole.without_calls(self.i)
+        before, written = _EMPTY_THOUGHT.sub("", found[0]) if found else "", self.text[self.before : self.start]
+        if not written.startswith(before):
+            before = before[: _common(before, written)]
+            for match in self.whole.special.finditer(written):  # no token is cut in two, and no word
+                if match.start() < len(before) < match.end():
+                    before = before[: match.start()]
+            if not self.text[self.before + len(before)].isspace():
+                before = _BEGUN_WORD.sub("", before)
+        thought = _INJECTED.match(written, len(before))
+        return self.before + (thought.end() if thought else len(before))
+
+    def _end_of_calls(self) -> tuple[int, str]:
+        at = self.end
+        arguments = self.whole.extras[self.i]["tool_calls"][-1]["function"]["arguments"]
+        whole = json.dumps(arguments, ensure_ascii=False)
+        inside = (
+            list(arguments.values())
+            if isinstance(arguments, dict) and whole not in self.text[at : self.after]
+            else [arguments]
+        )
+        for value in inside:
+            word = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            found = self.text.find(word, at, self.after)
+            at = found + len(word) if found >= 0 else at
+        if sibling := self.whole.without_calls(self.i):
+            mark = self._mark_in(sibling[1], sibling[2])
+            found = self.text.find(mark, at, self.after) if mark else -1
+            if found >= 0:
+                return found, mark
+        match = self.whole.special.search(self.text, at, self.after)
+        return (match.start(), match.group()) if match else (self.after, "")
+
+    def _mark_in(self, after: str, final: bool) -> str:
+        """The end-of-turn mark in what follows a reply, up to the next text."""
+        mark = self.whole.tail.rstrip() or self.whole.tail
+        if final and after:
+            return after.rstrip() or after
+        if mark and after.startswith(mark):
+            return mark
+        match = self.whole.special.match(self.whole.next_turn if final else after)
+        # Or a word that ends the last turn too, before what is written at the very end.
+        match = match or _WORD.match(after[: _common(after, mark)])
+        return match.group() if match else ""
+
+
+def _runs(places: list[Place], i: int) -> Iterator[list[int]]:
+    """The places of message i in unbroken runs; a tool's name may come again in its answer, which is no call."""
+    seen: set[str] = set()
+    run: list[int] = []
+    for k, (key, _, _) in enumerate(places):
+        if owner(key) == i and key not in seen:
+            seen.add(key)
+            run.append(k)
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _common(one: str, other: str) -> int:
+    """Length of the common beginning."""
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _end_of_block(blocks: Spans, text: str, at: int) -> int | None:
+    """The end of the block, or of the row of blocks, that a reply whose words end at `at` stands in.
+
+    White space at the end is the reply's only where there is nothing else.
+    """
+    end = next((b for a, b in blocks if a < at <= b), None)
+    while end is not None and (more := next((b for a, b in blocks if a == end and b > a), None)):
+        end = more
+    return end if end is None or not text[at:end].strip() else len(text[:end].rstrip())
