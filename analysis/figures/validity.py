@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from analysis.intervals import PERCENT
 from analysis.numbers import number
 from analysis.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
+from symnoise.curvature import SmoothedCurvature
+from symnoise.theory import check_validity
 
 TITLE = "How far the Hessian speaks for the noise"
 TABLES, STAGES = ("validity", "validity by example"), ("validity",)
@@ -37,6 +39,12 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         parts.append(own.assign(quantity=quantity))
     columns = ["where", "quantity", "example", "alpha", "sigma", "value", "low", "high", "these_low", "these_high"]
     return pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True).reindex(columns=columns)
+
+
+def measured(smoothed: SmoothedCurvature, alphas: list[float], where: str) -> dict[str, pd.DataFrame]:
+    """The tables of a measurement that is at hand."""
+    found = check_validity(smoothed, alphas, where=where, training=TRAINING)
+    return {name: pd.DataFrame(records) for name, records in found.tables.items()}
 
 
 def pooled(data: pd.DataFrame, quantity: str) -> pd.DataFrame:
