@@ -91,7 +91,7 @@ def draw(data: pd.DataFrame) -> Figure:
     left.set_ylabel("left of the second order")
     left.set_title("a  Two answers")
     left.annotate(
-        "±10 %", (0, 1.1), (3, 1), xycoords=("axes fraction", "data"), textcoords="offset points", va="bottom"
+        "±10 %", (0, 0.9), (3, -1), xycoords=("axes fraction", "data"), textcoords="offset points", va="top"
     )
     used = [a for a in TRAINING if a in alphas]
     for alpha in used:
@@ -158,7 +158,7 @@ def _scatter(ax: Axes, data: pd.DataFrame, where: str, alpha: float) -> None:
     ax.set_xlabel("x = ½σ²zᵀHz, mean over draws (nats)")
     ax.set_ylabel("y = pairs’ excess, mean over draws (nats)")
     ax.set_title(f"b  Each text, α = {alpha:g}")
-    ax.annotate("y = x", (0.97 * reach, 0.97 * reach), (-14, -3), textcoords="offset points", color=FAINT, ha="right")
+    ax.annotate("y = x", (0.97 * reach, 0.97 * reach), (-16, -9), textcoords="offset points", color=FAINT, ha="right")
     place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "left", "va": "top"}
     ax.annotate("line: slope", (0.04, 0.97), color=INKS["T"], **place)
     ax.annotate("diamond: means, their ratio R", (0.04, 0.91), color=INKS["R"], **place)

@@ -14,7 +14,7 @@ import pytest
 from analysis import style
 from analysis.figures import FIGURES, curvature, layers, training
 from analysis.figures.validity import radius
-from analysis.ledger import by_subject, headline
+from analysis.ledger import by_subject, headline, note
 from analysis.numbers import measurement, number, seconds
 from analysis.paper import sentences
 from analysis.paper.landed import read_landed
@@ -317,6 +317,11 @@ def test_the_reason_for_n3_names_where_its_premise_holds():
     broken, control = reasons(rows, {})["N3"]
     assert REAL in broken and "tiny" not in broken
     assert control == "Where the premise holds (tiny, of X/‖X‖), the identity: holds."
+
+
+def test_an_unbounded_ratio_says_why_it_is_undecided():
+    one = row("V1", "undecided", key="ratio-of-means.alpha=5", subject="model", low=None, high=None, n=48)
+    assert note(one).startswith("unbounded: the mean of the second order may be 0")
 
 
 def test_words_select_nothing():
