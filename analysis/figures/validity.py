@@ -90,9 +90,7 @@ def draw(data: pd.DataFrame) -> Figure:
     left.set_ylim(*limits)
     left.set_ylabel("left of the second order")
     left.set_title("a  Two answers")
-    left.annotate(
-        "±10 %", (0, 0.9), (3, -1), xycoords=("axes fraction", "data"), textcoords="offset points", va="top"
-    )
+    left.annotate("±10 %", (0, 0.9), (3, -1), xycoords=("axes fraction", "data"), textcoords="offset points", va="top")
     used = [a for a in TRAINING if a in alphas]
     for alpha in used:
         left.axvline(alpha, color=FAINT, lw=0.7, ls=(0, (1, 1.5)), zorder=0)
@@ -184,7 +182,7 @@ def caption(data: pd.DataFrame) -> str:
         f"A pair’s excess y against its second order x = ½σ²zᵀHz, over {examples} texts. Black: Σxy/Σx², how much of "
         "large curvature is left at this σ. Blue: Σy/Σx, how much of the mean, which is what training averages. They "
         f"answer different questions. {shown}. Bars are {PERCENT} intervals for texts like these"
-        + (f"; {open_} are unbounded, since Σx may be 0, and not drawn" if open_ else "")
+        + (f"; {open_} {'is' if open_ == 1 else 'are'} unbounded, since Σx may be 0, and not drawn" if open_ else "")
         + ". (a) Against α (mean σ above); grey: the slope of each text, cut off at the frame; band: 1 ± 10 %; dotted: "
         f"the α that NEFTune trains with. |slope − 1| {said} (linear between the measured α). "
         f"(b) Each text’s means at α = {shown_alpha(data):g}, on axes that are linear near 0 and logarithmic beyond."

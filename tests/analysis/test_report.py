@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis import style
-from analysis.figures import FIGURES, curvature, layers, training
+from analysis.figures import FIGURES, curvature, layers, training, validity
 from analysis.figures.validity import radius
 from analysis.ledger import by_subject, headline, note
 from analysis.numbers import measurement, number, seconds
@@ -353,6 +353,27 @@ def test_words_select_nothing():
 def test_radius_is_interpolated_and_may_never_be_reached():
     assert radius(pd.DataFrame({"alpha": [1.0, 2.0], "T": [1.2, 1.0]})) == pytest.approx(0.5)  # from T = 1 at α = 0
     assert math.isnan(radius(pd.DataFrame({"alpha": [1.0, 2.0], "T": [1.02, 0.95]})))
+
+
+def test_a_second_text_has_curves_of_its_own():
+    one = tables(made_up())
+    other = {name: one[name].assign(where="toy on alpaca.json") for name in ("validity", "validity by example")}
+    data = validity.frame({name: pd.concat([one[name], other[name]]) for name in other})
+    left, _, *_ = validity.draw(data).axes
+    labels = [text.get_text() for text in left.texts]
+    assert labels.count("slope Σxy/Σx²") == 1 and "slope Σxy/Σx², alpaca.json" in labels
+    assert validity.caption(data) == validity.caption(validity.frame(one))  # it speaks of the first
+    assert list(validity.pooled(data, "T")["where"].unique()) == [REAL]
+
+
+def test_intervals_are_of_the_pooled_numbers_alone():
+    """No bar of a single text: they used to span the panel. The unbounded ratio has a point and no bar."""
+    data = validity.frame(tables(made_up()))
+    left = validity.draw(data).axes[0]
+    bars = [container for container in left.containers if container.has_yerr]
+    assert len(bars) == 2 * len(ALPHAS) - 1
+    assert data[data.example.notna()].low.isna().all()
+    assert "1 is unbounded" in validity.caption(data)
 
 
 def test_one_seed_and_one_probe_draw_without_an_interval_and_say_so(page):
