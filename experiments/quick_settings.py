@@ -11,7 +11,7 @@ from symnoise.noise import NAMES
 
 CONFIG = Path(__file__).parent / "configs" / "quick.yaml"
 # The least that each count makes sense with; every other count must be at least 1.
-_LEAST = {"draws": 2, "coupled_draws": 2, "split_draws": 2, "diagonal_probes": 3, "probes": 2, "seed": 0}
+_LEAST = {"draws": 4, "coupled_draws": 2, "split_draws": 2, "diagonal_probes": 3, "probes": 2, "seed": 0}
 
 
 def read_settings(

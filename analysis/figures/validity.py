@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from analysis.intervals import PERCENT
 from analysis.numbers import number
 from analysis.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
+from symnoise.curvature import SmoothedCurvature
+from symnoise.theory import check_validity
 
 TITLE = "How far the Hessian speaks for the noise"
 TABLES, STAGES = ("validity", "validity by example"), ("validity",)
@@ -37,6 +39,12 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         parts.append(own.assign(quantity=quantity))
     columns = ["where", "quantity", "example", "alpha", "sigma", "value", "low", "high", "these_low", "these_high"]
     return pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True).reindex(columns=columns)
+
+
+def measured(smoothed: SmoothedCurvature, alphas: list[float], where: str) -> dict[str, pd.DataFrame]:
+    """The tables of a measurement that is at hand."""
+    found = check_validity(smoothed, alphas, where=where, training=TRAINING)
+    return {name: pd.DataFrame(records) for name, records in found.tables.items()}
 
 
 def pooled(data: pd.DataFrame, quantity: str) -> pd.DataFrame:
@@ -82,9 +90,7 @@ def draw(data: pd.DataFrame) -> Figure:
     left.set_ylim(*limits)
     left.set_ylabel("left of the second order")
     left.set_title("a  Two answers")
-    left.annotate(
-        "±10 %", (0, 1.1), (3, 1), xycoords=("axes fraction", "data"), textcoords="offset points", va="bottom"
-    )
+    left.annotate("±10 %", (0, 0.9), (3, -1), xycoords=("axes fraction", "data"), textcoords="offset points", va="top")
     used = [a for a in TRAINING if a in alphas]
     for alpha in used:
         left.axvline(alpha, color=FAINT, lw=0.7, ls=(0, (1, 1.5)), zorder=0)
@@ -150,7 +156,7 @@ def _scatter(ax: Axes, data: pd.DataFrame, where: str, alpha: float) -> None:
     ax.set_xlabel("x = ½σ²zᵀHz, mean over draws (nats)")
     ax.set_ylabel("y = pairs’ excess, mean over draws (nats)")
     ax.set_title(f"b  Each text, α = {alpha:g}")
-    ax.annotate("y = x", (0.97 * reach, 0.97 * reach), (-14, -3), textcoords="offset points", color=FAINT, ha="right")
+    ax.annotate("y = x", (0.97 * reach, 0.97 * reach), (-16, -9), textcoords="offset points", color=FAINT, ha="right")
     place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "left", "va": "top"}
     ax.annotate("line: slope", (0.04, 0.97), color=INKS["T"], **place)
     ax.annotate("diamond: means, their ratio R", (0.04, 0.91), color=INKS["R"], **place)
@@ -176,7 +182,7 @@ def caption(data: pd.DataFrame) -> str:
         f"A pair’s excess y against its second order x = ½σ²zᵀHz, over {examples} texts. Black: Σxy/Σx², how much of "
         "large curvature is left at this σ. Blue: Σy/Σx, how much of the mean, which is what training averages. They "
         f"answer different questions. {shown}. Bars are {PERCENT} intervals for texts like these"
-        + (f"; {open_} are unbounded, since Σx may be 0, and not drawn" if open_ else "")
+        + (f"; {open_} {'is' if open_ == 1 else 'are'} unbounded, since Σx may be 0, and not drawn" if open_ else "")
         + ". (a) Against α (mean σ above); grey: the slope of each text, cut off at the frame; band: 1 ± 10 %; dotted: "
         f"the α that NEFTune trains with. |slope − 1| {said} (linear between the measured α). "
         f"(b) Each text’s means at α = {shown_alpha(data):g}, on axes that are linear near 0 and logarithmic beyond."

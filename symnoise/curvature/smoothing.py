@@ -15,6 +15,8 @@ from symnoise.curvature.products import HessianProducts, differentiable, inner
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
 
+SECOND_ORDER = 1 / 2  # of Taylor's expansion: ½εᵀHε
+
 
 @dataclass(frozen=True)
 class SmoothedCurvature:
@@ -45,7 +47,7 @@ class SmoothedCurvature:
     @property
     def second_order(self) -> Float[Tensor, "sigma draw batch"]:
         """½εᵀHε of each draw, ε = σz: what `pair` is to second order."""
-        return self.sigmas[:, None] ** 2 / 2 * self.forms
+        return SECOND_ORDER * self.sigmas[:, None] ** 2 * self.forms
 
     @staticmethod
     def joined(parts: Sequence["SmoothedCurvature"]) -> "SmoothedCurvature":
@@ -101,7 +103,7 @@ def smoothed_curvature(
             pair.append(sides.mean(1) - base)
             odd.append((sides[:, 0] - sides[:, 1]) / 2)
     pair_, odd_ = torch.stack(pair, 1), torch.stack(odd, 1)
-    below, rounding = forms[:, None] * sigmas**2 / 2, _rounding(base, X.dtype)
+    below, rounding = SECOND_ORDER * sigmas**2 * forms[:, None], _rounding(base, X.dtype)
     C = Estimate.from_draws((2 * pair_ / sigmas[:, None] ** 2).transpose(0, 1), method="pairs")
     return SmoothedCurvature(
         sigmas=sigmas,

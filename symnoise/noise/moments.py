@@ -10,6 +10,9 @@ from torch import Tensor
 from symnoise.core import Mask, lengths
 from symnoise.noise.laws import Law
 
+LEAST_KURTOSIS = 1  # that of a coordinate whose square is constant: E u⁴ ≥ (E u²)²
+DEFICIT = 1 / 8  # of E√S where S has mean m: √m (1 − Var S/8m²)
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -38,10 +41,10 @@ def closed_form_moments(law: Law, scale: float, n: int) -> Moments:
     elif law.name == "rademacher":
         mean_norm = scale * math.sqrt(n)
     else:
-        mean_norm = scale * math.sqrt(n * v) * (1 - (kappa - 1) / (8 * n))
+        mean_norm = scale * math.sqrt(n * v) * (1 - DEFICIT * (kappa - LEAST_KURTOSIS) / n)
     return Moments(
         mean_square_norm=n * scale**2 * v,
-        var_square_norm=n * scale**4 * v**2 * (kappa - 1),
+        var_square_norm=n * scale**4 * v**2 * (kappa - LEAST_KURTOSIS),
         mean_norm=mean_norm,
         variance=scale**2 * v,
         kurtosis=kappa,

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from symnoise.core import Mask, lengths
 from symnoise.noise import Noise, law
+from symnoise.noise.moments import LEAST_KURTOSIS
+
+CROSS = 4  # Var(2X·ε) = 4σ²‖X‖²
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ def expected_square_norm(
     variance = noise.sigma(length, dim).to(embeddings.device) ** 2
     clean = square_norm(embeddings, mask)
     n = length * dim
-    pair = n * variance**2 * (law(noise.law).kurtosis - 1)
-    return SquareNorm(mean=clean + n * variance, variance=4 * variance * clean + pair, pair_variance=pair)
+    pair = n * variance**2 * (law(noise.law).kurtosis - LEAST_KURTOSIS)
+    return SquareNorm(mean=clean + n * variance, variance=CROSS * variance * clean + pair, pair_variance=pair)
 
 
 def square_norm(values: Float[Tensor, "batch token dim"], mask: Mask) -> Float[Tensor, " batch"]:

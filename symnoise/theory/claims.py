@@ -40,7 +40,7 @@ CLAIMS = {
         ),
         Claim(
             "S2",
-            "calibrated laws differ only at order σ⁴, by (κ_a − κ_b)(σ⁴/24) Σ ℓ_iiii",
+            "calibrated laws differ only at order σ⁴, by (κ_a − κ_b)(σ⁴/24) Σ ℓ_iiii: the excess is linear in κ",
             "S1: the laws share every term but κ Σ ℓ_iiii",
         ),
         Claim(
@@ -70,7 +70,8 @@ CLAIMS = {
         ),
         Claim(
             "V1",
-            "T(σ) = (½[ℓ(X+σz) + ℓ(X−σz)] − ℓ)/((σ²/2) zᵀHz) → 1; the training σ lies where |T − 1| ≤ 10 %",
+            "y = ½[ℓ(X+ε) + ℓ(X−ε)] − ℓ, x = ½εᵀHε: slope Σxy/Σx² and ratio of means Σy/Σx → 1, and are within 10 % of "
+            "1 at the training σ",
             "P1; how far the quadratic regime reaches is for measurement to say",
         ),
         Claim("N1", "E‖X+ε‖² = ‖X‖² + α²v", "E ε = 0, and M1"),

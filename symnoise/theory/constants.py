@@ -1,7 +1,8 @@
 """The numbers in the claims' formulas, where a test can put a wrong one and see a verdict turn.
 
-Those that the library itself needs are there: the laws' variances and kurtoses in `symnoise.noise.LAWS`, N3's −2 in
-`symnoise.norms.radial`, those of N1 and N2 in `symnoise.norms.closed_forms`.
+Those that the library itself needs are there: the laws' variances and kurtoses in `symnoise.noise.LAWS`, M2's in
+`symnoise.noise.moments`, N2's in `symnoise.norms.closed_forms`, N3's in `symnoise.norms.radial`, V1's in
+`symnoise.curvature.smoothing`.
 """
 
 CALIBRATED = 1 / 3  # M1: E‖ε‖² = α²/3 of every calibrated law

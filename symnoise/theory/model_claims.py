@@ -23,7 +23,7 @@ from symnoise.noise import LAWS, Noise
 from symnoise.norms import expected_square_norm, radial_identity, square_norm
 from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
-from symnoise.theory.ledger import Row, half_width, mean_and_half, row, variance_interval
+from symnoise.theory.ledger import Row, half_width, mean_and_half, row, value_and_half, variance_interval
 from symnoise.theory.smoothed_loss import RAW_REACH, SPARSE
 from symnoise.theory.subjects import ScaleInvariant
 
@@ -62,7 +62,7 @@ def check_coupled_laws(loss: EmbeddingLoss, alpha: float, draws: int, *, where: 
     facts: dict[str, Any] = {"subject": "model", "where": where, "n": draws * len(X), "seed": seed}
     facts |= {"relation": "within", "resolution": 0.1}
     size = (constants.SECOND * sigma**2 * form["gaussian"].abs()).mean()
-    rest = {name: ((pair[name] - constants.SECOND * sigma**2 * form[name]) / size).mean(1) for name in laws}
+    rest = {name: (pair[name] - constants.SECOND * sigma**2 * form[name]) / size for name in laws}
     excess = slope_through_zero(
         pair["raw gaussian"] - pair["gaussian"], constants.SECOND * (constants.RAW - 1) * sigma**2 * form["gaussian"]
     )
@@ -73,14 +73,23 @@ def check_coupled_laws(loss: EmbeddingLoss, alpha: float, draws: int, *, where: 
 
 
 def _by_kurtosis(rest: dict[str, Tensor], alpha: float, facts: dict[str, Any]) -> list[Row]:
-    """S2's rows: how what is left of the excess, one value per draw, depends on κ."""
+    """S2's rows: how what is left of the excess, (draw, example), depends on κ; draws of each example are the unit."""
     middle, far = SPARSE
     slope = (rest[far.name] - rest["rademacher"]) / (far.kurtosis - LAWS["rademacher"].kurtosis)
     beyond = rest[middle.name] - rest["rademacher"] - (middle.kurtosis - LAWS["rademacher"].kurtosis) * slope
     quantity = f"excess at κ = 10 beyond the line from κ = 1 to 100, over E|½σ²zᵀHz|, α = {alpha:g}"
-    rows = [row("S2", quantity, 0, *mean_and_half(beyond), key=f"linear.alpha={alpha:g}", **facts)]
+    rows = [
+        row(
+            "S2",
+            quantity,
+            0,
+            *value_and_half(Estimate.from_draws(beyond).mean()),
+            key=f"linear.alpha={alpha:g}",
+            **facts,
+        )
+    ]
     for a, b in (("uniform", "gaussian"), ("rademacher", "gaussian")):
-        mean, half = mean_and_half((LAWS[a].kurtosis - LAWS[b].kurtosis) * slope)
+        mean, half = value_and_half(Estimate.from_draws((LAWS[a].kurtosis - LAWS[b].kurtosis) * slope).mean())
         quantity = f"({a} − {b}) over E|½σ²zᵀHz| by the slope in κ, α = {alpha:g}"
         rows.append(row("S2", quantity, 0, mean, half, key=f"difference.{a}-{b}.alpha={alpha:g}", **facts))
     return rows

@@ -81,8 +81,8 @@ class Ridges:
             factors = torch.sinc(t * 3**0.5 / torch.pi) - 1
         elif law.name == "gaussian":
             factors = (-t.square() / 2).expm1()
-        else:  # Rademacher is the sparse law of kurtosis 1
-            q = 1 / law.kurtosis
+        else:  # Rademacher is the sparse law that is never 0
+            q = 1.0 if law.name == "rademacher" else 1 / law.kurtosis
             factors = -2 * q * (t / (2 * q**0.5)).sin().square()  # q (cos(t/√q) − 1), with its digits
         # log1p and expm1 keep the digits that Π φ − 1 would lose for small σ.
         return float((self._cosines * torch.log1p(factors).sum(1).expm1()).sum())

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from analysis import style
-from analysis.figures import FIGURES, curvature, layers, training
+from analysis.figures import FIGURES, curvature, layers, training, validity
 from analysis.figures.validity import radius
-from analysis.ledger import by_subject, headline
+from analysis.ledger import by_subject, headline, note
 from analysis.numbers import measurement, number, seconds
 from analysis.paper import sentences
 from analysis.paper.landed import read_landed
@@ -319,6 +319,11 @@ def test_the_reason_for_n3_names_where_its_premise_holds():
     assert control == "Where the premise holds (tiny, of X/‖X‖), the identity: holds."
 
 
+def test_an_unbounded_ratio_says_why_it_is_undecided():
+    one = row("V1", "undecided", key="ratio-of-means.alpha=5", subject="model", low=None, high=None, n=48)
+    assert note(one).startswith("unbounded: the mean of the second order may be 0")
+
+
 def test_words_select_nothing():
     """Every text that a reader sees put otherwise: the same reasons, counts and rows of the paper."""
     landed = read_landed()
@@ -336,8 +341,9 @@ def test_words_select_nothing():
     evidence = sentences._tables(landed)
     assert reasons(other, evidence) == words(reasons(landed.rows, evidence)) != {}
     assert by_subject(other) == by_subject(landed.rows) and headline(other) == headline(landed.rows)
-    for name in ROWS:
-        assert other.index(named(name, other)) == landed.rows.index(named(name, landed.rows))
+    keys = [(key.split(".", 1), subject) for key, subject in ROWS.values()]
+    of_paper = [row(id, "holds", key=key, subject=subject, quantity="?", where="?") for (id, key), subject in keys]
+    assert [named(name, of_paper) for name in ROWS] == of_paper
     # A model may be called what it likes: only its subject says that it is one.
     tiny = row("V1", "fails", subject="model", where="tiny-gpt2 on sampled text")
     assert [part["name"] for part in by_subject([tiny])] == ["Pretrained model"]
@@ -347,6 +353,27 @@ def test_words_select_nothing():
 def test_radius_is_interpolated_and_may_never_be_reached():
     assert radius(pd.DataFrame({"alpha": [1.0, 2.0], "T": [1.2, 1.0]})) == pytest.approx(0.5)  # from T = 1 at α = 0
     assert math.isnan(radius(pd.DataFrame({"alpha": [1.0, 2.0], "T": [1.02, 0.95]})))
+
+
+def test_a_second_text_has_curves_of_its_own():
+    one = tables(made_up())
+    other = {name: one[name].assign(where="toy on alpaca.json") for name in ("validity", "validity by example")}
+    data = validity.frame({name: pd.concat([one[name], other[name]]) for name in other})
+    left, _, *_ = validity.draw(data).axes
+    labels = [text.get_text() for text in left.texts]
+    assert labels.count("slope Σxy/Σx²") == 1 and "slope Σxy/Σx², alpaca.json" in labels
+    assert validity.caption(data) == validity.caption(validity.frame(one))  # it speaks of the first
+    assert list(validity.pooled(data, "T")["where"].unique()) == [REAL]
+
+
+def test_intervals_are_of_the_pooled_numbers_alone():
+    """No bar of a single text: they used to span the panel. The unbounded ratio has a point and no bar."""
+    data = validity.frame(tables(made_up()))
+    left = validity.draw(data).axes[0]
+    bars = [container for container in left.containers if container.has_yerr]
+    assert len(bars) == 2 * len(ALPHAS) - 1
+    assert data[data.example.notna()].low.isna().all()
+    assert "1 is unbounded" in validity.caption(data)
 
 
 def test_one_seed_and_one_probe_draw_without_an_interval_and_say_so(page):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from experiments import quick
+from experiments.quick_settings import read_settings
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS
 from tests.tiny import tiny, tiny_tokenizer
@@ -18,7 +19,7 @@ SMALL = {
         "examples": 2,
         "max_length": 64,
         "probes": 8,
-        "draws": 3,
+        "diagonal_probes": 3,
         "law_examples": 2,
         "coupled_draws": 2,
         "split_draws": 2,
@@ -27,6 +28,7 @@ SMALL = {
         "radial_examples": 1,
         "radial_probes": 2,
     },
+    "range": {"examples": 3, "max_length": 64, "draws": 4, "batch": 2},
     "training": {
         "arms": ["none", "symnoise"],
         "alpha": 5,
@@ -52,6 +54,7 @@ def config(tmp_path_factory) -> Path:
     (folder / "rows.json").write_text(json.dumps(rows))
     places = {"model": str(folder / "model"), "data": str(folder / "rows.json")}
     path = folder / "quick.yaml"
+    places["second_data"] = places["data"]
     path.write_text(yaml.safe_dump({"seed": 0, **places, "alphas": [0.5, 5]} | SMALL))
     return path
 
@@ -73,6 +76,17 @@ def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeyp
     quick.main(config, tmp_path / "whole")
     ledger = json.loads((tmp_path / "whole" / "ledger.json").read_text())
     assert {row["id"] for row in ledger} == set(CLAIMS)
+    assert len({(row["key"], row["subject"]) for row in ledger}) == len(ledger)
+    assert {row["subject"] for row in ledger} == {
+        "sampled",
+        "analytic",
+        "tiny",
+        "model",
+    }  # no row on one seed's training
+    on_text = {row["key"] for row in ledger if row["subject"] == "model"}
+    for key in ("V1.slope", "V1.slope.these", "V1.ratio-of-means", "V1.ratio-of-means.these"):
+        assert {f"{key}.alpha=5", f"{key}.second-text.alpha=5"} <= on_text
+    assert {"S2.linear.alpha=5", "P2.variance.one-draw.alpha=5", "P3.diagonal"} <= on_text
     assert {row["verdict"] for row in ledger} <= {"holds", "fails", "undecided"}
     assert (tmp_path / "whole" / "report.html").stat().st_size > 100_000
     assert list((tmp_path / "whole" / "figures").glob("*.pdf"))
@@ -102,3 +116,56 @@ def test_a_broken_record_is_named(config, tmp_path) -> None:
     (tmp_path / "stages" / "moments.json").write_text("{half")
     with pytest.raises(InputError, match=r"moments\.json"):
         quick.main(config, tmp_path)
+
+
+BAD = [
+    ("alfas: [5]", "unknown setting 'alfas': did you mean 'alphas'"),
+    ("text: {probe: 8}", "text: unknown setting 'probe': did you mean 'probes'"),
+    ("text: 8", "text is a section with examples"),
+    ("- 1", "is not a list of settings"),
+    ("a: [", "cannot read the config"),
+    ("model: 3", "model is a name or a path"),
+    ("alphas: []", "alphas is a list of numbers above 0"),
+    ("alphas: [.nan]", "alphas is a list of numbers above 0"),
+    ("alphas: [5, 1]", "alphas must rise"),
+    ("range: {draws: 1}", "range: draws must be a whole number, 4 or larger; got 1"),
+    ("range: {examples: many}", "range: examples must be a whole number"),
+    ("text: {probes: 12}", "probes must be a multiple of 8"),
+    ("training: {arms: [none, symnoize]}", "training, arms: unknown noise 'symnoize': did you mean 'symnoise'"),
+    ("training: {learning_rate: 0}", "learning_rate must be a number above 0"),
+    ("training: {curvature_examples: 99}", "raise held_out"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD, ids=[text for text, _ in BAD])
+def test_a_config_that_cannot_be_run_with_is_refused_in_a_line(text, message, tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        quick.main(path, tmp_path / "out")
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_has_what_differs_and_flags_go_before_it(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: rows.jsonl\ntext: {probes: 8}\n")
+    settings, default = read_settings(path, model="gpt2"), read_settings()
+    assert (settings["model"], settings["data"], settings["text"]["probes"]) == ("gpt2", "rows.jsonl", 8)
+    assert settings["text"] == default["text"] | {"probes": 8} and settings["training"] == default["training"]
+    assert read_settings(path, data="other.jsonl")["data"] == "other.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("text", "radial_tokens"), ("range", "max_length"), ("text", "max_length")]
+)
+def test_rows_that_do_not_fit_are_named_before_anything_is_measured(
+    config, tmp_path, section, key, monkeypatch
+) -> None:
+    given = yaml.safe_load(config.read_text())
+    given[section] |= {key: 4}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(given))
+    monkeypatch.setattr(quick, "check_moments", lambda **_: pytest.fail("measured before the rows were looked at"))
+    with pytest.raises(InputError, match=rf"rows fit 4 tokens; raise {section}\.{key}"):
+        quick.main(path, tmp_path / "out")

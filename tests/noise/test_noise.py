@@ -7,7 +7,17 @@ from scipy import stats
 from scipy.special import gammaln
 
 from symnoise.core import InputError, generator
-from symnoise.noise import LAWS, NAMES, Noise, directions, law, orthogonal_directions, realised_moments, sampled_moments
+from symnoise.noise import (
+    LAWS,
+    NAMES,
+    Noise,
+    directions,
+    law,
+    orthogonal_directions,
+    realised_moments,
+    sampled_moments,
+    sparse,
+)
 
 DRAWS = 200_000
 
@@ -33,6 +43,26 @@ def test_quantiles_are_the_law_s(name: str) -> None:
     z = chosen.standardised(middles)
     assert float(z.square().mean()) == pytest.approx(1, rel=1e-3)  # the tails beyond the last middle hold less
     assert float((z**4).mean()) == pytest.approx(chosen.kurtosis, rel=1e-3)
+
+
+@pytest.mark.parametrize("kurtosis", [1, 10, 100])
+def test_sparse_laws_have_unit_variance_and_the_kurtosis_asked_for(kurtosis: float) -> None:
+    chosen = sparse(kurtosis)
+    middles = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    z = chosen.standardised(middles)
+    assert float(z.mean()) == pytest.approx(0, abs=1e-12) and torch.equal(z, -z.flip(0))
+    assert float(z.square().mean()) == pytest.approx(1) and float((z**4).mean()) == pytest.approx(kurtosis)
+    u = chosen.sample((DRAWS,), generator=generator(0, chosen.name), dtype=torch.float64)
+    for power, expected in ((1, 0), (2, 1), (3, 0), (4, kurtosis)):
+        moments = u**power
+        assert abs(float(moments.mean()) - expected) <= 4.5 * float(moments.std()) / DRAWS**0.5 + 1e-12
+    assert chosen.kurtosis == kurtosis and set(u.abs().unique().tolist()) <= {0.0, kurtosis**0.5}
+
+
+@pytest.mark.parametrize("kurtosis", [0.9, 0, -1, math.nan, math.inf])
+def test_no_law_has_a_kurtosis_below_one(kurtosis: float) -> None:
+    with pytest.raises(InputError, match="1 or larger"):
+        sparse(kurtosis)
 
 
 def test_scale_is_neftune_s_and_calibration_equates_the_laws() -> None:

@@ -31,6 +31,7 @@ from symnoise.theory import (
     verdict,
     write_ledger,
 )
+from symnoise.theory.model_claims import _by_kurtosis
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,27 @@ def test_the_tiny_transformer_is_twice_known() -> None:
     torch.testing.assert_close(diagonal, subject.hessian.diagonal(), rtol=1e-4, atol=1e-4)
     found = check_cancellation(subject, 0.02) + check_variances(subject, 0.02, draws=4096)
     assert counts(found.rows)["fails"] == 0
+
+
+@pytest.mark.parametrize(
+    ("slope", "bend", "verdicts"),
+    [
+        (0.0005, 0.0, {"linear": "holds", "uniform": "holds", "rademacher": "holds"}),
+        (0.1, 0.0, {"linear": "holds", "uniform": "fails", "rademacher": "fails"}),
+        (0.0005, -0.0005, {"linear": "fails", "uniform": "holds", "rademacher": "holds"}),
+    ],
+)
+def test_what_kurtosis_does_is_told_from_sparse_laws(slope, bend, verdicts) -> None:
+    """Excess a + slope·κ + bend·(κ − 1)(κ − 100) with noise of 0.02: laws differ by slope, linearity fails by bend."""
+    noise = torch.Generator().manual_seed(0)
+    rest = {
+        name: 0.3 + slope * kappa + bend * (kappa - 1) * (kappa - 100) + 0.02 * torch.randn((16, 4), generator=noise)
+        for name, kappa in (("rademacher", 1.0), ("sparse-10", 10.0), ("sparse-100", 100.0))
+    }
+    facts = {"subject": "model", "where": "made up", "n": 64, "relation": "within", "resolution": 0.1}
+    linear, uniform, rademacher = _by_kurtosis(rest, 5.0, facts)
+    assert verdicts == {"linear": linear.verdict, "uniform": uniform.verdict, "rademacher": rademacher.verdict}
+    assert uniform.measured == pytest.approx(-1.2 * slope, abs=1e-3)
 
 
 def test_norm_claims_on_the_tiny_transformer() -> None:
