@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from symnoise.core import InputError, unknown
-from symnoise.noise import Noise
 from symnoise.training.attach import Attached, Frame, attach, require_noise
 from symnoise.training.checkpoints import last_whole_checkpoint, resolve, setting, warn_if_other, write_setting
 from symnoise.training.coupled import couples_rows, one_after_the_other, sides_apart, unrecorded
@@ -51,8 +50,8 @@ class SymNoiseMixin:
                    where the first leaves gradients that plain training would not hold yet, the second recomputes its
                    activations to make room for them (a third more time for that side; same values).
     penalty:       see `CurvaturePenalty`: the noise then measures curvature for an explicit penalty instead.
-    Raises `InputError` for `noise` left out or no `Noise`, unknown arguments, `neftune_noise_alpha` and DataParallel; in
-    training, for a loss that is not finite, before it reaches the weights.
+    Raises `InputError` for `noise` left out or no `Noise`, unknown arguments, `neftune_noise_alpha` and DataParallel;
+    in training, for a loss that is not finite, before it reaches the weights.
     """
 
     def __init__(
@@ -141,6 +140,7 @@ class SymNoiseMixin:
         """As the Trainer's. `resume_from_checkpoint=True` passes over a checkpoint that was not completely written;
         a checkpoint made with another noise setting is used, with a warning that says both."""
         self._detach()
+        self._coupled = None
         folder = resolve(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
         if folder is not None:
             warn_if_other(folder, self.noise_setting)
@@ -155,7 +155,7 @@ class SymNoiseMixin:
     def _detach(self) -> None:
         if self._attached is not None:
             self._attached.remove()
-        self._attached, self._micro, self._coupled = None, (-1, -1), None
+        self._attached, self._micro = None, (-1, -1)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the Trainer's, with symnoise.json beside the weights."""

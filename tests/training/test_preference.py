@@ -15,6 +15,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from symnoise.core import generator
 from symnoise.noise import Noise
 from symnoise.training import SymNoiseMixin, attach
+from symnoise.training.target import find_target
 from tests.tiny import tiny, tiny_tokenizer
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, in_order, rows
 

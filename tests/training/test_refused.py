@@ -51,7 +51,7 @@ def test_data_parallel(tmp_path):
 
 def test_noise_that_is_left_out(tmp_path):
     """Plain training is asked for by None; nothing said would be the noise forgotten."""
-    with pytest.raises(InputError, match="noise must be a Noise, .*nothing was given"):
+    with pytest.raises(InputError, match=r"noise must be a Noise, .*nothing was given"):
         SymNoiseTrainer(model=tiny("llama"), args=TrainingArguments(str(tmp_path), **PLAIN_SGD))
 
 
