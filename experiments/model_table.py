@@ -4,11 +4,11 @@
 
 Every class is made tiny with random weights (nothing is downloaded, a minute in all) and asked four questions:
 
-measured   the largest relative difference of `EmbeddingLoss` from the model's own loss with labels, at X row by row, and
-           of ℓ(X + ε) from the loss of a training forward to which `attach` adds the same ε
+measured   the largest relative difference of `EmbeddingLoss` from the model's own loss with labels, at X row by row,
+           and of ℓ(X + ε) from the loss of a training forward to which `attach` adds the same ε
 fires      how many draws a training forward took
-pair       the largest difference of a SymNoise step's gradient from the mean of those of its two sides, over the largest
-           entry; the sides are made by a hook of this script, one backward pass each
+pair       the largest difference of a SymNoise step's gradient from the mean of those of its two sides, over the
+           largest entry; the sides are made by a hook of this script, one backward pass each
 curvature  Taylor mode where all operations have rules, else the operation that lacks one and Hessian products; and the
            relative difference between the two where both are there
 """
@@ -44,7 +44,8 @@ _SIZES: dict[str, Any] = {
     "vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0,
     "hidden_size": 32, "d_model": 32, "n_embd": 32, "word_embed_proj_dim": 32, "embedding_size": 32,
     "intermediate_size": 48, "ffn_dim": 48, "d_ff": 48, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
-    "num_hidden_layers": 2, "n_layer": 2, "num_layers": 2, "n_layers": 2, "encoder_layers": 2, "decoder_layers": 2, "num_decoder_layers": 2,
+    "num_hidden_layers": 2, "n_layer": 2, "num_layers": 2, "n_layers": 2, "encoder_layers": 2, "decoder_layers": 2,
+    "num_decoder_layers": 2,
     "num_attention_heads": 4, "n_head": 4, "num_heads": 4, "n_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
     "encoder_attention_heads": 4, "decoder_attention_heads": 4, "d_kv": 8, "rotary_dim": 8,
     "max_position_embeddings": 64, "n_positions": 64, "max_seq_len": 64, "sliding_window": 4, "num_labels": _CLASSES,
@@ -55,8 +56,8 @@ _MASKED, _SEQUENCE, _TOKEN = "MaskedLM", "SequenceClassification", "TokenClassif
 # Architecture, what is asked of it (a causal or encoder-decoder language model unless said), and what it needs besides.
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *((kind, "", {}) for kind in (
-        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "cohere", "cohere2",
-        "stablelm", "starcoder2", "smollm3", "gpt2", "gpt_bigcode", "gptj", "opt", "bloom", "gpt_neox", "glm",
+        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "cohere",
+        "cohere2", "stablelm", "starcoder2", "smollm3", "gpt2", "gpt_bigcode", "gptj", "opt", "bloom", "gpt_neox", "glm",
         "codegen", "nemotron", "mamba",
     )),
     ("gpt_neo", "", {"attention_types": [[["global", "local"], 1]], "window_size": 4}),
@@ -195,7 +196,7 @@ def _added(model: Any, epsilon: Tensor) -> Iterator[None]:
 
 def _pair(model: nn.Module) -> float:
     batch = collate(rows(model))
-    target = find_target(model)
+    target: Any = find_target(model)
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(folder, use_cpu=True, report_to="none", disable_tqdm=True)
         trainer = SymNoiseTrainer(model=model, args=arguments, noise=NOISE, noise_seed=3)
@@ -230,15 +231,15 @@ def page(answers: list[Answer]) -> str:
     lines = [
         "# Models",
         "",
-        "Made by `python -m experiments.model_table --output docs` from tiny models with random weights in float32, with "
-        f"Transformers {transformers.__version__}; the data are in [models.csv](models.csv).",
+        "Made by `python -m experiments.model_table --output docs` from tiny models with random weights in float32, "
+        f"with Transformers {transformers.__version__}; the data are in [models.csv](models.csv).",
         "",
-        "- **Measured = trained**: largest relative difference of `EmbeddingLoss` from the model's own loss, at X, and of "
-        "ℓ(X + ε) from a training forward to which `attach` adds the same ε.",
+        "- **Measured = trained**: largest relative difference of `EmbeddingLoss` from the model's own loss, at X, and "
+        "of ℓ(X + ε) from a training forward to which `attach` adds the same ε.",
         "- **Fires**: draws per training forward.",
         "- **Pair**: largest difference of a SymNoise step's gradient from the mean of those of its sides, over the "
         "largest entry. Mixtures of experts train on their router loss here.",
-        "- **Curvature**: Taylor mode, or Hessian products where an operation has no rule; the difference between the two.",
+        "- **Curvature**: Taylor mode, or Hessian products where an operation has no rule; the difference between them.",
         "",
         "| class | measured = trained | fires | pair | curvature | Taylor − products |",
         "|---|---|---|---|---|---|",

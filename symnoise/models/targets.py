@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +12,8 @@ from symnoise.core import InputError, lengths
 
 
 def task_of(model: Any) -> str:
-    """ "causal", "seq2seq", "masked" (language models), "token" or "sequence" (classifiers), by the class of the model."""
+    """What a model predicts, by its class: "causal", "seq2seq" or "masked" language, or classes by "token" or
+    "sequence"."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     name = type(inner).__name__
     for ending, task in (

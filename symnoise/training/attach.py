@@ -125,7 +125,7 @@ class Attached:
         self._key = (step, 0)
         self._drawn.clear()
 
-    def frame(self, batch: Mapping[str, Any], key: tuple[int, int], side: str = "single") -> Frame:
+    def frame(self, batch: Mapping[str, Any], key: tuple[int, ...], side: str = "single") -> Frame:
         """The `Frame` of a batch before doubling."""
         return Frame(noised_lengths(batch, self.options.length, self.options.where), key, side)
 
@@ -264,7 +264,7 @@ class Attached:
             raise InputError(f"noise of shape {tuple(epsilon.shape)} met embeddings of {tuple(output.shape)}")
         if not _in_backward():
             self.fired += 1
-            if self.on_draw is not None:
+            if self.on_draw is not None and frame.lengths is not None:
                 here = self._target.multiplier  # what is told is as the first layer receives it
                 self.on_draw(here * epsilon.detach(), here * output.detach(), frame.lengths)
         return output + (epsilon if frame.along is None else frame.along * epsilon)

@@ -90,9 +90,7 @@ def train(made, settings, noise, *, peft=False, data=PREFERENCES, model=None, **
 def log_probabilities(model, inputs, epsilon):
     """Σ log p of each row's completion, with `epsilon` on the embeddings, which no hook takes part in."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    table = (
-        model.get_base_model().get_input_embeddings() if hasattr(model, "peft_config") else model.get_input_embeddings()
-    )
+    table = find_target(model).embedding
     with torch.no_grad():
         logits = model(inputs_embeds=table(ids) + epsilon, attention_mask=mask).logits[:, :-1]
     each = F.log_softmax(logits.float(), -1).gather(-1, ids[:, 1:, None])[..., 0]
@@ -164,8 +162,8 @@ def both_sides(made, settings, **more):
 
 @pytest.mark.parametrize("loss", ["sigmoid", "aot", "aot_unpaired"])
 def test_a_dpo_pair_is_the_mean_of_its_sides(tmp_path, loss):
-    """ "aot" sorts over the batch: both sides in one batch would be sorted together. Rows are so near to each other that
-    the noise of a side changes their order."""
+    """Two of these losses sort over the batch: both sides in one batch would be sorted together. Rows are so near to
+    each other that the noise of a side changes their order."""
     settings = arguments(DPOConfig, tmp_path, loss_type=[loss], beta=0.5)
     near = {"prompt": [f"a long prompt of {word}" for word in ("one", "two", "six", "ten")]}
     data = Dataset.from_dict({**near, "chosen": [" a"] * 4, "rejected": [" b"] * 4})
