@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from symnoise.core import InputError, generator, track, write_atomically
 from symnoise.curvature import HessianProducts, inner, probes
@@ -33,8 +33,9 @@ from symnoise.curvature.taylor import UnsupportedOperation, taylor_quadratics
 from symnoise.models import EmbeddingLoss
 from symnoise.models.quiet import quiet
 from symnoise.noise import Noise
-from symnoise.training import SymNoiseTrainer, attach
+from symnoise.training import attach
 from symnoise.training.target import find_target
+from symnoise.training.trainer import SymNoiseTrainer
 
 NOISE = Noise.symnoise(5.0)
 _LENGTHS = (9, 6, 8)
@@ -57,8 +58,8 @@ _MASKED, _SEQUENCE, _TOKEN = "MaskedLM", "SequenceClassification", "TokenClassif
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *((kind, "", {}) for kind in (
         "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "cohere",
-        "cohere2", "stablelm", "starcoder2", "smollm3", "gpt2", "gpt_bigcode", "gptj", "opt", "bloom", "gpt_neox", "glm",
-        "codegen", "nemotron", "mamba",
+        "cohere2", "stablelm", "starcoder2", "smollm3", "gpt2", "gpt_bigcode", "gptj", "opt", "bloom", "gpt_neox",
+        "glm", "codegen", "nemotron", "mamba",
     )),
     ("gpt_neo", "", {"attention_types": [[["global", "local"], 1]], "window_size": 4}),
     ("mamba2", "", {"num_heads": 8, "n_groups": 1, "state_size": 8}),
@@ -194,9 +195,9 @@ def _added(model: Any, epsilon: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def _pair(model: nn.Module) -> float:
+def _pair(model: Any) -> float:
     batch = collate(rows(model))
-    target: Any = find_target(model)
+    target = find_target(model)
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(folder, use_cpu=True, report_to="none", disable_tqdm=True)
         trainer = SymNoiseTrainer(model=model, args=arguments, noise=NOISE, noise_seed=3)
@@ -239,7 +240,7 @@ def page(answers: list[Answer]) -> str:
         "- **Fires**: draws per training forward.",
         "- **Pair**: largest difference of a SymNoise step's gradient from the mean of those of its sides, over the "
         "largest entry. Mixtures of experts train on their router loss here.",
-        "- **Curvature**: Taylor mode, or Hessian products where an operation has no rule; the difference between them.",
+        "- **Curvature**: Taylor mode, or Hessian products where an operation has no rule; their difference.",
         "",
         "| class | measured = trained | fires | pair | curvature | Taylor − products |",
         "|---|---|---|---|---|---|",

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from symnoise.core import InputError, sha256, unknown
-from symnoise.models import bundled, gguf
+from symnoise.models import bundled
+from symnoise.models.converted import converted
 from symnoise.models.quiet import quiet, reason
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -76,15 +77,16 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
         raise InputError(f"the model has no name: give {_CHOICES}")
     with _reported(name):
         if name == bundled.MODEL:
-            loaded = LoadedModel(*_from_cache(dtype), name, "bundled", bundled.smollm2_file())
+            loaded = LoadedModel(
+                *_from_cache(bundled.smollm2_file(), name, dtype), name, "bundled", bundled.smollm2_file()
+            )
         elif path.is_dir():
             _check_folder(path)
             with quiet():
                 loaded = LoadedModel(*_read(str(path), dtype), name, "folder", path)
         elif path.is_file():
             _check_file(path)
-            with quiet():
-                loaded = LoadedModel(gguf.load_weights(path, dtype), gguf.load_tokenizer(path), name, "gguf", path)
+            loaded = LoadedModel(*_from_cache(path, path.stem, dtype), name, "gguf", path)
         else:
             _check_hub_id(name)
             with quiet(bars=True):  # a download may take minutes
@@ -99,9 +101,10 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
     return loaded
 
 
-def _from_cache(dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_cache(source: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model in a GGUF file, by way of its conversion."""
     with quiet():
-        folder, _ = bundled.converted_smollm2()
+        folder, _ = converted(source, name)
         try:
             return _read(str(folder), dtype)
         except Exception as error:  # whatever is wrong with a file that we wrote, the cure is the same
