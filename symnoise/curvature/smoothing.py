@@ -1,5 +1,6 @@
 """Curvature at the size of the noise itself: C(σ) and T(σ), and how they leave the Hessian behind."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, retained_heap, track
-from symnoise.curvature.loss import Loss, probes
+from symnoise.curvature.loss import Loss, probes, require_loss
 from symnoise.curvature.products import HessianProducts, inner
 
 
@@ -40,12 +41,12 @@ class SmoothedCurvature:
 
 def smoothed_curvature(
     loss: Loss,
-    sigmas: Float[Tensor, "sigma batch"] | Float[Tensor, " sigma"],
+    sigmas: Float[Tensor, "sigma batch"] | Float[Tensor, " sigma"] | Sequence[float] | float,
     noise: str = "rademacher",
     draws: int = 8,
     seed: int = 0,
 ) -> SmoothedCurvature:
-    """C(σ) and T(σ) for each σ in `sigmas`, (sigma,) for all examples alike or (sigma, batch).
+    """C(σ) and T(σ) for each σ in `sigmas`, one number or (sigma,) for all examples alike, or (sigma, batch).
 
     noise: the law of z, standardised to unit variance ("uniform", "gaussian", "rademacher").
     draws: how many z, each mirrored; a T with an error needs two.
@@ -55,8 +56,9 @@ def smoothed_curvature(
     rounding of ℓ(X) in them, which all draws share: one unit in its last place.
     Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an unknown law, a loss that is not finite.
     """
+    require_loss(loss)
     X = loss.embeddings
-    sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+    sigmas = torch.atleast_1d(torch.as_tensor(sigmas, dtype=torch.float64))
     if not bool((sigmas.isfinite() & (sigmas > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")
     sigmas = sigmas.reshape(len(sigmas), -1).expand(-1, len(X)).to(X.device)
@@ -95,6 +97,7 @@ def finite_curvature(
     Costs 2·draws + 1 forward passes and the memory of one. Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an
     unknown law.
     """
+    require_loss(loss)
     if not bool((sigma.isfinite() & (sigma > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")
     X, sigma = loss.embeddings, sigma.to(loss.embeddings.device)

@@ -44,8 +44,8 @@ def converted(source: Path, name: str) -> tuple[Path, str]:
                 _move(fresh, folder)
         except OSError as error:
             raise InputError(
-                f"cannot keep {name} in {folder.parent}: {error.strerror or error}; it needs {room:.1f} GB there, or set "
-                "SYMNOISE_CACHE to another folder"
+                f"cannot keep {name} in {folder.parent}: {error.strerror or error}; it needs {room:.1f} GB there, or "
+                "set SYMNOISE_CACHE to another folder"
             ) from error
     return folder, digest
 

@@ -36,8 +36,8 @@ def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> Any:
         raise InputError(f"{path} lacks weights that a language model needs: {', '.join(missing[:3])}")
     if extra := sorted({tensor.name for tensor in held.tensors} & unused - {_ROPE}):
         raise InputError(
-            f"{path} has tensors that Transformers makes no use of ({', '.join(extra[:3])}), so the model would compute "
-            "something else: give it as safetensors"
+            f"{path} has tensors that Transformers makes no use of ({', '.join(extra[:3])}), so the model would "
+            "compute something else: give it as safetensors"
         )
     with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are replaced at once
         model = auto.from_config(config, dtype=dtype)

@@ -64,6 +64,10 @@ class SymNoiseMixin:
         penalty: CurvaturePenalty | None = None,
         **kwargs: Any,
     ) -> None:
+        known = list(inspect.signature(super().__init__).parameters)
+        for name in kwargs:
+            if name not in known and "kwargs" not in known:
+                raise unknown("trainer argument", name, [*known, *_ARGUMENTS])
         require_noise(None if noise is _NOT_GIVEN else noise, given=noise is not _NOT_GIVEN)
         if pair_mode not in PAIR_MODES:
             raise unknown("pair mode", pair_mode, PAIR_MODES)
@@ -76,10 +80,6 @@ class SymNoiseMixin:
         self.observer: Any = None  # a NoiseTracker while it watches a step
         self._coupled: bool | None = None  # whether the loss was found to have a term over the rows of a batch
         self._side: str | None = None  # in two-pass mode: the side whose turn it is
-        known = list(inspect.signature(super().__init__).parameters)
-        for name in kwargs:
-            if name not in known and "kwargs" not in known:
-                raise unknown("trainer argument", name, [*known, *_ARGUMENTS])
         super().__init__(*args, **kwargs)
         self._check_arguments()
         for callback in self.callback_handler.callbacks:  # type: ignore[attr-defined]

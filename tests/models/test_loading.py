@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from huggingface_hub import constants
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM
 from transformers.utils import logging
@@ -140,12 +141,6 @@ def pickled(folder):
     torch.save({}, folder / "pytorch_model.bin")
 
 
-def adapter(folder):
-    without_weights(folder)
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(b"")
-
-
 def truncated(folder):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -165,7 +160,6 @@ def headless(folder):
     [
         (without_weights, "no safetensors weights"),
         (pickled, "pickled weights"),
-        (adapter, "merge it into its model"),
         (truncated, "damaged"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged"),
         (without_tokenizer, "no readable tokenizer"),
@@ -183,6 +177,63 @@ def headless(folder):
 def test_folders_that_hold_no_readable_model(folder, spoil, says):
     spoil(folder)
     refused(folder, says)
+
+
+def adapter(folder, target, config=None):
+    """An adapter of the model in `folder` with weights that are not 0, saved in `target`, and the two as one."""
+    base = load_model(folder).model
+    base.name_or_path = str(folder)
+    torch.manual_seed(0)
+    adapted = get_peft_model(base, config or LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(target)
+    return adapted.eval()
+
+
+def test_an_adapter_is_loaded_into_the_model_that_it_names(folder, tmp_path):
+    wanted = adapter(folder, tmp_path / "adapter")(IDS).logits
+    loaded = load_model(tmp_path / "adapter")
+    assert float((wanted - tiny("llama")(IDS).logits).abs().max()) > 0.1
+    torch.testing.assert_close(loaded.model(IDS).logits, wanted, rtol=0, atol=1e-5)
+    assert (loaded.source, type(loaded.model).__name__) == ("folder", "LlamaForCausalLM")
+    assert loaded.tokenizer("Hi").input_ids == tiny_tokenizer()("Hi").input_ids
+    record = loaded.provenance()
+    assert list(record["sha256"]) == ["adapter_model.safetensors"] and list(record["base"]["sha256"]) == [
+        "model.safetensors"
+    ]
+    loaded.model.save_pretrained(tmp_path / "saved")
+    tiny_tokenizer(bos=True).save_pretrained(tmp_path / "adapter")
+    assert load_model(tmp_path / "adapter").tokenizer("Hi").input_ids[0] == 1  # its own goes before
+
+
+def names(**changes):
+    def change(folder):
+        config = json.loads((folder / "adapter_config.json").read_text()) | changes
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (names(base_model_name_or_path=None), "names no base model"),
+        (names(base_model_name_or_path="no/such/folder"), "there is no model file or folder no/such/folder"),
+        (names(target_modules=["k_proj"]), "does not fit its base model"),
+        (lambda folder: (folder / "adapter_config.json").write_text("["), "is no configuration of an adapter"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b""), "does not fit its base model"),
+    ],
+)
+def test_adapters_that_cannot_be_loaded(folder, tmp_path, spoil, says):
+    adapter(folder, tmp_path / "adapter")
+    spoil(tmp_path / "adapter")
+    refused(tmp_path / "adapter", says)
+
+
+def test_an_adapter_that_is_no_change_of_weights(folder, tmp_path):
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    adapter(folder, tmp_path / "adapter", config)
+    refused(tmp_path / "adapter", r"\(PROMPT_TUNING\) that cannot be merged")
 
 
 def test_empty_folder(tmp_path):
@@ -229,7 +280,7 @@ def test_gguf_of_an_unknown_architecture(tmp_path):
 
 
 def test_gguf_with_rotary_factors_is_llama_3_1(tmp_path):
-    """Llama 3.1's scaling, worked out by Transformers from its own settings, against the list of factors in the file."""
+    """Llama 3.1's scaling, worked out by Transformers from its own settings, against the factors in the file."""
     model = write_gguf(tmp_path / "plain.gguf")
     scaled = copy.deepcopy(model.config)
     scaled.rope_parameters |= {
@@ -263,8 +314,7 @@ def test_gguf_tokenizer_with_accents_and_emoji(tmp_path):
     """Against byte-level BPE made of the same entries by the tokenizers library."""
     write_gguf(tmp_path / "tiny.gguf", bytewise=True)
     found = gguf.load_tokenizer(tmp_path / "tiny.gguf")
-    entries = {entry: index for entry, index in found.get_vocab().items()}
-    own = Tokenizer(models.BPE(entries, [tuple(merge.split()) for merge in BYTE_MERGES]))
+    own = Tokenizer(models.BPE(found.get_vocab(), [tuple(merge.split()) for merge in BYTE_MERGES]))
     own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     for text in ("the thé", "très déjà vu", "ça va 😀😂", "naïve — “quotes”", "東京 ok", "e\u0301"):
         ids = found(text).input_ids
