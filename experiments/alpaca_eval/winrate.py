@@ -105,7 +105,7 @@ def _no_maximum(wins: NDArray[np.float64], longer: NDArray[np.float64]) -> str:
         if split:
             there = int((longer == border).sum())
             return (
-                f"{there} of {len(wins)} replies are longer than their references by the same {border:.0f} characters, and "
-                f"of the other {len(wins) - there} length tells every preference: there is too little to fit its effect to"
+                f"{there} of {len(wins)} replies are longer than their references by the same {border:.0f} characters, "
+                f"and of the other {len(wins) - there} length tells every preference: too few to fit its effect to"
             )
     return ""

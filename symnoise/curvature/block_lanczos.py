@@ -49,7 +49,8 @@ def eigenpairs(H: Any, k: int, which: str, random: torch.Generator, tolerance: f
     where it is not reached.
     A block has a third of k vectors: it sees multiplicities up to its size, and costs less than a larger one.
     What is found is held against Lanczos from a fresh random vector in the orthogonal complement, as many steps as it
-    took: an eigenvalue there that should have come before the last one found begins the search anew with twice the block.
+    took: an eigenvalue there that should have come before the last one found starts the search again with twice the
+    block.
     """
     n, block = H.shape[0], 1 + k // 3
     while True:
@@ -85,8 +86,8 @@ def _search(H: Any, k: int, block: int, which: str, random: torch.Generator, tol
             Q, HQ = Q @ Y[:, :kept], HQ @ Y[:, :kept]
             new = _independent(new, Q)
     warnings.warn(
-        f"{int(left.sum())} of {k} eigenvalues have residuals up to {float(residuals.max()):.1g} after {step} products of "
-        f"{block}: they lie close to others; raise the tolerance or ask for fewer",
+        f"{int(left.sum())} of {k} eigenvalues have residuals up to {float(residuals.max()):.1g} after {step} products "
+        f"of {block}: they lie close to others; raise the tolerance or ask for fewer",
         stacklevel=5,
     )
     return Eigenpairs(theta[:k], V, residuals, step)

@@ -58,10 +58,10 @@ def smoothed_curvature(
     """
     require_loss(loss)
     X = loss.embeddings
-    sigmas = torch.atleast_1d(torch.as_tensor(sigmas, dtype=torch.float64))
-    if not bool((sigmas.isfinite() & (sigmas > 0)).all()) or draws < 1:
+    given = torch.atleast_1d(torch.as_tensor(sigmas, dtype=torch.float64))
+    if not bool((given.isfinite() & (given > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")
-    sigmas = sigmas.reshape(len(sigmas), -1).expand(-1, len(X)).to(X.device)
+    sizes = given.reshape(len(given), -1).expand(-1, len(X)).to(X.device)
     pair, odd, forms = [], [], []
     with retained_heap():
         product = HessianProducts(loss)
@@ -70,16 +70,16 @@ def smoothed_curvature(
             (z,) = probes(loss, 1, seed=seed, first=k, law_name=noise)
             forms.append(inner(z, product(z)))
             with torch.no_grad():
-                steps = [s.to(X)[:, None, None] * z for s in sigmas]
+                steps = [s.to(X)[:, None, None] * z for s in sizes]
                 sides = torch.stack([torch.stack([loss(X + e), loss(X - e)]).double() for e in steps])
             pair.append(sides.mean(1) - base)
             odd.append((sides[:, 0] - sides[:, 1]) / 2)
     pair_, odd_, forms_ = torch.stack(pair, 1), torch.stack(odd, 1), torch.stack(forms)
-    below, rounding = forms_[:, None] * sigmas**2 / 2, _rounding(base, X.dtype)
-    C = Estimate.from_draws((2 * pair_ / sigmas[:, None] ** 2).transpose(0, 1), method="pairs")
+    below, rounding = forms_[:, None] * sizes**2 / 2, _rounding(base, X.dtype)
+    C = Estimate.from_draws((2 * pair_ / sizes[:, None] ** 2).transpose(0, 1), method="pairs")
     return SmoothedCurvature(
-        sigmas=sigmas,
-        C=_also(C, 2 * rounding / sigmas**2),
+        sigmas=sizes,
+        C=_also(C, 2 * rounding / sizes**2),
         T=_also(ratio(pair_.transpose(0, 1), below), rounding / below.mean(0).abs()),
         pair=pair_,
         odd=odd_,

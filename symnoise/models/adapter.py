@@ -18,7 +18,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def base_of(path: Path) -> str:
-    """The model that the adapter was trained on; `InputError` where that is not said, or the weights are no safetensors."""
+    """The model that the adapter was trained on; `InputError` where that is not said, or there are no safetensors."""
     if not (path / _WEIGHTS).is_file():
         raise InputError(f"{path} has no {_WEIGHTS}: save the adapter with save_pretrained, which writes it")
     try:
@@ -40,9 +40,7 @@ def merged(model: Any, path: Path) -> Any:
         adapted = PeftModel.from_pretrained(model, str(path))
         if not hasattr(adapted.base_model, "merge_and_unload"):
             kind = adapted.active_peft_config.peft_type.value
-            raise InputError(
-                f"{path} holds an adapter ({kind}) that cannot be merged into its model; only LoRA's kind can"
-            )
+            raise InputError(f"{path} holds an adapter ({kind}) that cannot be merged into its model, as LoRA can")
         with safe_open(str(path / _WEIGHTS), framework="pt") as held:
             if set(held.keys()) != set(get_peft_model_state_dict(adapted)):  # PEFT loads what it can
                 raise InputError(f"the adapter in {path} does not fit its base model: they differ in what is adapted")

@@ -66,8 +66,8 @@ class LoadedModel:
 def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
     """The model called `name`, in eval mode, with weights in `dtype` on `device`.
 
-    name:   `smollm2` (bundled), an existing folder with safetensors or a PEFT adapter, which is merged into the model that
-            its configuration names, an existing .gguf file, or a hub id.
+    name:   `smollm2` (bundled), an existing folder with safetensors or a PEFT adapter, which is merged into the model
+            that its configuration names, an existing .gguf file, or a hub id.
     dtype:  of the weights; curvature is best measured in float32.
     device: "cpu", "cuda", "cuda:1" …
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from symnoise.core import InputError, generator
 from symnoise.models.borrowed import borrowed
 from symnoise.noise import Noise
-from symnoise.training.documents import noised_lengths
+from symnoise.training.documents import has_media, noised_lengths
 from symnoise.training.draws import draw
 from symnoise.training.options import NoiseOptions
 from symnoise.training.pairs import first_side, join_sides, layout
@@ -127,7 +127,16 @@ class Attached:
 
     def frame(self, batch: Mapping[str, Any], key: tuple[int, ...], side: str = "single") -> Frame:
         """The `Frame` of a batch before doubling."""
-        return Frame(noised_lengths(batch, self.options.length, self.options.where), key, side)
+        return Frame(self._lengths(batch), key, side)
+
+    def _lengths(self, batch: Mapping[str, Any]) -> Int[Tensor, "batch token"]:
+        placeholders = self._target.placeholders
+        if not placeholders and has_media(batch):
+            raise InputError(
+                f"the configuration of {type(self._target.model).__name__} does not say which token ids stand for "
+                "images, so noise cannot be kept to the text: train it on text alone"
+            )
+        return noised_lengths(batch, self.options.length, self.options.where, placeholders)
 
     @contextmanager
     def using(self, frame: Frame) -> Iterator[None]:
@@ -216,14 +225,14 @@ class Attached:
         if self._given is not None:
             self._frame = self._given
             if self._frame.lengths is None:
-                lengths = noised_lengths(batch, self.options.length, self.options.where)
+                lengths = self._lengths(batch)
                 self._frame = replace(self._frame, lengths=lengths, key=(*self._frame.key, self._forwards))
                 self._forwards += 1
             return
         side = "single"
         if self.noise is not None and self.noise.paired:
             side = layout(batch)
-            lengths = first_side(noised_lengths(batch, self.options.length, self.options.where), side)
+            lengths = first_side(self._lengths(batch), side)
             first_side(batch["input_ids"], side)
             if side == "tokens":
                 self.require_documents_apart(batch)

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from symnoise.training.attach import Attached, Frame
+from symnoise.training.documents import has_media
 
 # Losses of TRL's DPO that sort over the batch.
 _OVER_THE_BATCH = {"aot", "aot_unpaired"}
-# Keys of a batch whose rows are images or patches of them, not examples.
-_PICTURES = ("pixel", "image", "video", "audio", "input_features")
 
 
 def sides_apart(trainer: Any, inputs: Mapping[str, Any]) -> bool:
@@ -26,9 +25,8 @@ def sides_apart(trainer: Any, inputs: Mapping[str, Any]) -> bool:
     made_there = "input_ids" not in inputs or any(
         key.endswith("_input_ids") and key != "decoder_input_ids" for key in inputs
     )
-    pictures = any(key.startswith(_PICTURES) and value is not None for key, value in inputs.items())
     loss_types = set(getattr(trainer, "loss_types", None) or ())
-    return made_there or pictures or bool(loss_types & _OVER_THE_BATCH) or _router_loss(trainer.model)
+    return made_there or has_media(inputs) or bool(loss_types & _OVER_THE_BATCH) or _router_loss(trainer.model)
 
 
 def _router_loss(model: Any) -> bool:
