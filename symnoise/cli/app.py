@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Model = Annotated[str, typer.Option(help="Hub id, local folder (or a PEFT adapter's), .gguf file, or smollm2 (bundled).")]
+Model = Annotated[str, typer.Option(help="Hub id, local folder or PEFT adapter, .gguf file, or smollm2 (bundled).")]
 Data = Annotated[str, typer.Option(help="Hub id, .json/.jsonl/.parquet file, or chitchat (bundled).")]
 Examples = Annotated[int, typer.Option(help="How many rows, from the first on.")]
 MaxLength = Annotated[int, typer.Option(help="Rows longer than this many tokens keep their beginning.")]

@@ -9,6 +9,7 @@ from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertLMHeadModel,
     LlamaConfig,
 )
 from transformers.modeling_outputs import CausalLMOutput
@@ -242,6 +243,17 @@ def test_encoders_and_classifiers_are_measured_per_example(task: str) -> None:
 def test_what_classifiers_cannot_be_measured_on(task: str, more: dict, change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         EmbeddingLoss(encoder(task, **more), batch() | change)
+
+
+def test_an_encoder_with_a_causal_head_is_refused() -> None:
+    """BERT that was not told to be a decoder: a fresh one mixes tokens by some thousandths only."""
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    with pytest.raises(InputError, match="BertLMHeadModel sees the tokens that it is to predict"):
+        EmbeddingLoss(BertLMHeadModel(config).eval(), batch())
+    config.is_decoder = True
+    loss = EmbeddingLoss(BertLMHeadModel(config).eval(), batch())
+    assert bool(loss(loss.embeddings).isfinite().all())
 
 
 def test_virtual_tokens_are_refused() -> None:
