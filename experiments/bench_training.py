@@ -82,6 +82,7 @@ class Bench:
             if loop in OURS:
                 noise, mode = OURS[loop]
                 self.trainers[loop] = SymNoiseTrainer(model=model, args=arguments, noise=noise, pair_mode=mode)
+                self.trainers[loop]._coupled = False  # tried once in a run, which is no part of a step
             else:
                 self.trainers[loop] = Trainer(model=model, args=arguments)
 

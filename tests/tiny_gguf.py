@@ -4,10 +4,13 @@ from pathlib import Path
 
 import gguf
 import torch
+from tokenizers import pre_tokenizers
 
 from tests.tiny import CHAT_TEMPLATE, VOCABULARY, tiny
 
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<system>", "<user>", "<assistant>"]
+# é, è and the first half of an emoji, as their bytes are written.
+BYTE_MERGES = ["t h", "Ã ©", "Ã ¨", "ð Ł", "ðŁ ĺ"]
 _LAYER = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -21,11 +24,26 @@ _LAYER = {
 }
 
 
-def write_gguf(path: Path, *, seed: int = 0, leave_out: str = "") -> torch.nn.Module:
-    """Write the tiny Llama with tied embeddings, in float32, and return it; `leave_out` names one tensor to omit."""
+def write_gguf(
+    path: Path,
+    *,
+    seed: int = 0,
+    leave_out: str = "",
+    extra: dict[str, torch.Tensor] | None = None,
+    tied: bool = True,
+    architecture: str = "llama",
+    bytewise: bool = False,
+) -> torch.nn.Module:
+    """Write the tiny Llama in float32, and return it.
+
+    leave_out: names one tensor to omit; extra: more tensors; tied: whether the head is the embedding table;
+    architecture: what the file says it is; bytewise: a tokenizer that knows every byte, and a few merges, instead of
+    one for plain letters.
+    """
     model = tiny("llama", seed=seed)
-    model.lm_head.weight = model.model.embed_tokens.weight
-    config, writer = model.config, gguf.GGUFWriter(path, "llama")
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    config, writer = model.config, gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -38,17 +56,21 @@ def write_gguf(path: Path, *, seed: int = 0, leave_out: str = "") -> torch.nn.Mo
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_vocab_size(VOCABULARY)
     letters = ["Ġ", "Ċ", *map(chr, range(33, 127))][: VOCABULARY - len(_SPECIAL) - 1]
-    tokens = [*_SPECIAL, *letters, "th"]
+    if bytewise:
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = BYTE_MERGES if bytewise else ["t h"]
+    tokens = [*_SPECIAL, *letters, *(merge.replace(" ", "") for merge in merges)]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3] * len(_SPECIAL) + [1] * (len(tokens) - len(_SPECIAL)))  # 3: control, 1: normal
-    writer.add_token_merges(["t h"])
+    writer.add_token_merges(merges)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
-    for name, tensor in _tensors(model):
+    head = {} if tied else {"output.weight": model.lm_head.weight}
+    for name, tensor in [*_tensors(model), *head.items(), *(extra or {}).items()]:
         if name != leave_out:
             writer.add_tensor(name, tensor.detach().contiguous().numpy())
     writer.write_header_to_file()

@@ -83,13 +83,29 @@ def length_controlled(wins: NDArray[np.float64], longer: NDArray[np.float64]) ->
 
     s = longer.std(ddof=1)
     x = np.tanh(longer / s) if s > 0 else np.zeros_like(wins)
-    won, lost = x[wins > 0], x[wins < 1]
-    separated = s > 0 and len(won) and len(lost) and (lost.max() <= won.min() or won.max() <= lost.min())
-    if separated or not (len(won) and len(lost)):  # the likelihood has no maximum
-        nothing = float("nan")
-        return nothing, nothing, nothing, "length tells every preference, or all of them are the same"
+    if why := _no_maximum(wins, longer):
+        return float("nan"), float("nan"), float("nan"), why
     columns = np.column_stack([np.ones_like(x), x] if s > 0 else [np.ones_like(x)])
     made = GLM(wins, columns, family=Binomial()).fit(cov_type="HC1")
     p = 1 / (1 + np.exp(-made.params[0]))
     effect = float(made.params[1]) if s > 0 else float("nan")
     return float(100 * p), float(100 * p * (1 - p) * made.bse[0]), effect, ""
+
+
+def _no_maximum(wins: NDArray[np.float64], longer: NDArray[np.float64]) -> str:
+    """Why the likelihood of `length_controlled` has no maximum; nothing where it has one."""
+    won, lost = longer[wins > 0], longer[wins < 1]
+    if not (len(won) and len(lost)):
+        return "all preferences are the same"
+    if longer.max() == longer.min():  # φ is left out
+        return ""
+    if lost.max() < won.min() or won.max() < lost.min():
+        return "length tells every preference"
+    for border, split in ((won.min(), lost.max() == won.min()), (won.max(), won.max() == lost.min())):
+        if split:
+            there = int((longer == border).sum())
+            return (
+                f"{there} of {len(wins)} replies are longer than their references by the same {border:.0f} characters, "
+                f"and of the other {len(wins) - there} length tells every preference: too few to fit its effect to"
+            )
+    return ""

@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Model = Annotated[str, typer.Option(help="Hub id, local folder, .gguf file, or smollm2 (bundled).")]
+Model = Annotated[str, typer.Option(help="Hub id, local folder or PEFT adapter, .gguf file, or smollm2 (bundled).")]
 Data = Annotated[str, typer.Option(help="Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")]
 Examples = Annotated[int, typer.Option(help="How many usable rows, from the start.")]
 MaxLength = Annotated[int, typer.Option(help="Truncate rows to this many tokens.")]

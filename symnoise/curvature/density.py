@@ -1,13 +1,14 @@
 """Spectral density of each example's Hessian by stochastic Lanczos quadrature."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, retained_heap, track
-from symnoise.curvature.loss import coordinates
+from symnoise.curvature.loss import coordinates, require_loss
 from symnoise.curvature.loss import probes as probes_of
 from symnoise.curvature.operator import EmbeddingHessian
 from symnoise.models import EmbeddingLoss
@@ -65,6 +66,7 @@ def spectral_density(loss: EmbeddingLoss, steps: int = 64, probes: int = 4, seed
     against all before it, twice; the basis takes 8·steps·n bytes. The probes are those of `trace` with the same seed,
     so n·moment(1) is its estimate. Raises `InputError` for steps or probes below 1.
     """
+    require_loss(loss, EmbeddingLoss)
     if steps < 1 or probes < 1:
         raise InputError(f"steps and probes must be 1 or more; got {steps} and {probes}")
     shape = len(loss.ids), probes, steps
@@ -81,9 +83,10 @@ def spectral_density(loss: EmbeddingLoss, steps: int = 64, probes: int = 4, seed
     return SpectralDensity(nodes, weights, coordinates(loss))
 
 
-def lanczos(H: EmbeddingHessian, start: Float[Tensor, " n"], steps: int) -> Float[Tensor, "step step"]:
+def lanczos(H: Any, start: Float[Tensor, " n"], steps: int) -> Float[Tensor, "step step"]:
     """The tridiagonal QᵀHQ, Q an orthonormal basis of the Krylov space of `start`; fewer steps where it ends early.
 
+    H: an `EmbeddingHessian`, or any symmetric operator with `dtype` and `@`.
     It ends where what is left of Hq after orthogonalisation is below ε times the largest ‖Hq‖ so far, ε the precision
     of H, and so nothing but rounding. Products are taken in the dtype of H, all else in float64.
     """

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.curvature.loss import Loss, coordinates
+from symnoise.curvature.loss import Loss, coordinates, require_loss
 from symnoise.curvature.products import differentiable, inner, require_derivatives, require_finite
 
 
@@ -32,6 +32,7 @@ def hvp_difference(loss: Loss, v: Float[Tensor, "batch token dim"]) -> Differenc
 
     v is (batch, token, dim). Raises `InputError` where the loss is not finite or not differentiable.
     """
+    require_loss(loss)
     X = loss.embeddings
     eps = torch.finfo(X.dtype).eps
     n = coordinates(loss)

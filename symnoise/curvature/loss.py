@@ -1,10 +1,21 @@
 """Coordinates and random directions of a loss."""
 
+from typing import Any
+
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from symnoise.core import InputError
 from symnoise.models import Loss
 from symnoise.noise import directions, orthogonal_directions
+
+
+def require_loss(loss: Any, kind: type = Loss) -> None:
+    """`InputError` for what is no loss of that kind, such as a model."""
+    if not isinstance(loss, kind):
+        raise InputError(
+            f"curvature is of a loss, such as EmbeddingLoss(model, batch), not of {type(loss).__name__}; make one first"
+        )
 
 
 def coordinates(loss: Loss) -> Int[Tensor, " batch"]:

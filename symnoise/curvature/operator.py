@@ -7,6 +7,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from symnoise.core import InputError
+from symnoise.curvature.loss import require_loss
 from symnoise.curvature.products import HessianProducts
 from symnoise.models import EmbeddingLoss
 
@@ -23,6 +24,7 @@ class EmbeddingHessian:
     """
 
     def __init__(self, loss: EmbeddingLoss, example: int = 0) -> None:
+        require_loss(loss, EmbeddingLoss)
         if not 0 <= example < len(loss.embeddings):
             raise InputError(f"example {example} is not in a batch of {len(loss.embeddings)}")
         self._loss = loss.example(example)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from symnoise.core import InputError, retained_heap, return_free_memory, track
-from symnoise.curvature.loss import Loss
+from symnoise.curvature.loss import Loss, require_loss
 from symnoise.curvature.taylor.tensor import Taylor
 
 
@@ -56,6 +56,7 @@ def hvp(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor,
     times the unit of V. One graph serves all probes. Raises `InputError` for another shape, and where the loss is not
     finite or not differentiable.
     """
+    require_loss(loss)
     if V.shape[-3:] != loss.embeddings.shape or V.ndim not in (3, 4):
         raise InputError(f"V must be {tuple(loss.embeddings.shape)} or (probe, …) of it; got {tuple(V.shape)}")
     with retained_heap():

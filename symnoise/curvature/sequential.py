@@ -51,10 +51,13 @@ def two_stages(
     result = measure(probes, min(chunks, allowed) * probes)
     if chunks > allowed:
         reached = of(result).mean()
-        share = float(reached.stderr / reached.value.abs())
+        value, error = float(reached.value), float(reached.stderr)
+        would = f"would take about {wanted:.2g} probes and a pilot of {probes}"
+        if math.isinf(wanted):
+            would = f"cannot be aimed at, since the pilot of {probes} probes found 0"
         warnings.warn(
-            f"rtol={rtol:g} would take about {wanted:.2g} probes and a pilot of {probes}; stopped at "
-            f"max_probes={max_probes}, where the standard error of the mean is {share:.2g} of it",
+            f"rtol={rtol:g} {would}; stopped at max_probes={max_probes}, where the mean is {value:.2g} with a standard "
+            f"error of {error:.2g}",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from symnoise.core import Estimate, InputError, retained_heap, track, unknown
 from symnoise.curvature.difference import gradient
-from symnoise.curvature.loss import Loss, probes
+from symnoise.curvature.loss import Loss, probes, require_loss
 from symnoise.curvature.products import HessianProducts, differentiable, inner
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
@@ -66,14 +66,14 @@ class SmoothedCurvature:
 
 def smoothed_curvature(
     loss: Loss,
-    sigmas: Float[Tensor, "sigma batch"] | Float[Tensor, " sigma"],
+    sigmas: Float[Tensor, "sigma batch"] | Float[Tensor, " sigma"] | Sequence[float] | float,
     noise: str = "rademacher",
     draws: int = 8,
     seed: int = 0,
     *,
     method: str = "hvp",
 ) -> SmoothedCurvature:
-    """C(σ) and T(σ) for each σ in `sigmas`, (sigma,) for all examples alike or (sigma, batch).
+    """C(σ) and T(σ) for each σ in `sigmas`, one number or (sigma,) for all examples alike, or (sigma, batch).
 
     noise: the law of z, standardised to unit variance ("uniform", "gaussian", "rademacher").
     draws: how many z, each mirrored; a T with an error needs two.
@@ -85,29 +85,30 @@ def smoothed_curvature(
     rounding of ℓ(X) in them, which all draws share: one unit in its last place.
     Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an unknown law or method, a loss that is not finite.
     """
+    require_loss(loss)
     X = loss.embeddings
-    sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
-    if not bool((sigmas.isfinite() & (sigmas > 0)).all()) or draws < 1:
+    given = torch.atleast_1d(torch.as_tensor(sigmas, dtype=torch.float64))
+    if not bool((given.isfinite() & (given > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")
     if method not in _FORMS:
         raise unknown("method", method, _FORMS)
-    sigmas = sigmas.reshape(len(sigmas), -1).expand(-1, len(X)).to(X.device)
+    sizes = given.reshape(len(given), -1).expand(-1, len(X)).to(X.device)
     pair, odd = [], []
     with retained_heap():
         Z = probes(loss, draws, seed=seed, law_name=noise)
         base, gradient_square_norm, forms = _FORMS[method](loss, Z)
         for z in track(Z, "draws"):
             with torch.no_grad():
-                steps = [s.to(X)[:, None, None] * z for s in sigmas]
+                steps = [s.to(X)[:, None, None] * z for s in sizes]
                 sides = torch.stack([torch.stack([loss(X + e), loss(X - e)]).double() for e in steps])
             pair.append(sides.mean(1) - base)
             odd.append((sides[:, 0] - sides[:, 1]) / 2)
     pair_, odd_ = torch.stack(pair, 1), torch.stack(odd, 1)
-    below, rounding = SECOND_ORDER * sigmas**2 * forms[:, None], _rounding(base, X.dtype)
-    C = Estimate.from_draws((2 * pair_ / sigmas[:, None] ** 2).transpose(0, 1), method="pairs")
+    below, rounding = SECOND_ORDER * sizes**2 * forms[:, None], _rounding(base, X.dtype)
+    C = Estimate.from_draws((2 * pair_ / sizes[:, None] ** 2).transpose(0, 1), method="pairs")
     return SmoothedCurvature(
-        sigmas=sigmas,
-        C=_also(C, 2 * rounding / sigmas**2),
+        sigmas=sizes,
+        C=_also(C, 2 * rounding / sizes**2),
         T=_also(ratio(pair_.transpose(0, 1), below), rounding / below.mean(0).abs()),
         pair=pair_,
         odd=odd_,
@@ -147,6 +148,7 @@ def finite_curvature(
     Costs 2·draws + 1 forward passes and the memory of one. Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an
     unknown law.
     """
+    require_loss(loss)
     if not bool((sigma.isfinite() & (sigma > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")
     X, sigma = loss.embeddings, sigma.to(loss.embeddings.device)

@@ -12,7 +12,7 @@ from symnoise.core import Estimate, InputError, retained_heap, unknown
 from symnoise.curvature.estimators import LEAST
 from symnoise.curvature.exact import exact_trace
 from symnoise.curvature.halving import Halving
-from symnoise.curvature.loss import Loss
+from symnoise.curvature.loss import Loss, require_loss
 from symnoise.curvature.products import require_repeatable
 from symnoise.curvature.sampler import ESTIMATORS, Sampler, TraceParts
 from symnoise.curvature.sequential import two_stages
@@ -69,6 +69,7 @@ def trace(
     "xtrace"), rtol ≤ 0, a loss that is not finite or not deterministic (one more forward pass a call tells), weights
     without a derivative, a problem too large for "exact" or for memory.
     """
+    require_loss(loss)
     _check(method, METHODS, probes, directions, rtol, coefficients)
     sampler = Sampler(probes, seed, directions, coefficients)
 
@@ -103,6 +104,7 @@ def gauss_newton_trace(
     or "auto".
     The other options and what is raised are as in `trace`; `rtol` speaks of tr G.
     """
+    require_loss(loss, EmbeddingLoss)
     _check(method, _WITH_PARTS, probes, directions, rtol, coefficients)
     sampler = Sampler(probes, seed, directions, coefficients)
 
@@ -131,6 +133,7 @@ def trace_parts(
 
     The other options and what is raised are as in `trace`; `rtol` speaks of tr H.
     """
+    require_loss(loss, EmbeddingLoss)
     _check(method, _WITH_PARTS, probes, directions, rtol, coefficients)
     sampler = Sampler(probes, seed, directions, coefficients)
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from symnoise.core import InputError, reason, sha256, unknown
-from symnoise.models import bundled, gguf
+from symnoise.models import adapter, bundled
+from symnoise.models.converted import converted
 from symnoise.models.quiet import quiet
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -28,6 +29,7 @@ class LoadedModel:
     source:   "bundled", "folder", "gguf" or "hub".
     path:     the file or folder that was read; None for a hub id.
     revision: the commit of a hub id, where the hub cache knows it.
+    base:     of an adapter, what it was merged into.
     """
 
     model: Any
@@ -36,6 +38,7 @@ class LoadedModel:
     source: str
     path: Path | None = None
     revision: str | None = None
+    base: "LoadedModel | None" = None
 
     @property
     def seq2seq(self) -> bool:
@@ -56,13 +59,15 @@ class LoadedModel:
             "class": type(self.model).__name__,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            **({"base": self.base.provenance()} if self.base else {}),
         }
 
 
 def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
     """The model called `name`, in eval mode, with weights in `dtype` on `device`.
 
-    name:   `smollm2` (bundled), an existing folder with safetensors, an existing .gguf file, or a hub id.
+    name:   `smollm2` (bundled), an existing folder with safetensors or a PEFT adapter, which is merged into the model
+            that its configuration names, an existing .gguf file, or a hub id.
     dtype:  of the weights; curvature is best measured in float32.
     device: "cpu", "cuda", "cuda:1" …
 
@@ -76,15 +81,18 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
         raise InputError(f"the model has no name: give {_CHOICES}")
     with _reported(name):
         if name == bundled.MODEL:
-            loaded = LoadedModel(*_from_cache(dtype), name, "bundled", bundled.smollm2_file())
+            loaded = LoadedModel(
+                *_from_cache(bundled.smollm2_file(), name, dtype), name, "bundled", bundled.smollm2_file()
+            )
+        elif adapter.is_adapter(path):
+            loaded = _with_adapter(path, name, dtype)
         elif path.is_dir():
             _check_folder(path)
             with quiet():
                 loaded = LoadedModel(*_read(str(path), dtype), name, "folder", path)
         elif path.is_file():
             _check_file(path)
-            with quiet():
-                loaded = LoadedModel(gguf.load_weights(path, dtype), gguf.load_tokenizer(path), name, "gguf", path)
+            loaded = LoadedModel(*_from_cache(path, path.stem, dtype), name, "gguf", path)
         else:
             _check_hub_id(name)
             with quiet(bars=True):  # a download may take minutes
@@ -99,13 +107,25 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
     return loaded
 
 
-def _from_cache(dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_cache(source: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model in a GGUF file, by way of its conversion."""
     with quiet():
-        folder, _ = bundled.converted_smollm2()
+        folder, _ = converted(source, name)
         try:
             return _read(str(folder), dtype)
         except Exception as error:  # whatever is wrong with a file that we wrote, the cure is the same
             raise InputError(f"{folder} is damaged ({reason(error)}): delete it, and it is made anew") from error
+
+
+def _with_adapter(path: Path, name: str, dtype: torch.dtype) -> LoadedModel:
+    """The adapter in a folder, merged into its model; with the tokenizer that lies beside it, or else the model's."""
+    from transformers import AutoTokenizer
+
+    base = load_model(adapter.base_of(path), dtype=dtype)
+    with quiet():
+        own = any(path.glob("tokenizer*"))
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False) if own else base.tokenizer
+        return LoadedModel(adapter.merged(base.model, path), tokenizer, name, "folder", path, base=base)
 
 
 def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -141,8 +161,6 @@ def _commit(name: str) -> str | None:
 def _check_folder(path: Path) -> None:
     names = {file.name for file in path.iterdir()}
     weights = [name for name in names if name.endswith(".safetensors") and not name.startswith("adapter_")]
-    if not weights and "adapter_config.json" in names:
-        raise InputError(f"{path} holds an adapter alone: merge it into its model (merge_and_unload) and save that")
     if not weights and any(name.endswith(_PICKLED) for name in names):
         raise InputError(f"{path} has pickled weights, which can run code when read: {_CONVERT}")
     if not weights and any(name.endswith(".gguf") for name in names):

@@ -1,6 +1,7 @@
 """Noise on a model's text embedding, in any training loop."""
 
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from symnoise.core import InputError, generator
 from symnoise.models.borrowed import borrowed
 from symnoise.noise import Noise
-from symnoise.training.documents import noised_lengths
+from symnoise.training.documents import has_media, noised_lengths
 from symnoise.training.draws import draw
 from symnoise.training.options import NoiseOptions
 from symnoise.training.pairs import first_side, join_sides, layout
+from symnoise.training.reference import Policy
 from symnoise.training.target import find_target
 
 _IN_FLIGHT = 64  # forwards whose backward may still come; each keeps a few numbers a token
@@ -30,15 +32,16 @@ _occupied: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 class Frame:
     """What one forward is to get.
 
-    lengths: each token's L, 0 where no noise goes, of the batch before doubling.
-    key:     (optimizer step, micro-step): names the draw.
+    lengths: each token's L, 0 where no noise goes, of the batch before doubling; None to read it from what the
+             forward itself is given, where a Trainer makes the model's batch from its own (GRPO, KTO, ORPO).
+    key:     (optimizer step, micro-step), and the number of the forward where there are several: names the draw.
     side:    "single" draw; "rows" or "tokens" for both sides of a doubled batch (see `pairs.layout`); "first" or
              "second" side alone; "none".
     along:   a number t that multiplies the noise, for derivatives along it; None is 1.
     """
 
-    lengths: Int[Tensor, "batch token"]
-    key: tuple[int, int]
+    lengths: Int[Tensor, "batch token"] | None
+    key: tuple[int, ...]
     side: str = "single"
     along: Tensor | None = None
 
@@ -48,21 +51,27 @@ class Attached:
 
     fired: how many forwards have been noised.
     on_draw: called as on_draw(epsilon, embeddings, lengths) after each draw, all without gradient; for tracking.
+    resting: whether forwards get noise inside `using` alone, as the Trainers have it: no other forward of theirs
+             (generation, log-probabilities of the sampling policy) is a training step.
     """
 
     def __init__(self, model: nn.Module, noise: Noise | None, seed: int, options: NoiseOptions, rank: int) -> None:
         self.noise, self.seed, self.options, self.rank = noise, seed, options, rank
         self.fired = 0
         self.on_draw: Callable[[Tensor, Tensor, Tensor], None] | None = None
-        self._key = (0, 0)
+        self.resting = False
+        self._key: tuple[int, ...] = (0, 0)
         self._given: Frame | None = None  # set by a Trainer, which knows more than the forward is told
+        self._forwards = 0  # since then
         self._frame: Frame | None = None  # of the forward in progress, until the embedding has run
         self._drawn: dict[int, Frame] = {}  # of forwards whose backward may run them again
         self._handles: list[Any] = []
+        self._warned = False
         self._apart: bool | None = None  # whether the model keeps the documents of a row apart
         if noise is None:
             return
         self._target = find_target(model)
+        self._policy = Policy(self._target.model)
         embedding = self._target.embedding
         self._refuse(embedding)
         if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
@@ -85,6 +94,11 @@ class Attached:
             raise InputError(
                 "where must be 'all' for encoder-decoder models: their labels are not on the noised tokens"
             )
+
+    @property
+    def model(self) -> nn.Module:
+        """The module whose forwards are noised, without the wrappers of distributed training."""
+        return self._target.model
 
     @property
     def _seq2seq(self) -> bool:
@@ -111,21 +125,45 @@ class Attached:
         self._key = (step, 0)
         self._drawn.clear()
 
-    def frame(self, batch: Mapping[str, Any], key: tuple[int, int], side: str = "single") -> Frame:
+    def frame(self, batch: Mapping[str, Any], key: tuple[int, ...], side: str = "single") -> Frame:
         """The `Frame` of a batch before doubling."""
-        return Frame(noised_lengths(batch, self.options.length, self.options.where), key, side)
+        return Frame(self._lengths(batch), key, side)
+
+    def _lengths(self, batch: Mapping[str, Any]) -> Int[Tensor, "batch token"]:
+        placeholders = self._target.placeholders
+        if not placeholders and has_media(batch):
+            raise InputError(
+                f"the configuration of {type(self._target.model).__name__} does not say which token ids stand for "
+                "images, so noise cannot be kept to the text: train it on text alone"
+            )
+        return noised_lengths(batch, self.options.length, self.options.where, placeholders)
 
     @contextmanager
     def using(self, frame: Frame) -> Iterator[None]:
         """Forwards in the block get `frame`'s noise, the same each time, instead of counting micro-steps."""
         if frame.key[0] != self._key[0]:
             self._drawn.clear()
-        self._key = frame.key
-        self._given = frame
+        self._key, self._forwards = frame.key, 0
+        before = self._given, self.resting
+        self._given, self.resting = frame, False
         try:
             yield
         finally:
-            self._given = None
+            self._given, self.resting = before
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No forward in the block gets noise, nor counts as a micro-step: for a reference, a teacher, a clean loss.
+
+        A forward with PEFT's adapters disabled, or without gradients and with another adapter active, is the
+        reference's and gets none by itself.
+        """
+        before, self.resting = self.resting, True
+        given, self._given = self._given, None
+        try:
+            yield
+        finally:
+            self.resting, self._given = before, given
 
     def require_documents_apart(self, batch: Mapping[str, Any]) -> None:
         """`InputError` for a model in which the documents of one row see each other, as OPT's, whose attention does
@@ -150,10 +188,11 @@ class Attached:
     def epsilon(self, frame: Frame, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """The noise of `frame`, as it is added: a function of (seed, rank, frame) alone on one kind of device."""
         assert self.noise is not None
-        step, micro = frame.key
+        assert frame.lengths is not None
+        step, *within = frame.key
         noise = replace(self.noise, alpha=self.noise.alpha * self.options.fraction(step))
         padded = self.options.length == "padded"
-        random = generator(self.seed, "noise", self.rank, step, micro, device=frame.lengths.device)
+        random = generator(self.seed, "noise", self.rank, step, *within, device=frame.lengths.device)
         one = partial(
             draw,
             noise,
@@ -173,7 +212,10 @@ class Attached:
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._frame = None
-        if not model.training or _in_backward():
+        if _in_backward() or self.resting or not self._policy.passes():
+            return
+        if not model.training:
+            self._warn_of_evaluation(model)
             return
         batch = dict(kwargs)
         if args:
@@ -182,11 +224,15 @@ class Attached:
             raise InputError("noise needs input_ids: with inputs_embeds the embedding table never runs")
         if self._given is not None:
             self._frame = self._given
+            if self._frame.lengths is None:
+                lengths = self._lengths(batch)
+                self._frame = replace(self._frame, lengths=lengths, key=(*self._frame.key, self._forwards))
+                self._forwards += 1
             return
         side = "single"
         if self.noise is not None and self.noise.paired:
             side = layout(batch)
-            lengths = first_side(noised_lengths(batch, self.options.length, self.options.where), side)
+            lengths = first_side(self._lengths(batch), side)
             first_side(batch["input_ids"], side)
             if side == "tokens":
                 self.require_documents_apart(batch)
@@ -194,6 +240,17 @@ class Attached:
         else:
             self._frame = self.frame(batch, self._key)
         self._key = (self._key[0], self._key[1] + 1)
+
+    def _warn_of_evaluation(self, model: nn.Module) -> None:
+        """Once, of gradients in evaluation mode: `from_pretrained` leaves a model there, and a loop may forget it."""
+        if self._warned or not torch.is_grad_enabled() or not any(p.requires_grad for p in model.parameters()):
+            return
+        self._warned = True
+        warnings.warn(
+            "the model is in evaluation mode, so this forward with gradients got no noise: call model.train() before "
+            "training, or evaluate under torch.no_grad()",
+            stacklevel=2,
+        )
 
     def _on_embedding(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         ids = args[0] if args else kwargs["input"]
@@ -216,7 +273,7 @@ class Attached:
             raise InputError(f"noise of shape {tuple(epsilon.shape)} met embeddings of {tuple(output.shape)}")
         if not _in_backward():
             self.fired += 1
-            if self.on_draw is not None:
+            if self.on_draw is not None and frame.lengths is not None:
                 here = self._target.multiplier  # what is told is as the first layer receives it
                 self.on_draw(here * epsilon.detach(), here * output.detach(), frame.lengths)
         return output + (epsilon if frame.along is None else frame.along * epsilon)
@@ -228,6 +285,13 @@ class Attached:
                 f"a training step of {type(model).__name__} passed without a draw: its text embedding "
                 f"({type(self._target.embedding).__name__}) did not run; attach noise to the model that the loop calls"
             )
+
+
+def require_noise(noise: Any, *, given: bool = True) -> None:
+    """`InputError` for what is neither a `Noise` nor None, and where nothing was `given`."""
+    if not given or not isinstance(noise, Noise | None):
+        what = f"got {noise!r}" if given else "nothing was given"
+        raise InputError(f"noise must be a Noise, such as Noise.symnoise(5.0), or None for plain training; {what}")
 
 
 def attach(
@@ -262,6 +326,7 @@ def attach(
     if rank is None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if distributed else 0
+    require_noise(noise)
     return Attached(model, noise, seed, options or NoiseOptions(), rank)
 
 

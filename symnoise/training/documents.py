@@ -1,6 +1,6 @@
 """How long the text around each token is, also where several documents share a row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,12 @@ from torch.nn import functional as F
 
 from symnoise.core import InputError
 
+_MEDIA = ("pixel", "image", "video", "audio", "input_features")
 
-def document_lengths(batch: Mapping[str, Any]) -> Int[Tensor, "batch token"]:
-    """For each token the number of real tokens in its document; 0 at padding.
+
+def document_lengths(batch: Mapping[str, Any], placeholders: Sequence[int] = ()) -> Int[Tensor, "batch token"]:
+    """For each token the number of real tokens in its document; 0 at padding and at `placeholders`, ids that stand for
+    parts of an image or a sound.
 
     A row is one document unless the batch says otherwise: `cu_seq_lens_q`, the boundaries of a flattened batch
     of one row, or `position_ids` (batch, token) that do not go up by one from a real token to the next.
@@ -20,6 +23,7 @@ def document_lengths(batch: Mapping[str, Any]) -> Int[Tensor, "batch token"]:
     """
     ids = batch["input_ids"]
     real = _real(batch)
+    text = real & ~torch.isin(ids, torch.tensor(placeholders, dtype=ids.dtype, device=ids.device))
     boundaries = batch.get("cu_seq_lens_q")
     positions = batch.get("position_ids")
     if boundaries is not None:
@@ -29,17 +33,19 @@ def document_lengths(batch: Mapping[str, Any]) -> Int[Tensor, "batch token"]:
         start = F.pad(positions[:, 1:] != positions[:, :-1] + 1, (1, 0), value=True)
         start |= ~F.pad(real[:, :-1], (1, 0), value=False)
     else:
-        return real.sum(1, keepdim=True) * real
+        return text.sum(1, keepdim=True) * text
     document = start.cumsum(1)
     counts = torch.zeros(ids.shape[0], ids.shape[1] + 1, dtype=torch.long, device=ids.device)
-    counts.scatter_add_(1, document, real.long())
-    return counts.gather(1, document) * real
+    counts.scatter_add_(1, document, text.long())
+    return counts.gather(1, document) * text
 
 
-def noised_lengths(batch: Mapping[str, Any], length: str, where: str) -> Int[Tensor, "batch token"]:
+def noised_lengths(
+    batch: Mapping[str, Any], length: str, where: str, placeholders: Sequence[int] = ()
+) -> Int[Tensor, "batch token"]:
     """The L of each token's scale, 0 where no noise goes; `length` and `where` as in `NoiseOptions`."""
     ids = batch["input_ids"]
-    chosen = torch.full_like(ids, ids.shape[1]) if length == "padded" else document_lengths(batch)
+    chosen = torch.full_like(ids, ids.shape[1]) if length == "padded" else document_lengths(batch, placeholders)
     if where == "all":
         return chosen
     labels = batch.get("labels")
@@ -56,3 +62,8 @@ def _real(batch: Mapping[str, Any]) -> Bool[Tensor, "batch token"]:
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask {tuple(mask.shape)} must have the shape of input_ids {tuple(ids.shape)}")
     return mask != 0
+
+
+def has_media(batch: Mapping[str, Any]) -> bool:
+    """Whether examples come with images, video or sound, whose rows are not those of the text."""
+    return any(key.startswith(_MEDIA) and value is not None for key, value in batch.items())

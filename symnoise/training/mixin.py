@@ -1,7 +1,7 @@
 """`SymNoiseMixin`: noise and exact pairs for any Transformers Trainer."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from symnoise.core import InputError, unknown
-from symnoise.noise import Noise
-from symnoise.training.attach import Attached, Frame, attach
+from symnoise.training.attach import Attached, Frame, attach, require_noise
 from symnoise.training.checkpoints import last_whole_checkpoint, resolve, setting, warn_if_other, write_setting
+from symnoise.training.coupled import couples_rows, one_after_the_other, sides_apart, unrecorded
 from symnoise.training.options import NoiseOptions
 from symnoise.training.pairs import double_batch, layout
 from symnoise.training.penalty import CurvaturePenalty, penalised_loss
 from symnoise.training.recompute import adds_gradients, recomputed
 
 PAIR_MODES = ("doubled", "two-pass")
+_NOT_GIVEN: Any = object()  # None means plain training, so it cannot be what an argument left out means
 _ARGUMENTS = ("noise", "noise_seed", "noise_options", "pair_mode", "penalty")
 
 
@@ -36,6 +37,12 @@ class SymNoiseMixin:
     the sides differ by more than the noise's sign; set it to 0 where they must not.
     TRL's `num_tokens` counts what went through the model, so twice the data in a pair.
 
+    Where the loss has a term over the rows of a batch (router losses, DPO's "aot", a loss of your own, which a trial on
+    the first step finds and a warning reports), and where the Trainer makes the model's batch (GRPO, KTO, ORPO) or
+    examples have images, the sides go through the model one after the other within the step, whatever `pair_mode`.
+    In preference training every forward of the policy within the loss is noisy, none of the reference's, and none
+    outside the loss (generation, the sampling policy's log-probabilities); see `Attached.paused`.
+
     noise:         `Noise`, paired or not, or None for plain training.
     noise_seed:    names the draws, together with rank, optimizer step and micro-step.
     noise_options: see `NoiseOptions`; the number of steps is filled in.
@@ -43,20 +50,25 @@ class SymNoiseMixin:
                    where the first leaves gradients that plain training would not hold yet, the second recomputes its
                    activations to make room for them (a third more time for that side; same values).
     penalty:       see `CurvaturePenalty`: the noise then measures curvature for an explicit penalty instead.
-    Raises `InputError` for unknown arguments, `neftune_noise_alpha` and DataParallel; in training, for a loss that is
-    not finite, before it reaches the weights.
+    Raises `InputError` for `noise` left out or no `Noise`, unknown arguments, `neftune_noise_alpha` and DataParallel;
+    in training, for a loss that is not finite, before it reaches the weights.
     """
 
     def __init__(
         self,
         *args: Any,
-        noise: Noise | None = None,
+        noise: Any = _NOT_GIVEN,  # Noise or None; checked in `require_noise`
         noise_seed: int = 0,
         noise_options: NoiseOptions | None = None,
         pair_mode: str = "doubled",
         penalty: CurvaturePenalty | None = None,
         **kwargs: Any,
     ) -> None:
+        known = list(inspect.signature(super().__init__).parameters)
+        for name in kwargs:
+            if name not in known and "kwargs" not in known:
+                raise unknown("trainer argument", name, [*known, *_ARGUMENTS])
+        require_noise(None if noise is _NOT_GIVEN else noise, given=noise is not _NOT_GIVEN)
         if pair_mode not in PAIR_MODES:
             raise unknown("pair mode", pair_mode, PAIR_MODES)
         if penalty is not None and (noise is None or not (noise.paired and noise.mirrored)):
@@ -66,11 +78,8 @@ class SymNoiseMixin:
         self._attached: Attached | None = None
         self._micro = (-1, -1)  # optimizer step, and micro-step within it
         self.observer: Any = None  # a NoiseTracker while it watches a step
+        self._coupled: bool | None = None  # whether the loss was found to have a term over the rows of a batch
         self._side: str | None = None  # in two-pass mode: the side whose turn it is
-        known = list(inspect.signature(super().__init__).parameters)
-        for name in kwargs:
-            if name not in known and "kwargs" not in known:
-                raise unknown("trainer argument", name, [*known, *_ARGUMENTS])
         super().__init__(*args, **kwargs)
         self._check_arguments()
         for callback in self.callback_handler.callbacks:  # type: ignore[attr-defined]
@@ -120,6 +129,7 @@ class SymNoiseMixin:
             rank = trainer.accelerator.process_index // trainer.get_tp_size()  # tensor-parallel ranks share a batch
             self._attached = attach(model, self.noise, self.noise_seed, options, rank=rank)
             self._attached.on_draw = self._show
+            self._attached.resting = True  # but within a loss
         return self._attached
 
     def _show(self, *draw: Tensor) -> None:
@@ -130,6 +140,7 @@ class SymNoiseMixin:
         """As the Trainer's. `resume_from_checkpoint=True` passes over a checkpoint that was not completely written;
         a checkpoint made with another noise setting is used, with a warning that says both."""
         self._detach()
+        self._coupled = None
         folder = resolve(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
         if folder is not None:
             warn_if_other(folder, self.noise_setting)
@@ -153,18 +164,20 @@ class SymNoiseMixin:
         if trainer.args.should_save:
             write_setting(output_dir or trainer.args.output_dir, self.noise_setting)
 
-    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+    def floating_point_ops(self, inputs: Any) -> int:
         """As the Trainer's, of both sides in a pair."""
         sides = 2 if self.noise is not None and self.noise.paired else 1
         return sides * super().floating_point_ops(inputs)  # type: ignore[misc]
 
-    def training_step(self, model: nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one micro-batch, both sides of it in a pair; its loss, checked to be finite."""
         trainer: Any = self
         step = trainer.state.global_step
         self._micro = (step, self._micro[1] + 1 if self._micro[0] == step else 0)
         one_pass = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
-        if self.noise is None or not self.noise.paired or self.penalty or self.pair_mode == "doubled":
+        # Batches that a Trainer generates itself (GRPO) must not be made twice.
+        whole = self.pair_mode == "doubled" or "input_ids" not in inputs
+        if self.noise is None or not self.noise.paired or self.penalty or whole:
             loss = one_pass(inputs)
         else:
             try:
@@ -201,20 +214,18 @@ class SymNoiseMixin:
         if "inputs_embeds" in inputs:
             raise InputError("noise needs input_ids: with inputs_embeds the embedding table never runs")
         noise = self.attached(model)
-        frame = noise.frame(inputs, self._micro)
+        one_batch = "input_ids" in inputs and "KL_input_ids" not in inputs
+        frame = noise.frame(inputs, self._micro) if one_batch else Frame(None, self._micro)
         if self.observer is None:
             return self._noisy_loss(plain, noise, frame, inputs, num_items_in_batch)
         clean = None
         if self._side != "second":
-            with torch.no_grad(), torch.random.fork_rng(), noise.using(replace(frame, side="none")):
-                clean = self._unrecorded(partial(plain, dict(inputs), num_items_in_batch=num_items_in_batch))
+            quiet = noise.using(replace(frame, side="none"))
+            with torch.no_grad(), torch.random.fork_rng(), quiet, unrecorded(self):
+                clean = plain(dict(inputs), num_items_in_batch=num_items_in_batch)
         result = self._noisy_loss(plain, noise, frame, inputs, num_items_in_batch)
         self.observer.losses(_loss_of(result).detach(), _loss_of(clean), averaged=num_items_in_batch is None)
         return result
-
-    def _unrecorded(self, loss: Callable[[], Any]) -> Any:
-        """`loss()` without traces in whatever the Trainer counts along the way."""
-        return loss()
 
     def _noisy_loss(
         self, plain: partial[Any], noise: Attached, frame: Frame, inputs: Mapping[str, Any], num_items_in_batch: Any
@@ -238,10 +249,22 @@ class SymNoiseMixin:
 
     def _doubled(self, plain: Any, noise: Attached, frame: Frame, inputs: Mapping[str, Any], count: Any) -> Any:
         trainer: Any = self
+        apart = partial(one_after_the_other, plain, noise, frame, inputs, count)
+        if self._coupled or sides_apart(self, inputs):
+            return apart()
         if layout(inputs) == "tokens" and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             noise.require_documents_apart(inputs)  # sharded, a forward on one process would wait for the others
-        with noise.using(replace(frame, side=layout(inputs))):
-            return plain(double_batch(inputs), num_items_in_batch=None if count is None else 2 * count)
+
+        def doubled() -> Any:
+            with noise.using(replace(frame, side=layout(inputs))):
+                return plain(double_batch(inputs), num_items_in_batch=None if count is None else 2 * count)
+
+        if self._coupled is None:
+            with unrecorded(self):
+                self._coupled = couples_rows(trainer.model, noise, doubled, apart, trainer.args.device)
+            if trainer.args.world_size > 1:  # all processes call the model equally often
+                self._coupled = bool(trainer.accelerator.reduce(torch.tensor(self._coupled, dtype=torch.float32)) > 0)
+        return apart() if self._coupled else doubled()
 
 
 def _loss_of(result: Any) -> Any:

@@ -47,6 +47,8 @@ def penalised_loss(
         with noise.using(replace(frame, side="none")):
             clean = loss()
         return clean + penalty.weight * (paired_loss() - clean)
+    if frame.lengths is None:
+        raise InputError("the hutchinson penalty needs batches with input_ids; use CurvaturePenalty('difference')")
     along = torch.zeros((), device=frame.lengths.device, requires_grad=True)
     with noise.using(replace(frame, along=along)), sdpa_kernel(SDPBackend.MATH):
         clean = loss()

@@ -1,8 +1,5 @@
 """TRL's SFTTrainer with noise."""
 
-from collections.abc import Callable
-from typing import Any
-
 from symnoise.core import InputError
 from symnoise.training.mixin import SymNoiseMixin
 
@@ -22,16 +19,3 @@ class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
         super()._check_arguments()
         if self.penalty is not None and self.penalty.method == "hutchinson":
             raise InputError("TRL's fused loss has one derivative only; use CurvaturePenalty('difference')")
-
-    def _unrecorded(self, loss: Callable[[], Any]) -> Any:
-        trainer: Any = self
-        kept, tokens = (
-            {key: list(values) for key, values in trainer._metrics["train"].items()},
-            trainer._total_train_tokens,
-        )
-        try:
-            return loss()
-        finally:
-            trainer._metrics["train"].clear()
-            trainer._metrics["train"].update(kept)
-            trainer._total_train_tokens = tokens

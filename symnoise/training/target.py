@@ -10,6 +10,7 @@ from symnoise.models.multiplier import embedding_multiplier
 
 # What DDP and DeepSpeed, torch.compile, and FSDP1 call the model they wrap.
 _WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module")
+_MEDIA = ("image", "video", "audio")
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,14 @@ class Target:
                 that Transformers reports is never called in T5 or BART.
     multiplier: what the model multiplies the embedding's output by afterwards (Granite, Pegasus, …); 1 in most
                 models. Gemma's √d is applied inside its embedding module, so there it is 1 too.
+    placeholders: token ids whose embeddings give way to those of an image or a sound: no text, so they get no noise and
+                do not count in L.
     """
 
     model: nn.Module
     embedding: nn.Module
     multiplier: float
+    placeholders: tuple[int, ...] = ()
 
 
 def find_target(model: nn.Module) -> Target:
@@ -43,7 +47,9 @@ def find_target(model: nn.Module) -> Target:
         raise InputError(
             f"{type(inner).__name__} has no text-embedding table to put noise on; give a Transformers model"
         )
-    return Target(outer, embedding, embedding_multiplier(stack, embedding))
+    places = (getattr(config, f"{kind}_token_{name}", None) for kind in _MEDIA for name in ("id", "index"))
+    held = tuple(place for place in places if isinstance(place, int))
+    return Target(outer, embedding, embedding_multiplier(stack, embedding), held)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

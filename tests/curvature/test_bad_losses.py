@@ -1,5 +1,6 @@
 """Losses that cannot be measured as they are: too large, random, quantised, not finite. One clear line each."""
 
+import inspect
 import warnings
 from itertools import count
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import symnoise as sn
 from symnoise.core import InputError
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.models import EmbeddingLoss
@@ -222,3 +224,26 @@ def test_bfloat16_coefficients_err_by_little() -> None:
         a, b = getattr(fine, part).value, getattr(coarse, part).value
         assert float((a - b).abs().max()) < 0.03 * float(a.abs().max())
         assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        sn.trace, sn.gauss_newton_trace, sn.trace_parts, sn.spectrum, sn.spectral_density, sn.EmbeddingHessian.__init__,
+        lambda model: inspect.unwrap(sn.hvp)(model, torch.zeros(1, 2, 3)),
+        lambda model: inspect.unwrap(sn.hvp_difference)(model, torch.zeros(1, 2, 3)),
+        lambda model: inspect.unwrap(sn.smoothed_curvature)(model, 0.01),
+        lambda model: inspect.unwrap(sn.finite_curvature)(model, torch.ones(1)),
+    ],
+)  # fmt: skip
+def test_a_model_is_not_a_loss(measure) -> None:
+    """As a user meets it, without this suite's checker of types around the function."""
+    bare = inspect.unwrap(measure)
+    with pytest.raises(InputError, match=r"such as EmbeddingLoss\(model, batch\), not of LlamaForCausalLM"):
+        bare(None, tiny("llama")) if "self" in inspect.signature(bare).parameters else bare(tiny("llama"))
+
+
+def test_one_sigma_is_a_number() -> None:
+    loss = loss_of("llama")
+    one, several = (sn.smoothed_curvature(loss, sigmas, draws=2) for sigmas in (0.01, [0.01, 0.02]))
+    assert one.C.value.shape == (1, 2) and torch.equal(one.C.value[0], several.C.value[0])

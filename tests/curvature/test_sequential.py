@@ -105,9 +105,20 @@ def test_what_it_takes() -> None:
 
 
 def test_the_most_probes_are_kept_to_with_a_warning() -> None:
-    with pytest.warns(RuntimeWarning, match=r"rtol=0.001 would take about .* max_probes=50, where the standard error"):
+    said = r"rtol=0.001 would take about .* max_probes=50, where the mean is .* with a standard error of"
+    with pytest.warns(RuntimeWarning, match=said):
         found = trace(Quadratic(), "hvp", probes=16, rtol=0.001, max_probes=50)
     assert found.probes == 32
+
+
+def test_a_pilot_that_finds_nothing_asks_for_no_number_of_probes() -> None:
+    """A mean of 0 makes every relative error infinite; "inf probes" would tell nobody anything."""
+    flat = lambda first, count: Estimate.from_draws(torch.tensor([[1.0], [-1.0]]).repeat(count // 2, 1))  # noqa: E731
+    with pytest.warns(
+        RuntimeWarning, match=r"rtol=0.1 cannot be aimed at, since the pilot of 4 probes found 0"
+    ) as seen:
+        two_stages(flat, 4, 0.1, 16, lambda e: e)
+    assert "inf" not in str(seen[0].message)
 
 
 def test_parts_decide_by_what_is_asked_for() -> None:

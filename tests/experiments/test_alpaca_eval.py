@@ -1,6 +1,7 @@
 """AlpacaEval: replies, a judge behind a server of this test, and win rates with a known effect of length."""
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -69,10 +70,18 @@ def test_the_interval_of_the_length_controlled_win_rate_covers() -> None:
     assert inside >= 86  # of 100; binomial, 4 standard errors
 
 
-@pytest.mark.parametrize("wins", [[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
-def test_where_length_tells_all_there_is_no_number_and_a_reason(wins) -> None:
-    value, *_, note = length_controlled(np.array(wins), np.array([-50.0, -20.0, 20.0, 50.0]))
-    assert np.isnan(value) and "length tells every preference" in note
+@pytest.mark.parametrize(
+    ("wins", "longer", "reason"),
+    [
+        ([1, 1, 1, 1], [-50, -20, 20, 50], "^all preferences are the same$"),
+        ([0, 0, 1, 1], [-50, -20, 20, 50], "^length tells every preference$"),
+        ([0, 1, 0, 1, 1], [0, 0, 0, 0, 9000], r"^4 of 5 replies .* same 0 characters, and of the other 1 length tells"),
+        ([1, 1, 0, 0, 0], [7, 7, 7, 7, 9000], r"^4 of 5 replies .* same 7 characters"),
+    ],
+)
+def test_where_no_effect_of_length_can_be_fitted_there_is_no_number_and_a_reason(wins, longer, reason) -> None:
+    value, *_, note = length_controlled(np.array(wins, float), np.array(longer, float))
+    assert np.isnan(value) and re.search(reason, note)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,20 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertLMHeadModel,
+    LlamaConfig,
+)
+from transformers.modeling_outputs import CausalLMOutput
 
 from symnoise.core import InputError
+from symnoise.curvature import trace
 from symnoise.models import EmbeddingLoss, borrowed
 from symnoise.noise import Noise
 from symnoise.training import attach
@@ -130,9 +140,12 @@ def test_what_is_measured_is_what_training_noise_moves() -> None:
     assert float(epsilon.square().sum()) == pytest.approx(25 / 3, rel=1e-6)
 
 
-def test_a_model_that_reads_embeddings_otherwise_is_refused() -> None:
-    model = tiny("granite")
-    hook = model.model.register_forward_pre_hook(
+def test_a_model_that_reads_embeddings_otherwise_is_measured_as_it_is_trained() -> None:
+    """What it makes of inputs_embeds is not what training moves."""
+    model, text = tiny("granite", torch.float64), batch(rows=1)
+    expected = EmbeddingLoss(model, text)
+    value = expected(expected.embeddings)
+    model.model.register_forward_pre_hook(
         lambda _, args, kwargs: (
             (args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"] + 1})
             if kwargs.get("inputs_embeds") is not None
@@ -140,10 +153,115 @@ def test_a_model_that_reads_embeddings_otherwise_is_refused() -> None:
         ),
         with_kwargs=True,
     )
-    with pytest.raises(InputError, match="GraniteForCausalLM computes something else from inputs_embeds"):
-        EmbeddingLoss(model, batch())
-    hook.remove()
-    EmbeddingLoss(model, batch())
+    loss = EmbeddingLoss(model, text)
+    assert torch.equal(loss(loss.embeddings), value)
+
+
+class Patched(nn.Module):
+    """A language model of one layer, with something wrong in how it takes its embeddings."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.config = fault, LlamaConfig()
+        self.table, self.head = nn.Embedding(97, 8), nn.Linear(8, 97)
+        self.calls = 0
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.table
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def forward(self, input_ids, attention_mask=None, use_cache=None) -> CausalLMOutput:
+        looked_up = self.table.weight[input_ids]
+        taken = {
+            "bypassed": lambda: looked_up,
+            "thrown away": lambda: self.table(input_ids) * 0 + looked_up,
+            "looked up twice": lambda: self.table(input_ids) + self.table(input_ids).roll(self.calls, -1),
+            "not causal": lambda: self.table(input_ids) + self.table(input_ids).sum(1, keepdim=True),
+        }[self.fault]()
+        self.calls += 1
+        return CausalLMOutput(logits=self.head(torch.tanh(taken)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("bypassed", "Patched does not call its text embedding"),
+        ("thrown away", "does not depend on its text embedding"),
+        ("looked up twice", "computes something else with its embeddings in place"),
+        ("not causal", "sees the tokens that it is to predict: give a causal language model"),
+    ],
+)
+def test_models_that_cannot_be_measured_are_refused_on_first_use(fault: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        EmbeddingLoss(Patched(fault), batch())
+    assert "\n" not in str(error.value)
+
+
+def encoder(task: str, **more) -> nn.Module:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = BertConfig(vocab_size=97, num_labels=3, **sizes, **more)
+    torch.manual_seed(0)
+    return {"masked": BertForMaskedLM, "sequence": BertForSequenceClassification, "token": BertForTokenClassification}[
+        task
+    ](config).eval()
+
+
+@pytest.mark.parametrize("task", ["masked", "sequence", "token"])
+def test_encoders_and_classifiers_are_measured_per_example(task: str) -> None:
+    """The model's own loss row by row, with segments; each example's curvature is that of the example alone."""
+    model, text = encoder(task).double(), batch()
+    text["token_type_ids"] = (torch.arange(6) > 2).long().expand(2, 6)
+    text["labels"] = {
+        "masked": text["labels"],
+        "sequence": torch.tensor([2, 0]),
+        "token": text["labels"].where(text["labels"] == -100, text["labels"] % 3),
+    }[task]
+    loss = EmbeddingLoss(model, text)
+    found = loss(loss.embeddings)
+    traces = trace(loss, "taylor", probes=4).value
+    for row in range(2):
+        with torch.no_grad():
+            alone = model(**{key: value[row : row + 1] for key, value in text.items()}).loss
+        assert float(found[row]) == pytest.approx(float(alone), rel=3e-7)
+        one = loss.example(row)
+        assert one.task == task and one.shape[1] == int(loss.lengths[row])
+        torch.testing.assert_close(trace(one, "hvp", probes=4).value, traces[row : row + 1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "change", "message"),
+    [
+        ("sequence", {}, {"labels": torch.zeros(2, 6).long()}, r"must be one class per example, \(2,\)"),
+        ("sequence", {}, {"labels": torch.zeros(2)}, "must be one class per example"),
+        ("sequence", {"problem_type": "regression"}, {"labels": torch.zeros(2)}, "regression and several labels"),
+        ("sequence", {}, {"labels": torch.tensor([0, -100])}, "example 1 has no scored token"),
+        ("token", {}, {"position_ids": torch.arange(6).expand(2, 6)}, "the batch has 'position_ids', which a loss"),
+    ],
+)
+def test_what_classifiers_cannot_be_measured_on(task: str, more: dict, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EmbeddingLoss(encoder(task, **more), batch() | change)
+
+
+def test_an_encoder_with_a_causal_head_is_refused() -> None:
+    """BERT that was not told to be a decoder: a fresh one mixes tokens by some thousandths only."""
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    with pytest.raises(InputError, match="BertLMHeadModel sees the tokens that it is to predict"):
+        EmbeddingLoss(BertLMHeadModel(config).eval(), batch())
+    config.is_decoder = True
+    loss = EmbeddingLoss(BertLMHeadModel(config).eval(), batch())
+    assert bool(loss(loss.embeddings).isfinite().all())
+
+
+def test_virtual_tokens_are_refused() -> None:
+    """Prompt tuning puts outputs before those of the tokens: labels would be held against others."""
+    model = get_peft_model(tiny("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(InputError, match="computes 9 outputs of 6 tokens"):
+        loss = EmbeddingLoss(model, batch())
+        loss(loss.embeddings)
 
 
 def state(model: nn.Module) -> list:

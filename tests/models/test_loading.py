@@ -1,17 +1,22 @@
 """Every way to name a model, and every way in which that can go wrong."""
 
+import copy
 import json
 import shutil
 
 import pytest
 import torch
 from huggingface_hub import constants
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaForCausalLM
 from transformers.utils import logging
 
-from symnoise.core import InputError, sha256
+from symnoise.core import InputError, generator, sha256
+from symnoise.models import gguf
 from symnoise.models.loading import load_model
 from tests.tiny import tiny, tiny_tokenizer
-from tests.tiny_gguf import write_gguf
+from tests.tiny_gguf import BYTE_MERGES, write_gguf
 
 IDS = torch.arange(3, 20)[None]
 
@@ -21,6 +26,13 @@ def save(folder, name="llama"):
     model.save_pretrained(folder)
     tiny_tokenizer(chat=True).save_pretrained(folder)
     return model
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Where GGUF files are converted to."""
+    monkeypatch.setenv("SYMNOISE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -129,12 +141,6 @@ def pickled(folder):
     torch.save({}, folder / "pytorch_model.bin")
 
 
-def adapter(folder):
-    without_weights(folder)
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(b"")
-
-
 def truncated(folder):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -154,7 +160,6 @@ def headless(folder):
     [
         (without_weights, "no safetensors weights"),
         (pickled, "pickled weights"),
-        (adapter, "merge it into its model"),
         (truncated, "damaged"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged"),
         (without_tokenizer, "no readable tokenizer"),
@@ -174,6 +179,63 @@ def test_folders_that_hold_no_readable_model(folder, spoil, says):
     refused(folder, says)
 
 
+def adapter(folder, target, config=None):
+    """An adapter of the model in `folder` with weights that are not 0, saved in `target`, and the two as one."""
+    base = load_model(folder).model
+    base.name_or_path = str(folder)
+    torch.manual_seed(0)
+    adapted = get_peft_model(base, config or LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(target)
+    return adapted.eval()
+
+
+def test_an_adapter_is_loaded_into_the_model_that_it_names(folder, tmp_path):
+    wanted = adapter(folder, tmp_path / "adapter")(IDS).logits
+    loaded = load_model(tmp_path / "adapter")
+    assert float((wanted - tiny("llama")(IDS).logits).abs().max()) > 0.1
+    torch.testing.assert_close(loaded.model(IDS).logits, wanted, rtol=0, atol=1e-5)
+    assert (loaded.source, type(loaded.model).__name__) == ("folder", "LlamaForCausalLM")
+    assert loaded.tokenizer("Hi").input_ids == tiny_tokenizer()("Hi").input_ids
+    record = loaded.provenance()
+    assert list(record["sha256"]) == ["adapter_model.safetensors"] and list(record["base"]["sha256"]) == [
+        "model.safetensors"
+    ]
+    loaded.model.save_pretrained(tmp_path / "saved")
+    tiny_tokenizer(bos=True).save_pretrained(tmp_path / "adapter")
+    assert load_model(tmp_path / "adapter").tokenizer("Hi").input_ids[0] == 1  # its own goes before
+
+
+def names(**changes):
+    def change(folder):
+        config = json.loads((folder / "adapter_config.json").read_text()) | changes
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (names(base_model_name_or_path=None), "names no base model"),
+        (names(base_model_name_or_path="no/such/folder"), "there is no model file or folder no/such/folder"),
+        (names(target_modules=["k_proj"]), "does not fit its base model"),
+        (lambda folder: (folder / "adapter_config.json").write_text("["), "is no configuration of an adapter"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b""), "does not fit its base model"),
+    ],
+)
+def test_adapters_that_cannot_be_loaded(folder, tmp_path, spoil, says):
+    adapter(folder, tmp_path / "adapter")
+    spoil(tmp_path / "adapter")
+    refused(tmp_path / "adapter", says)
+
+
+def test_an_adapter_that_is_no_change_of_weights(folder, tmp_path):
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    adapter(folder, tmp_path / "adapter", config)
+    refused(tmp_path / "adapter", r"\(PROMPT_TUNING\) that cannot be merged")
+
+
 def test_empty_folder(tmp_path):
     refused(tmp_path, "no safetensors weights")
 
@@ -186,7 +248,7 @@ def test_empty_folder(tmp_path):
         ("model.safetensors", b"", "weights alone"),
         ("empty.gguf", b"", "does not begin with GGUF"),
         ("other.gguf", b"nothing of the kind", "does not begin with GGUF"),
-        ("short.gguf", b"GGUF\x03\0\0\0" + b"\0" * 8, "cannot load"),
+        ("short.gguf", b"GGUF\x03\0\0\0" + b"\0" * 8, "cut short or damaged: fetch it again"),
     ],
 )
 def test_files_that_hold_no_readable_model(tmp_path, file, content, says):
@@ -194,13 +256,83 @@ def test_files_that_hold_no_readable_model(tmp_path, file, content, says):
     refused(tmp_path / file, says)
 
 
-def test_gguf_that_is_cut_short_or_lacks_a_tensor(tmp_path):
+def test_gguf_that_is_cut_short_or_lacks_a_tensor(tmp_path, cache):
     path = tmp_path / "tiny.gguf"
     write_gguf(path, leave_out="blk.1.ffn_up.weight")
     refused(path, r"lacks weights .*model\.layers\.1\.mlp\.up_proj\.weight")
     write_gguf(path)
     path.write_bytes(path.read_bytes()[:-1000])
-    refused(path, "cannot load")
+    refused(path, "cut short or damaged: fetch it again")
+    assert not list(cache.glob("*"))
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_sinks.weight", "rope_factors_long.weight", "blk.1.attn_q.bias"])
+def test_gguf_with_a_tensor_that_would_go_unused(tmp_path, cache, name):
+    """Transformers passes over it without a word, and computes something else."""
+    write_gguf(tmp_path / "tiny.gguf", extra={name: torch.ones(32)})
+    refused(tmp_path / "tiny.gguf", f"has tensors that Transformers makes no use of .{name}.")
+    assert not list(cache.glob("*"))
+
+
+def test_gguf_of_an_unknown_architecture(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf", architecture="dream")
+    refused(tmp_path / "tiny.gguf", "is of the architecture 'dream', which Transformers does not read from GGUF")
+
+
+def test_gguf_with_rotary_factors_is_llama_3_1(tmp_path):
+    """Llama 3.1's scaling, worked out by Transformers from its own settings, against the factors in the file."""
+    model = write_gguf(tmp_path / "plain.gguf")
+    scaled = copy.deepcopy(model.config)
+    scaled.rope_parameters |= {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    wanted = LlamaForCausalLM(scaled).eval()
+    wanted.load_state_dict(model.state_dict())
+    factors = model.model.rotary_emb.inv_freq / wanted.model.rotary_emb.inv_freq
+    assert float(factors.min()) == 1 and float(factors.max()) == 8
+    write_gguf(tmp_path / "tiny.gguf", extra={"rope_freqs.weight": factors})
+    ids = torch.randint(3, 97, (1, 100), generator=generator(0, "ids"))  # some positions are far apart
+    found = load_model(tmp_path / "tiny.gguf").model(ids).logits
+    assert float((wanted(ids).logits - model(ids).logits).abs().max()) > 0.1
+    torch.testing.assert_close(found, wanted(ids).logits, rtol=0, atol=1e-4)
+    ones = {"rope_freqs.weight": torch.ones(4)}
+    write_gguf(tmp_path / "ones.gguf", extra=ones)
+    torch.testing.assert_close(load_model(tmp_path / "ones.gguf").model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_gguf_heads(tmp_path, tied):
+    """Grouped queries, permuted as llama.cpp has them, with a head of its own and without."""
+    model = write_gguf(tmp_path / "tiny.gguf", tied=tied)
+    loaded = load_model(tmp_path / "tiny.gguf").model
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) is tied
+
+
+def test_gguf_tokenizer_with_accents_and_emoji(tmp_path):
+    """Against byte-level BPE made of the same entries by the tokenizers library."""
+    write_gguf(tmp_path / "tiny.gguf", bytewise=True)
+    found = gguf.load_tokenizer(tmp_path / "tiny.gguf")
+    own = Tokenizer(models.BPE(found.get_vocab(), [tuple(merge.split()) for merge in BYTE_MERGES]))
+    own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in ("the thé", "très déjà vu", "ça va 😀😂", "naïve — “quotes”", "東京 ok", "e\u0301"):
+        ids = found(text).input_ids
+        assert ids == own.encode(text).ids
+        assert found.decode(ids) == text
+        assert found.unk_token_id not in ids
+    assert len(found("é").input_ids) == 1
+
+
+def test_any_gguf_is_converted_once(tmp_path, cache, capfd):
+    write_gguf(tmp_path / "tiny.gguf")
+    first = load_model(tmp_path / "tiny.gguf")
+    assert "first use of tiny" in (said := capfd.readouterr().err) and "Converting and de-quantizing" not in said
+    again = load_model(tmp_path / "tiny.gguf")
+    assert capfd.readouterr().err == ""
+    assert torch.equal(first.model(IDS).logits, again.model(IDS).logits)
+    (folder,) = cache.iterdir()
+    assert folder.name == f"tiny-{sha256(tmp_path / 'tiny.gguf')[:16]}"
 
 
 def test_model_without_an_embedding_table(folder, monkeypatch):

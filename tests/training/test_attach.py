@@ -1,6 +1,7 @@
 """Noise in any loop: where it goes, when, how much, and what is refused."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.integrations.neftune import activate_neftune, deactivate_neftune, neftune_post_forward_hook
 
 from symnoise.core import InputError, generator
+from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.training import NoiseOptions, PairedCollator, attach
 from symnoise.training.target import find_target
@@ -215,6 +217,47 @@ def test_only_in_training_and_gone_afterwards():
         assert noise.fired == 1
     assert torch.equal(model.train()(**inputs).logits, clean)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_gradients_in_evaluation_mode_are_warned_of_once():
+    """What `from_pretrained` gives is in evaluation mode: a loop without model.train() would train without noise."""
+    model, inputs = tiny("llama"), batch()
+    with attach(model, NOISE) as noise:
+        with pytest.warns(UserWarning, match=r"call model\.train\(\)"):
+            model(**inputs).loss.backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model(**inputs)
+        assert noise.fired == 0
+    with warnings.catch_warnings(), attach(model, NOISE), torch.no_grad():
+        warnings.simplefilter("error")
+        model(**inputs)
+    with warnings.catch_warnings(), attach(model, NOISE):  # measuring a loss is no training
+        warnings.simplefilter("error")
+        loss = EmbeddingLoss(model, inputs)
+        loss(loss.embeddings.requires_grad_()).sum().backward()
+
+
+def test_paused_forwards_are_clean_and_take_no_draw_from_the_others():
+    model, inputs = tiny("llama").train(), batch()
+    clean = model(**inputs).logits
+    with attach(model, NOISE) as noise:
+        wanted = [model(**inputs).logits for _ in range(2)]
+        frame = noise.frame(inputs, (0, 1))
+        with noise.paused(), noise.using(frame):  # the inner one counts
+            assert torch.equal(model(**inputs).logits, wanted[1])
+        with noise.using(frame), noise.paused():
+            assert torch.equal(model(**inputs).logits, clean)
+    with attach(model, NOISE) as noise:
+        found = [model(**inputs).logits]
+        with noise.paused():
+            assert torch.equal(model(**inputs).logits, clean)
+            model(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]))
+        found.append(model(**inputs).logits)
+        assert noise.fired == 2
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    with attach(model, None) as nothing, nothing.paused():
+        assert torch.equal(model(**inputs).logits, clean)
 
 
 def test_removed_on_an_exception_and_not_attached_twice():

@@ -49,9 +49,17 @@ def test_data_parallel(tmp_path):
         trainer(tmp_path, args=arguments)
 
 
+def test_noise_that_is_left_out(tmp_path):
+    """Plain training is asked for by None; nothing said would be the noise forgotten."""
+    with pytest.raises(InputError, match=r"noise must be a Noise, .*nothing was given"):
+        SymNoiseTrainer(model=tiny("llama"), args=TrainingArguments(str(tmp_path), **PLAIN_SGD))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"noise": "symnoise"}, r"such as Noise.symnoise\(5.0\), or None for plain training; got 'symnoise'"),
+        ({"noise": 5.0}, "noise must be a Noise"),
         ({"noise_sed": 1}, "unknown trainer argument 'noise_sed': did you mean 'noise_seed'"),
         ({"train_datasets": 1}, "unknown trainer argument 'train_datasets': did you mean 'train_dataset'"),
         ({"pair_mode": "twopass"}, "unknown pair mode 'twopass': did you mean 'two-pass'"),

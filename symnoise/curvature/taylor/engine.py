@@ -108,7 +108,7 @@ def _logits(loss: EmbeddingLoss, X: Tensor, V: Tensor, frame: Frame) -> Taylor:
     except UnsupportedOperation as error:
         raise UnsupportedOperation(error.operation, _where(loss.model, error)) from None
     if not isinstance(logits, Taylor):
-        raise UnsupportedOperation(f"{type(loss.model).__name__}, whose logits do not depend on inputs_embeds,")
+        raise UnsupportedOperation(f"{type(loss.model).__name__}, whose logits do not depend on the embeddings,")
     return logits
 
 

@@ -1,0 +1,76 @@
+"""GGUF files converted to safetensors once, in a cache of the user's."""
+
+import os
+import re
+import sys
+import tempfile
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+
+from symnoise.core import InputError, sha256
+from symnoise.models import gguf
+
+
+def cache_folder() -> Path:
+    """$SYMNOISE_CACHE, else $XDG_CACHE_HOME/symnoise, else ~/.cache/symnoise."""
+    if own := os.environ.get("SYMNOISE_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "symnoise"
+
+
+def folder_of(name: str, digest: str) -> Path:
+    """Where the model called `name` lies as safetensors once converted from the GGUF with this SHA-256; it need not
+    exist yet."""
+    return cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{digest[:16]}"
+
+
+def converted(source: Path, name: str) -> tuple[Path, str]:
+    """(folder with safetensors, configuration and tokenizer; SHA-256 of the GGUF `source`), converting on first use.
+
+    Reading SmolLM2's GGUF takes about 20 s, reading the folder (0.5 GB; float32, the same numbers) one. The conversion
+    is made in a temporary folder and moved into place in one step: an interrupted one leaves no model behind, and of
+    two processes that convert at once the slower uses what the faster has put there.
+    """
+    digest = sha256(source)
+    folder = folder_of(name, digest)
+    if not folder.is_dir():
+        room = 4 * sum(int(tensor.n_elements) for tensor in gguf.open_file(source).tensors) / 1e9
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-", ignore_cleanup_errors=True) as made:
+                fresh = Path(made) / "model"  # a folder of its own: temporary ones are private to the user
+                _convert(source, fresh, folder, name)
+                _move(fresh, folder)
+        except OSError as error:
+            raise InputError(
+                f"cannot keep {name} in {folder.parent}: {error.strerror or error}; it needs {room:.1f} GB there, or "
+                "set SYMNOISE_CACHE to another folder"
+            ) from error
+    return folder, digest
+
+
+def _convert(source: Path, target: Path, folder: Path, name: str) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    print(f"symnoise: first use of {name}: converting {source.name} to {folder} (once)", file=sys.stderr)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    console = Console(file=sys.stderr)  # the real one: inside, Transformers' own bars are turned away
+    with Progress(*columns, console=console, transient=True) as progress, redirect_stderr(StringIO()):
+        task = progress.add_task("reading the weights", total=3)
+        model = gguf.load_weights(source)
+        progress.update(task, advance=1, description="reading the tokenizer")
+        tokenizer = gguf.load_tokenizer(source)
+        progress.update(task, advance=1, description="writing safetensors")
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+        progress.advance(task)
+
+
+def _move(fresh: Path, folder: Path) -> None:
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster, with the same content
+            raise

@@ -1,0 +1,105 @@
+"""Where embeddings enter a model: the output of its text embedding, to which training adds its noise."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symnoise.core import InputError
+from symnoise.models.borrowed import borrowed
+from symnoise.models.multiplier import embedding_multiplier
+
+_TRIED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_TOKENS = 6  # of the row of a trial: enough for a convolution to reach back
+_SAME = 1e-3  # relative; kernels may round otherwise
+
+
+class Inlet:
+    """Runs a model on its token ids with X in place of what its text embedding makes of them.
+
+    Models may use the ids besides (per-layer embeddings in Gemma 3n and 4, positions in RoBERTa) and compute something
+    else from `inputs_embeds`. This is the function that noise on the embedding moves, in every model.
+
+    table:      the embedding module. Of encoder-decoder models the encoder's.
+    multiplier: as in `embedding_multiplier`; X are the embeddings after it.
+    Raises `InputError` for a model without embedding table, and from `given` where a forward does not call it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        stack = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+        try:
+            table = stack.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            table = None
+        if not isinstance(getattr(table, "weight", None), Tensor):
+            raise InputError(f"{type(model).__name__} has no token-embedding table; symnoise needs a text model")
+        self.table: Any = table
+        self.multiplier = embedding_multiplier(stack, self.table)
+
+    def embeddings(self, ids: Tensor) -> Tensor:
+        """X of `ids` (batch, token), without gradient."""
+        with torch.no_grad(), borrowed(self.model):
+            return self.table(ids) * self.multiplier
+
+    @contextmanager
+    def given(self, X: Tensor) -> Iterator[None]:
+        """The first call of the table in a forward in the block returns X, before the model multiplies it."""
+        left = [X if self.multiplier == 1 else X / self.multiplier]
+
+        def put(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
+            return left.pop() if left else None  # a decoder may look up in the same table afterwards
+
+        hook = self.table.register_forward_hook(put)
+        try:
+            with torch.compiler.set_stance("force_eager"):  # compiled code would pass the hook by
+                yield
+        finally:
+            hook.remove()
+        if left:
+            raise InputError(
+                f"{type(self.model).__name__} does not call its text embedding ({type(self.table).__name__}), so its "
+                "loss as a function of the embeddings cannot be measured"
+            )
+
+    def try_once(self, row: Tensor, inputs: dict[str, Any], *, causal: bool) -> None:
+        """Hold the forward with embeddings against the forward with ids on the first use of a model, at X and off it.
+
+        row: real token ids (token,); the first few are tried. inputs: what the model is given besides.
+        Raises `InputError` where the output is another than that from the ids, does not depend on X, or, of a
+        `causal` model, depends on later tokens.
+        """
+        if self.model in _TRIED:
+            return
+        ids, name = row[None, :_TOKENS], type(self.model).__name__
+        X = self.embeddings(ids)
+        with torch.no_grad(), borrowed(self.model):
+            expected = self._output(ids, inputs)
+            with self.given(X):
+                found = self._output(ids, inputs)
+            with self.given(X + X.std() * torch.ones_like(X[..., :1]) * torch.linspace(-1, 1, X.shape[-1]).to(X)):
+                moved = self._output(ids, inputs)
+            other = ids.clone()
+            other[:, -1] = ids[:, 0] if int(ids[0, 0]) != int(ids[0, -1]) else (ids[:, 0] + 1) % len(self.table.weight)
+            later = self._output(other, inputs)
+        if not bool(expected.isfinite().all()):
+            return  # which is said where the loss is taken, with the token's place
+        if not _near(found, expected):
+            raise InputError(f"{name} computes something else with its embeddings in place than from input_ids")
+        if bool((moved == found).all()) and not bool((later == expected).all()):  # on the ids alone
+            raise InputError(f"the output of {name} does not depend on its text embedding; symnoise needs a text model")
+        # Weights that are unpacked by a method are quantised with the range of the whole row, which all tokens share.
+        ranges = any(callable(getattr(part, "weight", None)) for part in self.model.modules())
+        if causal and not ranges and not _near(later[:, :-1], expected[:, :-1]):
+            raise InputError(f"{name} sees the tokens that it is to predict: give a causal language model")
+        _TRIED.add(self.model)
+
+    def _output(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+        return self.model(input_ids=ids, **inputs).logits.float()
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    return float((one - other).norm()) <= _SAME * float(other.norm())

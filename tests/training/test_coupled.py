@@ -1,0 +1,101 @@
+"""Losses with a term over the rows of a batch: a pair's gradient is still the mean of that of its sides."""
+
+import warnings
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
+
+from symnoise.core import generator
+from symnoise.noise import Noise
+from symnoise.training import SymNoiseTrainer
+from tests.tiny import VOCABULARY, tiny
+from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, in_order, rows
+
+NOISE = Noise.symnoise(10.0)
+_EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+def mixture(kind):
+    """A tiny mixture of experts whose router loss counts as much as its cross-entropy."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind, vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, output_router_logits=True, router_aux_loss_coef=1.0, decoder_sparse_step=1,
+        **_EXPERTS,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config)
+
+
+def run(folder, model, noise=NOISE, *, accumulation=1, mode="doubled", loss=None):
+    gradients = Gradients()
+    arguments = TrainingArguments(
+        str(folder), per_device_train_batch_size=8 // accumulation, gradient_accumulation_steps=accumulation,
+        max_steps=1, save_strategy="no", **PLAIN_SGD,
+    )  # fmt: skip
+    trainer = SymNoiseTrainer(
+        model=model, args=arguments, train_dataset=rows(), data_collator=collate, callbacks=[gradients], noise=noise,
+        noise_seed=3, pair_mode=mode, compute_loss_func=loss,
+    )  # fmt: skip
+    in_order(trainer).train()
+    return gradients.steps[0]
+
+
+def mean_of_sides(model, accumulation, loss):
+    """Both sides as inputs_embeds, each micro-batch and side a backward pass of its own, without Trainer and hooks."""
+    model.train().zero_grad()
+    size = 8 // accumulation
+    batches = [collate(rows()[i * size : (i + 1) * size]) for i in range(accumulation)]
+    scored = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+    for micro, batch in enumerate(batches):
+        table = model.get_input_embeddings()
+        like = torch.empty(*batch["input_ids"].shape, 32)
+        random = generator(3, "noise", 0, 0, micro)
+        for epsilon in NOISE.sample_pair(like, batch["attention_mask"], generator=random):
+            inputs = {**batch, "inputs_embeds": table(batch["input_ids"]) + epsilon}
+            del inputs["input_ids"]
+            if loss is None:
+                value = model(**inputs, num_items_in_batch=scored).loss
+            else:
+                value = loss(model(**inputs), batch["labels"], scored)
+            (value / 2).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("mode", ["doubled", "two-pass"])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_router_losses(tmp_path, kind, mode, accumulation):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # a kind that is known is no surprise
+        found = run(tmp_path, mixture(kind), accumulation=accumulation, mode=mode)
+    assert difference(found, mean_of_sides(mixture(kind), accumulation, None)) < 1e-5
+
+
+def log_sum_exp(outputs, labels, num_items_in_batch=None):
+    """A loss over rows: log Σ_b exp(mean logit of row b)."""
+    return outputs.logits.mean((1, 2)).logsumexp(0) * 1.0  # which the Trainer scales in place
+
+
+def test_a_loss_of_one_s_own_that_couples_rows_is_found_on_the_first_step(tmp_path):
+    with pytest.warns(UserWarning, match="not the mean of the losses of its sides"):
+        found = run(tmp_path, tiny("llama"), loss=log_sum_exp)
+    assert difference(found, mean_of_sides(tiny("llama"), 1, log_sum_exp)) < 1e-5
+
+
+def test_the_trial_leaves_nothing_behind_and_dropout_does_not_alarm_it(tmp_path):
+    """Two runs with dropout from one state of the global generator: with the trial, and without it."""
+    kept = []
+    for trial in (True, False):
+        model = tiny("gpt2")
+        seen = []
+        model.register_forward_pre_hook(lambda module, _, seen=seen: seen.append(torch.is_grad_enabled()))
+        with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+            warnings.simplefilter("error", UserWarning)
+            if not trial:
+                patch.setattr("symnoise.training.mixin.couples_rows", lambda *_: False)
+            kept.append(run(tmp_path, model))
+        assert seen == [False] * 3 * trial + [True]
+    assert difference(*kept) == 0
