@@ -1,8 +1,10 @@
-"""Every study that has landed: its ledger and tables are written again from its result files, with the same bytes.
+"""Every published study: its ledger and tables are written again from its result files.
 
-What a mixed model has a part in goes through LAPACK, whose last digits are the processor's, and is compared to 1e-6.
+Words, counts and verdicts are the same; numbers to 1e-9, since sums of products are rounded as the processor's BLAS
+kernel orders them. `make test-kernels` runs this under another kernel and vector width.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,11 +28,10 @@ def test_tables_come_again_from_the_result_files(landed: Path, tmp_path: Path, m
     for name in ("study.json", *(f"{table}.parquet" for table in COLUMNS)):
         shutil.copy(landed / name, folder)
     write_study(folder)
-    made = {path.relative_to(folder) for path in (folder / "tables").iterdir()}
-    fitted = {Path("tables/associations.csv"), Path("ledger.csv")}
-    assert fitted - {Path("ledger.csv")} < made and len(made) == 5
-    for name in made - fitted:
-        assert (folder / name).read_bytes() == (landed / name).read_bytes(), name
-    for name in fitted:
+    made = sorted(path.relative_to(folder) for path in (folder / "tables").iterdir())
+    assert len(made) == 5
+    for name in (*made, "ledger.csv"):
         again, before = (pd.read_csv(place / name) for place in (folder, landed))
-        pd.testing.assert_frame_equal(again, before, rtol=1e-6, atol=1e-12)
+        pd.testing.assert_frame_equal(again, before, rtol=1e-9, atol=1e-12, obj=str(name))
+    again, before = (json.loads((place / "ledger.json").read_text("utf-8")) for place in (folder, landed))
+    assert [(row["key"], row["verdict"]) for row in again] == [(row["key"], row["verdict"]) for row in before]
