@@ -36,7 +36,8 @@ def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for quantity in CURVATURE:
         for label, found, given in outcomes(own, study.runs, quantity)[-2:]:
-            rho = between_settings(found[found.arm != ODD_ONE_OUT], given)
+            found = found[found.arm != ODD_ONE_OUT]
+            rho = between_settings(found, given)
             low, high = rho.interval(LEVEL)
             facts: dict[str, Any] = {"quantity": quantity, "outcome": label, "rho": rho.value, "low": low, "high": high}
             means = found.groupby(["arm", "alpha"], dropna=False)
@@ -91,7 +92,7 @@ def caption(data: pd.DataFrame) -> str:
         f"One point per setting (arm and α), means over up to {plural(int(data.seeds.max()), 'seed')}; curvature is "
         "the mean over the held-out prompts at the end. ρ is Spearman’s rank correlation of the setting means with "
         "quality, for which a loss counts as its negative, so below 0 is what O2 predicts; of a score it is partial, "
-        "given the length of the replies; the penalty arm is left out of it. "
+        "given the length of the replies; the penalty arm is left out. "
         + ("So few settings give no interval. " if none else "95 % interval over settings. ")
         + "An axis on which one arm lies far off is logarithmic there. Settings that differ in both correlate, "
         "whatever the cause."

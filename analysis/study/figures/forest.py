@@ -1,13 +1,17 @@
 """Paired contrasts with their intervals; those that were primary coloured by the corrected verdict."""
 
+import math
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.numbers import plural
+from analysis.study.claims import ODD_ONE_OUT
 from analysis.study.contrasts import FAMILIES
 from analysis.study.data import Study
-from analysis.study.figures.shared import at
+from analysis.study.figures.shared import at, stretch
 from analysis.study.measures import improvement
 from analysis.style import DOUBLE, FAINT, INK, RULE, figure, heading, name, styled
 
@@ -21,10 +25,11 @@ FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls"}
 
 
 def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """The contrasts of the measures that have a panel; a score as decoded first in the alphabet (greedy)."""
+    """The contrasts of the measures that have a panel, but those of the penalty arm, an order of magnitude away."""
     if contrasts.empty:
         return contrasts
     parts = []
+    contrasts = contrasts[(contrasts["first"] != ODD_ONE_OUT) & (contrasts.second != ODD_ONE_OUT)]
     for k, (measure, when) in enumerate(PANELS):
         part = contrasts[(contrasts.measure == measure) & (contrasts.when == when)]
         if len(part):
@@ -70,6 +75,9 @@ def draw(data: pd.DataFrame) -> Figure:
         if improvement(measure) > 0:
             ax.invert_xaxis()
         ax.locator_params(axis="x", nbins=4)
+        ends = pd.concat([part.low, part.high, part["mean"]]).dropna()
+        stretch(ax, ends, share=0.5)
+        _few_ticks(ax, ends)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
     axes[0].set_yticks([y for y, *_ in ticks], [said for _, said, _ in ticks], fontsize=5.8)
@@ -84,6 +92,14 @@ def draw(data: pd.DataFrame) -> Figure:
     ]
     drawn.legend(handles=marks, loc="outside lower center", ncols=4)
     return drawn
+
+
+def _few_ticks(ax: Axes, values: pd.Series) -> None:
+    """On a stretched axis the largest power of ten at each end, and 0: more labels would run into one another."""
+    if ax.get_xscale() == "symlog":
+        largest = 10.0 ** math.floor(math.log10(values.abs().max()))
+        ticks = [tick for tick in (-largest, 0.0, largest) if values.min() <= tick <= values.max()]
+        ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
 
 
 def _label(first: str, second: str, alpha: float, *, whole: bool) -> str:
@@ -112,7 +128,7 @@ def caption(data: pd.DataFrame) -> str:
         )
     else:
         said += "No endpoint was named before the runs: all are exploratory, each interval by itself. "
-    said += f"{plural(int(data.pairs.max()), 'pair')} at most."
+    said += f"Axes are linear about 0 and logarithmic beyond; {plural(int(data.pairs.max()), 'pair')} at most."
     if len(lost):
         said += " †: pairs with a diverged run are left out of the mean."
     return said

@@ -38,11 +38,11 @@ def at(alpha: float) -> str:
     return "" if pd.isna(alpha) else f"α = {alpha:g}"
 
 
-def stretch(ax: Axes, values: pd.Series) -> None:
-    """Make the x-axis linear up to the 80th percentile of |value| and logarithmic beyond, where the largest is more
+def stretch(ax: Axes, values: pd.Series, share: float = 0.8) -> None:
+    """Make the x-axis linear up to the `share` quantile of |value| and logarithmic beyond, where the largest is more
     than three times that: one arm far away would else press all others together."""
     sizes = values.abs()
-    bend = float(sizes.quantile(0.8))
+    bend = float(sizes.quantile(share))
     if not sizes.max() > 3 * bend > 0:
         return
     ax.set_xscale("symlog", linthresh=bend, linscale=1.5)
