@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
 from analysis.numbers import measurement, number
 from analysis.paper import outcomes
@@ -114,7 +115,11 @@ def _line(*cells: str) -> str:
 def written(readme: str, landed: Landed) -> str:
     """The README with its tables between their marks."""
     found = [part for part in (studies(landed.studies), first_looks(landed)) if part]
-    parts = {"ledger": f"{table(landed.rows)}\n\n{stages(landed.run)}", "studies": "\n\n".join(found)}
+    parts = {
+        "findings": "\n".join(f"- {said}" for said in findings(landed)),
+        "ledger": f"{table(landed.rows)}\n\n{stages(landed.run)}",
+        "studies": "\n\n".join(found),
+    }
     for name, text in parts.items():
         start, end = f"<!-- {name}:", f"<!-- end of {name} -->"
         head, rest = readme.split(start, 1)

@@ -5,10 +5,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.validity import pooled
+from analysis.findings import findings
 from analysis.ledger import PRETRAINED
 from analysis.numbers import listed
 from analysis.paper.landed import Landed
-from analysis.paper.outcomes import in_short
 from analysis.paper.tex import tex
 from analysis.paper.values import found_in_words
 from analysis.reasons import reasons
@@ -28,18 +28,14 @@ def failures(landed: Landed) -> str:
 
 
 def abstract(landed: Landed) -> str:
-    """What fails on the pretrained model, and what the studies found, a sentence each."""
+    """What was found, then for which claims a prediction fails on the pretrained model."""
+    said = " ".join(tex(sentence.replace("**", "").replace("`", "")) for sentence in findings(landed))
+    if not any(landed.studies.values()):
+        said += " Fine-tuning outcomes over many seeds have not been run for this version of the text."
     ids = list(dict.fromkeys(row["id"] for row in landed.rows if _fails_on_model(row)))
-    names = listed([rf"\claim{{{id}}}" for id in ids]) if ids else ""
-    failing = (
-        f"On the pretrained model at least one prediction fails for {names}."
-        if ids
-        else "None fails on the pretrained model."
-    )
-    said = [tex(in_short(study, found)) for study, found in landed.studies.items() if found]
-    if not any(said):
-        return f"{failing} Fine-tuning outcomes over many seeds have not been run for this version of the text.\n"
-    return " ".join([failing, *said]) + "\n"
+    names = listed([rf"\claim{{{id}}}" for id in ids])
+    failing = f"at least one prediction fails for {names}" if ids else "no prediction fails"
+    return f"{said} On the pretrained model {failing}.\n"
 
 
 def _fails_on_model(row: dict[str, Any]) -> bool:

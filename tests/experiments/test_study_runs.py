@@ -37,7 +37,8 @@ def study(tmp_path_factory) -> Study:
     ]
     (folder / "rows.json").write_text(json.dumps(rows))
     settings = yaml.safe_load((STUDIES / "micro-smoke.yaml").read_text())
-    settings |= {"seeds": 1, "arms": ["symnoise"], "controls": ["none"]}
+    settings |= {"seeds": 1, "arms": ["symnoise"], "controls": ["none"], "equivalence": None}
+    settings["primary"]["contrasts"] = [["symnoise", "none"]]
     settings["pretraining"] |= {"rows": 64, "vocabulary": 300, "hidden": 16, "steps": 4}
     settings["training"] |= {"rows": 8, "pool": 12, "steps": 4, "evaluate_every": 1, "save_every": 1}
     settings["measuring"] |= {"held_out": 4}
@@ -111,7 +112,8 @@ def test_from_training_to_tables(study, folder, tmp_path) -> None:
     assert losses.loc[0].nunique() == 1 and losses.loc[4].nunique() == 2  # one start, two ends
     curvature = pd.read_parquet(place / "curvature.parquet")
     assert set(curvature.step) == {0, 2, 4}
-    assert set(curvature.quantity) == {"tr H", "tr G", "tr R", "C", "gradient norm", "top eigenvalue"}
+    sizes = {"E|zᵀHz|", "‖H‖_F", "two-sided KL", "⟨X, ∇ℓ⟩", "σ² tr H", "gradient norm", "top eigenvalue"}
+    assert set(curvature.quantity) == {"tr H", "tr G", "tr R", "C", *sizes}
     outcomes = pd.read_parquet(place / "outcomes.parquet")
     assert set(outcomes.decoding) == {"", "greedy", "repetition penalty 1.2"}
     end = outcomes[(outcomes.when == "end") & (outcomes.measure == "held-out loss")].set_index("run").value

@@ -1,0 +1,91 @@
+"""What was found, in plain sentences with their numbers: for the README's top and the paper's abstract."""
+
+import math
+from typing import Any
+
+from analysis.numbers import fixed, measurement, number
+from analysis.paper.landed import Landed, StudyResults
+from analysis.study.pairs import pairs_needed
+
+STUDY = "micro"  # the one with all arms and ten seeds
+WORTH_KNOWING = 0.002  # nats of held-out loss
+ALPHAS = (5, 10, 15)  # what is trained with
+
+
+def findings(landed: Landed) -> list[str]:
+    """The range of validity, then what noise and what the mirror does; where it has not been run, nothing is said."""
+    said = [_validity(landed.rows)]
+    study = landed.studies.get(STUDY)
+    if study is not None:
+        said += [_noise(study), _mirror(study), _penalty(study), _open(study)]
+    return [sentence for sentence in said if sentence]
+
+
+def _validity(rows: list[dict[str, Any]]) -> str:
+    found = {row["key"]: row for row in rows if row["subject"] == "model"}
+    slopes = [found.get(f"V1.slope.alpha={alpha:g}") for alpha in ALPHAS]
+    if None in slopes:
+        return ""
+    numbers = ", ".join(fixed(row["measured"], 2) for row in slopes if row)
+    ratios = [found.get(f"V1.ratio.alpha={alpha:g}") for alpha in ALPHAS]
+    unknown = all(row is None or row["verdict"] == "undecided" for row in ratios)
+    return (
+        f"**Does the Hessian describe noise of the size in use?** Of large curvature {numbers} is left at α = "
+        f"{', '.join(map(str, ALPHAS))} (SmolLM2, texts like these; 1 is the quadratic theory)."
+        + (" What is left of the mean curvature, which training averages, is undecided at each." if unknown else "")
+    )
+
+
+def _noise(study: StudyResults) -> str:
+    rows = _end(study, "uniform", "none")
+    return (
+        "**What does noise change?** Uniform (NEFTune) minus no noise: Δ tr G = "
+        f"{_said(rows['tr G'])}, Δ held-out loss = {_said(rows['held-out loss'])} nats ({_where(study)})."
+    )
+
+
+def _mirror(study: StudyResults) -> str:
+    rows = _end(study, "symnoise", "independent-pair")
+    return (
+        "**What does the mirror add?** SymNoise minus two independent draws, which cost the same: "
+        f"Δ training loss = {_said(rows['training loss'])} nats, Δ tr G = {_said(rows['tr G'])}, Δ held-out loss = "
+        f"{_said(rows['held-out loss'])} nats."
+    )
+
+
+def _penalty(study: StudyResults) -> str:
+    rows = _end(study, "penalty", "none")
+    if not rows:
+        return ""
+    return (
+        f"**Is a lower tr H flatter?** A penalty on it, minus no noise: Δ tr H = {number(rows['tr H']['mean'], 3)}, Δ tr G = "
+        f"{number(rows['tr G']['mean'], 3)}, Δ held-out loss = {fixed(rows['held-out loss']['mean'], 2)} nats. Bent logits "
+        "lower tr H by its part tr R, so it is always shown as tr G + tr R."
+    )
+
+
+def _open(study: StudyResults) -> str:
+    row = _end(study, "symnoise", "independent-pair")["held-out loss"]
+    needed = pairs_needed(WORTH_KNOWING, row["sd"]) if row["sd"] > 0 else math.nan
+    return (
+        f"**What is open?** Whether the mirror changes held-out loss by {WORTH_KNOWING:g} nats (about {needed:.0f} paired seeds "
+        f"would find it with 80 %; there are {row['pairs']:.0f}). These studies named no endpoints before their runs, so "
+        "all of their contrasts are exploratory, and their models are small."
+    )
+
+
+def _end(study: StudyResults, first: str, second: str) -> dict[str, dict[str, Any]]:
+    """measure -> the contrast's row at the end of training, at the study's own α."""
+    compared = study.at_own_alpha(study.tables["contrasts"])
+    own = compared[(compared["first"] == first) & (compared.second == second) & (compared.when == "end")]
+    return {str(row["measure"]): dict(row) for row in own[own.decoding.isna()].to_dict("records")}
+
+
+def _said(row: dict[str, Any]) -> str:
+    mean, interval = measurement(row["mean"], row["low"], row["high"])
+    return f"{mean} ({interval})"
+
+
+def _where(study: StudyResults) -> str:
+    pairs = int(study.tables["contrasts"].pairs.max())
+    return f"study `{STUDY}`, α = {study.facts['alpha']:g}, {pairs} paired seeds, 95 % intervals"
