@@ -38,6 +38,8 @@ def _validity(rows: list[dict[str, Any]]) -> str:
 
 def _noise(study: StudyResults) -> str:
     rows = _end(study, "uniform", "none")
+    if not {"tr G", "held-out loss"} <= set(rows):
+        return ""
     return (
         "**What does noise change?** Uniform (NEFTune) minus no noise: Δ tr G = "
         f"{_said(rows['tr G'])}, Δ held-out loss = {_said(rows['held-out loss'])} nats ({_where(study)})."
@@ -46,6 +48,8 @@ def _noise(study: StudyResults) -> str:
 
 def _mirror(study: StudyResults) -> str:
     rows = _end(study, "symnoise", "independent-pair")
+    if not {"training loss", "tr G", "held-out loss"} <= set(rows):
+        return ""
     return (
         "**What does the mirror add?** SymNoise minus two independent draws, which cost the same: "
         f"Δ training loss = {_said(rows['training loss'])} nats, Δ tr G = {_said(rows['tr G'])}, Δ held-out loss = "
@@ -57,20 +61,23 @@ def _penalty(study: StudyResults) -> str:
     rows = _end(study, "penalty", "none")
     if not rows:
         return ""
+    changes = ", ".join(f"Δ {part} = {number(rows[part]['mean'], 3)}" for part in ("tr H", "tr G"))
     return (
-        f"**Is a lower tr H flatter?** A penalty on it, minus no noise: Δ tr H = {number(rows['tr H']['mean'], 3)}, Δ tr G = "
-        f"{number(rows['tr G']['mean'], 3)}, Δ held-out loss = {fixed(rows['held-out loss']['mean'], 2)} nats. Bent logits "
-        "lower tr H by its part tr R, so it is always shown as tr G + tr R."
+        f"**Is a lower tr H flatter?** A penalty on it, minus no noise: {changes}, Δ held-out loss = "
+        f"{fixed(rows['held-out loss']['mean'], 2)} nats. Bent logits lower tr H by its part tr R, so it is shown as "
+        "tr G + tr R."
     )
 
 
 def _open(study: StudyResults) -> str:
-    row = _end(study, "symnoise", "independent-pair")["held-out loss"]
+    row = _end(study, "symnoise", "independent-pair").get("held-out loss")
+    if row is None:
+        return ""
     needed = pairs_needed(WORTH_KNOWING, row["sd"]) if row["sd"] > 0 else math.nan
     return (
-        f"**What is open?** Whether the mirror changes held-out loss by {WORTH_KNOWING:g} nats (about {needed:.0f} paired seeds "
-        f"would find it with 80 %; there are {row['pairs']:.0f}). These studies named no endpoints before their runs, so "
-        "all of their contrasts are exploratory, and their models are small."
+        f"**What is open?** Whether the mirror changes held-out loss by {WORTH_KNOWING:g} nats (about {needed:.0f} "
+        f"paired seeds would find it with 80 %; there are {row['pairs']:.0f}). These studies named no endpoints "
+        "before their runs, so all of their contrasts are exploratory, and their models are small."
     )
 
 

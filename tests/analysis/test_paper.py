@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from analysis import style
+from analysis.findings import findings
 from analysis.page import write_csv
 from analysis.paper import outcomes, pictures, sentences, tables
 from analysis.paper.generated import texts
@@ -162,19 +164,20 @@ def test_what_has_not_been_run_says_so(landed: Landed) -> None:
     assert "not run" in found["table-claims.tex"]
 
 
-def run_study(folder: Path, **effects: dict[str, float]) -> StudyResults:
+def run_study(folder: Path, **effects: Any) -> StudyResults:
     """A made-up study of three seeds as it is read: O1 and O4, the held-out loss, no figures."""
-    made = study(folder, seeds=3, arms=("none", "uniform", "symnoise"), alphas=(10.0,), **effects)  # type: ignore[arg-type]
+    effects.setdefault("arms", ("none", "uniform", "symnoise"))
+    made = study(folder, seeds=3, alphas=(10.0,), **effects)
     loss = replace(made, outcomes=made.outcomes[made.outcomes.measure == "held-out loss"], curves=made.curves[:0])
     measured, where = measurements(loss), made.settings[0]
     rows = less_curved(measured, made.runs, where) + ordered(measured, made.runs, where)
     compared = contrasts(loss)
-    written = {"arms": means(made), "contrasts": compared, "power": plan(compared, made.facts.get("effect"))}
+    written = {"arms": means(made), "contrasts": compared, "power": plan(compared, made)}
     written["associations"] = associated(made)
     for name, table in written.items():
         write_csv(folder / f"{name}.csv", table)
     read = {name: pd.read_csv(folder / f"{name}.csv") for name in written}
-    return StudyResults([asdict(row) for row in rows], made.facts | {"margin": 0.01}, read, {})
+    return StudyResults([asdict(row) for row in rows], made.facts, read, {})
 
 
 def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Path) -> None:
@@ -182,8 +185,8 @@ def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Pat
     turned = run_study(tmp_path / "turned", loss={"symnoise": 5.0, "uniform": 2.0}, curvature={"symnoise": 5000.0})
     runs = {"fine": fine, "turned": turned}
     said = {name: outcomes.paragraphs(replace(landed, studies={"micro": made})) for name, made in runs.items()}
-    assert r"\claim{O1}: of 3 predictions, all 3 hold. That is, against one uniform draw, all 3 hold." in said["fine"]
-    assert r"\claim{O1}: of 3 predictions, all 3 fail. It fails on" in said["turned"]
+    assert r"\claim{O1}: of 2 predictions, all 2 hold. That is, against one uniform draw, all 2 hold." in said["fine"]
+    assert r"\claim{O1}: of 2 predictions, all 2 fail. It fails on" in said["turned"]
     assert r"\claim{O4}: of 4 predictions, all 4 fail. It fails on" in said["turned"]
     assert r"\claim{O2}: not run" in said["fine"]
     assert "3 pairs of seeds" in said["fine"] and "not been run" not in said["fine"]
@@ -193,15 +196,22 @@ def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Pat
     assert r"SymNoise \ensuremath{-} uniform" in tables.contrasts(both) and r"\ensuremath{\pm}" in tables.arms(both)
     none = replace(landed, studies={"micro": None})
     assert tables.contrasts(none) == tables.arms(none) == "% no study has been run\n"
-    assert (
-        r"chrF" not in said["fine"] and "ROUGE-L, greedy" not in said["fine"]
-    )  # O2, and what it says of length, not run
     short = {name: outcomes.in_short("micro", made) for name, made in runs.items()}
-    said_so = r"less NEFTune’s noise, tr H (−?[\d.]+) \(.*?; too few seeds\) and held-out loss (−?[\d.]+) nats"
+    said_so = r"SymNoise minus uniform: .*held-out loss Δ = (−?[\d.]+) nats .*tr H Δ = (−?[\d.]+) \("
     for name, sign in (("fine", -1), ("turned", 1)):
-        curved, lost = (float(n.replace("−", "-")) for n in re.findall(said_so, short[name])[0])
+        lost, curved = (float(n.replace("−", "-")) for n in re.findall(said_so, short[name])[0])
         assert curved == pytest.approx(sign * 5000, rel=0.01) and lost == pytest.approx(sign * 3, rel=0.01)
-    assert tex(short["fine"]) in sentences.abstract(replace(landed, studies={"micro": fine}))
+
+
+def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(landed: Landed, tmp_path: Path) -> None:
+    arms = ("none", "uniform", "independent-pair", "symnoise")
+    for k, shift in enumerate((-2.0, 2.0)):
+        made = run_study(tmp_path / str(k), arms=arms, loss={"symnoise": shift}, curvature={"symnoise": 500 * shift})
+        (said,) = (one for one in findings(replace(landed, studies={"micro": made})) if "mirror add" in one)
+        sign = "−" if shift < 0 else ""
+        assert all(f"Δ {what} = {sign}" in said for what in ("training loss", "tr G", "held-out loss"))
+        assert tex(said.replace("**", "")) in sentences.abstract(replace(landed, studies={"micro": made}))
+    assert not any("mirror" in said for said in findings(replace(landed, studies={"micro": None})))
 
 
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(landed: Landed) -> None:
