@@ -81,14 +81,14 @@ def _open(study: StudyResults) -> str:
     )
 
 
-def _end(study: StudyResults, first: str, second: str) -> dict[str, dict[str, Any]]:
+def _end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, Any]]:
     """measure -> the contrast's row at the end of training, at the study's own α."""
     compared = study.at_own_alpha(study.tables["contrasts"])
     own = compared[(compared["first"] == first) & (compared.second == second) & (compared.when == "end")]
-    return {str(row["measure"]): dict(row) for row in own[own.decoding.isna()].to_dict("records")}
+    return {str(row["measure"]): row for row in own[own.decoding.isna()].to_dict("records")}
 
 
-def _said(row: dict[str, Any]) -> str:
+def _said(row: dict[Any, Any]) -> str:
     mean, interval = measurement(row["mean"], row["low"], row["high"])
     return f"{mean} ({interval})"
 
