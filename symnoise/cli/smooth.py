@@ -1,13 +1,11 @@
 """`symnoise smooth`: curvature at the size of the noise."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from symnoise.cli.shared import at, batches, joined, load, long_work, pm, positive, show, write
-from symnoise.core import InputError
+from symnoise.cli.shared import at, batches, joined, load, long_work, numbers, pm, positive, show, write
 from symnoise.curvature import smoothed_curvature
 from symnoise.noise import Noise
 
@@ -16,7 +14,7 @@ def smooth(
     *, alphas: str, noise: str, draws: int, batch: int, seed: int, json: Path | None, data: str, **source: Any
 ) -> None:
     """Print, and write, T(σ) and C(σ) at the σ of each of the comma-separated `alphas`."""
-    strengths = _numbers(alphas)
+    strengths = numbers("--alphas", alphas)
     positive("--batch", batch)
     with long_work(json):
         text = load(data=data, **source)
@@ -45,13 +43,3 @@ def smooth(
     )
     facts = {"model": text.model.name, "data": data, "noise": noise, "draws": draws, "seed": seed}
     write(json, facts | {"hessian_trace": float(hessian.mean()), "rows": rows})
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(math.isfinite(n) and n > 0 for n in numbers):
-        raise InputError(f"--alphas takes numbers above 0, separated by commas; got {text!r}")
-    return numbers

@@ -18,6 +18,8 @@ _LAZY = {
     "NoiseTracker": "trackers",
     "NormTracker": "trackers",
     "SymNoiseTrainer": "trainer",
+    "VarianceBudget": "budget",
+    "variance_budget": "budget",
     "SymNoiseSFTTrainer": "sft",
 }
 
