@@ -41,7 +41,9 @@ _HOME = {
     "SymNoiseMixin": "training",
     "SymNoiseSFTTrainer": "training",
     "SymNoiseTrainer": "training",
+    "VarianceBudget": "training",
     "attach": "training",
+    "variance_budget": "training",
 }
 
 __all__ = sorted(_HOME)

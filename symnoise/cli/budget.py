@@ -12,7 +12,7 @@ from symnoise.cli.shared import PLAIN, dtype_named, long_work, numbers, pm, posi
 from symnoise.core import Estimate, InputError, generator
 from symnoise.models import LoadedModel, collate, encode_row, load_data, load_model, usable
 from symnoise.noise import Noise
-from symnoise.training import VarianceBudget, variance_budget
+from symnoise.training.budget import VarianceBudget, variance_budget
 
 _SHOWN = {"batch": "V batch", "odd": "V odd", "even": "V even", "rho": "ρ", "cosine": "cos(E, g₀)"}
 _SHOWN |= {"shrinkage": "⟨E,g₀⟩/‖g₀‖²", "ratio": "r"}
