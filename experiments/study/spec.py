@@ -64,7 +64,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """The model that a study makes for itself: a Llama with its own BPE vocabulary, on the study's text."""
+    """The model that a study makes for itself: a Llama with its own BPE vocabulary, on the study's text.
+
+    embeddings: a model whose embedding table this one's starts from, for its geometry (see `borrowed_table`); else
+    Transformers' initial weights.
+    chat: pretrain on conversations in the form of fine-tuning, instead of plain text.
+    """
 
     rows: int
     vocabulary: int
@@ -75,6 +80,8 @@ class Pretraining:
     batch: int
     max_length: int
     learning_rate: float
+    embeddings: str = ""
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class Training:
     gradient_checkpointing: compute activations again in the backward pass, for memory.
     schedule, warmup: the learning rate along the run ("linear" and "cosine" fall to 0, "constant"), after `warmup`, a
     fraction of the steps, or from 1 on their number.
+    flips: the probability with which a scored token's label is replaced by a random one of the vocabulary.
     """
 
     rows: int
@@ -104,17 +112,22 @@ class Training:
     gradient_checkpointing: bool = False
     schedule: str = "linear"
     warmup: float = 0.0
+    flips: float = 0.0
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """On the first held-out rows, the same for every run; C(σ) and the noisy loss at the study's `alpha`."""
+    """On the first held-out rows, the same for every run; C(σ) and the noisy loss at the study's `alpha`.
+
+    skip: held-out rows to pass over, so that what is chosen by one study is reported by another on other rows.
+    """
 
     held_out: int
     examples: int
     probes: int
     draws: int
     eigen_examples: int
+    skip: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,18 +213,19 @@ class Study:
     @property
     def key(self) -> str:
         """Names what every run of the study shares: adding arms, seeds or measurements keeps the runs there are."""
-        parts = (SCHEMA, self.model, self.data, _stated(self.training), self.measuring.held_out, self._pretraining)
+        held_out = [self.measuring.held_out, self.measuring.skip] if self.measuring.skip else self.measuring.held_out
+        parts = (SCHEMA, self.model, self.data, _stated(self.training), held_out, self._pretraining)
         return f"{self.name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 
     @property
     def measured_by(self) -> dict[str, Any]:
         """What measurements depend on beside the run; it stands in their records, since `key` does not name it."""
-        settings = {"alpha": self.alpha, "measuring": asdict(self.measuring), "generating": asdict(self.generating)}
+        settings = {"alpha": self.alpha, "measuring": _stated(self.measuring), "generating": asdict(self.generating)}
         return json.loads(json.dumps(settings))
 
     @property
     def _pretraining(self) -> dict[str, Any] | None:
-        return asdict(self.pretraining) if self.pretraining else None
+        return _stated(self.pretraining) if self.pretraining else None
 
 
 def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -> Study:
@@ -237,6 +251,8 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
         raise InputError(f"{path}: model: {MICRO} needs the section pretraining, and no other model takes one")
     if study.seeds < 1 or study.training.steps < 2:
         raise InputError(f"{path}: a study needs at least 1 seed and 2 steps")
+    if not 0 <= study.training.flips < 1 or study.measuring.skip < 0:
+        raise InputError(f"{path}: training.flips is a probability below 1, measuring.skip 0 or more")
     if study.training.precision not in PRECISIONS:
         raise unknown("precision", study.training.precision, PRECISIONS)
     if study.training.schedule not in SCHEDULES:
