@@ -36,11 +36,14 @@ _HOME = {
     "layer_growth": "norms",
     "radial_identity": "norms",
     "CurvatureTracker": "training",
+    "Dials": "training",
     "NormTracker": "training",
     "SymNoiseMixin": "training",
     "SymNoiseSFTTrainer": "training",
     "SymNoiseTrainer": "training",
+    "VarianceBudget": "training",
     "attach": "training",
+    "variance_budget": "training",
 }
 
 __all__ = sorted(_HOME)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.study.command import study_command
 from experiments.study.spec import MICRO, Pretraining, Study
 from experiments.study.texts import split
 from symnoise.core import InputError, generator, provenance, track, write_json
-from symnoise.data import Example, collate
+from symnoise.data import Example, collate, encode_row, usable
 from symnoise.models import LoadedModel, load_model
 from symnoise.models.quiet import quiet
 
@@ -59,9 +60,16 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
     with torch.random.fork_rng(devices=[]):  # Transformers draws initial weights from the global generator
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
+    if options.embeddings:
+        start_from_table(model, borrowed_table(tokenizer, options.embeddings, options.hidden))
     lines = ["\n".join(content for _, content in example.messages) for example in text]
     ended = [ids + [tokenizer.eos_token_id] for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
     rows = [{"input_ids": ids[: options.max_length]} for ids in ended]
+    if options.chat:
+        limits = {"max_length": options.max_length, "model": model}
+        rows = [encode_row(example, tokenizer, **limits) for example in usable(text, tokenizer, **limits)]
+        if len(rows) < options.batch:
+            raise InputError(f"only {len(rows)} conversations fit; raise pretraining.max_length")
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=0.1, betas=(0.9, 0.95))
     warm_up = max(1, options.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -84,6 +92,34 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
         tokenizer.save_pretrained(folder)
     first, last = losses[:50], losses[-50:]
     return {"pretraining_loss": [sum(first) / len(first), sum(last) / len(last)]}
+
+
+def borrowed_table(tokenizer: Any, name: str, width: int) -> Tensor:
+    """Embeddings for `tokenizer`'s tokens with the geometry of the model `name`, (vocabulary, `width`), float32.
+
+    A token's row is the mean of what that model looks up for its text, projected on the `width` leading principal
+    directions of all such rows, and stretched back to the norm it had: so ‖ε_t‖/‖x_t‖ at a given α and length is that
+    of the other model, whatever the widths. Marks without text have the mean norm in a random direction.
+    """
+    source = load_model(name)
+    table = source.model.get_input_embeddings().weight.detach().float()
+    texts = ["" if i in tokenizer.all_special_ids else tokenizer.decode([i]) for i in range(len(tokenizer))]
+    found = [source.tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in texts]
+    rows = torch.stack([table[ids].mean(0) if ids else torch.zeros(table.shape[1]) for ids in found])
+    known = rows.norm(dim=1) > 0
+    _, _, directions = torch.linalg.svd(rows[known], full_matrices=False)
+    projected = rows @ directions[:width].T
+    random = torch.randn(len(rows), width, generator=generator(0, "rows without text"))
+    projected = torch.where(known[:, None], projected, random)
+    sizes = torch.where(known, rows.norm(dim=1), rows[known].norm(dim=1).mean())
+    return projected / projected.norm(dim=1, keepdim=True) * sizes[:, None]
+
+
+def start_from_table(model: Any, table: Tensor) -> None:
+    """Put in the embeddings; the last norm's gain keeps the first logits of a tied head as small as usual."""
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(table)
+        model.model.norm.weight.fill_(0.02 * table.shape[1] ** 0.5 / float(table.norm(dim=1).mean()))
 
 
 def vocabulary(text: list[Example], size: int) -> Any:

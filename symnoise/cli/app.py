@@ -132,6 +132,28 @@ def smooth(
 
 
 @app.command()
+def budget(
+    model: Model = "smollm2",
+    data: Data = "chitchat",
+    alphas: Annotated[str, typer.Option(help="Noise strengths, comma-separated.")] = "5,10",
+    noise: Annotated[str, typer.Option(help="Law of the draws: uniform, gaussian or rademacher.")] = "rademacher",
+    batch: Annotated[int, typer.Option(help="Rows of a batch, as in training.")] = 8,
+    batches: Annotated[int, typer.Option(help="How many batches, drawn at random from the rows.")] = 8,
+    draws: Annotated[int, typer.Option(help="How many draws of the noise per batch.")] = 3,
+    max_length: MaxLength = 128,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Variance of a training step's gradient: how much is due to batches, to the noise's odd part, to its even part.
+
+    With --json, an interrupted run resumes from its finished batches when the same command is given again.
+    """
+    _run("budget", locals())
+
+
+@app.command()
 def norms(
     model: Model = "smollm2",
     data: Data = "chitchat",

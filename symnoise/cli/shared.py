@@ -75,6 +75,17 @@ def positive(option: str, value: int) -> None:
         raise InputError(f"{option} must be 1 or more; got {value}")
 
 
+def numbers(option: str, text: str) -> list[float]:
+    """The numbers above 0 that `text` lists."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(math.isfinite(n) and n > 0 for n in found):
+        raise InputError(f"{option} takes numbers above 0, separated by commas; got {text!r}")
+    return found
+
+
 def batches(count: int, size: int) -> list[range]:
     """0 … count − 1 in runs of `size`."""
     return [range(i, min(i + size, count)) for i in range(0, count, size)]

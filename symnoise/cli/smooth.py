@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from symnoise.cli.shared import at, batches, load, long_work, pm, positive, show, write
-from symnoise.core import InputError
+from symnoise.cli.shared import at, batches, load, long_work, numbers, pm, positive, show, write
 from symnoise.curvature import SmoothedCurvature, attenuation_slope, ratio_of_means, smoothed_curvature
 from symnoise.curvature.pooled import Unit
 from symnoise.noise import Noise
@@ -17,7 +16,7 @@ def smooth(
     *, alphas: str, noise: str, draws: int, batch: int, seed: int, json: Path | None, data: str, **source: Any
 ) -> None:
     """Print, and write, what is left of the quadratic term at the σ of each of the comma-separated `alphas`."""
-    strengths = _numbers(alphas)
+    strengths = numbers("--alphas", alphas)
     positive("--batch", batch)
     with long_work(json):
         text = load(data=data, **source)
@@ -70,13 +69,3 @@ def _span(row: dict[str, Any], name: str) -> str:
     if math.isnan(row[f"{name}_low"]):
         return f"{row[name]:.3g}"
     return f"{row[name]:.3g} ({row[f'{name}_low']:.3g} to {row[f'{name}_high']:.3g})"
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(math.isfinite(n) and n > 0 for n in numbers):
-        raise InputError(f"--alphas takes numbers above 0, separated by commas; got {text!r}")
-    return numbers

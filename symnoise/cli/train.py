@@ -34,6 +34,12 @@ def train(
     noise_length: Annotated[str | None, _flag("L of the scale: true or padded.")] = None,
     noise_where: Annotated[str | None, _flag("Tokens that get noise: all, prompt or response.")] = None,
     noise_schedule: Annotated[str | None, _flag("α along the run: constant, linear or cosine.")] = None,
+    even: Annotated[
+        float | None, _flag("Dial μ: weight of the noise's even effect, its curvature; a pair has 1.")
+    ] = None,
+    odd: Annotated[
+        float | None, _flag("Dial λ: weight of its odd effect, gradient noise; a single draw has 1.")
+    ] = None,
     pair_mode: Annotated[str | None, _flag("doubled (one batch) or two-pass (memory of one side).")] = None,
     steps: Annotated[int | None, _flag("Optimizer steps; 0 for whole epochs.")] = None,
     epochs: Annotated[float | None, _flag("Times through the rows.")] = None,
@@ -88,6 +94,7 @@ def _run(configs: list[Path], flags: dict[str, Any], dry: bool, json: Path | Non
         result = {"output": str(outcome.output), "step": outcome.step, "steps": outcome.steps}
         more = {"seconds": outcome.seconds, "measured": outcome.measured, "sha256": outcome.weights}
         named = {"model": chosen.model, "data": chosen.data, "noise": chosen.noise, "alpha": chosen.noise_alpha}
+        named |= {"even": chosen.even, "odd": chosen.odd}
         write_json(json, {**named, **result, **more, "seed": chosen.seed})
     said = "".join(f", {name.replace('_', ' ')} {value:.5g}" for name, value in outcome.measured.items())
     if interrupted:

@@ -6,24 +6,26 @@ Transformers and TRL are imported when a Trainer or a tracker is first used.
 from importlib import import_module
 
 from symnoise.training.attach import Attached, attach
+from symnoise.training.dials import Dials
 from symnoise.training.documents import document_lengths
 from symnoise.training.draws import draw
 from symnoise.training.mixin import SymNoiseMixin
 from symnoise.training.options import NoiseOptions
 from symnoise.training.pairs import PairedCollator, double_batch
-from symnoise.training.penalty import CurvaturePenalty
 
 _LAZY = {
     "CurvatureTracker": "trackers",
     "NoiseTracker": "trackers",
     "NormTracker": "trackers",
     "SymNoiseTrainer": "trainer",
+    "VarianceBudget": "budget",
+    "variance_budget": "budget",
     "SymNoiseSFTTrainer": "sft",
 }
 
 __all__ = [
     "Attached",
-    "CurvaturePenalty",
+    "Dials",
     "NoiseOptions",
     "PairedCollator",
     "SymNoiseMixin",

@@ -37,13 +37,11 @@ class Frame:
     key:     (optimizer step, micro-step), and the number of the forward where there are several: names the draw.
     side:    "single" draw; "rows" or "tokens" for both sides of a doubled batch (see `pairs.layout`); "first" or
              "second" side alone; "none".
-    along:   a number t that multiplies the noise, for derivatives along it; None is 1.
     """
 
     lengths: Int[Tensor, "batch token"] | None
     key: tuple[int, ...]
     side: str = "single"
-    along: Tensor | None = None
 
 
 class Attached:
@@ -138,12 +136,22 @@ class Attached:
             )
         return noised_lengths(batch, self.options.length, self.options.where, placeholders)
 
+    def next_frame(self, batch: Mapping[str, Any]) -> Frame:
+        """The `Frame` of the next micro-step, which is thereby taken."""
+        return self.frame(batch, self._next_key())
+
+    def _next_key(self) -> tuple[int, int]:
+        step, micro = self._key
+        self._key = (step, micro + 1)
+        return step, micro
+
     @contextmanager
     def using(self, frame: Frame) -> Iterator[None]:
         """Forwards in the block get `frame`'s noise, the same each time, instead of counting micro-steps."""
         if frame.key[0] != self._key[0]:
             self._drawn.clear()
-        self._key, self._forwards = frame.key, 0
+            self._key = (frame.key[0], 0)
+        self._forwards = 0
         before = self._given, self.resting
         self._given, self.resting = frame, False
         try:
@@ -236,10 +244,9 @@ class Attached:
             first_side(batch["input_ids"], side)
             if side == "tokens":
                 self.require_documents_apart(batch)
-            self._frame = Frame(lengths, self._key, side)
+            self._frame = Frame(lengths, self._next_key(), side)
         else:
-            self._frame = self.frame(batch, self._key)
-        self._key = (self._key[0], self._key[1] + 1)
+            self._frame = self.next_frame(batch)
 
     def _warn_of_evaluation(self, model: nn.Module) -> None:
         """Once, of gradients in evaluation mode: `from_pretrained` leaves a model there, and a loop may forget it."""
@@ -276,7 +283,7 @@ class Attached:
             if self.on_draw is not None and frame.lengths is not None:
                 here = self._target.multiplier  # what is told is as the first layer receives it
                 self.on_draw(here * epsilon.detach(), here * output.detach(), frame.lengths)
-        return output + (epsilon if frame.along is None else frame.along * epsilon)
+        return output + epsilon
 
     def _after(self, model: nn.Module, args: Any, output: Any) -> None:
         if self._frame is not None and self._handles:

@@ -20,6 +20,7 @@ _TORCHRUN = 2.0  # seconds in which torchrun passes on a Ctrl-C that its process
 _SHOWN = {
     "loss": "loss",
     "noise/clean_loss": "clean loss",
+    "clean_loss": "clean loss",
     "eval_loss": "held-out loss",
     "curvature/trace": "tr H",
     "embedding_norm/used_mean": "norm of rows in use",

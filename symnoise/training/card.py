@@ -1,5 +1,6 @@
 """The model card of a trained model: what it was made from, and with which noise."""
 
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,6 +19,10 @@ _SIDES = {
     (True, True): "a mirrored pair: every row is trained on as X + ε and as X − ε, and the loss is the mean",
     (True, False): "two independent draws: every row is trained on with each, and the loss is the mean",
 }
+_DIALLED = (
+    "by dials μ = {even:g} and λ = {odd:g}: every row is trained on as (1−μ) ℓ(X) + ½(μ+λs) ℓ(X+ε) + ½(μ−λs) ℓ(X−ε), "
+    "s = ±1 at random"
+)
 _LENGTHS = {
     "true": "L the number of real tokens of the row (of the document, where rows are packed)",
     "padded": "L the padded length of the batch, padding noised too (as Transformers' `neftune_noise_alpha`)",
@@ -75,7 +80,7 @@ def _noise(settings: TrainSettings) -> str:
     noise = settings.make_noise()
     if noise is None:
         return f"None. Seed {settings.seed} for order of rows and dropout.\n"
-    variance = law(noise.law).variance
+    variance, dials = law(noise.law).variance, settings.make_dials()
     calibrated = "yes" if noise.calibrated else "no"
     return (
         f"- **Name**: `{settings.noise}`, α = {settings.noise_alpha:g}\n"
@@ -83,7 +88,7 @@ def _noise(settings: TrainSettings) -> str:
         f"- **Calibrated**: {calibrated}; c = {noise.calibration:.6g}, so E‖ε‖² = α²v c² = "
         f"{(noise.calibration * noise.alpha) ** 2 * variance:.6g} for every row that has it on all tokens, "
         "before the schedule\n"
-        f"- **Paired**: {_SIDES[noise.paired, noise.mirrored]}\n"
+        f"- **Paired**: {_SIDES[noise.paired, noise.mirrored] if dials is None else _DIALLED.format(**asdict(dials))}\n"
         f"- **On**: {settings.noise_where} tokens; α schedule {settings.noise_schedule}; "
         f"pair mode {settings.pair_mode}\n"
         f"- **Seed**: {settings.seed}, with process, optimizer step and micro-step; it also names the order of rows\n"

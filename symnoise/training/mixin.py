@@ -1,8 +1,8 @@
 """`SymNoiseMixin`: noise and exact pairs for any Transformers Trainer."""
 
 import inspect
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,14 +14,14 @@ from symnoise.core import InputError, unknown
 from symnoise.training.attach import Attached, Frame, attach, require_noise
 from symnoise.training.checkpoints import last_whole_checkpoint, resolve, setting, warn_if_other, write_setting
 from symnoise.training.coupled import couples_rows, one_after_the_other, sides_apart, unrecorded
+from symnoise.training.dials import CleanLoss, Dials, objective, passes, side_weights
 from symnoise.training.options import NoiseOptions
 from symnoise.training.pairs import double_batch, layout
-from symnoise.training.penalty import CurvaturePenalty, penalised_loss
 from symnoise.training.recompute import adds_gradients, recomputed
 
 PAIR_MODES = ("doubled", "two-pass")
 _NOT_GIVEN: Any = object()  # None means plain training, so it cannot be what an argument left out means
-_ARGUMENTS = ("noise", "noise_seed", "noise_options", "pair_mode", "penalty")
+_ARGUMENTS = ("noise", "noise_seed", "noise_options", "pair_mode", "dials")
 
 
 class NotFiniteError(InputError):
@@ -43,15 +43,21 @@ class SymNoiseMixin:
     In preference training every forward of the policy within the loss is noisy, none of the reference's, and none
     outside the loss (generation, the sampling policy's log-probabilities); see `Attached.paused`.
 
+    With `dials` the loss that is trained on, and logged as `loss`, is their objective, as exact in all these respects;
+    where ℓ(X) has a weight in it, its mean is logged next to it, as `clean_loss`. Such a step costs up to three forward
+    and backward passes.
+
     noise:         `Noise`, paired or not, or None for plain training.
     noise_seed:    names the draws, together with rank, optimizer step and micro-step.
     noise_options: see `NoiseOptions`; the number of steps is filled in.
-    pair_mode:     "doubled", one batch of twice the rows; "two-pass", one side after the other with the memory of one:
-                   where the first leaves gradients that plain training would not hold yet, the second recomputes its
-                   activations to make room for them (a third more time for that side; same values).
-    penalty:       see `CurvaturePenalty`: the noise then measures curvature for an explicit penalty instead.
-    Raises `InputError` for `noise` left out or no `Noise`, unknown arguments, `neftune_noise_alpha` and DataParallel;
-    in training, for a loss that is not finite, before it reaches the weights.
+    pair_mode:     "doubled", one batch of twice the rows (with `dials` all sides in one backward pass); "two-pass", one
+                   side after the other with the memory of one: where the first leaves gradients that plain training
+                   would not hold yet, later ones recompute their activations to make room for them (a third more time
+                   for those; same values).
+    dials:         see `Dials`: what is done with a draw, in the place of the noise's own pairing.
+    Raises `InputError` for `noise` left out or no `Noise`, unknown arguments, `neftune_noise_alpha`, DataParallel, and
+    dials without noise or with independent pairs; in training, for a loss that is not finite, before it reaches the
+    weights.
     """
 
     def __init__(
@@ -61,7 +67,7 @@ class SymNoiseMixin:
         noise_seed: int = 0,
         noise_options: NoiseOptions | None = None,
         pair_mode: str = "doubled",
-        penalty: CurvaturePenalty | None = None,
+        dials: Dials | None = None,
         **kwargs: Any,
     ) -> None:
         known = list(inspect.signature(super().__init__).parameters)
@@ -71,15 +77,15 @@ class SymNoiseMixin:
         require_noise(None if noise is _NOT_GIVEN else noise, given=noise is not _NOT_GIVEN)
         if pair_mode not in PAIR_MODES:
             raise unknown("pair mode", pair_mode, PAIR_MODES)
-        if penalty is not None and (noise is None or not (noise.paired and noise.mirrored)):
-            raise InputError("a curvature penalty needs mirrored paired noise, such as Noise.symnoise(5.0)")
-        self.noise, self.noise_seed, self.pair_mode, self.penalty = noise, noise_seed, pair_mode, penalty
+        self.noise, self.noise_seed, self.pair_mode = noise, noise_seed, pair_mode
+        self.dials = objective(noise, dials)
         self.noise_options = noise_options or NoiseOptions()
         self._attached: Attached | None = None
         self._micro = (-1, -1)  # optimizer step, and micro-step within it
         self.observer: Any = None  # a NoiseTracker while it watches a step
         self._coupled: bool | None = None  # whether the loss was found to have a term over the rows of a batch
         self._side: str | None = None  # in two-pass mode: the side whose turn it is
+        self._clean = CleanLoss()
         super().__init__(*args, **kwargs)
         self._check_arguments()
         for callback in self.callback_handler.callbacks:  # type: ignore[attr-defined]
@@ -101,10 +107,6 @@ class SymNoiseMixin:
             raise InputError("noise does not support context or sequence parallelism; set cp_size and sp_size to 1")
         if self.pair_mode == "two-pass" and trainer.is_deepspeed_enabled:
             raise InputError("two-pass pairs do not work with DeepSpeed; use pair_mode='doubled'")
-        if self.penalty is not None and self.penalty.method == "hutchinson" and trainer.args.world_size > 1:
-            raise InputError("the hutchinson penalty runs on one process only; use method='difference'")
-        if self.penalty is not None and self.penalty.method == "hutchinson" and trainer.args.gradient_checkpointing:
-            raise InputError("the hutchinson penalty cannot recompute activations; leave out gradient_checkpointing")
 
     def _introduce(self, callback: Any) -> None:
         if hasattr(callback, "watch"):
@@ -118,8 +120,8 @@ class SymNoiseMixin:
     @property
     def noise_setting(self) -> dict[str, Any]:
         """What is written as symnoise.json into every checkpoint."""
-        method, weight = (self.penalty.method, self.penalty.weight) if self.penalty else (None, 0.0)
-        return setting(self.noise, self.noise_seed, self.noise_options, penalty=method, penalty_weight=weight)
+        even, odd = (self.dials.even, self.dials.odd) if self.dials else (None, None)
+        return setting(self.noise, self.noise_seed, self.noise_options, even=even, odd=odd)
 
     def attached(self, model: nn.Module) -> Attached:
         """The handle of the noise on `model`, put on if it is not there yet; taken off when `train` ends."""
@@ -165,34 +167,38 @@ class SymNoiseMixin:
             write_setting(output_dir or trainer.args.output_dir, self.noise_setting)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """As the Trainer's, of both sides in a pair."""
-        sides = 2 if self.noise is not None and self.noise.paired else 1
-        return sides * super().floating_point_ops(inputs)  # type: ignore[misc]
+        """As the Trainer's, of all sides."""
+        return passes(self.noise, self.dials) * super().floating_point_ops(inputs)  # type: ignore[misc]
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of one micro-batch, both sides of it in a pair; its loss, checked to be finite."""
+        """Forward and backward of one micro-batch, all sides of it; its loss, checked to be finite."""
         trainer: Any = self
         step = trainer.state.global_step
         self._micro = (step, self._micro[1] + 1 if self._micro[0] == step else 0)
-        one_pass = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
+        one_pass = partial(super().training_step, model, inputs, num_items_in_batch)  # type: ignore[misc]
         # Batches that a Trainer generates itself (GRPO) must not be made twice.
         whole = self.pair_mode == "doubled" or "input_ids" not in inputs
-        if self.noise is None or not self.noise.paired or self.penalty or whole:
-            loss = one_pass(inputs)
-        else:
-            try:
-                room = recomputed(trainer.model) if adds_gradients(trainer.model) else nullcontext()
-                self._side = "first"
-                with trainer.accelerator.no_sync(model):  # gradients are exchanged once, after the second side
-                    loss = one_pass(inputs)
-                self._side = "second"
-                with room:
-                    loss = loss + one_pass(inputs)
-            finally:
-                self._side = None
+        loss = one_pass() if self.noise is None or whole else self._in_turn(model, one_pass)
         if not bool(torch.isfinite(loss)):
             raise NotFiniteError(self._not_finite(float(loss)))
         return loss
+
+    def _in_turn(self, model: nn.Module, one_pass: Callable[[], Tensor]) -> Tensor:
+        """`one_pass()` for one side after the other; gradients are exchanged once, with the last."""
+        trainer: Any = self
+        sides = list(side_weights(self.attached(model), self.dials, self._micro))
+        room = recomputed(trainer.model) if len(sides) > 1 and adds_gradients(trainer.model) else nullcontext()
+        losses: list[Tensor] = []
+        try:
+            with ExitStack() as later:
+                for self._side in sides:
+                    if len(losses) == 1:
+                        later.enter_context(room)
+                    with nullcontext() if self._side == sides[-1] else trainer.accelerator.no_sync(model):
+                        losses.append(one_pass())
+        finally:
+            self._side = None
+        return torch.stack(losses).sum()
 
     def _not_finite(self, loss: float) -> str:
         kept = last_whole_checkpoint(self.args.output_dir)  # type: ignore[attr-defined]
@@ -206,7 +212,7 @@ class SymNoiseMixin:
     def compute_loss(
         self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The Trainer's loss under the noise; of a pair, the mean over both sides."""
+        """The Trainer's loss under the noise; of a pair, the mean over both sides; with dials, their objective."""
         plain = partial(super().compute_loss, model, return_outputs=return_outputs)  # type: ignore[misc]
         trainer: Any = self
         if self.noise is None or not trainer.model.training:
@@ -216,36 +222,51 @@ class SymNoiseMixin:
         noise = self.attached(model)
         one_batch = "input_ids" in inputs and "KL_input_ids" not in inputs
         frame = noise.frame(inputs, self._micro) if one_batch else Frame(None, self._micro)
-        if self.observer is None:
-            return self._noisy_loss(plain, noise, frame, inputs, num_items_in_batch)
+        sides = side_weights(noise, self.dials, self._micro)
         clean = None
-        if self._side != "second":
+        if self.observer is not None and "none" not in sides and self._side in (None, *list(sides)[:1]):
             quiet = noise.using(replace(frame, side="none"))
             with torch.no_grad(), torch.random.fork_rng(), quiet, unrecorded(self):
-                clean = plain(dict(inputs), num_items_in_batch=num_items_in_batch)
-        result = self._noisy_loss(plain, noise, frame, inputs, num_items_in_batch)
-        self.observer.losses(_loss_of(result).detach(), _loss_of(clean), averaged=num_items_in_batch is None)
+                clean = _loss_of(plain(dict(inputs), num_items_in_batch=num_items_in_batch))
+        if self._side is not None:
+            sides = {self._side: sides[self._side]}
+        results = list(self._passes(plain, noise, frame, inputs, num_items_in_batch, sides))
+        for side, _, found in results:
+            if side == "none":
+                clean = _loss_of(found).detach()
+                self._clean.add(clean, self._micro, averaged=num_items_in_batch is None)
+        result = _weighted_sum([(weight, found) for _, weight, found in results])
+        if self.observer is not None:
+            self.observer.losses(_loss_of(result).detach(), clean, averaged=num_items_in_batch is None)
         return result
 
-    def _noisy_loss(
-        self, plain: partial[Any], noise: Attached, frame: Frame, inputs: Mapping[str, Any], num_items_in_batch: Any
-    ) -> Any:
-        assert self.noise is not None
-        if not self.noise.paired:
-            with noise.using(frame):
-                return plain(inputs, num_items_in_batch=num_items_in_batch)
-        if self._side is not None:
-            with noise.using(replace(frame, side=self._side)):
-                return _halved(plain(inputs, num_items_in_batch=num_items_in_batch))
-        paired = partial(self._doubled, plain, noise, frame, inputs, num_items_in_batch)
-        if self.penalty is None:
-            return paired()
-        if plain.keywords["return_outputs"]:
-            raise InputError(
-                "a curvature penalty has no outputs to return; call compute_loss with return_outputs=False"
-            )
-        clean = partial(plain, dict(inputs), num_items_in_batch=num_items_in_batch)
-        return penalised_loss(self.penalty, clean, paired, noise, frame)
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's, with the clean loss next to the loss where steps compute it."""
+        if "loss" in logs and (clean := self._clean.take()) is not None:
+            logs["clean_loss"] = float(self.accelerator.reduce(clean, "mean"))  # type: ignore[attr-defined]
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _passes(
+        self,
+        plain: partial[Any],
+        noise: Attached,
+        frame: Frame,
+        inputs: Mapping[str, Any],
+        count: Any,
+        sides: dict[str, float],
+    ) -> Iterator[tuple[str, float, Any]]:
+        """(side, weight, the Trainer's loss) of each of `sides`; "both", in one batch, for two of equal weight."""
+        rest = dict(sides)
+        if "first" in sides and sides["first"] == sides.get("second"):
+            yield "both", rest.pop("first") + rest.pop("second"), self._doubled(plain, noise, frame, inputs, count)
+        for side, weight in rest.items():
+            # Ids of its own for each side: by them a forward that is run again in the backward pass knows its draw.
+            own = inputs
+            if len(sides) > 1:
+                own = {key: value.clone() if key == "input_ids" else value for key, value in inputs.items()}
+            with noise.using(replace(frame, side=side)):
+                loss = plain(own, num_items_in_batch=count)
+            yield side, weight, loss
 
     def _doubled(self, plain: Any, noise: Attached, frame: Frame, inputs: Mapping[str, Any], count: Any) -> Any:
         trainer: Any = self
@@ -271,5 +292,10 @@ def _loss_of(result: Any) -> Any:
     return result[0] if isinstance(result, tuple) else result
 
 
-def _halved(loss: Any) -> Any:
-    return (loss[0] / 2, *loss[1:]) if isinstance(loss, tuple) else loss / 2
+def _weighted_sum(passes: list[tuple[float, Any]]) -> Any:
+    """Σ weight · loss; with the outputs, where they were asked for, of the one pass there is."""
+    outputs = [found[1:] for _, found in passes if isinstance(found, tuple)]
+    if len(outputs) > 1:
+        raise InputError("several passes have no one output to return; call compute_loss with return_outputs=False")
+    loss = sum(weight * _loss_of(found) for weight, found in passes)
+    return (loss, *outputs[0]) if outputs else loss

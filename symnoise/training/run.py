@@ -202,6 +202,7 @@ def make_trainer(settings: TrainSettings, model: Any, tokenizer: Any, rows: Rows
         noise_seed=settings.seed,
         noise_options=settings.noise_options(),
         pair_mode=settings.pair_mode,
+        dials=settings.make_dials(),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -251,7 +252,8 @@ def _publish(checkpoint: Path, output: Path, card: str) -> dict[str, str]:
 def _measured(checkpoint: Path) -> dict[str, float]:
     """The last value of each loss and curvature that was logged."""
     history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    names = {"loss": "loss", "noise/clean_loss": "clean_loss", "eval_loss": "eval_loss", "curvature/trace": "trace"}
+    names = {"loss": "loss", "noise/clean_loss": "clean_loss", "clean_loss": "clean_loss", "eval_loss": "eval_loss"}
+    names |= {"curvature/trace": "trace"}
     return {name: line[key] for key, name in names.items() for line in history if key in line}
 
 

@@ -9,12 +9,14 @@ from typing import Any, get_type_hints
 from symnoise.core import InputError, unknown
 from symnoise.data import FORMS
 from symnoise.noise import Noise
+from symnoise.training.dials import Dials, objective
 from symnoise.training.mixin import PAIR_MODES
 from symnoise.training.options import NoiseOptions
 
 SCHEDULES = ("constant", "linear", "cosine")
 # What may change between a run and its continuation without changing what the steps so far were.
 _FREE = ("output", "steps", "epochs", "save_every", "keep", "log_every", "report_to")
+_DIALS = ("even", "odd")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class TrainSettings:
     strict:         stop at the first row that cannot be used, instead of leaving it out.
     noise, noise_alpha, noise_length, noise_where, noise_schedule, pair_mode: see `Noise.named`, `NoiseOptions` and
                     `SymNoiseMixin`.
+    even, odd:      of `Dials`; where only one is given, the other is as there (1 and 0). Without both, the name of the
+                    noise says what is done with a draw.
     steps:          optimizer steps; 0 for `epochs` times through the rows.
     batch:          rows a process takes at a time, before a pair doubles them; `accumulation` of them make a step.
     warmup:         a fraction of the steps, or from 1 on their number.
@@ -54,6 +58,8 @@ class TrainSettings:
     noise_length: str = "true"
     noise_where: str = "all"
     noise_schedule: str = "constant"
+    even: float | None = None
+    odd: float | None = None
     pair_mode: str = "doubled"
     steps: int = 0
     epochs: float = 1.0
@@ -94,12 +100,17 @@ class TrainSettings:
         for key in ("learning_rate", "epochs"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0):
                 raise InputError(f"{key} must be a finite number larger than 0; got {getattr(self, key)}")
-        self.make_noise()
+        objective(self.make_noise(), self.make_dials())
         self.noise_options()
 
     def make_noise(self) -> Noise | None:
         """The noise; None for "none"."""
         return Noise.named(self.noise, self.noise_alpha)
+
+    def make_dials(self) -> Dials | None:
+        """The dials; None where neither is given."""
+        given = {key: getattr(self, key) for key in _DIALS if getattr(self, key) is not None}
+        return Dials(**given) if given else None
 
     def noise_options(self) -> NoiseOptions:
         """How it is laid on."""
@@ -108,7 +119,7 @@ class TrainSettings:
     def changed(self, before: Mapping[str, Any]) -> list[str]:
         """What a continuation does otherwise than the run did `before`, in words; the noise is for the checkpoint."""
         now = asdict(self)
-        keys = [key for key in now if key not in _FREE and not key.startswith("noise")]
+        keys = [key for key in now if key not in (*_FREE, *_DIALS) and not key.startswith("noise")]
         return [f"{key} was {before[key]!r}, now {now[key]!r}" for key in keys if before.get(key, now[key]) != now[key]]
 
 
@@ -142,8 +153,12 @@ def _checked(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {key: _as(types[key], key, value, where) for key, value in given.items()}
 
 
-def _as(kind: type, key: str, value: Any, where: str) -> Any:
+def _as(kind: Any, key: str, value: Any, where: str) -> Any:
     """`value` as `kind`; YAML reads 5e-5 as text, which is meant as a number."""
+    if kind == float | None:
+        if value is None:
+            return None
+        kind = float
     wrong = InputError(f"{where}: {key} must be {_WORDS[kind]}; got {value!r}")
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:

@@ -12,10 +12,5 @@ except ImportError as error:
 class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
     """`trl.SFTTrainer` with the arguments of `SymNoiseMixin`; its own fused loss, packing and PEFT handling stay.
 
-    Importing it without TRL, and the "hutchinson" penalty, raise `InputError`; all else as `SymNoiseMixin` does.
+    Importing it without TRL raises `InputError`; all else as `SymNoiseMixin` does.
     """
-
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        if self.penalty is not None and self.penalty.method == "hutchinson":
-            raise InputError("TRL's fused loss has one derivative only; use CurvaturePenalty('difference')")

@@ -161,6 +161,37 @@ def test_a_density_with_nowhere_to_go_is_refused(monkeypatch, capsys) -> None:
     assert "give --json FILE with --density" in capsys.readouterr().err
 
 
+def test_budget_and_its_resumption(monkeypatch, home, tmp_path) -> None:
+    """Stopped after two batches it goes on from them, and says the same as in one go; then nothing is left over."""
+    from symnoise.training import budget
+
+    places = ["--model", home / "model", "--data", home / "rows.json", "--max-length", 64]
+    options = ["budget", *places, "--alphas", "5,20", "--batch", 2, "--batches", 3, "--draws", 2, "--json"]
+    assert call(monkeypatch, *options, tmp_path / "whole.json") == 0
+    whole = json.loads((tmp_path / "whole.json").read_text())
+    names = {"signal", "batch", "odd", "even", "even_square", "rho", "cosine", "shrinkage", "ratio"}
+    assert [row.keys() - {"alpha"} for row in whole["rows"]] == [names] * 2
+    one, other = whole["rows"]
+    assert other["ratio"]["value"] == pytest.approx(4 * one["ratio"]["value"])
+    assert all(cell["low"] < cell["value"] < cell["high"] for cell in (one[name] for name in names))
+    usual, done = budget._noised, []
+
+    def stopped(*arguments):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(1)
+        return usual(*arguments)
+
+    monkeypatch.setattr(budget, "_noised", stopped)
+    assert call(monkeypatch, *options, tmp_path / "again.json") != 0
+    assert len(list((tmp_path / "again.json.parts").glob("*.json"))) == 2
+    monkeypatch.setattr(budget, "_noised", lambda *arguments: done.append(1) or usual(*arguments))
+    assert call(monkeypatch, *options, tmp_path / "again.json") == 0
+    assert len(done) == 4 + 2  # batch 3 alone, at two α
+    assert json.loads((tmp_path / "again.json").read_text())["rows"] == whole["rows"]
+    assert not (tmp_path / "again.json.parts").exists()
+
+
 def test_smooth(monkeypatch, home, tmp_path) -> None:
     found = run(monkeypatch, home, tmp_path, "smooth", "--alphas", "0.1,5", "--draws", 3)
     assert [row["alpha"] for row in found["rows"]] == [0.1, 5]
@@ -247,6 +278,11 @@ BAD = [
     (["curvature", "--method", "exact", "--rtol", "0.1"], "method='exact' has none"),
     (["spectrum", "--which", "largest"], "unknown part of the spectrum"),
     (["smooth", "--draws", "0"], "draws at least 1"),
+    (["budget", "--alphas", "5,x"], "--alphas takes numbers"),
+    (["budget", "--noise", "none"], "noise 'none' has no variance"),
+    (["budget", "--batch", "0"], "--batch must be 1 or more"),
+    (["budget", "--batch", "1", "--batches", "2"], "needs 3 batches and 2 draws or more; got 2 and 3"),
+    (["budget", "--batch", "3", "--batches", "3"], "6 rows fit 64 tokens, and 9 are needed"),
     (["norms", "--alpha", "nan"], "alpha must be a finite number"),
     (["norms", "--draws", "0"], "1 or more"),
 ]

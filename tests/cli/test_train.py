@@ -14,6 +14,7 @@ from symnoise.cli import main
 from symnoise.cli.train import train
 from symnoise.core import InputError
 from symnoise.models import load_model
+from symnoise.training import Dials
 from symnoise.training.run import read_rows
 from symnoise.training.settings import TrainSettings, read_settings
 from tests.tiny import tiny, tiny_tokenizer
@@ -70,6 +71,11 @@ CONFIGS = [
     ("noise_schedule: cosin", "unknown schedule", "did you mean 'cosine'"),
     ("schedule: cosin", "unknown schedule", "did you mean 'cosine'"),
     ("pair_mode: two_pass", "unknown pair_mode", "did you mean 'two-pass'"),
+    ("even: .nan", "the even dial must be a finite number", "nan"),
+    ("even: much", "even must be a number", "'much'"),
+    ("even: 0", "both dials at 0", "for plain training use no noise"),
+    ("noise: none\nodd: 1", "dials weigh the two sides of a noise", "give a noise as well"),
+    ("noise: independent-pair\neven: 2", "independent-pair makes two draws", "use symnoise"),
     ("form: alpaca", "unknown form", "did you mean 'Alpaca'"),
     ("batch: 0", "batch must be 1 or more", "0"),
     ("warmup: -0.1", "warmup must be 0 or more", "-0.1"),
@@ -84,6 +90,25 @@ def test_a_bad_config_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys,
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert line.startswith("symnoise: ") and message in line and detail in line
     assert not output.exists()
+
+
+def test_dials_are_given_only_where_one_is():
+    assert read_settings([], {}).make_dials() is None
+    assert read_settings([], {"odd": 0.5}).make_dials() == Dials(1.0, 0.5)
+    assert read_settings([], {"even": 2.0}).make_dials() == Dials(2.0, 0.0)
+
+
+def test_a_dry_run_with_dials_logs_both_losses_and_the_card_states_them(monkeypatch, tmp_path):
+    config = write(tmp_path, "family: llama\nnoise: uniform\neven: 0.5\nmax_length: 64\ntrack_every: 0\n")
+    arguments = ["--odd", 2, "--dry-run", "--output", tmp_path / "out", "--json", tmp_path / "result.json"]
+    assert call(monkeypatch, "--config", config, *arguments) == 0
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert (found["noise"], found["even"], found["odd"]) == ("uniform", 0.5, 2.0)
+    assert {"loss", "clean_loss"} <= set(found["measured"])
+    assert found["measured"]["loss"] != found["measured"]["clean_loss"]
+    assert "by dials μ = 0.5 and λ = 2" in (tmp_path / "out" / "README.md").read_text()
+    setting = json.loads((tmp_path / "out" / "checkpoint-2" / "symnoise.json").read_text())
+    assert (setting["even"], setting["odd"]) == (0.5, 2.0)
 
 
 @pytest.fixture(scope="module")

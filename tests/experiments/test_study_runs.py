@@ -11,18 +11,20 @@ import torch
 import yaml
 
 from experiments.study.agreeing import AgreeingTrainer
-from experiments.study.base import base, base_model
+from experiments.study.base import base, base_model, borrowed_table, pretrain
 from experiments.study.connect import connect
 from experiments.study.evaluate import calibration_error, evaluate, scores
 from experiments.study.generate import first_turn, generate
 from experiments.study.measure import measure
 from experiments.study.precision import precision
-from experiments.study.spec import ARMS, Study, load_study
+from experiments.study.spec import ARMS, Run, Study, load_study
 from experiments.study.start import start
-from experiments.study.texts import held_out, split, training_rows
+from experiments.study.texts import flipped, held_out, split, training_rows
 from experiments.study.train import Curve, train
 from symnoise.core import InputError, sha256
 from symnoise.data import Example
+from symnoise.models import load_model
+from tests.tiny import tiny, tiny_tokenizer
 
 STUDIES = Path("experiments/configs/studies")
 WORDS = ("red", "blue", "green", "seven", "river", "stone", "quiet", "bright")
@@ -273,3 +275,67 @@ def test_autocast_is_held_against_float32_seed_by_seed(study, tmp_path) -> None:
     written = kept.stat().st_mtime_ns
     precision(half, folder, tmp_path)
     assert kept.stat().st_mtime_ns == written
+
+
+def test_the_penalty_is_the_second_difference_of_a_tenth_of_the_draw() -> None:
+    run = Run("penalty", 10.0, 0)
+    assert run.dials is not None and run.noise is not None
+    assert (run.noise.alpha, run.dials.even, run.dials.odd) == (1.0, 100.0, 0.0)
+    assert Run("symnoise", 10.0, 0).dials is None
+
+
+def test_flips_change_that_share_of_the_scored_labels_and_nothing_else(study, folder) -> None:
+    rows = [{"input_ids": list(range(100)), "labels": [-100] * 20 + list(range(20, 100))} for _ in range(50)]
+    found = flipped(rows, 0.2, 1000, seed=0)
+    assert [row["input_ids"] for row in found] == [row["input_ids"] for row in rows]
+    assert all(row["labels"][:20] == [-100] * 20 for row in found)
+    changed = [a != b for old, new in zip(rows, found, strict=True) for a, b in zip(old["labels"], new["labels"])]  # noqa: B905
+    assert sum(changed) / 4000 == pytest.approx(0.2 * 0.999, abs=4 * (0.2 * 0.8 / 4000) ** 0.5)
+    assert flipped(rows, 0.2, 1000, seed=0) == found != flipped(rows, 0.2, 1000, seed=1)
+    source = base_model(study, folder)
+    noisy = replace(study, training=replace(study.training, flips=0.5))
+    plain, other = (training_rows(s, 0, source.tokenizer, source.model) for s in (study, noisy))
+    assert [row["input_ids"] for row in plain] == [row["input_ids"] for row in other] and plain != other
+    assert noisy.key != study.key
+
+
+def test_rows_that_are_skipped_are_those_that_another_study_reports_on(study, folder) -> None:
+    source = base_model(study, folder)
+    choosing = replace(study, measuring=replace(study.measuring, skip=4, held_out=3))
+    reported = {e.messages for e in held_out(study, source.tokenizer, source.model)}
+    chosen_on = {e.messages for e in held_out(choosing, source.tokenizer, source.model)}
+    assert len(chosen_on) == 3 and not chosen_on & reported
+
+
+def test_a_borrowed_table_has_the_norms_and_the_geometry_of_its_source(study, folder, tmp_path) -> None:
+    """At full width all inner products are those of the source, whose tokens are characters; below, norms still are."""
+    source, tokenizer = tiny("llama"), tiny_tokenizer(chat=True)
+    source.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ours = base_model(study, folder).tokenizer
+    table = source.get_input_embeddings().weight.detach()
+    texts = {i: ours.decode([i]) for i in range(len(ours)) if i not in ours.all_special_ids}
+    wanted = {i: table[tokenizer(t, add_special_tokens=False)["input_ids"]].mean(0) for i, t in texts.items() if t}
+    numbers = [i for i, row in wanted.items() if row.norm() > 0]
+    rows = torch.stack([wanted[i] for i in numbers])
+    for width in (32, 8):
+        found = borrowed_table(ours, str(tmp_path), width)
+        assert found.shape == (len(ours), width)
+        assert torch.allclose(found[numbers].norm(dim=1), rows.norm(dim=1), rtol=1e-5)
+        same = torch.allclose(found[numbers] @ found[numbers].T, rows @ rows.T, atol=1e-4)
+        assert same == (width == 32)
+
+
+def test_a_base_in_the_form_of_fine_tuning_from_borrowed_embeddings(study, tmp_path) -> None:
+    tiny("llama").save_pretrained(tmp_path / "source")
+    tiny_tokenizer(chat=True).save_pretrained(tmp_path / "source")
+    assert study.pretraining is not None
+    options = replace(study.pretraining, embeddings=str(tmp_path / "source"), chat=True, steps=1, max_length=192)
+    options = replace(options, learning_rate=0.0)
+    pretrain(options, split(study).rest, tmp_path / "base")
+    source = load_model(str(tmp_path / "base"))
+    table = borrowed_table(source.tokenizer, str(tmp_path / "source"), options.hidden)
+    assert torch.allclose(source.model.get_input_embeddings().weight, table)
+    assert replace(study, pretraining=options).key != study.key
+    with pytest.raises(InputError, match="only 0 conversations fit"):
+        pretrain(replace(options, max_length=8), split(study).rest, tmp_path / "base")

@@ -8,7 +8,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from symnoise.noise import Noise
-from symnoise.training import NoiseOptions, SymNoiseTrainer
+from symnoise.training import Dials, NoiseOptions, SymNoiseTrainer
 from tests.tiny import tiny
 from tests.training.ragged import collate, rows
 
@@ -51,5 +51,5 @@ def run(folder: str, *, kill_at: int | None = None, resume: bool | str = False, 
     return trainer
 
 
-def run_and_die(folder: str, kill_at: int) -> None:
-    run(folder, kill_at=kill_at)
+def run_and_die(folder: str, kill_at: int, dials: Dials | None) -> None:
+    run(folder, kill_at=kill_at, dials=dials)

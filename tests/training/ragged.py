@@ -69,6 +69,26 @@ def mean_of_sides(model: Any, parts: list[tuple[dict, tuple[torch.Tensor, ...]]]
     return total, gradient
 
 
+def by_dials(
+    model: Any, micro_batches: list[tuple[dict, tuple[int, int, int]]], noise: Noise, dials: Any, seed: int
+) -> Any:
+    """Loss, clean loss and gradient g₀ + Σ (μE + λsO) of one step, from the gradients at X, X + ε and X − ε alone."""
+    scored = [int((batch["labels"][:, 1:] != -100).sum()) for batch, _ in micro_batches]
+    total, clean, gradient = 0.0, 0.0, {}
+    for (batch, key), share in zip(micro_batches, (count / sum(scored) for count in scored), strict=True):
+        like = torch.empty(*batch["input_ids"].shape, model.get_input_embeddings().embedding_dim)
+        epsilon = noise.sample(like, batch["attention_mask"], generator=generator(seed, "noise", *key))
+        sign = 1 - 2 * int(torch.randint(2, (), generator=generator(seed, "dial", *key)))
+        (l0, g0), (lp, gp), (lm, gm) = (mean_of_sides(model, [(batch, (t * epsilon,))]) for t in (0, 1, -1))
+        clean += share * l0
+        total += share * (l0 + dials.even * ((lp + lm) / 2 - l0) + dials.odd * sign * (lp - lm) / 2)
+        for name, value in g0.items():
+            even, odd = (gp[name] + gm[name]) / 2 - value, (gp[name] - gm[name]) / 2
+            part = share * (value + dials.even * even + dials.odd * sign * odd)
+            gradient[name] = gradient.get(name, 0) + part
+    return total, clean, gradient
+
+
 class Gradients(TrainerCallback):
     """Keeps the gradient of every optimizer step."""
 

@@ -10,22 +10,24 @@ import torch
 
 from symnoise.core import InputError
 from symnoise.noise import Noise
-from symnoise.training import CurvaturePenalty, NoiseOptions
+from symnoise.training import Dials, NoiseOptions
 from tests.training.killed import run, run_and_die
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(tmp_path):
-    """Killed within step 3, so after the checkpoint of step 2; and a half-written checkpoint of step 4 is left."""
-    whole = run(str(tmp_path / "whole")).model.state_dict()
+@pytest.mark.parametrize("dials", [None, Dials(0.5, 2.0)])
+def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, dials):
+    """Killed within step 3, so after the checkpoint of step 2; and a half-written checkpoint of step 4 is left. The
+    signs of the dials come back as the draws do."""
+    whole = run(str(tmp_path / "whole"), dials=dials).model.state_dict()
     folder = tmp_path / "killed"
-    process = multiprocessing.get_context("forkserver").Process(target=run_and_die, args=(str(folder), 3))
+    process = multiprocessing.get_context("forkserver").Process(target=run_and_die, args=(str(folder), 3, dials))
     process.start()
     process.join(timeout=240)
     assert process.exitcode == -signal.SIGKILL
     (folder / "checkpoint-4").mkdir()
     (folder / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 1.0, "global_st')
     with pytest.warns(UserWarning, match="checkpoint-4 is incomplete"):
-        resumed = run(str(folder), resume=True).model.state_dict()
+        resumed = run(str(folder), resume=True, dials=dials).model.state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
@@ -39,16 +41,16 @@ def test_another_noise_than_the_checkpoint_warns_and_says_both(tmp_path):
         "length": "true",
         "where": "all",
         "schedule": "cosine",
-        "penalty": None,
-        "penalty_weight": 0.0,
+        "even": 1.0,
+        "odd": 0.0,
     }
     with pytest.warns(UserWarning, match="noise was 'symnoise', now 'uniform'; alpha was 5.0, now 10.0"):
         run(str(tmp_path / "b"), resume=checkpoint, noise=Noise.neftune(10.0))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*noise setting.*")
         run(str(tmp_path / "c"), resume=checkpoint)
-    with pytest.warns(UserWarning, match="penalty was None, now 'difference'; penalty_weight was 0.0, now 2.0"):
-        run(str(tmp_path / "e"), resume=checkpoint, penalty=CurvaturePenalty("difference", 2.0))
+    with pytest.warns(UserWarning, match="even was 1.0, now 0.5; odd was 0.0, now 2.0"):
+        run(str(tmp_path / "e"), resume=checkpoint, dials=Dials(0.5, 2.0))
     (tmp_path / "checkpoint-2" / "symnoise.json").unlink()
     with pytest.warns(UserWarning, match="noise was 'none', now 'symnoise'"):
         run(str(tmp_path / "d"), resume=checkpoint)

@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from symnoise.core import InputError
 from symnoise.noise import Noise
-from symnoise.training import CurvaturePenalty, SymNoiseTrainer
+from symnoise.training import SymNoiseTrainer
 from tests.tiny import tiny
 from tests.training.ragged import PLAIN_SGD, collate, rows
 
@@ -63,15 +63,6 @@ def test_noise_that_is_left_out(tmp_path):
         ({"noise_sed": 1}, "unknown trainer argument 'noise_sed': did you mean 'noise_seed'"),
         ({"train_datasets": 1}, "unknown trainer argument 'train_datasets': did you mean 'train_dataset'"),
         ({"pair_mode": "twopass"}, "unknown pair mode 'twopass': did you mean 'two-pass'"),
-        (
-            {
-                "penalty": CurvaturePenalty("hutchinson"),
-                "noise": Noise.symnoise(5.0),
-                "args": TrainingArguments("nowhere", **PLAIN_SGD, gradient_checkpointing=True),
-            },
-            "leave out gradient_checkpointing",
-        ),
-        ({"penalty": CurvaturePenalty(), "noise": Noise.neftune(5.0)}, "needs mirrored paired noise"),
     ],
 )
 def test_trainer_arguments(tmp_path, settings, message):

@@ -8,12 +8,13 @@ from trl import SFTConfig
 
 from symnoise.core import InputError, generator
 from symnoise.noise import Noise, law
-from symnoise.training import CurvaturePenalty, NoiseOptions, SymNoiseSFTTrainer
+from symnoise.training import Dials, NoiseOptions, SymNoiseSFTTrainer
 from tests.tiny import tiny, tiny_tokenizer
 from tests.training.ragged import (
     LENGTHS,
     PLAIN_SGD,
     Gradients,
+    by_dials,
     collate,
     difference,
     expected,
@@ -61,6 +62,20 @@ def test_gradient_is_the_mean_of_the_sides(tmp_path, mode, accumulation, size):
     loss, gradient = expected(tiny("llama").train(), batches, noise, 3)
     assert difference(gradients.steps[0], gradient) < TOLERANCE
     assert made.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["doubled", "two-pass"])
+@pytest.mark.parametrize(("even", "odd"), [(1.0, 0.0), (0.5, 2.0)])
+def test_gradient_by_dials(tmp_path, mode, even, odd):
+    noise, dials, gradients = Noise.symnoise(5.0), Dials(even, odd), Gradients()
+    settings = {"noise": noise, "noise_seed": 3, "pair_mode": mode, "dials": dials}
+    made = trainer(tmp_path, accumulation=4, size=2, callbacks=[gradients], **settings)
+    made.train()
+    batches = [(collate(rows()[i * 2 : (i + 1) * 2]), (0, 0, i)) for i in range(4)]
+    loss, clean, gradient = by_dials(tiny("llama").train(), batches, noise, dials, 3)
+    assert difference(gradients.steps[0], gradient) < TOLERANCE
+    assert made.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-6)
+    assert made.state.log_history[0].get("clean_loss") == (None if even == 1 else pytest.approx(clean, rel=1e-6))
 
 
 def test_packed_equals_unpacked(tmp_path):
@@ -127,15 +142,6 @@ def test_label_smoothing_runs_two_forwards_with_one_draw(tmp_path):
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(InputError, match="one derivative"):
-        trainer(
-            tmp_path,
-            accumulation=1,
-            size=8,
-            noise=Noise.symnoise(5.0),
-            penalty=CurvaturePenalty("hutchinson"),
-            more={"gradient_checkpointing": False},
-        )
     with pytest.raises(InputError, match="neftune_noise_alpha"):
         trainer(tmp_path, accumulation=1, size=8, noise=Noise.symnoise(5.0), more={"neftune_noise_alpha": 5.0})
     with pytest.raises(InputError, match="unknown trainer argument 'noise_sed': did you mean 'noise_seed'"):

@@ -8,8 +8,8 @@ import torch
 
 from symnoise.noise import Noise
 from tests.tiny import tiny
-from tests.training.ragged import collate, difference, expected, rows
-from tests.training.two_processes import ACCUMULATION, SEED, SIZE, one_process
+from tests.training.ragged import by_dials, collate, difference, expected, rows
+from tests.training.two_processes import ACCUMULATION, DIALS, SEED, SIZE, one_process
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -30,9 +30,13 @@ def test_two_processes_equal_one(tmp_path):
         for rank in range(2):
             start = SIZE * (2 * micro + rank)
             batches.append((collate(rows()[start : start + SIZE]), (rank, 0, micro)))
-    loss, gradient = expected(tiny("llama").train(), batches, Noise.symnoise(5.0), SEED)
-    assert set(found) == {"doubled", "two-pass", "sft"}
-    for logged, measured in found.values():
+    noise = Noise.symnoise(5.0)
+    pair, gradient = expected(tiny("llama").train(), batches, noise, SEED)
+    loss, clean, dialled = by_dials(tiny("llama").train(), batches, noise, DIALS, SEED)
+    wanted = {False: (pair, None, gradient), True: (loss, pytest.approx(clean, rel=1e-6), dialled)}
+    assert {mode for mode, _ in found} == {"doubled", "two-pass", "sft"}
+    for (_, by), (logged, measured) in found.items():
         # DDP's parameter names carry no prefix here, as the callback is given the bare model.
-        assert difference(measured, gradient) < 1e-6
-        assert logged == pytest.approx(loss, rel=1e-6)
+        assert difference(measured, wanted[by][2]) < 1e-6
+        assert logged["loss"] == pytest.approx(wanted[by][0], rel=1e-6)
+        assert logged.get("clean_loss") == wanted[by][1]

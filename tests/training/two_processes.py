@@ -1,5 +1,6 @@
 """Run by test_two_processes.py: one step of each Trainer on two gloo processes, gradients to a file."""
 
+import itertools
 import os
 
 import torch
@@ -10,11 +11,12 @@ from transformers import TrainingArguments
 from trl import SFTConfig
 
 from symnoise.noise import Noise
-from symnoise.training import SymNoiseSFTTrainer, SymNoiseTrainer, attach
+from symnoise.training import Dials, SymNoiseSFTTrainer, SymNoiseTrainer, attach
 from tests.tiny import tiny, tiny_tokenizer
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, in_order, rows
 
 SIZE, ACCUMULATION, SEED = 2, 2, 3
+DIALS = Dials(0.5, 2.0)
 
 
 def one_process(rank: int, port: int, folder: str) -> None:
@@ -32,9 +34,9 @@ def one_process(rank: int, port: int, folder: str) -> None:
     }
     noise = Noise.symnoise(5.0)
     found = {}
-    for mode in ("doubled", "two-pass", "sft"):
+    for dials, mode in itertools.product((None, DIALS), ("doubled", "two-pass", "sft")):
         gradients = Gradients()
-        more = {"noise": noise, "noise_seed": SEED, "callbacks": [gradients]}
+        more = {"noise": noise, "noise_seed": SEED, "callbacks": [gradients], "dials": dials}
         if mode == "sft":
             trainer = SymNoiseSFTTrainer(
                 model=tiny("llama"),
@@ -54,7 +56,7 @@ def one_process(rank: int, port: int, folder: str) -> None:
             )
         in_order(trainer).train()
         assert trainer.args.world_size == 2
-        found[mode] = (trainer.state.log_history[0]["loss"], gradients.steps[0])
+        found[mode, dials is not None] = (trainer.state.log_history[0], gradients.steps[0])
     _fsdp2(rank)
     if trainer.is_world_process_zero():
         torch.save(found, f"{folder}/found.pt")

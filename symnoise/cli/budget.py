@@ -1,0 +1,115 @@
+"""`symnoise budget`: the variance budget of a training step."""
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from symnoise.cli.parts import Parts, key_of
+from symnoise.cli.shared import PLAIN, dtype_named, long_work, numbers, pm, positive, show, write
+from symnoise.core import Estimate, InputError, generator
+from symnoise.data import collate, encode_row, load_data, usable
+from symnoise.models import LoadedModel, load_model
+from symnoise.noise import Noise
+from symnoise.training.budget import VarianceBudget, variance_budget
+
+_SHOWN = {"batch": "V batch", "odd": "V odd", "even": "V even", "rho": "ρ", "cosine": "cos(E, g₀)"}
+_SHOWN |= {"shrinkage": "⟨E,g₀⟩/‖g₀‖²", "ratio": "r"}
+
+
+def budget(
+    *,
+    model: str,
+    data: str,
+    alphas: str,
+    noise: str,
+    batch: int,
+    batches: int,
+    draws: int,
+    max_length: int,
+    dtype: str,
+    device: str,
+    seed: int,
+    json: Path | None,
+) -> None:
+    """Print, and write, the `VarianceBudget` at each α."""
+    strengths, law = numbers("--alphas", alphas), Noise.named(noise, 0.0)
+    if law is None:
+        raise InputError("noise 'none' has no variance; choose a noise such as rademacher")
+    positive("--batch", batch)
+    with long_work(json) as console:
+        loaded = load_model(model, dtype=dtype_named(dtype), device=device)
+        rows = _rows(loaded, data, batch * batches, max_length, seed)
+        texts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
+        settings = {"alphas": strengths, "noise": noise, "draws": draws, "dtype": dtype, "device": device, "seed": seed}
+        parts = Parts(json)
+        kept = _Kept(parts, [key_of(settings, loaded.provenance(), j, texts[: j + 1]) for j in range(len(texts))])
+        if len(kept):
+            console.print(f"symnoise: {len(kept)} of {batches} batches are done, by an earlier run", **PLAIN)
+        inputs = [{key: value.to(device) for key, value in collate(text, loaded.tokenizer).items()} for text in texts]
+        found = variance_budget(loaded.model.requires_grad_(True), inputs, strengths, law, draws, seed, kept)
+    signal = found[0].signal
+    show(
+        f"{loaded.name} on {data}: {batches} batches of {batch} rows, {draws} draws of {noise} noise",
+        ("α", *_SHOWN.values()),
+        [(f"{one.alpha:g}", *(_pm(getattr(one, name)) for name in _SHOWN)) for one in found],
+        f"‖E g₀‖² {_pm(signal)}; ± standard errors over batches",
+    )
+    facts = {"model": loaded.name, "data": data, "batch": batch, "batches": batches, "max_length": max_length}
+    write(json, facts | settings | {"rows": [_plain(one) for one in found]})
+    parts.remove()
+
+
+def _rows(loaded: LoadedModel, data: str, count: int, max_length: int, seed: int) -> list[dict[str, list[int]]]:
+    """`count` encoded rows, drawn at random without replacement from those that have something to score."""
+    given = load_data(data)
+    limits = {"max_length": max_length, "model": loaded.model}
+    order = torch.randperm(len(given), generator=generator(seed, "budget rows")).tolist()
+    rows: list[dict[str, list[int]]] = []
+    for i in order:
+        if len(rows) < count and usable([given[i]], loaded.tokenizer, **limits):
+            rows.append(encode_row(given[i], loaded.tokenizer, **limits))
+    if len(rows) < count:
+        raise InputError(f"{data}: {len(rows)} rows fit {max_length} tokens, and {count} are needed; lower --batches")
+    return rows
+
+
+class _Kept(MutableMapping[int, Any]):
+    """Records of batches by their number, in `Parts`."""
+
+    def __init__(self, parts: Parts, keys: Sequence[str]) -> None:
+        self._parts, self._keys, self._known = parts, keys, parts.read(keys)
+
+    def __getitem__(self, number: int) -> Any:
+        return self._known[self._keys[number]]
+
+    def __setitem__(self, number: int, record: Any) -> None:
+        self._known[self._keys[number]] = record
+        self._parts.write(self._keys[number], record)
+
+    def __delitem__(self, number: int) -> None:
+        del self._known[self._keys[number]]
+
+    def __iter__(self) -> Iterator[int]:
+        return (j for j, key in enumerate(self._keys) if key in self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _pm(estimate: Estimate) -> str:
+    return pm(float(estimate.value), float(estimate.stderr))
+
+
+def _plain(one: VarianceBudget) -> dict[str, Any]:
+    """α, and of each quantity the value, standard error and 95 % interval."""
+    found: dict[str, Any] = {"alpha": one.alpha}
+    for field in fields(one):
+        if field.name != "alpha":
+            estimate = getattr(one, field.name)
+            low, high = estimate.interval()
+            numbers = {"value": estimate.value, "stderr": estimate.stderr, "low": low, "high": high}
+            found[field.name] = {key: float(value) for key, value in numbers.items()}
+    return found

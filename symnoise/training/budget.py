@@ -1,0 +1,246 @@
+"""The variance budget of a training step: how much of the gradient's variance comes from batches, how much from noise.
+
+symbol   here            quantity, gradients over all trained weights
+g₀       clean           gradient of the batch's mean token loss without noise
+E        even            ½(g₊+g₋) − g₀, g± the gradients under ±ε
+O        odd             ½(g₊−g₋)
+J, K     batches, draws  independent batches; draws ε in each
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from symnoise.core import Estimate, InputError, track
+from symnoise.noise import Noise
+from symnoise.training.attach import attach
+from symnoise.training.dials import Dials, objective
+from symnoise.training.target import find_target
+
+Record = dict[str, Any]  # what is kept of a batch: numbers alone, as JSON
+
+
+@dataclass(frozen=True)
+class VarianceBudget:
+    """Where the variance of a noisy gradient comes from at one α (claim G1), each with an error over batches.
+
+    signal:    ‖E g₀‖², the squared norm of the mean gradient.
+    batch:     V_batch = E‖g₀ − E g₀‖², the trace of the covariance of g₀ over batches.
+    odd:       V_odd = E‖O‖², what a mirrored pair takes away from a single draw (its conditional mean is 0).
+    even:      V_even = E‖E − E[E | batch]‖², the variance of the even part over draws.
+    even_square: E‖E‖², of which `even` is the part that averages out over draws.
+    rho:       ρ = V_odd/V_batch: a pair acts on the variance like a batch larger by 1 + ρ.
+    cosine:    E⟨E, g₀⟩/√(E‖E‖²·E‖g₀‖²).
+    shrinkage: E⟨E, g₀⟩/E‖g₀‖²; −0.1 says that noise of any kind acts like a step smaller by a tenth.
+    ratio:     r, the mean over tokens of ‖ε_t‖/‖x_t‖ (claim R1).
+
+    A single draw's gradient g₀ + E ± O has variance tr Cov(g₀ + E[E | batch]) + V_even + V_odd; a pair's lacks V_odd.
+    The first term is V_batch up to what noise does to the smoothed gradient, of relative order 2·shrinkage.
+    """
+
+    alpha: float
+    signal: Estimate
+    batch: Estimate
+    odd: Estimate
+    even: Estimate
+    even_square: Estimate
+    rho: Estimate
+    cosine: Estimate
+    shrinkage: Estimate
+    ratio: Estimate
+
+
+def variance_budget(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    alphas: Sequence[float],
+    noise: Noise | None = None,
+    draws: int = 3,
+    seed: int = 0,
+    kept: MutableMapping[int, Record] | None = None,
+) -> list[VarianceBudget]:
+    """The `VarianceBudget` at each α, from J `batches` with the same K `draws` at every α.
+
+    Each batch's loss is the mean over its scored tokens, as a Trainer's without accumulation; dropout is off. Gradients
+    are in the precision of the model, their inner products in float64. It takes J(1 + 2·K·alphas) forward and backward
+    passes, and (J + 3) times the memory of the trained weights.
+
+    Estimators. The J batches are independent, draws within a batch are not independent of each other, so this is a
+    nested design and the batch is the unit of error:
+
+    - With the Gram matrix G_jl = ⟨g_j, g_l⟩ of the batches' g₀, E G_jl = ‖E g₀‖² for j ≠ l and E‖g₀‖² for j = l. So
+      signal = Σ_{j≠l} G_jl/(J(J−1)) is unbiased, where ‖mean g_j‖² would be too large by V_batch/J; and
+      batch = Σ_j G_jj/J − signal.
+    - odd, even_square and ⟨E, g₀⟩ are means over batches of means over draws.
+    - even is the within-batch variance, the mean over batches of (Σ_k‖E_k‖² − ‖Σ_k E_k‖²/K)/(K − 1).
+    - Ratios are of such means. All errors, and the removal of the ratios' bias of order 1/J, are by the jackknife:
+      pseudo-values Jθ − (J−1)θ₍₋ⱼ₎, whose mean and standard error they are, with J − 1 degrees of freedom. Where a
+      statistic is a mean over batches, its pseudo-values are the batches' own.
+
+    batches: at least 3, drawn independently from the data, on the model's device.
+    noise:   the law, single or mirrored, whatever its own α; by default calibrated Rademacher noise.
+    draws:   at least 2.
+    kept:    batch number → record, of an earlier call with the same arguments; new ones are added as they are ready.
+
+    Raises `InputError` for too few batches or draws, noise that dials refuse, no trained weights, and a loss that is
+    not finite.
+    """
+    noise = noise or Noise.symnoise(0.0)
+    objective(noise, Dials())
+    if len(batches) < 3 or draws < 2:
+        raise InputError(f"a variance budget needs 3 batches and 2 draws or more; got {len(batches)} and {draws}")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InputError("the model has no weight that requires a gradient; a variance budget is one of training")
+    records: MutableMapping[int, Record] = {} if kept is None else kept
+    last = max((j for j in range(len(batches)) if j not in records), default=-1)
+    clean: list[Vector] = []
+    with _without_dropout(model):
+        for j in track(range(last + 1), "batches"):
+            batch = batches[j]
+            clean.append(_gradient(model, parameters, batch))
+            if j not in records:
+                gram = [dot(clean[j], other) for other in clean]
+                noisy = [
+                    _noised(model, parameters, batch, clean[j], replace(noise, alpha=alpha), draws, seed, j)
+                    for alpha in alphas
+                ]
+                records[j] = {"gram": gram, "alphas": noisy}
+    return budgets(alphas, [records[j] for j in range(len(batches))])
+
+
+Vector = Sequence[Tensor]  # a gradient: one tensor per weight
+
+
+def _noised(
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    batch: Any,
+    clean: Vector,
+    noise: Noise,
+    draws: int,
+    seed: int,
+    j: int,
+) -> Record:
+    """Of one batch at one α: what `nested` says, and the mean ratio r."""
+    ratios: list[float] = []
+
+    def note(epsilon: Tensor, embeddings: Tensor, lengths: Tensor) -> None:
+        sizes = embeddings[lengths != 0].double().norm(dim=-1)
+        ratios.append(float((epsilon[lengths != 0].double().norm(dim=-1) / sizes)[sizes > 0].mean()))
+
+    def sides() -> Iterator[tuple[Vector, Vector]]:
+        for k in range(draws):
+            first, second = (
+                _gradient_of(handle, model, parameters, batch, (j, k), side) for side in ("first", "second")
+            )
+            yield first, second
+
+    with attach(model, noise, seed, rank=0) as handle:
+        handle.on_draw = note
+        return nested(clean, sides()) | {"ratio": math.fsum(ratios) / len(ratios)}
+
+
+def nested(clean: Vector, sides: Iterator[tuple[Vector, Vector]]) -> Record:
+    """Of one batch: means over draws of ‖O‖², ‖E‖² and ⟨E, g₀⟩, and the variance of E over draws."""
+    odd, square, along, total, count = 0.0, 0.0, 0.0, None, 0
+    for first, second in sides:
+        o = [(p - m) / 2 for p, m in zip(first, second, strict=True)]
+        odd += dot(o, o)
+        del o
+        even = [(p + m) / 2 - c for p, m, c in zip(first, second, clean, strict=True)]
+        square, along, count = square + dot(even, even), along + dot(even, clean), count + 1
+        total = even if total is None else [t.add_(e) for t, e in zip(total, even, strict=True)]
+    assert total is not None
+    within = (square - dot(total, total) / count) / (count - 1)
+    return {"odd": odd / count, "even_square": square / count, "along": along / count, "even": within}
+
+
+def dot(one: Vector, other: Vector) -> float:
+    """⟨one, other⟩, summed in float64."""
+    return math.fsum(float(a.double().flatten() @ b.double().flatten()) for a, b in zip(one, other, strict=True))
+
+
+def budgets(alphas: Sequence[float], records: Sequence[Record]) -> list[VarianceBudget]:
+    """The estimates from the batches' records; see `variance_budget`."""
+    size = len(records)
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    for j, record in enumerate(records):
+        gram[j, : j + 1] = gram[: j + 1, j] = torch.tensor(record["gram"], dtype=torch.float64)
+    return [
+        _budget(alpha, gram, {key: _column(records, a, key) for key in records[0]["alphas"][a]})
+        for a, alpha in enumerate(alphas)
+    ]
+
+
+def _column(records: Sequence[Record], a: int, key: str) -> Float[Tensor, " batch"]:
+    return torch.tensor([record["alphas"][a][key] for record in records], dtype=torch.float64)
+
+
+def _budget(alpha: float, gram: Float[Tensor, "batch batch"], of: dict[str, Float[Tensor, " batch"]]) -> VarianceBudget:
+    def signal(some: Tensor) -> Tensor:
+        part = gram[some][:, some]
+        return (part.sum() - part.trace()) / (len(some) * (len(some) - 1))
+
+    def mean(key: str) -> Callable[[Tensor], Tensor]:
+        return lambda some: of[key][some].mean()
+
+    def square(some: Tensor) -> Tensor:
+        return gram.diagonal()[some].mean()
+
+    def batch(some: Tensor) -> Tensor:
+        return square(some) - signal(some)
+
+    estimated = {key: jackknife(mean(key), len(gram)) for key in ("odd", "even", "even_square", "ratio")}
+    return VarianceBudget(
+        alpha=alpha,
+        signal=jackknife(signal, len(gram)),
+        batch=jackknife(batch, len(gram)),
+        rho=jackknife(lambda some: mean("odd")(some) / batch(some), len(gram)),
+        cosine=jackknife(
+            lambda some: mean("along")(some) / (mean("even_square")(some) * square(some)).sqrt(), len(gram)
+        ),
+        shrinkage=jackknife(lambda some: mean("along")(some) / square(some), len(gram)),
+        **estimated,
+    )
+
+
+def jackknife(statistic: Callable[[Tensor], Tensor], count: int) -> Estimate:
+    """`statistic(indices)` of `count` independent units, with its bias of order 1/count removed, and its error."""
+    every = torch.arange(count)
+    without = torch.stack([statistic(every[every != j]) for j in range(count)])
+    return Estimate.from_draws(count * statistic(every) - (count - 1) * without, method="jackknife")
+
+
+def _gradient_of(
+    handle: Any, model: nn.Module, parameters: list[nn.Parameter], batch: Any, key: tuple[int, int], side: str
+) -> Vector:
+    with handle.using(handle.frame(batch, key, side)):
+        return _gradient(model, parameters, batch)
+
+
+def _gradient(model: nn.Module, parameters: list[nn.Parameter], batch: Mapping[str, Tensor]) -> Vector:
+    loss = model(**batch).loss
+    if not bool(torch.isfinite(loss)):
+        raise InputError(f"loss is {float(loss)}; a variance budget needs a model whose losses are finite")
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, found, strict=True)]
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Within the block noise is on, which asks the outermost module alone, and dropout off, which asks its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        find_target(model).model.training = True
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
