@@ -64,8 +64,7 @@ def _penalty(study: StudyResults) -> str:
     changes = ", ".join(f"Δ {part} = {number(rows[part]['mean'], 3)}" for part in ("tr H", "tr G"))
     return (
         f"**Is a lower tr H flatter?** A penalty on it, minus no noise: {changes}, Δ held-out loss = "
-        f"{fixed(rows['held-out loss']['mean'], 2)} nats. Bent logits lower tr H by its part tr R, so it is shown as "
-        "tr G + tr R."
+        f"{fixed(rows['held-out loss']['mean'], 2)} nats. So tr H is shown as tr G + tr R."
     )
 
 
@@ -74,11 +73,13 @@ def _open(study: StudyResults) -> str:
     if row is None:
         return ""
     needed = pairs_needed(WORTH_KNOWING, row["sd"]) if row["sd"] > 0 else math.nan
-    return (
-        f"**What is open?** Whether the mirror changes held-out loss by {WORTH_KNOWING:g} nats (about {needed:.0f} "
-        f"paired seeds would find it with 80 %; there are {row['pairs']:.0f}). These studies named no endpoints "
-        "before their runs, so all of their contrasts are exploratory, and their models are small."
+    said = (
+        f"**How many seeds decide the mirror?** To find {WORTH_KNOWING:g} nats of held-out loss with 80 %, about "
+        f"{needed:.0f} pairs by the spread seen; there are {row['pairs']:.0f}."
     )
+    if not study.tables["contrasts"].primary.any():
+        said += " No endpoints were named before the runs, so every contrast here is exploratory."
+    return said
 
 
 def _end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, Any]]:

@@ -41,23 +41,30 @@ class Association:
 
 
 def between_settings(frame: pd.DataFrame, given: str = "") -> Association:
-    """Spearman's ρ of the setting means of curvature and quality; partial, given a third column, where one is named.
+    """Rank correlation of the setting means of curvature and quality at the same α; partial, given a third column,
+    where one is named.
 
-    frame: setting, seed, curvature, quality (and `given`), one row per run. The seed's own mean is taken off first, so
-    that settings with other seeds than the rest stay comparable. A setting with a diverged run (quality −∞) has the
-    last rank. The standard error of atanh ρ is √((1 + ρ²/2)/(K − 3 − g)) for K settings and g given columns (Bonett and
-    Wright, Psychometrika 65, 2000); degrees of freedom K − 2 − g. The interval speaks of other settings like these.
+    frame: setting, alpha, seed, curvature, quality (and `given`), one row per run. The seed's own mean is taken off
+    first, so that settings with other seeds than the rest stay comparable. Settings of one α differ from those of
+    another in both, since there is more noise: ranks are taken within each α (arms without noise are a group of their
+    own) and pooled, so that α makes no correlation. A setting with a diverged run (quality −∞) has the last rank.
+    The standard error of atanh ρ is √((1 + ρ²/2)/(K − A − 2 − g)) for K settings at A values of α and g given columns
+    (after Bonett and Wright, Psychometrika 65, 2000, where A = 1); degrees of freedom K − A − 1 − g. Arms that are
+    nearly the same noise are not independent, which this cannot know: read it next to `within_settings`.
     """
     columns = ["curvature", "quality", *([given] if given else [])]
-    means = [_setting_means(frame, column) for column in columns]
-    count, conditions = len(means[0]), len(columns) - 2
-    if count < 5 + conditions:
-        return Association(math.nan, math.nan, math.nan, count, len(frame), "fewer than five settings")
-    rho = _partial(*(stats.rankdata(column) for column in means))
+    groups = frame.groupby("setting").alpha.first().fillna(0.0)
+    ranks = [_setting_means(frame, column).groupby(groups).rank() for column in columns]
+    several = groups.groupby(groups).transform("size") > 1  # an α with one setting says nothing
+    ranks = [(rank - rank.groupby(groups).transform("mean"))[several] for rank in ranks]
+    count, conditions = len(ranks[0]), len(columns) - 2
+    free = count - int(groups[several].nunique()) - conditions
+    if free < 4:
+        return Association(math.nan, math.nan, math.nan, count, len(frame), "too few settings at the same α")
+    rho = _partial(*(rank.to_numpy() for rank in ranks))
     if math.isnan(rho):
         return Association(rho, math.nan, math.nan, count, len(frame), "no spread")
-    stderr = math.sqrt((1 + rho**2 / 2) / (count - 3 - conditions))
-    return Association(rho, stderr, count - 2 - conditions, count, len(frame))
+    return Association(rho, math.sqrt((1 + rho**2 / 2) / (free - 2)), free - 1, count, len(frame))
 
 
 def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
@@ -85,11 +92,11 @@ def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
     return Association(rho, stderr, seeds - 1, seeds, runs, "" if stderr > 0 else "no spread over the seeds")
 
 
-def _setting_means(frame: pd.DataFrame, column: str) -> Values:
+def _setting_means(frame: pd.DataFrame, column: str) -> pd.Series:
     """Means over the seeds of each setting, after each seed's mean over its runs has been taken off."""
     finite = frame[column].where(np.isfinite(frame[column]))
     centred = frame[column] - finite.groupby(frame.seed).transform("mean")
-    return centred.groupby(frame.setting).mean().to_numpy(float)
+    return centred.groupby(frame.setting).mean()
 
 
 def _two_way(tables: list[Values]) -> float:

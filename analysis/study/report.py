@@ -167,8 +167,8 @@ def penalty_said(compared: pd.DataFrame) -> str:
     changes = ", ".join(f"{part} by {number(means[part], 3)}" for part in SPLIT)
     return (
         f"The penalty on ½εᵀHε, against no noise, changes {changes}, and the held-out loss by "
-        f"{number(means['held-out loss'], 2)} nats: signed tr H can be lowered by bending the logits (tr R), which is "
-        "no flatness. So tr H is shown in its two parts and is neither better nor worse."
+        f"{number(means['held-out loss'], 2)} nats. tr R weighs the bending of the logits by the residual and can have "
+        "any sign, so tr H is shown in its two parts and is neither better nor worse."
     )
 
 

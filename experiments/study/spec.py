@@ -162,7 +162,8 @@ class Equivalence:
 
     margin:   a share, at most `LARGEST_MARGIN`, of |uniform − none| in the same outcome at the same alpha: a margin
               that would also call NEFTune equal to no noise says nothing.
-    controls: pairs of arms that must turn out different for anything to be called equal.
+    controls: pairs of arms that must turn out different for anything to be called equal, one of them besides none and
+              uniform.
     """
 
     margin: float
@@ -320,11 +321,12 @@ def _check_endpoints(study: Study, path: Path) -> None:
         raise InputError(
             f"{path}: equivalence, margin {margin}: a share of |uniform − none| above 0, at most {LARGEST_MARGIN}"
         )
-    if not study.equivalence.controls:
-        raise InputError(
-            f"{path}: equivalence has no positive control; add [none, uniform] or [gaussian-raw, gaussian]"
-        )
     _check_pairs(study.equivalence.controls, arms, f"{path}, equivalence, controls")
+    if all(set(pair) == {"none", "uniform"} for pair in study.equivalence.controls):
+        raise InputError(
+            f"{path}: equivalence has no positive control besides none and uniform, which the margin is made of; add "
+            "[gaussian-raw, gaussian]"
+        )
 
 
 def _check_pairs(pairs: Any, arms: set[str], where: str) -> None:

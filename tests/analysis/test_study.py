@@ -23,9 +23,10 @@ from symnoise.core import InputError
 from tests.analysis.made_up_study import study
 from tests.analysis.made_up_study import write_study as write_files
 
-FEW = ("none", "uniform", "gaussian", "rademacher", "independent-pair", "symnoise", "symnoise-half-batch")
-LOSS = {"uniform": -0.03, "gaussian": -0.03, "rademacher": -0.03, "independent-pair": -0.03}
-LOSS |= {"symnoise": -0.06, "symnoise-half-batch": -0.045}
+LAWS = ("none", "uniform", "gaussian", "gaussian-raw", "rademacher")
+FEW = (*LAWS, "independent-pair", "symnoise", "symnoise-half-batch")
+LOSS = dict.fromkeys(("uniform", "gaussian", "rademacher", "independent-pair"), -0.06)
+LOSS |= {"gaussian-raw": -0.2, "symnoise": -0.12, "symnoise-half-batch": -0.09}
 BEND = {"symnoise": -8.0}
 
 
@@ -60,14 +61,11 @@ def test_absent_effects_are_not_found(tmp_path) -> None:
 
 
 def test_turned_effects_fail(tmp_path) -> None:
-    away = {arm: -shift for arm, shift in LOSS.items()} | {"gaussian": 0.2}
+    away = {arm: -shift for arm, shift in LOSS.items()} | {"gaussian": 0.2, "gaussian-raw": 0.6}
     made = ledger(study(tmp_path, arms=FEW, loss=away, curvature={"symnoise": 8.0}, alphas=(10.0,)))
     assert verdicts(made, "O1") == verdicts(made, "O4") == {"fails"}
     assert verdicts(made, "O3", "held-out loss", "(gaussian − uniform)") == {"fails"}
     assert verdicts(made, "O3", "held-out loss", "(rademacher − uniform)") == {"holds"}
-
-
-LAWS = ("none", "uniform", "gaussian", "gaussian-raw", "rademacher")
 
 
 def test_a_margin_that_would_call_noise_equal_to_none_decides_nothing(tmp_path) -> None:
@@ -78,6 +76,9 @@ def test_a_margin_that_would_call_noise_equal_to_none_decides_nothing(tmp_path) 
     loss = {"uniform": -0.2, "gaussian": -0.2, "rademacher": -0.2, "gaussian-raw": -0.4}
     made = ledger(study(tmp_path / "works", arms=LAWS, loss=loss, alphas=(10.0,)))
     assert verdicts(made, "O3", "held-out loss") == {"holds"}
+    # The share's own denominator is no control.
+    alone = ledger(study(tmp_path / "alone", arms=("none", "uniform", "gaussian"), loss=loss, alphas=(10.0,)))
+    assert verdicts(alone, "O3", "held-out loss", "no positive control was run but none − uniform") == {"undecided"}
     # A control that is as good as its law takes the verdict away, though nothing of the laws has changed.
     same = ledger(study(tmp_path / "same", arms=LAWS, loss=loss | {"gaussian-raw": -0.2}, alphas=(10.0,)))
     assert verdicts(same, "O3", "held-out loss", "control gaussian-raw − gaussian is not outside") == {"undecided"}
@@ -107,7 +108,7 @@ def test_a_diverged_run_is_counted_and_never_flatters(tmp_path) -> None:
     said = "1 of 10 pairs left out, a run diverged"
     assert verdicts(made, "O4", "held-out loss, end: symnoise − uniform", said) == {"undecided"}
     assert verdicts(made, "O4", "held-out loss, end: uniform − none") == {"holds"}
-    assert "1 of 70 runs left out" in next(row.quantity for row in made if row.id == "O2")
+    assert "1 of 80 runs left out" in next(row.quantity for row in made if row.id == "O2")
     assert notices(lost) == ["Diverged, counted and left out of means: micro-alpaca-symnoise-10-s2."]
     table = contrasts(lost)
     row = table[(table.measure == "held-out loss") & (table["first"] == "symnoise") & (table.second == "uniform")].iloc[
@@ -131,7 +132,7 @@ def test_primary_contrasts_are_paired_by_seed_and_corrected(tmp_path) -> None:
     assert (loss.p == loss.floor).all()
     row = table[(table["first"] == "symnoise") & (table.second == "uniform") & (table.alpha == 5)]
     row = row[(row.measure == "held-out loss") & (row.when == "end")].iloc[0]
-    assert row["mean"] == pytest.approx(-0.03, abs=4 * 0.004 / 10**0.5)
+    assert row["mean"] == pytest.approx(-0.06, abs=4 * 0.004 / 10**0.5)
     assert row.low <= row["mean"] <= row.high < 0
     # The seeds differ by 0.05, which pairing must take out.
     assert row.sd < 0.01

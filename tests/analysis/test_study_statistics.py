@@ -93,7 +93,9 @@ def test_the_sign_test_is_the_binomial() -> None:
     assert sign_test(9, 1) == pytest.approx(2 * 11 / 1024) and math.isnan(sign_test(0, 0))
 
 
-SETTINGS, SEEDS = 21, 10  # the design of `micro` without its penalty arm
+# The design of `micro` without its penalty arm: two arms without noise, 5 at α = 5, 9 at 10 and 5 at 15; ten seeds.
+DESIGN, SEEDS = (math.nan,) * 2 + (5.0,) * 5 + (10.0,) * 9 + (15.0,) * 5, 10
+SETTINGS = len(DESIGN)
 
 
 def null(
@@ -102,13 +104,15 @@ def null(
     """Runs in which curvature and quality have nothing to do with each other but `slope`, within settings: settings
     differ in both (heavy tails), hard seeds are hard in both, and settings of one seed hang together in either."""
     x, y = draws.standard_t(3, size=(2, 1, settings))
+    dose = {alpha: draws.normal(size=2) for alpha in (5.0, 10.0, 15.0)}  # more noise changes both, in whatever way
+    shift = 5 * np.array([dose.get(alpha, np.zeros(2)) for alpha in DESIGN[:settings]])
     hard = draws.normal(size=(seeds, 1))
     shared = draws.normal(size=(2, seeds, 1)) * draws.normal(size=(2, 1, settings))
     own = draws.normal(size=(2, seeds, settings))
-    curvature = 3 * x + hard + shared[0] + 0.5 * own[0]
-    quality = 3 * y + hard + shared[1] + 0.5 * (slope * own[0] + math.sqrt(1 - slope**2) * own[1])
-    where = [(f"s{k}", seed) for seed in range(seeds) for k in range(settings)]
-    frame = pd.DataFrame(where, columns=["setting", "seed"])
+    curvature = shift[:, 0] + 3 * x + hard + shared[0] + 0.5 * own[0]
+    quality = shift[:, 1] + 3 * y + hard + shared[1] + 0.5 * (slope * own[0] + math.sqrt(1 - slope**2) * own[1])
+    where = [(f"s{k}", DESIGN[k], seed) for seed in range(seeds) for k in range(settings)]
+    frame = pd.DataFrame(where, columns=["setting", "alpha", "seed"])
     return frame.assign(curvature=curvature.ravel(), quality=quality.ravel())
 
 
@@ -150,7 +154,7 @@ def test_correlations_are_found_where_they_are() -> None:
     unit = null(draws)
     linked = unit.assign(quality=-unit.curvature + 0.3 * draws.normal(size=len(unit)))
     assert between_settings(linked).interval(0.999)[1] < -0.5
-    assert within_settings(null(draws, slope=-0.99)).interval(0.95)[1] < 0
+    assert within_settings(null(draws, slope=-0.99, seeds=30)).interval(0.95)[1] < 0
     # Signs turned between settings must not pass for one within them, nor the other way round.
     turned = null(draws, slope=0.99)
     means = turned.groupby("setting").curvature.transform("mean")
@@ -167,15 +171,19 @@ def test_a_third_column_is_partialled_out() -> None:
     assert between_settings(driven).value > 0.8 and within_settings(driven).value > 0.8
     low, high = within_settings(driven, "length").interval(0.999)
     assert low < 0 < high
-    # By hand: the correlation of what a line in the length's ranks leaves of the other two's.
+    # By hand: the correlation of what a line in the length's ranks within each α leaves of the other two's.
     centred = driven[names] - driven.groupby("seed")[names].transform("mean")
-    ranks = centred.groupby(driven.setting).mean().rank()
+    means, alpha = centred.groupby(driven.setting).mean(), driven.groupby("setting").alpha.first().fillna(0)
+    ranks = means.groupby(alpha).rank()
+    ranks -= ranks.groupby(alpha).transform("mean")
     left = [ranks[c] - np.polyval(np.polyfit(ranks.length, ranks[c], 1), ranks.length) for c in names[:2]]
-    assert between_settings(driven, "length").value == pytest.approx(np.corrcoef(*left)[0, 1])
+    made, rho = between_settings(driven, "length"), np.corrcoef(*left)[0, 1]
+    assert made.value == pytest.approx(rho)
+    assert (made.stderr, made.dof) == (pytest.approx(math.sqrt((1 + rho**2 / 2) / (21 - 4 - 2 - 1))), 21 - 4 - 1 - 1)
 
 
 def test_ranks_are_scipys_and_a_diverged_setting_is_last() -> None:
-    frame = null(np.random.default_rng(16), seeds=1)
+    frame = null(np.random.default_rng(16), seeds=1).assign(alpha=10.0)
     assert between_settings(frame).value == pytest.approx(stats.spearmanr(frame.curvature, frame.quality)[0])
     lost = frame.assign(quality=frame.quality.where(frame.index != 3, -math.inf))
     worst = frame.assign(quality=frame.quality.where(frame.index != 3, frame.quality.min() - 1e3))

@@ -33,7 +33,7 @@ def test_every_study_file_names_endpoints_of_arms_that_it_runs(path, tmp_path) -
     assert hash(study) == hash(load_study(plain))
 
 
-EQUAL = {"margin": 0.2, "controls": [["none", "uniform"]]}
+EQUAL = {"margin": 0.2, "controls": [["none", "uniform"], ["gaussian-raw", "gaussian"]]}
 PRIMARY = {"contrasts": [["symnoise", "uniform"]], "outcomes": {"held-out loss": 0.002}}
 REFUSED = {
     "no endpoints": ({"primary": None}, "missing primary"),
@@ -46,10 +46,14 @@ REFUSED = {
     "a large margin": ({"equivalence": EQUAL | {"margin": 0.3}}, "margin 0.3: a share of .* at most 0.2"),
     "no margin": ({"equivalence": EQUAL | {"margin": 0}}, "margin 0: a share"),
     "laws without a rule": ({"equivalence": None}, "gaussian is compared with uniform: add equivalence"),
-    "no control": ({"equivalence": EQUAL | {"controls": []}}, "equivalence has no positive control"),
+    "no control": ({"equivalence": EQUAL | {"controls": []}}, "equivalence has no positive control besides"),
+    "a control that is the margin": (
+        {"equivalence": EQUAL | {"controls": [["none", "uniform"]]}},
+        "equivalence has no positive control besides",
+    ),
     "a control that is not run": (
-        {"equivalence": EQUAL | {"controls": [["gaussian-raw", "gaussian"]]}},
-        "controls: gaussian-raw is not among",
+        {"equivalence": EQUAL | {"controls": [["rademacher", "gaussian"]]}},
+        "controls: rademacher is not among",
     ),
 }
 
@@ -63,4 +67,4 @@ def test_what_decides_nothing_is_refused_before_anything_runs(tmp_path, name) ->
 
 
 def test_the_study_in_miniature_is_read(tmp_path) -> None:
-    assert load_study(changed(tmp_path)).equivalence.controls == (("none", "uniform"),)
+    assert load_study(changed(tmp_path)).equivalence.controls == (("none", "uniform"), ("gaussian-raw", "gaussian"))
