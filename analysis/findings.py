@@ -27,8 +27,8 @@ def _validity(rows: list[dict[str, Any]]) -> str:
     if None in slopes:
         return ""
     numbers = ", ".join(fixed(row["measured"], 2) for row in slopes if row)
-    ratios = [found.get(f"V1.ratio.alpha={alpha:g}") for alpha in ALPHAS]
-    unknown = all(row is None or row["verdict"] == "undecided" for row in ratios)
+    ratios = [found.get(f"V1.ratio-of-means.alpha={alpha:g}") for alpha in ALPHAS]
+    unknown = all(row is not None and row["verdict"] == "undecided" for row in ratios)
     return (
         f"**Does the Hessian describe noise of the size in use?** Of large curvature {numbers} is left at α = "
         f"{', '.join(map(str, ALPHAS))} (SmolLM2, texts like these; 1 is the quadratic theory)."
