@@ -148,12 +148,13 @@ def _by_rival(found: StudyResults) -> str:
 def _length(found: StudyResults) -> str:
     """How far scores of replies go with their length."""
     table = found.tables["associations"]
-    own = table[(table.quantity == "length") & (table.method == "between settings")].sort_values("value")
+    own = table[(table.quantity == "length") & (table.method == "between settings")].dropna(subset="value")
+    own = own.sort_values("value")
     said = [f"{fixed(row['value'], 2)} ({row['outcome'].replace(', end', '')})" for row in own.to_dict("records")]
     if not said:
         return ""
     ends = " to ".join(dict.fromkeys((said[0], said[-1])))
-    return f"Scores go with the length of the replies themselves: Spearman’s ρ over the setting means is {ends}."
+    return f"Scores correlate with the length of the replies: the rank correlation over settings of one α is {ends}."
 
 
 def _scale(found: StudyResults) -> str:

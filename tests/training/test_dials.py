@@ -71,7 +71,7 @@ def test_a_pair_is_the_dials_one_and_zero_bit_for_bit(tmp_path, mode):
     for other in kept[1:]:
         for one, two in zip(kept[0], other, strict=True):
             assert all(torch.equal(one[name], two[name]) for name in one)
-    trial = 3 * 16 if mode == "doubled" else 0  # whether a loss couples rows is tried once a run: both ways, 4 rows each
+    trial = 3 * 16 if mode == "doubled" else 0  # whether a loss couples rows is tried once per run
     assert sum(calls) == 3 * 2 * 2 * 8 + trial  # runs × steps × sides × rows
 
 
