@@ -270,8 +270,10 @@ def alpha_axis(ax: Axes, alphas: Sequence[float], sigma_per_alpha: float) -> Non
 
 
 def heading(text: str) -> str:
-    """`text` with a capital letter, as a panel's title; a name with a form of its own (SmolLM2, chrF) is left alone."""
-    return text if any(c.isdigit() or c.isupper() for c in text) else text[:1].upper() + text[1:]
+    """`text` with a capital letter, as a panel's title; a name with a form of its own (chrF, tr G) is left alone."""
+    first = text.split()[0]
+    own = first == "tr" or any(c.isdigit() or c.isupper() for c in first)
+    return text if own else text[:1].upper() + text[1:]
 
 
 def save(drawn: Figure, folder: Path, name: str) -> str:
