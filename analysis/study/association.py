@@ -104,7 +104,8 @@ def _two_way(tables: list[Values]) -> float:
     centred = []
     for table in tables:
         ranks = stats.rankdata(table, axis=0)
-        centred.append((ranks - ranks.mean(axis=0) - (ranks - ranks.mean(axis=0)).mean(axis=1, keepdims=True)).ravel())
+        ranks -= ranks.mean(axis=0)
+        centred.append((ranks - ranks.mean(axis=1, keepdims=True)).ravel())
     return _partial(*centred)
 
 
