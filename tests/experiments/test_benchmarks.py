@@ -228,6 +228,7 @@ def raw_runs(study: Study, folder: Path) -> None:
     facts = {"versions": {"symnoise": VERSION}, "seconds": 1.0, "measured_by": study.measured_by}
     steps = {
         "train": {"batch": 4, "status": "done", "train_loss": 1.0, "peak_rss_mib": 1.0}
+        | {"gradient_norm": 1.0}
         | {"curve": [{"step": 0, "held-out loss": 2.0, "used-row norm": 1.0, "all-row norm": 1.0}]},
         "measure": {"points": [{"step": 8, "example": 0, "quantity": "tr H", "value": 1.0, "stderr": 0.1}]}
         | {"trace_seconds": 0.1},
@@ -293,7 +294,7 @@ def test_win_rates_are_there_only_where_a_judge_is(judged, study, tmp_path, monk
     monkeypatch.setattr(preferring, "weights", lambda place, when: source)
     monkeypatch.setattr(judging, "load_model", lambda *_, **__: source)
     options = AlpacaEval(str(tmp_path / "rows.json"), 4, str(tmp_path / "judge.yaml") if judged else None)
-    study = replace(study, seeds=1, arms=(), alpaca_eval=options)
+    study = replace(study, seeds=1, arms=(), controls=("none",), alpaca_eval=options)
     raw_runs(study, tmp_path)
     (run,) = study.runs
     preferences(study, run, tmp_path)

@@ -301,6 +301,7 @@ def test_what_is_measured_during_mixed_precision_training_is_float32() -> None:
     model = tiny("llama")
     loss = EmbeddingLoss(model, batch())
     expected = loss(loss.embeddings)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a Trainer in another test may have left one
     try:
         Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
         wrapped = model.forward
