@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from symnoise.core import InputError, unknown
+from symnoise.core import InputError, read_yaml, unknown
 from symnoise.noise import NAMES
 
 CONFIG = Path(__file__).parent / "configs" / "quick.yaml"
@@ -30,10 +28,7 @@ def read_settings(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the config {path}: {' '.join(str(error).split())}") from error
+    found = read_yaml(path, "config")
     if not isinstance(found, Mapping):
         raise InputError(f"{path} is not a list of settings; see {CONFIG.name}")
     return dict(found)

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from experiments.alpaca_eval.files import Row, add, kept, matched
 from experiments.study.generate import prompt_ids
-from symnoise.core import InputError, generator, track, unknown, write_json
+from symnoise.core import InputError, generator, read_yaml, track, unknown, write_json
 from symnoise.data import Example
 from symnoise.models import load_model
 
@@ -51,10 +50,7 @@ class Judge:
 
 def load_judge(path: Path) -> Judge:
     """The judge in a YAML file; `InputError` where a setting is missing or unknown."""
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the judge {path}: {error}") from error
+    given = read_yaml(path, "judge")
     known = [f.name for f in fields(Judge)]
     if not isinstance(given, dict) or not {"model", "template"} <= given.keys():
         raise InputError(f"{path}: a judge needs model and template; see experiments/configs/judges")

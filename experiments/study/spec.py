@@ -9,9 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from symnoise.core import InputError, unknown
+from symnoise.core import InputError, read_yaml, unknown
 from symnoise.noise import Noise
 from symnoise.training import Dials
 from symnoise.training.settings import SCHEDULES
@@ -348,10 +346,7 @@ def _absent(file: str) -> bool:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the study {path}: {error}") from error
+    given = read_yaml(path, "study")
     if not isinstance(given, dict):
         raise InputError(f"{path} is not a list of settings; see experiments/configs/studies")
     return given

@@ -1,16 +1,19 @@
 """`symnoise budget`: the variance budget of a training step."""
 
+import warnings
+from collections import Counter
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from symnoise.cli.parts import Parts, key_of
-from symnoise.cli.shared import PLAIN, dtype_named, long_work, numbers, pm, positive, show, write
+from symnoise.cli.shared import PLAIN, dtype_named, left_out, long_work, numbers, pm, positive, show, write
 from symnoise.core import Estimate, InputError, generator
-from symnoise.data import collate, encode_row, load_data, usable
+from symnoise.data import LeftOut, collate, fitting, load_data
 from symnoise.models import LoadedModel, load_model
 from symnoise.noise import Noise
 from symnoise.training.budget import VarianceBudget, variance_budget
@@ -41,7 +44,7 @@ def budget(
     positive("--batch", batch)
     with long_work(json) as console:
         loaded = load_model(model, dtype=dtype_named(dtype), device=device)
-        rows = _rows(loaded, data, batch * batches, max_length, seed)
+        rows, because = _rows(loaded, data, batch * batches, max_length, seed)
         texts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         settings = {"alphas": strengths, "noise": noise, "draws": draws, "dtype": dtype, "device": device, "seed": seed}
         parts = Parts(json)
@@ -58,22 +61,24 @@ def budget(
         f"‖E g₀‖² {_pm(signal)}; ± standard errors over batches",
     )
     facts = {"model": loaded.name, "data": data, "batch": batch, "batches": batches, "max_length": max_length}
-    write(json, facts | settings | {"rows": [_plain(one) for one in found]})
+    write(json, facts | settings | left_out(because) | {"rows": [_plain(one) for one in found]})
     parts.remove()
 
 
-def _rows(loaded: LoadedModel, data: str, count: int, max_length: int, seed: int) -> list[dict[str, list[int]]]:
-    """`count` encoded rows, drawn at random without replacement from those that have something to score."""
-    given = load_data(data)
-    limits = {"max_length": max_length, "model": loaded.model}
-    order = torch.randperm(len(given), generator=generator(seed, "budget rows")).tolist()
-    rows: list[dict[str, list[int]]] = []
-    for i in order:
-        if len(rows) < count and usable([given[i]], loaded.tokenizer, **limits):
-            rows.append(encode_row(given[i], loaded.tokenizer, **limits))
+def _rows(
+    loaded: LoadedModel, data: str, count: int, max_length: int, seed: int
+) -> tuple[list[dict[str, list[int]]], Counter[str]]:
+    """`count` encoded rows, drawn at random without replacement from those that have something to score; and how many
+    could not be used, by reason: of the file, and of those drawn."""
+    given, unfit = load_data(data), LeftOut()
+    drawn = (given[i] for i in torch.randperm(len(given), generator=generator(seed, "budget rows")).tolist())
+    fits = fitting(drawn, unfit.add, loaded.tokenizer, max_length=max_length, model=loaded.model)
+    rows = [row for _, row in islice(fits, count)]
     if len(rows) < count:
         raise InputError(f"{data}: {len(rows)} rows fit {max_length} tokens, and {count} are needed; lower --batches")
-    return rows
+    if unfit:
+        warnings.warn(f"{data}: left out of the rows drawn: {unfit}", stacklevel=2)
+    return rows, Counter(given.left_out) + Counter(unfit.counts)
 
 
 class _Kept(MutableMapping[int, Any]):

@@ -144,8 +144,7 @@ def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[
     products = sum(record["products"] * record["forward_seconds"] for record in records)
     seconds = sum(record["seconds"] for record in records)
     return {
-        "model": text.model.name,
-        "data": text.data.name,
+        **text.facts(),
         "trace": value_and_error(mean),
         "gauss_newton_trace": value_and_error(gauss_newton_mean),
         "per_example": examples,

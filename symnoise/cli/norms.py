@@ -51,5 +51,5 @@ def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None,
         ],
         "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block",
     )
-    facts = {"model": text.model.name, "data": data, "noise": noise, "alpha": alpha, "draws": draws}
+    facts = text.facts() | {"noise": noise, "alpha": alpha, "draws": draws}
     write(json, facts | {"seed": seed, "embeddings": embeddings, "layers": layers, "per_token": tokens})

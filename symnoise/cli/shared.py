@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -31,6 +31,10 @@ class Text:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def facts(self) -> dict[str, Any]:
+        """What a result says of its source: names, and how many rows before the last one were left out and why."""
+        return {"model": self.model.name, "data": self.data.name, **left_out(self.data.left_out)}
 
     def loss(self, ids: range) -> EmbeddingLoss:
         """The loss of some rows; their numbers name their probes."""
@@ -62,6 +66,10 @@ def load(
     fits = fitting(chain(first, given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)
     chosen = list(islice(fits, examples))
     return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen])
+
+
+def left_out(counts: Mapping[str, int]) -> dict[str, Any]:
+    return {"left_out": sum(counts.values()), "left_out_because": dict(counts)}
 
 
 def dtype_named(name: str) -> torch.dtype:

@@ -39,7 +39,7 @@ def smooth(
         "y: a pair’s excess, x: ½εᵀHε. The slope says how much of large curvature is left at this σ, the ratio how "
         f"much of the mean, which is what training averages. 95 % intervals over {_UNITS[rows[0]['unit']]}.",
     )
-    facts = {"model": text.model.name, "data": data, "noise": noise, "draws": draws, "seed": seed}
+    facts = text.facts() | {"noise": noise, "draws": draws, "seed": seed}
     write(json, facts | {"hessian_trace": hessian, "rows": rows})
 
 

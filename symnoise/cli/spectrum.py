@@ -47,7 +47,7 @@ def spectrum(
             for e in examples
         ],
     )
-    facts = {"model": text.model.name, "data": data, "which": which, "count": count, "seed": seed}
+    facts = text.facts() | {"which": which, "count": count, "seed": seed}
     if density:
         facts |= {"steps": steps, "probes": probes}
     write(json, facts | {"per_example": examples})

@@ -2,7 +2,7 @@
 
 from symnoise.core.errors import InputError, reason, unknown
 from symnoise.core.estimate import Estimate
-from symnoise.core.files import peak_rss_mib, provenance, sha256, write_atomically, write_json
+from symnoise.core.files import peak_rss_mib, provenance, read_yaml, sha256, write_atomically, write_json
 from symnoise.core.heap import retained_heap, return_free_memory
 from symnoise.core.masks import Mask, is_right_padded, lengths
 from symnoise.core.packages import packaged_file
@@ -20,6 +20,7 @@ __all__ = [
     "peak_rss_mib",
     "progress_shown",
     "provenance",
+    "read_yaml",
     "reason",
     "retained_heap",
     "return_free_memory",

@@ -18,4 +18,6 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> InputError:
 
 def reason(error: Exception) -> str:
     """The first line of what an exception says, or its type where it says nothing."""
+    if isinstance(error, UnicodeDecodeError):  # what it says is for programmers
+        return "it is not UTF-8 text"
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from symnoise.core.errors import InputError
+from symnoise.core.errors import InputError, reason
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
@@ -53,6 +53,23 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not (-float("inf") < value < float("inf")):
         return None
     return value
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """What the YAML file `path` holds; `InputError`, calling it the `what`, where it cannot be read."""
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        said = error.strerror
+    except UnicodeDecodeError as error:
+        said = reason(error)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30 is no date
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        said = f"it is not YAML, {line}{getattr(error, 'problem', None) or reason(error)}"
+    raise InputError(f"cannot read the {what} {path}: {said}")
 
 
 def sha256(path: str | Path) -> str:

@@ -17,7 +17,6 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
 # A number and a row, or what is wrong with the row of that number.
 Rows = Iterator[tuple[int, Any]]
 _CHUNK = 1 << 16
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # json reports a literal or an escape that the end of the text cuts off at most this far before the end.
 _MARGIN = 16
 
@@ -42,8 +41,8 @@ def file_rows(path: Path) -> Rows:
             yield from enumerate(_parquet(path), 1)
             return
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            if file.read(2) in _UTF_16:
-                raise InputError(f"{path} is UTF-16: convert it to UTF-8, as with iconv -f UTF-16 -t UTF-8")
+            if encoding := _wide(file.read(4)):
+                raise InputError(f"{path} is {encoding}: convert it to UTF-8, as with iconv -f {encoding} -t UTF-8")
         # Bytes that are not UTF-8 become lone surrogates, which are refused where they are in a text that counts.
         how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
         with gzip.open(path, **how) if path.suffix == ".gz" else path.open(**how) as text:
@@ -58,6 +57,16 @@ def file_rows(path: Path) -> Rows:
         if isinstance(error, InputError):
             raise
         raise InputError(f"cannot read {path}: {reason(error)}") from error
+
+
+def _wide(start: bytes) -> str | None:
+    """The encoding with several bytes per character that a file begins in: by its mark, or by its zeros."""
+    if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "UTF-32"
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
+    zeros = tuple(byte == 0 for byte in start[:2])
+    return {(False, True): "UTF-16LE", (True, False): "UTF-16BE"}.get(zeros)
 
 
 def checked_rows(path: Path) -> Rows:
@@ -124,6 +133,8 @@ def _array(file: TextIOWrapper) -> Rows:
         text = text.lstrip()
         try:
             if text.startswith("]"):
+                if (text[1:] + file.read(_CHUNK)).strip():
+                    yield number + 1, RowError(number + 1, "it comes after the end of the list, where nothing is read")
                 return
             item, end = decoder.raw_decode(text)
             rest = text[end:].lstrip()

@@ -61,7 +61,11 @@ def example_of(row: Any, number: int) -> tuple[str, Example]:
 
 
 def _from_messages(key: str, row: Row, number: int) -> Example:
-    return _conversation(_turns(row, key), row, number)
+    turns = _turns(row, key)
+    # LLaMA-Factory keeps the system message in a column of its own, which counts where the conversation has none.
+    if not any(turn.role == "system" for turn in turns) and (system := _text(row, "system", optional=True)):
+        turns.insert(0, _Turn("system", system, 0, "system"))
+    return _conversation(turns, row, number)
 
 
 def _from_prompt(row: Row, number: int) -> Example:
@@ -84,12 +88,17 @@ def _from_instruction(row: Row, number: int) -> Example:
     """Alpaca, with `system` and `history` where it has them, and Dolly."""
     reply, more = ("response", "context") if "response" in row and "output" not in row else ("output", "input")
     turns = [_Turn("system", system, 1)] if (system := _text(row, "system", optional=True)) else []
-    for pair in row.get("history") or []:
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) and text for text in pair)):
-            raise _FaultError("its 'history' is not a list of pairs of texts")
+    for pair in _history(row):
         turns += [_Turn(role, text, 1) for role, text in zip(("user", "assistant"), pair, strict=True)]
     turns += [_Turn("user", _text(row, "instruction"), 1), _Turn("assistant", _text(row, reply), 1)]
     return Example(tuple((t.role, t.text) for t in turns), _text(row, more, optional=True), number)
+
+
+def _history(row: Row) -> list[list[str]]:
+    pairs = _parsed(row.get("history") or [])
+    if not (isinstance(pairs, list) and all(isinstance(p, list) and [*map(type, p)] == [str, str] for p in pairs)):
+        raise _FaultError("its 'history' is not a list of pairs of texts")
+    return [[_text({"history": text}, "history") for text in pair] for pair in pairs]
 
 
 def _from_text(row: Row, number: int) -> Example:

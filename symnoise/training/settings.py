@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from symnoise.core import InputError, unknown
+from symnoise.core import InputError, read_yaml, unknown
 from symnoise.data import FORMS
 from symnoise.noise import Noise
 from symnoise.training.dials import Dials, objective
@@ -132,14 +132,7 @@ def read_settings(configs: Iterable[str | Path], flags: Mapping[str, Any]) -> Tr
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the config {path} is not YAML: {str(error).splitlines()[0]}") from error
+    found = read_yaml(path, "config")
     if not isinstance(found, dict):
         raise InputError(f"the config {path} must be lines of `key: value`")
     return _checked(found, str(path))

@@ -110,7 +110,9 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(monkeypatch, home, tm
         f"{home / 'long.json'}: 1 row is left out: 1: its reply is cut off entirely at 40 tokens (the first: row 2)"
         in said
     )
-    cost = {"data", "seconds", "forward_seconds", "forwards_per_probe", "peak_rss_mib"}
+    assert (without["left_out"], without["left_out_because"]) == (0, {})
+    assert (found["left_out"], found["left_out_because"]) == (1, {"its reply is cut off entirely at 40 tokens": 1})
+    cost = {"data", "left_out", "left_out_because", "seconds", "forward_seconds", "forwards_per_probe", "peak_rss_mib"}
     assert {key: found[key] for key in found if key not in cost} == {
         key: without[key] for key in without if key not in cost
     }
@@ -190,6 +192,21 @@ def test_budget_and_its_resumption(monkeypatch, home, tmp_path) -> None:
     assert len(done) == 4 + 2  # batch 3 alone, at two α
     assert json.loads((tmp_path / "again.json").read_text())["rows"] == whole["rows"]
     assert not (tmp_path / "again.json.parts").exists()
+
+
+def test_a_budget_counts_the_rows_that_it_leaves_out(monkeypatch, home, tmp_path, capsys) -> None:
+    """Those of the file and those drawn that are too long; drawn are all rows but one, whichever that is."""
+    rows = [*json.loads((home / "long.json").read_text()), {"instruction": "say"}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    options = ["budget", "--model", home / "model", "--data", tmp_path / "rows.json", "--max-length", 40, "--draws", 2]
+    assert call(monkeypatch, *options, "--batch", 2, "--batches", 3, "--json", tmp_path / "out.json") == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    long, missing = "its reply is cut off entirely at 40 tokens", "its 'output' is missing"
+    assert found["left_out_because"].items() <= {long: 1, missing: 1}.items() and missing in found["left_out_because"]
+    assert found["left_out"] == len(found["left_out_because"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"1 row is left out: 1: {missing} (the first: row 8)" in said
+    assert (f"1: {long} (the first: row 2)" in said) == (long in found["left_out_because"])
 
 
 def test_smooth(monkeypatch, home, tmp_path) -> None:

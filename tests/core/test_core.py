@@ -1,11 +1,12 @@
 import json
 import math
 import os
+import re
 
 import pytest
 import torch
 
-from symnoise.core import Estimate, InputError, generator, track, unknown, write_atomically, write_json
+from symnoise.core import Estimate, InputError, generator, read_yaml, track, unknown, write_atomically, write_json
 
 
 def test_streams_are_repeatable_and_differ_by_every_part_of_their_key() -> None:
@@ -71,6 +72,34 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path) -> None:
 def test_json_has_null_for_what_is_not_a_number(tmp_path) -> None:
     write_json(tmp_path / "x.json", {"a": float("nan"), "b": torch.tensor([1.0, math.inf])})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.0, None]}
+
+
+def test_yaml_is_read(tmp_path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfa: [1, caf\xc3\xa9]\r\n")
+    assert read_yaml(tmp_path / "a.yaml", "config") == {"a": [1, "café"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a: caf\xe9", "it is not UTF-8 text"),
+        ("a: 1".encode("utf-16"), "it is not UTF-8 text"),
+        (b"a: 1\nb: [1,\n", "it is not YAML, line 3: expected the node content, but found '<stream end>'"),
+        (b"a: \x01", "it is not YAML, unacceptable character #x0001: special characters are not allowed"),
+        (b"? [a]\n: 1", "it is not YAML, line 1: found unhashable key"),
+        (b"a: !!python/object:os.system x", "it is not YAML, line 1: could not determine a constructor for the tag"),
+        (b"a: 2026-02-30", "it is not YAML, day is out of range for month"),
+        (b"[" * 5000, "it is not YAML, maximum recursion depth exceeded"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_one_line(tmp_path, content, says) -> None:
+    path = tmp_path / "a.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(f"cannot read the config {path}: {says}")) as caught:
+        read_yaml(path, "config")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path) -> None:
