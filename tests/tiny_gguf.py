@@ -33,14 +33,17 @@ def write_gguf(
     tied: bool = True,
     architecture: str = "llama",
     bytewise: bool = False,
+    half: bool = False,
 ) -> torch.nn.Module:
     """Write the tiny Llama in float32, and return it.
 
     leave_out: names one tensor to omit; extra: more tensors; tied: whether the head is the embedding table;
     architecture: what the file says it is; bytewise: a tokenizer that knows every byte, and a few merges, instead of
-    one for plain letters.
+    one for plain letters; half: matrices in float16, as llama.cpp writes them.
     """
     model = tiny("llama", seed=seed)
+    if half:
+        model.half().float()
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     config, writer = model.config, gguf.GGUFWriter(path, architecture)
@@ -72,7 +75,8 @@ def write_gguf(
     head = {} if tied else {"output.weight": model.lm_head.weight}
     for name, tensor in [*_tensors(model), *head.items(), *(extra or {}).items()]:
         if name != leave_out:
-            writer.add_tensor(name, tensor.detach().contiguous().numpy())
+            kept = tensor.half() if half and tensor.ndim > 1 else tensor
+            writer.add_tensor(name, kept.detach().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

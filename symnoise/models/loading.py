@@ -130,13 +130,12 @@ def _with_adapter(path: Path, name: str, dtype: torch.dtype) -> LoadedModel:
 
 def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Through the ordinary Transformers loaders: a hub id or a folder."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if any(kind.endswith("ForMaskedLM") for kind in config.architectures or []):
         raise InputError(f"{name} is a masked language model, which predicts no next token: give a causal one")
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model, info = auto.from_pretrained(
+    model, info = _class_for(config).from_pretrained(
         name, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if missing := sorted(info["missing_keys"]):
@@ -148,6 +147,18 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # Transformers' answer to missing files
         raise InputError(f"{name} has no {_TOKENIZER}")
     return model, tokenizer
+
+
+def _class_for(config: Any) -> Any:
+    """The auto class of a configuration; a vision-language model that is no causal one alone is loaded for its text."""
+    import transformers
+
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    causal, sees = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if type(config) not in causal and type(config) in sees:
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
 
 
 def _commit(name: str) -> str | None:

@@ -9,12 +9,15 @@ import torch
 from huggingface_hub import constants
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForImageTextToText, LlamaForCausalLM
 from transformers.utils import logging
 
 from symnoise.core import InputError, generator, sha256
-from symnoise.models import gguf
+from symnoise.data import Example, encode
+from symnoise.models import EmbeddingLoss, gguf
 from symnoise.models.loading import load_model
+from symnoise.noise import Noise
+from symnoise.training import attach
 from tests.tiny import tiny, tiny_tokenizer
 from tests.tiny_gguf import BYTE_MERGES, write_gguf
 
@@ -333,6 +336,48 @@ def test_any_gguf_is_converted_once(tmp_path, cache, capfd):
     assert torch.equal(first.model(IDS).logits, again.model(IDS).logits)
     (folder,) = cache.iterdir()
     assert folder.name == f"tiny-{sha256(tmp_path / 'tiny.gguf')[:16]}"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_in_16_bit_are_cached_in_16_bit(tmp_path, cache, tied):
+    """With the same numbers, whatever precision is asked for; those in 32 bit stay in 32."""
+    sizes = []
+    for half in (True, False):
+        model = write_gguf(tmp_path / f"{half}.gguf", half=half, tied=tied)
+        for dtype in (torch.float32, torch.float64):
+            loaded = load_model(tmp_path / f"{half}.gguf", dtype=dtype).model
+            assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+            assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) is tied
+            assert all(torch.equal(a.to(dtype), b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+        (folder,) = cache.glob(f"{half}-*")
+        sizes.append((folder / "model.safetensors").stat().st_size)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert sizes[1] - sizes[0] == pytest.approx(2 * weights, rel=0.01)
+
+
+def test_a_vision_language_model_is_loaded_for_its_text(tmp_path):
+    """Measured and trained on the text alone, as its own loss has it."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = AutoConfig.for_model(
+        "llava",
+        text_config={"model_type": "llama", "vocab_size": 97, "num_key_value_heads": 2, **sizes},
+        vision_config={"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14, **sizes},
+        image_token_index=5,
+    )
+    model = AutoModelForImageTextToText.from_config(config)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer(chat=True).save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded.model) is type(model)
+    example = Example((("user", "Hi"), ("assistant", "Yo")))
+    batch = encode([example], loaded.tokenizer, max_length=50, model=loaded.model)
+    loss = EmbeddingLoss(loaded.model, batch)
+    with torch.no_grad():
+        assert float(loss(loss.embeddings)) == pytest.approx(float(model.eval()(**batch).loss), rel=1e-6)
+        model.train()
+        with attach(model, Noise.neftune(5.0)) as noise:
+            assert model(**batch).loss != loss(loss.embeddings)
+    assert noise.fired == 1
 
 
 def test_model_without_an_embedding_table(folder, monkeypatch):
