@@ -8,11 +8,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
 from symnoise.core import generator
 from symnoise.noise import Noise
-from symnoise.training import SymNoiseTrainer
+from symnoise.training import Dials, SymNoiseTrainer
 from tests.tiny import VOCABULARY, tiny
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, in_order, rows
 
 NOISE = Noise.symnoise(10.0)
+PAIR = Dials(1.0, 0.0)
 _EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
@@ -27,7 +28,7 @@ def mixture(kind):
     return AutoModelForCausalLM.from_config(config)
 
 
-def run(folder, model, noise=NOISE, *, accumulation=1, mode="doubled", loss=None):
+def run(folder, model, noise=NOISE, *, accumulation=1, mode="doubled", loss=None, dials=None):
     gradients = Gradients()
     arguments = TrainingArguments(
         str(folder), per_device_train_batch_size=8 // accumulation, gradient_accumulation_steps=accumulation,
@@ -35,14 +36,14 @@ def run(folder, model, noise=NOISE, *, accumulation=1, mode="doubled", loss=None
     )  # fmt: skip
     trainer = SymNoiseTrainer(
         model=model, args=arguments, train_dataset=rows(), data_collator=collate, callbacks=[gradients], noise=noise,
-        noise_seed=3, pair_mode=mode, compute_loss_func=loss,
+        noise_seed=3, pair_mode=mode, compute_loss_func=loss, dials=dials,
     )  # fmt: skip
     in_order(trainer).train()
     return gradients.steps[0]
 
 
-def mean_of_sides(model, accumulation, loss):
-    """Both sides as inputs_embeds, each micro-batch and side a backward pass of its own, without Trainer and hooks."""
+def by_sides(model, accumulation, loss, dials=PAIR):
+    """Every side as inputs_embeds, each micro-batch and side a backward pass of its own, without Trainer and hooks."""
     model.train().zero_grad()
     size = 8 // accumulation
     batches = [collate(rows()[i * size : (i + 1) * size]) for i in range(accumulation)]
@@ -51,14 +52,17 @@ def mean_of_sides(model, accumulation, loss):
         table = model.get_input_embeddings()
         like = torch.empty(*batch["input_ids"].shape, 32)
         random = generator(3, "noise", 0, 0, micro)
-        for epsilon in NOISE.sample_pair(like, batch["attention_mask"], generator=random):
-            inputs = {**batch, "inputs_embeds": table(batch["input_ids"]) + epsilon}
+        epsilon = NOISE.sample(like, batch["attention_mask"], generator=random)
+        sign = 1 - 2 * int(torch.randint(2, (), generator=generator(3, "dial", 0, 0, micro)))
+        halves = [(dials.even + side * sign * dials.odd) / 2 for side in (1, -1)]
+        for side, weight in ((0, 1 - dials.even), (1, halves[0]), (-1, halves[1])):
+            inputs = {**batch, "inputs_embeds": table(batch["input_ids"]) + side * epsilon}
             del inputs["input_ids"]
             if loss is None:
                 value = model(**inputs, num_items_in_batch=scored).loss
             else:
                 value = loss(model(**inputs), batch["labels"], scored)
-            (value / 2).backward()
+            (weight * value).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
@@ -71,7 +75,17 @@ def test_router_losses(tmp_path, kind, mode, accumulation):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # a kind that is known is no surprise
         found = run(tmp_path, mixture(kind), accumulation=accumulation, mode=mode)
-    assert difference(found, mean_of_sides(mixture(kind), accumulation, None)) < 1e-5
+    assert difference(found, by_sides(mixture(kind), accumulation, None)) < 1e-5
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("mode", ["doubled", "two-pass"])
+@pytest.mark.parametrize(("even", "odd"), [(0.5, 0.0), (1.0, 0.7), (2.5, -3.0)])
+def test_router_losses_by_dials(tmp_path, mode, even, odd, accumulation):
+    """The router loss of each side is that side's own."""
+    dials = Dials(even, odd)
+    found = run(tmp_path, mixture("mixtral"), accumulation=accumulation, mode=mode, dials=dials)
+    assert difference(found, by_sides(mixture("mixtral"), accumulation, None, dials)) < 1e-5
 
 
 def log_sum_exp(outputs, labels, num_items_in_batch=None):
@@ -82,7 +96,20 @@ def log_sum_exp(outputs, labels, num_items_in_batch=None):
 def test_a_loss_of_one_s_own_that_couples_rows_is_found_on_the_first_step(tmp_path):
     with pytest.warns(UserWarning, match="not the mean of the losses of its sides"):
         found = run(tmp_path, tiny("llama"), loss=log_sum_exp)
-    assert difference(found, mean_of_sides(tiny("llama"), 1, log_sum_exp)) < 1e-5
+    assert difference(found, by_sides(tiny("llama"), 1, log_sum_exp)) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["doubled", "two-pass"])
+@pytest.mark.parametrize(("even", "odd", "warned"), [(0.5, 0.0, True), (1.0, 0.7, False)])
+def test_a_loss_of_one_s_own_that_couples_rows_by_dials(tmp_path, mode, even, odd, warned):
+    """Where the sides weigh the same they are tried in one batch, else they never are in one."""
+    dials = Dials(even, odd)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = run(tmp_path, tiny("llama"), mode=mode, loss=log_sum_exp, dials=dials)
+    said = [str(warning.message) for warning in caught if "not the mean of the losses" in str(warning.message)]
+    assert len(said) == (warned and mode == "doubled")
+    assert difference(found, by_sides(tiny("llama"), 1, log_sum_exp, dials)) < 1e-5
 
 
 def test_the_trial_leaves_nothing_behind_and_dropout_does_not_alarm_it(tmp_path):
