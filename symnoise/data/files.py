@@ -65,8 +65,10 @@ def _wide(start: bytes) -> str | None:
         return "UTF-32"
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "UTF-16"
-    zeros = tuple(byte == 0 for byte in start[:2])
-    return {(False, True): "UTF-16LE", (True, False): "UTF-16BE"}.get(zeros)
+    first, second = start[:1], start[1:2]
+    if b"\0" in (first, second) and first != second:
+        return "UTF-16LE" if second == b"\0" else "UTF-16BE"
+    return None
 
 
 def checked_rows(path: Path) -> Rows:

@@ -1,13 +1,15 @@
 """Rows of hub data sets, and of folders of data files."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from symnoise.core import InputError, reason, unknown
 from symnoise.data.chitchat import CHITCHAT
-from symnoise.data.files import SUFFIXES, is_data_file
+from symnoise.data.example import RowError
+from symnoise.data.files import SUFFIXES, Rows, file_rows, is_data_file
 
 
 class HubName(NamedTuple):
@@ -32,16 +34,53 @@ def hub_name(name: str) -> HubName:
     return HubName(str(Path(data).expanduser()), config or None, split or "train")
 
 
-def hub_rows(name: HubName, *, streaming: bool) -> Iterator[tuple[int, Any]]:
-    """The rows of one split; with `streaming` only what is asked for is fetched, and nothing is kept for next time."""
+def hub_rows(name: HubName, *, streaming: bool) -> Rows:
+    """The rows of one split; with `streaming` only what is asked for is fetched, and nothing is kept for next time.
+
+    A folder's files are read here, one after the other, so that a bad row stops none; rows are numbered through all.
+    """
+    there = Path(name.data).is_dir()
     try:
-        yield from enumerate(_loaded(name, streaming), 1)
+        files = _folder_files(name) if there else []
+        yield from _rows_of(files) if files else enumerate(_loaded(name, streaming), 1)
+    except InputError:
+        raise
     except Exception as error:  # of a dozen kinds, from the network, the hub, the data set's own files
+        kind = "it is a folder, and of that `datasets`" if there else "it is no file here, and as a hub data set it"
         raise InputError(
-            f"cannot load {name.data}: it is no file here, and as a hub data set it says: {reason(error)}; give "
-            f"{CHITCHAT}, a {', '.join(SUFFIXES)} file, or a hub id that is cached or can be reached, as "
-            "ID:CONFIG@SPLIT where it has several"
+            f"cannot load {name.data}: {kind} says: {reason(error)}; give {CHITCHAT}, a {', '.join(SUFFIXES)} file, a "
+            "folder of them, or a hub id that is cached or can be reached, as ID:CONFIG@SPLIT where it has several"
         ) from error
+
+
+def _folder_files(name: HubName) -> list[Path]:
+    """The data files of a split of a folder, as `datasets` finds them; none where some are of a kind not read here.
+
+    `datasets` takes the files of the most frequent kind: warns of those that are passed over.
+    """
+    import datasets
+
+    splits = datasets.load_dataset_builder(name.data, name.config).config.data_files
+    found = {split: [Path(file) for file in files] for split, files in splits.items()}
+    files = found.get(name.split, [])
+    if not all(is_data_file(file.name) and file.is_file() for file in files):
+        return []
+    known = {file for some in found.values() for file in some}
+    beside = sorted({other for file in files for other in file.parent.iterdir()} - known)
+    if passed := [other.name for other in beside if is_data_file(other.name)]:
+        few = ", ".join(passed[:3]) + (" …" if len(passed) > 3 else "")
+        warnings.warn(f"{name.data}: not read, since most files are {files[0].suffix}: {few}", stacklevel=2)
+    return files
+
+
+def _rows_of(files: list[Path]) -> Rows:
+    before = 0
+    for file in files:
+        number = 0
+        for number, row in file_rows(file):
+            at = before + number
+            yield at, RowError(at, row.reason, advice=row.advice) if isinstance(row, RowError) else row
+        before += number
 
 
 def _loaded(name: HubName, streaming: bool) -> Iterable[Any]:

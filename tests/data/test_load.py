@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 import tracemalloc
+import warnings
 
 import pytest
 
@@ -83,6 +84,30 @@ def test_a_folder_of_parquet_files(folder, monkeypatch):
     assert replies(load_data(f"{folder}@test")) == ["held out"]
     seen = rows_read(monkeypatch)
     assert replies(load_data(folder, limit=4)) == ["00", "01", "02", "10"] and len(seen) == 4
+
+
+def test_a_bad_row_does_not_stop_a_folder(tmp_path):
+    """Rows of several forms, a line that is not JSON, and numbers that run through the files."""
+    line = json.dumps(ALPACA)
+    (tmp_path / "a.jsonl").write_text(f"{line}\n{{oops\n{line}\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "Once"}) + '\n{"text": ""}\n')
+    said = ("1: its line is not JSON (the first: row 2)", "1: its 'text' is empty (the first: row 5)")
+    for limit, left_out in ((None, f"2 rows are left out: {'; '.join(said)}"), (3, f"1 row is left out: {said[0]}")):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            data = load_data(tmp_path, limit=limit)
+        assert [example.row for example in data] == [1, 3, 4]
+        assert [str(one.message) for one in caught] == [f"{tmp_path}: {left_out}"]
+    refused(tmp_path, "row 2: its line is not JSON", strict=True)
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
+    """`datasets` takes the most frequent kind of file."""
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(json.dumps(ALPACA))
+    (tmp_path / "c.csv").write_text("instruction,output\nHi,Yo\n")
+    with pytest.warns(UserWarning, match=r"not read, since most files are \.jsonl: c\.csv"):
+        assert len(load_data(tmp_path)) == 2
 
 
 def test_a_split_that_is_not_there(folder):

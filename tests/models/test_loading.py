@@ -348,7 +348,9 @@ def test_weights_in_16_bit_are_cached_in_16_bit(tmp_path, cache, tied):
             loaded = load_model(tmp_path / f"{half}.gguf", dtype=dtype).model
             assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
             assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) is tied
-            assert all(torch.equal(a.to(dtype), b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+            assert all(
+                torch.equal(a.to(dtype), b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True)
+            )
         (folder,) = cache.glob(f"{half}-*")
         sizes.append((folder / "model.safetensors").stat().st_size)
     weights = sum(parameter.numel() for parameter in model.parameters())
