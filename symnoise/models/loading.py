@@ -5,6 +5,7 @@ since loading them would run what their author wrote.
 """
 
 import difflib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,6 +147,7 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # Transformers' answer to missing files
         raise InputError(f"{name} has no {_TOKENIZER}")
+    tokenizer.chat_template = tokenizer.chat_template or _template_of_processor(name)
     return model, tokenizer
 
 
@@ -159,6 +161,17 @@ def _class_for(config: Any) -> Any:
     if type(config) not in causal and type(config) in sees:
         return transformers.AutoModelForImageTextToText
     return transformers.AutoModelForCausalLM
+
+
+def _template_of_processor(name: str) -> str | None:
+    """The chat template where older vision-language models have it: in a file of their processor's."""
+    from transformers.utils import cached_file
+
+    lenient = {
+        f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")
+    }
+    file = cached_file(name, "chat_template.json", **lenient)
+    return json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"] if file else None
 
 
 def _commit(name: str) -> str | None:

@@ -371,6 +371,9 @@ def test_a_vision_language_model_is_loaded_for_its_text(tmp_path):
     tiny_tokenizer(chat=True).save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
     assert type(loaded.model) is type(model)
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": loaded.tokenizer.chat_template}))
+    assert load_model(tmp_path).tokenizer.chat_template == loaded.tokenizer.chat_template  # as older ones are saved
     example = Example((("user", "Hi"), ("assistant", "Yo")))
     batch = encode([example], loaded.tokenizer, max_length=50, model=loaded.model)
     loss = EmbeddingLoss(loaded.model, batch)
