@@ -15,6 +15,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
 reproduce: $(VENV)/ready
 	$(BIN)/python -m experiments.quick
+	$(BIN)/python -m analysis.report results/quick
 
 test: $(VENV)/ready
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
@@ -37,6 +38,7 @@ format: $(VENV)/ready
 # figure in results/bench.
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m experiments.bench
+	$(BENCH)/bin/python -m analysis.figures results/bench
 	$(BENCH)/bin/python -m experiments.bench_training
 	$(BENCH)/bin/python -m experiments.bench_decoding
 

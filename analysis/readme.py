@@ -17,8 +17,8 @@ from analysis.numbers import measurement, number
 from analysis.paper import outcomes
 from analysis.paper.landed import FIRST_LOOKS, ROOT, Landed, StudyResults, read_landed
 from analysis.study.contrasts import LEVEL
-from analysis.study.measures import SPLIT
 from analysis.style import name as arm
+from result_schema.measures import SPLIT
 from symnoise.core import write_atomically, write_json
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 

@@ -1,12 +1,12 @@
 """Reading a run's folder: stage records, ledger rows, tables."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from result_schema.files import read_json
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS
 
@@ -68,10 +68,10 @@ def read_run(folder: Path) -> Run:
     command = "python -m experiments.quick"
     if folder.resolve().parts[-2:] != ("results", "quick"):
         command += f" --output {folder.name}"
-    found = {path.stem: _read(path) for path in sorted((folder / "stages").glob("*.json"))}
+    found = {path.stem: read_json(path, f"run `{command}`") for path in sorted((folder / "stages").glob("*.json"))}
     if not found:
         raise InputError(f"{folder}: no stage records; run `{command}` first")
-    run = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
+    run = read_json(folder / "run.json", f"run `{command}`") if (folder / "run.json").is_file() else {}
     arms = run.get("settings", {}).get("training", {}).get("arms", [])
     trained = [name for name in found if name.startswith("training-")]
     expected: list[str] = []
@@ -83,10 +83,3 @@ def read_run(folder: Path) -> Run:
     names = [name for name in expected if name in found] + [name for name in found if name not in expected]
     missing = [name for name in expected if name not in found]
     return Run({name: found[name] for name in names}, run, missing, command)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} ({error}); delete it and run again") from error

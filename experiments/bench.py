@@ -4,7 +4,9 @@
     python -m experiments.bench peers growth       # some of them: ratios, peers, growth
     python -m experiments.bench --smoke            # everything on a tiny random model, into smoke/: does it run?
 
-Writes bench.csv, peers.csv, growth.csv and the figure growth.pdf (.png) into results/bench. The model is SmolLM2 in
+    python -m analysis.figures results/bench       # then: the figure of growth, with its exponents
+
+Writes bench.csv, peers.csv and growth.csv into results/bench. The model is SmolLM2 in
 float32 on 4 rows of 128 tokens, 48 of them scored; a forward is without gradients, with logits at the scored positions.
 Memory is the peak resident set above what the loaded model takes. Rows named "malloc as found" leave the C library's
 setting alone; the others keep freed memory in the process, as every function of the library does by itself. `make
@@ -21,8 +23,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from analysis.figures import growth as figure
-from analysis.style import save
 from experiments import bench_growth, bench_peers, bench_ratios
 from experiments.bench_process import ROWS, SCORED, TOKENS, write_csv
 from experiments.ending import one_line_on_bad_input
@@ -102,37 +102,27 @@ def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
 
 
 def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
-    """growth.csv and the figure."""
+    """growth.csv."""
     path = output / "growth.csv"
     bench_growth.run(smoke, say, path)
-    data = figure.frame({"growth": pd.read_csv(path)})
-    save(figure.draw(data), output, "growth")
-    table = Table(title=_title("Exponents of growth", smoke))
-    _columns(table, "", "method", "from", "to", "seconds", "exponent", "GiB", "exponent")
-    for (axis, method), line in data.groupby(["axis", "method"], sort=False):
-        line = line.sort_values("value")
-        fits = figure.exponents(line)
+    table = Table(title=_title("Growth", smoke, sized=False))
+    _columns(table, "", "method", "from", "to", "seconds", "GiB")
+    for (axis, method), line in pd.read_csv(path).groupby(["axis", "method"], sort=False):
+        line = line.sort_values(str(axis))
+        ends = [line[column].iloc[[0, -1]] for column in (str(axis), "seconds", "memory_gib")]
         table.add_row(
-            figure.AXES[str(axis)],
-            figure.METHODS[str(method)][0],
-            *(f"{line.value.iloc[k]:g}" for k in (0, -1)),
-            *(
-                text
-                for quantity, unit in (("seconds", ".3g"), ("memory_gib", ".3g"))
-                for text in (
-                    " to ".join(format(line[quantity].iloc[k], unit) for k in (0, -1)),
-                    _number(fits[quantity]),
-                )
-            ),
+            str(axis),
+            str(method),
+            *(f"{end:g}" for end in ends[0]),
+            *(" to ".join(f"{end:.3g}" for end in quantity) for quantity in ends[1:]),
         )
     console.print(table)
-    console.print(figure.caption(data), highlight=False)
-    console.print(f"written to {path} and {output / 'growth.pdf'}", highlight=False)
+    console.print(f"written to {path}; the figure: python -m analysis.figures {output}", highlight=False)
 
 
-def _title(what: str, smoke: bool) -> str:
+def _title(what: str, smoke: bool, *, sized: bool = True) -> str:
     model = "a tiny random Llama (smoke run)" if smoke else "SmolLM2"
-    size = "" if what.startswith("Exponents") else f"B = {ROWS}, L = {TOKENS}, "
+    size = f"B = {ROWS}, L = {TOKENS}, " if sized else ""
     return f"{what}\n{model}, float32, {size}{SCORED} scored tokens; {torch.get_num_threads()} threads"
 
 

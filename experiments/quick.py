@@ -1,8 +1,9 @@
-"""The main job, end to end: measure, hold every claim against its measurement, fine-tune small arms, report.
+"""The main job: measure, hold every claim against its measurement, fine-tune small arms.
 
     python -m experiments.quick                                          # results/quick, about 15 minutes on 2 cores
     python -m experiments.quick --model gpt2 --data rows.jsonl --output results/gpt2
     python -m experiments.quick --config my.yaml --output results/mine   # only what differs from the default
+    python -m analysis.report results/quick                              # then: the ledger, the figures, the report
 
 Safe to interrupt and to run again: finished stages are kept. A setting that cannot be run with is refused at once.
 """
@@ -19,7 +20,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import typer
 
-from analysis.report import write_report
 from experiments.ending import one_line_on_bad_input
 from experiments.fine_tuning import fine_tune, measure_start
 from experiments.quick_settings import CONFIG, read_settings
@@ -64,7 +64,7 @@ def main(
     data: str | None = None,
     second_data: str | None = None,
 ) -> None:
-    """Run every stage that is not done yet, then write the ledger and the report.
+    """Run every stage that is not done yet; `python -m analysis.report` makes the ledger and the report of the records.
 
     --model, --data and --second-data go before the config's.
     """
@@ -93,9 +93,9 @@ def main(
             },
         }
         write_json(output / "run.json", run)
-        report = write_report(output)
         console.print(
-            f"[bold]Done[/] in {run['seconds_this_time']:.0f} s, at most {run['peak_rss_mib']:.0f} MiB: {report}"
+            f"[bold]Done[/] in {run['seconds_this_time']:.0f} s, at most {run['peak_rss_mib']:.0f} MiB: {output}"
+            f"   (the report: python -m analysis.report {output})"
         )
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import InputError, read_yaml, unknown
+from result_schema.files import read_settings as read_yaml
+from symnoise.core import InputError, unknown
 from symnoise.noise import NAMES
 
 CONFIG = Path(__file__).parent / "configs" / "quick.yaml"
@@ -20,18 +21,12 @@ def read_settings(
     A config may leave out what it does not change. Raises `InputError`, naming the key, for a setting that the default
     does not have, a section that is none, and a value that cannot be run with.
     """
-    settings = _merged(_read(CONFIG), _read(config), str(config))
+    default, given = (read_yaml(path, "config", CONFIG.name) for path in (CONFIG, config))
+    settings = _merged(default, given, str(config))
     flags = {"model": model, "data": data, "second_data": second_data}
     settings |= {key: value for key, value in flags.items() if value is not None}
     _check(settings, str(config))
     return settings
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found = read_yaml(path, "config")
-    if not isinstance(found, Mapping):
-        raise InputError(f"{path} is not a list of settings; see {CONFIG.name}")
-    return dict(found)
 
 
 def _merged(default: dict[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:

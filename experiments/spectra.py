@@ -1,6 +1,7 @@
-"""Spectral densities and largest eigenvalues of the Hessian on real text, as tables and a figure.
+"""Spectral densities and largest eigenvalues of the Hessian on real text, as tables.
 
 python -m experiments.spectra                   # SmolLM2, 3 conversations; about 10 minutes on 2 cores
+python -m analysis.figures results/spectra      # then: the figure
 """
 
 from pathlib import Path
@@ -9,8 +10,6 @@ import pandas as pd
 import torch
 import typer
 
-from analysis.figures import density as figure
-from analysis.style import save
 from experiments.ending import one_line_on_bad_input
 from experiments.quick import Source
 from symnoise.core import progress_shown, write_atomically
@@ -30,7 +29,7 @@ def main(
     seed: int = 0,
     output: Path = Path("results/spectra"),
 ) -> None:
-    """Measure, and write density.csv, eigenvalues.csv and the figure density.pdf (.png) into `output`."""
+    """Measure, and write density.csv and eigenvalues.csv into `output`."""
     loss = Source({"model": model, "data": data}).loss(examples, max_length)
     with progress_shown():
         density = spectral_density(loss, steps, probes, seed)
@@ -51,9 +50,7 @@ def main(
     tables = {"density": pd.concat(curves), "eigenvalues": pd.concat(values)}
     for name, table in tables.items():
         write_atomically(output / f"{name}.csv", lambda path, table=table: table.to_csv(path, index=False))  # type: ignore[misc]
-    drawn = figure.frame(tables)
-    save(figure.draw(drawn), output, "density")
-    typer.echo(figure.caption(drawn))
+    typer.echo(f"written to {output}; the figure: python -m analysis.figures {output}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Resumable work: each stage leaves one record, and a stage whose record is there is not done again."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 import symnoise
-from symnoise.core import InputError, peak_rss_mib, provenance, write_json
+from result_schema.files import read_json
+from symnoise.core import peak_rss_mib, provenance, write_json
 from symnoise.theory import Findings
 
 
@@ -61,9 +61,6 @@ class Stages:
     def _read(self, path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         if not path.is_file():
             return None
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {path} ({error}); delete it and run again") from error
+        record = read_json(path, "run again")
         same = record["settings"] == settings and record["versions"]["symnoise"] == symnoise.__version__
         return record if same else None

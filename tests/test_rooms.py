@@ -1,41 +1,71 @@
-"""The rooms import one way, the front door is light, and every public name is behind it."""
+"""Packages and rooms import one way, the front door is light, and every public name is behind it."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import symnoise
 
+# What each package imports of the others, in this order, and each room of the library of the rooms above it.
+PACKAGES = {
+    "symnoise": (),
+    "result_schema": ("symnoise",),
+    "experiments": ("symnoise", "result_schema"),
+    "analysis": ("symnoise", "result_schema"),
+}
 ROOMS = ["core", "noise", "data", "models", "curvature", "norms", "theory", "training", "cli"]
-PACKAGE = Path(symnoise.__file__).parent
-FILES = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
+ROOT = Path(symnoise.__file__).parent.parent
+LIBRARY = [path for room in ROOMS for path in sorted((ROOT / "symnoise" / room).rglob("*.py"))]
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imported_rooms(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imported(path: Path, *, at_once: bool = False) -> set[str]:
+    """Dotted names that a file imports; at_once: only those that it imports when it is imported itself."""
+    names, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    for node in _outside_functions(tree) if at_once else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    parts = [name.split(".") for name in names]
-    return {part[1] for part in parts if part[0] == "symnoise" and len(part) > 1 and part[1] in ROOMS}
+    return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            yield from _outside_functions(node)
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=module)
 def test_a_room_uses_only_rooms_above_it(path: Path) -> None:
-    room = path.relative_to(PACKAGE).parts[0]
-    allowed = set(ROOMS[: ROOMS.index(room) + 1])
-    assert imported_rooms(path) <= allowed
+    room = path.relative_to(ROOT / "symnoise").parts[0]
+    parts = [name.split(".") for name in imported(path)]
+    used = {part[1] for part in parts if part[0] == "symnoise" and len(part) > 1 and part[1] in ROOMS}
+    assert used <= set(ROOMS[: ROOMS.index(room) + 1])
 
 
-def test_the_library_knows_nothing_of_experiments_or_analysis() -> None:
-    for path in FILES:
-        assert "import experiments" not in path.read_text() and "from analysis" not in path.read_text(), path
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_a_package_uses_only_packages_that_it_may(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    used = {name.partition(".")[0] for name in imported(path)} & set(PACKAGES)
+    assert used <= {package, *PACKAGES[package]}
+
+
+@pytest.mark.parametrize("package", ["result_schema", "experiments", "analysis"])
+def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
+    files = {module(path): path for path in FILES if path.relative_to(ROOT).parts[0] == package}
+    graph = {name: imported(path, at_once=True) & set(files) - {name} for name, path in files.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
 
 
 @pytest.mark.parametrize("name", symnoise.__all__)

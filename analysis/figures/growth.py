@@ -39,6 +39,12 @@ def exponents(line: pd.DataFrame) -> dict[str, float]:
     return found
 
 
+def fits(data: pd.DataFrame) -> pd.DataFrame:
+    """The exponents of every line."""
+    lines = data.groupby(["axis", "method"], sort=False)
+    return pd.DataFrame([{"axis": a, "method": m} | exponents(line) for (a, m), line in lines]).round(2)
+
+
 @styled
 def draw(data: pd.DataFrame) -> Figure:
     """Seconds above, memory below; a column for each axis."""

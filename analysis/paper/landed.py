@@ -1,13 +1,12 @@
 """What has landed: the quick run, the bench, and those studies that were run."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from symnoise.core import InputError
+from result_schema.files import read_json, there
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = ("micro", "micro-one-pass", "smollm2")
@@ -85,20 +84,11 @@ def study_results(folder: Path) -> StudyResults | None:
 
 
 def _json(path: Path, command: str) -> Any:
-    try:
-        return json.loads(_there(path, command).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"cannot read {path} ({error}); run `{command}` again") from error
+    return read_json(path, f"run `{command}` first", f"run `{command}` again")
 
 
 def _csv(path: Path, command: str) -> pd.DataFrame:
     try:
-        return pd.read_csv(_there(path, command))
+        return pd.read_csv(there(path, f"run `{command}` first"))
     except (pd.errors.EmptyDataError, pd.errors.ParserError):
         return pd.DataFrame()
-
-
-def _there(path: Path, command: str) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path} is not there; run `{command}` first")
-    return path

@@ -8,8 +8,8 @@ from analysis.numbers import fixed, listed, measurement, number, plural
 from analysis.paper.landed import FIRST_LOOKS, Landed, StudyResults
 from analysis.paper.tex import tex
 from analysis.paper.values import found_in_words, tally
-from analysis.study.measures import SPLIT
 from analysis.style import name as arm
+from result_schema.measures import SPLIT
 from symnoise.theory import LEVEL, OUTCOMES
 
 _MOST = 1  # rows that a sentence names; the ledger of the study has all

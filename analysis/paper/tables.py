@@ -10,8 +10,8 @@ from analysis.numbers import decimals_for, fixed, measurement, number
 from analysis.paper.landed import Landed, StudyResults
 from analysis.paper.tex import rows_of, table, tex
 from analysis.paper.values import BENCH
-from analysis.study.measures import SPLIT
 from analysis.style import name
+from result_schema.measures import SPLIT
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 NOT_RUN = r"\emph{not run}"

@@ -16,8 +16,9 @@ import torch
 
 from analysis.study.association import Association, between_settings, within_settings
 from analysis.study.contrasts import LAWS, MAIN, Pairs, alphas, by_seed, each
-from analysis.study.data import Equivalence, Study, measurements
-from analysis.study.measures import CURVATURE, SCORES, improvement
+from analysis.study.data import Study, measurements
+from result_schema.measures import CURVATURE, SCORES, improvement
+from result_schema.study import Equivalence
 from symnoise.curvature import Pooled, ratio_of_means
 from symnoise.theory import LEVEL, Row, row
 from symnoise.theory.ledger import half_width, slug, verdict
@@ -117,6 +118,10 @@ def equivalent(measured: pd.DataFrame, runs: pd.DataFrame, where: str, stated: E
     rows = []
     for measure in EQUAL:
         values = measured[(measured.measure == measure) & (measured.when == "end")].set_index("run").value
+        blind = {
+            alpha: _blind(runs, values, alpha, stated)
+            for alpha in sorted({alpha for pair in LAWS for alpha in alphas(runs, *pair)})
+        }
         for first, second in LAWS:
             for alpha in alphas(runs, first, second):
                 made = share_of_noise(runs, values, first, second, alpha)
@@ -125,7 +130,7 @@ def equivalent(measured: pd.DataFrame, runs: pd.DataFrame, where: str, stated: E
                 found, seeds = made
                 said = f"{measure}, end: ({first} − {second})/|uniform − none|{_at(alpha)}"
                 ends = (found.low, found.high)
-                why = _undecided(runs, values, (first, second), alpha, stated)
+                why = "a run diverged" if _diverged(runs, (first, second), alpha) else blind[alpha]
                 if why:
                     said, ends = f"{said}; {why}", (-math.inf, math.inf)
                 facts = {"where": where, "n": seeds, "relation": "within", "resolution": stated.margin}
@@ -149,12 +154,14 @@ def share_of_noise(
     return found, len(table)
 
 
-def _undecided(runs: pd.DataFrame, values: pd.Series, laws: tuple[str, str], alpha: float, stated: Equivalence) -> str:
-    """Why two laws cannot be called equivalent at this α, "" where they can: a run of theirs diverged, a positive
-    control is not outside the margin, or none was run."""
-    own = runs[runs.arm.isin(laws) & (runs.alpha == alpha)]
-    if (own.status == "diverged").any():
-        return "a run diverged"
+def _diverged(runs: pd.DataFrame, arms: tuple[str, str], alpha: float) -> bool:
+    own = runs[runs.arm.isin(arms) & (runs.alpha == alpha)]
+    return bool((own.status == "diverged").any())
+
+
+def _blind(runs: pd.DataFrame, values: pd.Series, alpha: float, stated: Equivalence) -> str:
+    """Why no two laws can be called equivalent at this α, "" where they can: a positive control is not outside the
+    margin, or none was run."""
     run = 0
     for first, second in stated.controls:
         made = share_of_noise(runs, values, first, second, alpha)

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.study.data import PLAIN, Study, measurements
-from analysis.study.measures import improvement
+from analysis.study.data import Study, measurements
 from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, sign_flip, sign_test
+from result_schema.measures import improvement
+from result_schema.study import PLAIN
 
 LEVEL = 0.95  # of the table's intervals, and of its families of tests; the ledger has its own
 # The paper's ordering, and SymNoise against the same cost: two independent draws, and half the rows.

@@ -1,62 +1,19 @@
 """Reading a study's folder, and every measurement of its runs as one tidy table."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from symnoise.core import InputError, unknown
+from result_schema.files import read_json, there
+from result_schema.measures import NORMS, TRAINED
+from result_schema.study import PLAIN, SCHEMA, TABLES, Equivalence, Primary, check_table
+from symnoise.core import InputError
 
-SCHEMA = 1
-COLUMNS = {
-    "runs": ("run", "arm", "alpha", "seed", "model", "data", "batch", "steps", "status"),
-    "curves": ("run", "step", "quantity", "value"),
-    "curvature": ("run", "step", "example", "quantity", "value", "stderr"),
-    "outcomes": ("run", "when", "measure", "decoding", "value"),
-}
-ARMS = (
-    "none",
-    "none-double-batch",
-    "uniform",
-    "gaussian",
-    "gaussian-raw",
-    "rademacher",
-    "independent-pair",
-    "symnoise",
-    "uniform-pair",
-    "gaussian-pair",
-    "symnoise-half-batch",
-    "penalty",
-)
-PLAIN = ("none", "none-double-batch")  # have no α: one run a seed serves every α
-TRAINED = {"train_loss": "training loss", "gradient_norm": "training gradient norm"}  # of runs: means over the steps
-NORMS = ("used-row norm", "all-row norm")
 STAGES = ("before", "during", "after")
 FEW = 5  # names in a notice
-
-
-@dataclass(frozen=True)
-class Primary:
-    """The endpoints that the study file named before its runs, at the study's own α and at the end of training.
-
-    contrasts: pairs of arms, first − second.  outcomes: measure -> the difference in it that matters.
-    """
-
-    contrasts: tuple[tuple[str, str], ...] = ()
-    outcomes: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """When two laws count as equal (O3): a difference of at most `margin` times |uniform − none| in that outcome at
-    that α. controls: pairs of arms that must lie outside the margin for anything to be decided."""
-
-    margin: float = 0.2
-    controls: tuple[tuple[str, str], ...] = (("none", "uniform"), ("gaussian-raw", "gaussian"))
 
 
 @dataclass(frozen=True)
@@ -83,14 +40,12 @@ class Study:
     @property
     def primary(self) -> Primary:
         """The endpoints named before the runs; none where the study named none."""
-        stated = self.facts.get("primary") or {}
-        return Primary(_pairs(stated.get("contrasts", ())), dict(stated.get("outcomes", {})))
+        return Primary.of(self.facts.get("primary"))
 
     @property
     def equivalence(self) -> Equivalence:
         """What the study stated of equivalent laws, or the rule that holds for every study."""
-        stated = self.facts.get("equivalence")
-        return Equivalence(float(stated["margin"]), _pairs(stated["controls"])) if stated else Equivalence()
+        return Equivalence.of(self.facts.get("equivalence"))
 
     @property
     def settings(self) -> list[str]:
@@ -102,9 +57,10 @@ def read_study(folder: Path) -> Study:
     """The study in `folder`. `InputError` where a file is missing, broken, or of another or a mixed schema, where an
     arm is unknown, or where two runs would stand for the same arm, α and seed."""
     command = f"make study STUDY={folder.resolve().name}"
+    advice = f"run `{command}` first"
+    facts = read_json(folder / "study.json", advice, f"delete the file and run `{command}`")
     try:
-        facts = json.loads(_there(folder / "study.json", command).read_text(encoding="utf-8"))
-        tables = {name: pd.read_parquet(_there(folder / f"{name}.parquet", command)) for name in COLUMNS}
+        tables = {name: pd.read_parquet(there(folder / f"{name}.parquet", advice)) for name in TABLES}
     except InputError:
         raise
     except (OSError, ValueError) as error:  # pyarrow's errors are among them
@@ -118,28 +74,16 @@ def read_study(folder: Path) -> Study:
         said = ", ".join(f"{name} has {sorted(map(str, v))}" for name, v in versions.items())
         kind = "mixed schema versions" if len(found) > 1 else "another schema version"
         raise InputError(f"{folder}: {kind}, {said}, but {SCHEMA} is read here; run `{command}` again")
-    for name, columns in COLUMNS.items():
-        absent = [column for column in columns if column not in tables[name]]
-        if absent:
-            raise InputError(f"{folder}/{name}.parquet lacks {', '.join(absent)}; run `{command}` again")
+    for name, table in tables.items():
+        check_table(name, table, f"{folder}/{name}.parquet", command)
     runs = tables["runs"].sort_values("run", ignore_index=True)
-    for arm in runs.arm.unique():
-        if arm not in ARMS:
-            raise unknown("arm", str(arm), ARMS)
-    for status in runs.status.unique():
-        if status not in ("done", "diverged"):
-            raise unknown("status of a run", str(status), ("done", "diverged"))
     runs["alpha"] = runs.alpha.astype(float).where(~runs.arm.isin(PLAIN))
     runs["setting"] = runs.model.astype(str) + " on " + runs.data.astype(str)
     _unique(runs[["run"]], folder / "runs.parquet")
     _unique(runs[["setting", "arm", "alpha", "seed"]], folder / "runs.parquet")
-    keys: dict[str, list[str]] = {
-        "curves": ["run", "step", "quantity"],
-        "curvature": ["run", "step", "example", "quantity"],
-    }
-    keys["outcomes"] = ["run", "when", "measure", "decoding"]
-    for name, key in keys.items():
-        _unique(tables[name][key], folder / f"{name}.parquet")
+    keys = {name: list(kind.key) for name, kind in TABLES.items()}
+    for name in ("curves", "curvature", "outcomes"):
+        _unique(tables[name][keys[name]], folder / f"{name}.parquet")
         strange = set(tables[name].run) - set(runs.run)
         if strange:
             raise InputError(f"{folder}/{name}.parquet: run {min(strange)!r} is not in runs.parquet; `{command}` again")
@@ -202,16 +146,6 @@ def notices(study: Study) -> list[str]:
     for measure, why in study.facts.get("missing", {}).items():
         said.append(f"{measure}: not measured, {why}.")
     return said
-
-
-def _pairs(stated: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((str(first), str(second)) for first, second in stated)
-
-
-def _there(path: Path, command: str) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path} is not there; run `{command}` first")
-    return path
 
 
 def _unique(keys: pd.DataFrame, path: Path) -> None:

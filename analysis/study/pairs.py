@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import optimize, stats
+from statsmodels.stats.multitest import multipletests
 
 from symnoise.core import generator
 
@@ -62,6 +63,8 @@ def sign_flip(differences: NDArray[np.float64], *key: str | float) -> float:
     the observed pattern counted among them so that the test keeps its size (Phipson and Smyth 2010). The least
     possible p is 2^{1−n}. NaN without differences.
     """
+    # Not scipy.stats.permutation_test: its tolerance is relative to the observed sum, so that differences which add up
+    # to 0 but for rounding miss their ties (p 0.970 for 1.000, 14 rounded differences), and it takes 60 times as long.
     n = len(differences)
     if n == 0:
         return math.nan
@@ -91,13 +94,11 @@ def holm(p: Sequence[float]) -> NDArray[np.float64]:
 
     Rejecting where one is ≤ α keeps the chance of any false rejection in the family at α (Holm 1979).
     """
-    values = np.asarray(p, dtype=float)
-    adjusted = np.full(len(values), math.nan)
-    known = np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(values[known], kind="stable")]
-    steps = np.arange(len(order), 0, -1) * values[order]
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted
+    values = np.array(p, dtype=float)
+    known = ~np.isnan(values)  # statsmodels would count a NaN as one of the m
+    if known.any():
+        values[known] = multipletests(values[known], method="holm")[1]
+    return values
 
 
 def power(effect: float, sd: float, pairs: int, level: float = 0.95) -> float:
@@ -106,7 +107,8 @@ def power(effect: float, sd: float, pairs: int, level: float = 0.95) -> float:
     From the noncentral t law with n − 1 degrees of freedom and noncentrality √n·effect/sd.
     """
     critical, shift = stats.t.ppf(0.5 + level / 2, pairs - 1), math.sqrt(pairs) * abs(effect) / sd
-    # The far tail is at most Φ(−shift), 1e-9 from here on; scipy gives NaN for some of it beyond 7.
+    # The far tail is at most Φ(−shift), 1e-9 from here on; scipy gives NaN for some of it beyond 7, and so does
+    # statsmodels' TTestPower, which agrees with this wherever it has a number.
     far = stats.nct.cdf(-critical, pairs - 1, shift) if shift < 6 else 0.0
     return float(stats.nct.sf(critical, pairs - 1, shift) + far)
 

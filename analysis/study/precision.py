@@ -5,15 +5,14 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.numbers import number, plural
-
-FILE = "precision.csv"
+from result_schema.study import PRECISION
 
 
 def precision(folder: Path) -> str:
     """A sentence on the held-out loss in both precisions, or "" where a study has no such comparison."""
-    if not (folder / FILE).is_file():
+    if not (folder / PRECISION).is_file():
         return ""
-    table = pd.read_csv(folder / FILE)
+    table = pd.read_csv(folder / PRECISION)
     end = table[table.step == table.step.max()]
     seeds = plural(len(end), "seed")
     said = f"Autocast in bf16 against float32, plain fine-tuning with {seeds}: held-out loss at the end differs by "

@@ -21,9 +21,9 @@ from analysis.study.costs import by_arm, costs
 from analysis.study.data import Study, measurements, notices, read_study
 from analysis.study.figures import FIGURES
 from analysis.study.figures.shared import at
-from analysis.study.measures import CURVATURE, SPLIT
 from analysis.study.precision import precision
 from analysis.style import name
+from result_schema.measures import CURVATURE, SPLIT
 from symnoise.core import write_json
 from symnoise.theory import OUTCOMES, counts
 

@@ -21,7 +21,8 @@ import torch
 
 from experiments.alpaca_eval.files import Row, add, kept, matched
 from experiments.study.generate import prompt_ids
-from symnoise.core import InputError, generator, read_yaml, track, unknown, write_json
+from result_schema.files import read_settings
+from symnoise.core import InputError, generator, track, unknown, write_json
 from symnoise.data import Example
 from symnoise.models import load_model
 
@@ -50,9 +51,9 @@ class Judge:
 
 def load_judge(path: Path) -> Judge:
     """The judge in a YAML file; `InputError` where a setting is missing or unknown."""
-    given = read_yaml(path, "judge")
+    given = read_settings(path, "judge", "experiments/configs/judges")
     known = [f.name for f in fields(Judge)]
-    if not isinstance(given, dict) or not {"model", "template"} <= given.keys():
+    if not {"model", "template"} <= given.keys():
         raise InputError(f"{path}: a judge needs model and template; see experiments/configs/judges")
     for key in given:
         if key not in known:

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 import yaml
 
-from analysis.study.measures import BENCHMARKS
 from experiments.study.command import run_command
 from experiments.study.results import records, weights
 from experiments.study.spec import OLMO, Run, Study
+from result_schema.measures import BENCHMARKS
 from symnoise.core import InputError, generator, provenance, sha256, write_json
 from symnoise.data import checked_rows
 from symnoise.models import LoadedModel

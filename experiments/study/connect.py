@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.study.measures import BENCHMARKS, WIN_RATE
 from experiments.study.command import study_command
 from experiments.study.results import records
-from experiments.study.spec import ARMS, SCHEMA, Study
+from experiments.study.spec import Study
+from result_schema.measures import BENCHMARKS, WIN_RATE
+from result_schema.study import ARMS, SCHEMA, TABLES, check_table
 from symnoise.core import InputError, write_atomically, write_json
 
 NAMES = {"train": "train.json", "measure": "measure.json", "replies": "replies.json", "outcomes": "outcomes.json"}
@@ -77,7 +78,9 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     place = results / study.name
     tables = {"runs": runs, "curves": curves, "curvature": curvature, "outcomes": outcomes}
     for name, rows in tables.items():
-        write_atomically(place / f"{name}.parquet", partial(pd.DataFrame(rows).to_parquet, index=False))
+        table = pd.DataFrame(rows, columns=None if rows else list(TABLES[name].columns))
+        check_table(name, table, f"{folder}, {name}", f"make study STUDY={study.name}")
+        write_atomically(place / f"{name}.parquet", partial(table.to_parquet, index=False))
     base = records(folder / "base.json")
     own = {"symnoise": versions.pop(), "data_sha256": next(iter(contents), None)}
     own |= {"unfinished": unfinished, "missing": missing(study, asked, len(runs))}

@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.study.precision import FILE
 from experiments.study.base import base
 from experiments.study.command import study_command
 from experiments.study.results import records
 from experiments.study.spec import Study
 from experiments.study.train import train
+from result_schema.study import PRECISION
 from symnoise.core import InputError, write_atomically
 
 ARM, LOSS = "none", "held-out loss"
@@ -53,7 +53,7 @@ def precision(study: Study, folder: Path, results: Path = Path("results")) -> No
         table = pd.concat(found, ignore_index=True)
         table["difference"] = table[own] - table[other]
         table = table[["seed", "step", own, other, "difference"]]
-        write_atomically(results / study.name / FILE, partial(table.to_csv, index=False))
+        write_atomically(results / study.name / PRECISION, partial(table.to_csv, index=False))
 
 
 def _curve(train_record: dict[str, Any]) -> dict[int, float]:

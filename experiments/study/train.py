@@ -23,8 +23,9 @@ from experiments.fine_tuning import held_out_loss, norms
 from experiments.study.agreeing import AgreeingTrainer, mean_of_processes
 from experiments.study.base import base_model
 from experiments.study.command import run_command
-from experiments.study.spec import ARMS, Run, Study
+from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
+from result_schema.study import ARMS
 from symnoise.core import InputError, peak_rss_mib, provenance, write_json
 from symnoise.data import collate
 from symnoise.models.quiet import quiet

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.study.data import ARMS, PLAIN, Study, read_study
+from analysis.study.data import Study, read_study
+from result_schema.study import ARMS, PLAIN
 
 ALPHAS = (5.0, 10.0)
 PRIMARY = {"contrasts": [["symnoise", "uniform"], ["uniform", "none"]], "outcomes": {"held-out loss": 0.005}}
@@ -17,7 +18,7 @@ def write_study(
     folder: Path,
     *,
     seeds: int = 10,
-    arms: tuple[str, ...] = ARMS,
+    arms: tuple[str, ...] = tuple(ARMS),
     loss: dict[str, float] | None = None,
     curvature: dict[str, float] | None = None,
     diverged: tuple[tuple[str, int], ...] = (),

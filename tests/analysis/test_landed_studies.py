@@ -13,8 +13,8 @@ import pytest
 
 from analysis.paper.landed import FIRST_LOOKS, ROOT, STUDIES
 from analysis.study import report
-from analysis.study.data import COLUMNS
 from analysis.study.report import write_study
+from result_schema.study import TABLES
 
 FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *FIRST_LOOKS)]
 LANDED = [folder for folder in FOLDERS if (folder / "study.json").is_file()]
@@ -25,7 +25,7 @@ def test_tables_come_again_from_the_result_files(landed: Path, tmp_path: Path, m
     monkeypatch.setattr(report, "drawings", lambda *_: [])  # pictures are of the tables, and take most of the time
     folder = tmp_path / landed.name
     folder.mkdir()
-    for name in ("study.json", *(f"{table}.parquet" for table in COLUMNS)):
+    for name in ("study.json", *(f"{table}.parquet" for table in TABLES)):
         shutil.copy(landed / name, folder)
     write_study(folder)
     made = sorted(path.relative_to(folder) for path in (folder / "tables").iterdir())

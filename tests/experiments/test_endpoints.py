@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.study.spec import LARGEST_MARGIN, load_study
+from experiments.study.spec import load_study
+from result_schema.study import LARGEST_MARGIN
 from symnoise.core import InputError
 
 STUDIES = sorted(Path("experiments/configs/studies").glob("*.yaml"))

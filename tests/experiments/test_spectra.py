@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.figures.__main__ import draw
 from experiments import spectra
 from experiments.quick import Source
 from symnoise.curvature import spectrum
@@ -22,15 +23,15 @@ def places(tmp_path) -> dict[str, str]:
     return {"model": str(tmp_path / "model"), "data": str(tmp_path / "rows.json")}
 
 
-def test_densities_and_eigenvalues_are_written_and_drawn(places: dict[str, str], tmp_path, capsys) -> None:
+def test_densities_and_eigenvalues_are_written_and_drawn(places: dict[str, str], tmp_path) -> None:
     output = tmp_path / "spectra"
     spectra.main(**places, examples=2, max_length=24, steps=12, probes=3, k=4, output=output)
     assert {path.name for path in Path(output).iterdir()} == {
         "density.csv",
         "eigenvalues.csv",
-        "density.pdf",
-        "density.png",
     }
+    said = "\n".join(draw(output))
+    assert {"density.pdf", "density.png"} < {path.name for path in Path(output).iterdir()}
     curves, top = (pd.read_csv(output / f"{name}.csv") for name in ("density", "eigenvalues"))
     for _, curve in curves.groupby("example"):
         assert torch.trapezoid(
@@ -40,5 +41,4 @@ def test_densities_and_eigenvalues_are_written_and_drawn(places: dict[str, str],
     torch.testing.assert_close(
         torch.tensor(top.eigenvalue.to_numpy()).reshape(2, 4), expected, rtol=1e-3, atol=1e-3 * float(expected.max())
     )
-    said = capsys.readouterr().out
     assert "12 steps from 3 probes" in said and "the 4 eigenvalues of largest size" in said

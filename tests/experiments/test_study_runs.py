@@ -17,10 +17,11 @@ from experiments.study.evaluate import calibration_error, evaluate, scores
 from experiments.study.generate import first_turn, generate
 from experiments.study.measure import measure
 from experiments.study.precision import precision
-from experiments.study.spec import ARMS, Run, Study, load_study
+from experiments.study.spec import Run, Study, load_study
 from experiments.study.start import start
 from experiments.study.texts import flipped, held_out, split, training_rows
 from experiments.study.train import Curve, train
+from result_schema.study import ARMS
 from symnoise.core import InputError, sha256
 from symnoise.data import Example
 from symnoise.models import load_model

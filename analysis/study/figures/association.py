@@ -11,8 +11,8 @@ from analysis.study.claims import ODD_ONE_OUT, between_settings, outcomes
 from analysis.study.contrasts import LEVEL
 from analysis.study.data import Study, measurements
 from analysis.study.figures.shared import stretch
-from analysis.study.measures import CURVATURE
 from analysis.style import DOUBLE, FAINT, RULE, colour, figure, heading, name, order, styled
+from result_schema.measures import CURVATURE
 
 TITLE = "Outcome against curvature at the end of training"
 ALT = "Scatter of held-out outcome against each curvature quantity, one point per setting, coloured by arm."

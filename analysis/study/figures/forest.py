@@ -12,8 +12,8 @@ from analysis.study.claims import ODD_ONE_OUT
 from analysis.study.contrasts import FAMILIES
 from analysis.study.data import Study
 from analysis.study.figures.shared import at, stretch
-from analysis.study.measures import improvement
 from analysis.style import DOUBLE, FAINT, INK, RULE, figure, heading, name, styled
+from result_schema.measures import MEASURES, NATS, improvement
 
 TITLE = "Arm against arm, over paired seeds"
 ALT = "For each contrast and alpha, the mean difference with its interval, coloured by the corrected verdict."
@@ -70,7 +70,7 @@ def draw(data: pd.DataFrame) -> Figure:
                 ax.annotate("†", (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=6)
         measure, when = PANELS[panel]
         ax.set_title(f"{chr(97 + panels.index(panel))}  {heading(measure)},\n    {when}")
-        ax.set_xlabel("difference (nats)" if "loss" in measure else "difference")
+        ax.set_xlabel("difference (nats)" if MEASURES[measure].unit == NATS else "difference")
         ax.grid(axis="x", color=RULE, lw=0.3)
         if improvement(measure) > 0:
             ax.invert_xaxis()

@@ -4,9 +4,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.numbers import number
-from analysis.study.data import NORMS, Study
+from analysis.study.data import Study
 from analysis.study.figures.shared import arms_at, at, legend, line, mean_over_seeds, seeds_said
 from analysis.style import DOUBLE, INK, RULE, figure, name, order, styled
+from result_schema.measures import NORMS
 
 TITLE = "Growth of the embedding norms along training"
 ALT = "By alpha: for each arm the growth of the mean norm of the embedding rows, against step."

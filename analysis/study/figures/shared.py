@@ -12,9 +12,9 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from analysis.numbers import plural
 from analysis.study.contrasts import LEVEL
-from analysis.study.data import PLAIN
 from analysis.study.pairs import interval
 from analysis.style import colour, dash, name, order
+from result_schema.study import PLAIN
 
 
 def arms_at(runs: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:

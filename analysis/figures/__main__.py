@@ -1,0 +1,47 @@
+"""Figures of a folder of tables that is no run of the quick job, next to their tables.
+
+python -m analysis.figures results/bench        # growth, from growth.csv
+python -m analysis.figures results/spectra      # density, from density.csv and eigenvalues.csv
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import density, growth
+from analysis.style import save
+from symnoise.core import InputError
+
+DRAWN = {"growth": growth, "density": density}
+
+
+def draw(folder: Path) -> Iterator[str]:
+    """Draw every figure whose tables are in `folder`, as PDF and PNG, and say what to see in it."""
+    found = [name for name, module in DRAWN.items() if all((folder / f"{t}.csv").is_file() for t in module.TABLES)]
+    if not found:
+        tables = "; ".join(" and ".join(f"{table}.csv" for table in module.TABLES) for module in DRAWN.values())
+        raise InputError(
+            f"{folder} has no tables to draw ({tables}); run `make bench` or `python -m experiments.spectra`"
+        )
+    for name in found:
+        module = DRAWN[name]
+        data = module.frame({table: pd.read_csv(folder / f"{table}.csv") for table in module.TABLES})
+        save(module.draw(data), folder, name)
+        yield module.caption(data)
+        if module is growth:
+            yield growth.fits(data).to_string(index=False)
+        yield str(folder / f"{name}.pdf")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.stderr.write("symnoise: usage: python -m analysis.figures FOLDER\n")
+        sys.exit(2)
+    try:
+        for line in draw(Path(sys.argv[1])):
+            print(line)
+    except InputError as error:
+        sys.stderr.write(f"symnoise: {error}\n")
+        sys.exit(2)

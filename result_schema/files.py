@@ -1,0 +1,33 @@
+"""Reading files that a person or an earlier step wrote: what cannot be read is one clear line."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from symnoise.core import InputError, read_yaml
+
+
+def there(path: Path, advice: str) -> Path:
+    """`path`; `InputError` with the advice where there is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path} is not there; {advice}")
+    return path
+
+
+def read_json(path: Path, advice: str, again: str = "delete it and run again") -> Any:
+    """The JSON of a file. advice: what makes a missing one; again: what makes a broken one whole."""
+    try:
+        return json.loads(there(path, advice).read_text(encoding="utf-8"))
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); {again}") from error
+
+
+def read_settings(path: Path, what: str, example: str) -> dict[str, Any]:
+    """The mapping of a YAML file. what: it is for whom; example: where to see one like it."""
+    found = read_yaml(path, what)
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path} is not a list of settings; see {example}")
+    return dict(found)

@@ -1,0 +1,65 @@
+"""The one schema of result tables: what does not fit is refused where it is written and where it is read."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.paper.landed import ROOT
+from analysis.study.data import read_study
+from experiments.study import spec
+from result_schema.measures import BENCHMARKS, MEASURES, NORMS, SCORES, SPLIT, TRAINED, improvement
+from result_schema.study import ARMS, PLAIN, TABLES, Arm, check_table
+from symnoise.core import InputError
+from symnoise.noise import NAMES
+from tests.analysis.made_up_study import write_study
+
+
+def table(**changed: object) -> pd.DataFrame:
+    row = {"run": "none_a0_s0", "arm": "none", "alpha": 0.0, "seed": 0, "model": "m", "data": "d", "batch": 8}
+    return pd.DataFrame([row | {"steps": 2, "status": "done"} | changed])
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (table(lenght=3), "unknown column 'lenght'"),
+        (table(arm="symnoize"), "unknown arm 'symnoize': did you mean 'symnoise'"),
+        (table(status="lost"), "unknown status of a run 'lost'"),
+        (table().drop(columns=["seed", "steps"]), "lacks seed, steps; run `make study` again"),
+    ],
+)
+def test_what_is_unknown_is_refused(made: pd.DataFrame, message: str) -> None:
+    check_table("runs", table(), "runs", "make study")
+    with pytest.raises(InputError, match=message):
+        check_table("runs", made, "runs", "make study")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_study_with_an_unknown_column_is_not_read(name: str, tmp_path: Path) -> None:
+    path = write_study(tmp_path, seeds=2, arms=("none", "uniform")) / f"{name}.parquet"
+    pd.read_parquet(path).assign(strange=1).to_parquet(path, index=False)
+    with pytest.raises(InputError, match=rf"{name}\.parquet: unknown column 'strange'"):
+        read_study(tmp_path)
+
+
+def test_both_sides_have_the_same_arms() -> None:
+    assert spec.ARMS is ARMS and {arm.noise for arm in ARMS.values()} <= set(NAMES)
+    assert PLAIN == ("none", "none-double-batch") and ARMS["none-double-batch"] == Arm("none", 2)
+
+
+def test_every_measure_of_the_published_studies_is_known() -> None:
+    assert {*SPLIT, *SCORES, *TRAINED.values(), *(f"{norm} growth" for norm in NORMS)} <= set(MEASURES)
+    for path in sorted((ROOT / "results").glob("*/tables/arms.csv")):
+        assert set(pd.read_csv(path).measure) <= set(MEASURES), path
+    assert improvement("ROUGE-L") == 1 and improvement("held-out loss") == -1 and improvement("tr H") == 0
+    assert all(improvement(f"{title} acc") == 1 for title in BENCHMARKS.values())
+
+
+def test_a_study_file_names_measures_that_there_are(tmp_path: Path) -> None:
+    given = spec.read_settings(ROOT / "experiments" / "configs" / "studies" / "micro-smoke.yaml", "study", "")
+    given["primary"]["outcomes"] = {"held-out los": 0.1}
+    (tmp_path / "mine.yaml").write_text(json.dumps(given))
+    with pytest.raises(InputError, match="unknown measure 'held-out los': did you mean 'held-out loss'"):
+        spec.load_study(tmp_path / "mine.yaml")
