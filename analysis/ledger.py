@@ -84,7 +84,7 @@ def note(row: dict[str, Any]) -> str:
         return ""
     low, high, resolution = row["low"], row["high"], row["resolution"]
     if low is None or high is None:
-        if row["key"].startswith("V1.ratio-of-means"):
+        if row["id"] == "V1" and row["scheme"] == "ratio-of-means":
             return "unbounded: the mean of the second order may be 0; more texts, or draws of them, would tell"
         return "no interval: one value gives none" if row["n"] == 1 else "no finite interval"
     if row["relation"] == "equals" and resolution and resolution > 0:

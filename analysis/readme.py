@@ -14,8 +14,10 @@ import typer
 from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
 from analysis.numbers import measurement, number
+from analysis.page import write_csv
 from analysis.paper import outcomes
-from analysis.paper.landed import FIRST_LOOKS, ROOT, Landed, StudyResults, read_landed
+from analysis.paper.landed import FIRST_LOOKS, ROOT, Landed, StudyResults, read_landed, table_path
+from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
 from result_schema.measures import SPLIT
@@ -128,11 +130,14 @@ def written(readme: str, landed: Landed) -> str:
     return readme
 
 
-def land_data(run: Path, folder: Path) -> None:
-    """The data of every figure, and which model, text and versions they come from: what the paper is drawn from."""
+def land_data(run: Path, landed: Path) -> None:
+    """The run's tables, the data of every figure, and which model, text and versions they come from."""
+    folder = landed / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((run / "figures").glob("*.csv")):
         shutil.copy(path, folder / path.name)
+    for name, found in read_run(run).tables.items():
+        write_csv(table_path(landed, name), found)
     record = json.loads((run / "stages" / "sources.json").read_text(encoding="utf-8"))
     facts = {key: record[key] for key in ("commit", "python", "versions")} | record["result"]
     write_json(folder / "sources.json", facts)
@@ -146,7 +151,7 @@ def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
             shutil.copy(run / name, LANDED / name)
         for name in PICTURES:
             shutil.copy(run / "figures" / name, LANDED / name)
-        land_data(run, LANDED / "data")
+        land_data(run, LANDED)
     readme = ROOT / "README.md"
     text = written(readme.read_text(encoding="utf-8"), read_landed())
     write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.validity import radius
+from analysis.figures.validity import first_text, radius
 from analysis.ledger import PRETRAINED
 from analysis.numbers import number
 
@@ -32,13 +32,6 @@ def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
     return found
 
 
-def _pooled(tables: Tables) -> pd.DataFrame:
-    """Both numbers of V1 on the first text."""
-    table = tables["validity"]
-    first = table[table["where"] == table["where"].iloc[0]] if "where" in table else table
-    return first.sort_values("alpha")
-
-
 def _nothing(rows: Rows, tables: Tables) -> list[str]:
     return ["This run recorded nothing that tells why."]
 
@@ -47,7 +40,7 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
     """V1, and whatever else is the quadratic regime's end: where it ends, and on how many examples tr H is negative."""
     said = []
     if "validity" in tables:
-        pooled = _pooled(tables)
+        pooled = first_text(tables["validity"])
         edge = radius(pooled)
         values = ", ".join(f"{number(t, 3)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(
@@ -56,9 +49,9 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
             else f"Pooled |T − 1| stays within 10 % up to α = {pooled.alpha.max():g}."
         )
         said.append(f"Pooled T(σ): {values}.")
-        if "R" in pooled:  # what training averages is another number
-            means = ", ".join(f"{number(r, 3)} at α = {a:g}" for a, r in zip(pooled.alpha, pooled["R"], strict=True))
-            said.append(f"The mean excess over its second order, Σy/Σx: {means}.")
+        # What training averages is another number.
+        means = ", ".join(f"{number(r, 3)} at α = {a:g}" for a, r in zip(pooled.alpha, pooled["R"], strict=True))
+        said.append(f"The mean excess over its second order, Σy/Σx: {means}.")
     return said + _negative(tables)
 
 
@@ -80,7 +73,7 @@ def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
     """S3: the uncalibrated law reaches √3 times further than the calibrated one."""
     if "validity" not in tables:
         return []
-    pooled = _pooled(tables)
+    pooled = first_text(tables["validity"])
     reached = 5 * 3**0.5  # the check is at α = 5
     at = float(np.interp(reached, pooled.alpha, pooled["T"]))
     return [
@@ -95,8 +88,8 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
     if "variances on text" not in tables:
         return []
     said = []
-    failing = {row["key"].removeprefix("P2.variance.").split(".")[0] for row in rows if row["verdict"] == "fails"}
-    if failing & {"one-draw", "two-draws"}:
+    failing = {row["scheme"] for row in rows if row["verdict"] == "fails"}
+    if failing & {"one draw", "two draws"}:
         text = tables["variances on text"].pivot_table(index="alpha", columns="scheme", values="predicted")
         share = text["pair"] / text["one draw"]
         values = ", ".join(f"{number(100 * s, 2)} % at α = {a:g}" for a, s in share.items())
@@ -105,7 +98,7 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
             f"variance {values}."
         )
     if "pair" in failing and "validity" in tables:
-        pooled = _pooled(tables)
+        pooled = first_text(tables["validity"])
         squares = ", ".join(f"{number(t**2, 2)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(f"Were every pair’s excess T(σ) times its prediction, its variance would be T² times: {squares}.")
     return said + _range(rows, tables)[:1]
@@ -126,11 +119,18 @@ def _cancellation(rows: Rows, tables: Tables) -> list[str]:
     ]
 
 
+# Of N3, the key of each premise and of the identity that it is a premise of.
+_IDENTITY = {
+    "N3.premise": "N3.identity",
+    "N3.premise.scale-invariant": "N3.identity.scale-invariant",
+}
+
+
 def _radial(rows: Rows, tables: Tables) -> list[str]:
     """N3: does its premise, scale invariance, hold, and the identity where it does?"""
-    premises = [row for row in rows if row["key"].startswith("N3.premise")]
+    premises = [row for row in rows if row["scheme"] == "premise"]
     broken = [row for row in premises if row["verdict"] == "fails"]
-    identities = {(row["key"], row["subject"]): row["verdict"] for row in rows if row["key"].startswith("N3.identity")}
+    identities = {(row["key"], row["subject"]): row["verdict"] for row in rows if row["scheme"] == "identity"}
     said = []
     if broken:
         sizes = ", ".join(f"{number(row['measured'], 3)} for {row['where']}" for row in broken)
@@ -140,7 +140,7 @@ def _radial(rows: Rows, tables: Tables) -> list[str]:
             "loss."
         )
     for row in premises:
-        identity = identities.get((row["key"].replace("premise", "identity"), row["subject"]))
+        identity = identities.get((_IDENTITY[row["key"]], row["subject"]))
         if row["verdict"] == "holds" and identity:
             said.append(f"Where the premise holds ({row['where']}), the identity: {identity}.")
     return said

@@ -37,7 +37,8 @@ _ALIASES = {
     "symnoise": "rademacher",
     "symnoise-half-batch": "rademacher",
     "independent-pair": "rademacher",
-    "raw gaussian": "gaussian-raw",
+    "uniform-pair": "uniform",
+    "gaussian-pair": "gaussian",
 }
 NAMES = {
     "none": "no noise",
@@ -45,7 +46,6 @@ NAMES = {
     "uniform": "uniform",
     "gaussian": "Gaussian/√3",
     "gaussian-raw": "Gaussian, raw",
-    "raw gaussian": "Gaussian, raw",
     "rademacher": "Rademacher/√3",
     "independent-pair": "two draws",
     "symnoise": "SymNoise",
@@ -133,8 +133,7 @@ def figure(width: float, height: float) -> Figure:
 
 def colour(noise: str) -> str:
     """The colour of the law behind `noise`."""
-    name = _ALIASES.get(noise, noise).removesuffix("-pair")
-    return _LAWS.get(name, INK)
+    return _LAWS.get(_ALIASES.get(noise, noise), INK)
 
 
 def name(noise: str) -> str:

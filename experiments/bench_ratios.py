@@ -4,6 +4,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -58,29 +59,49 @@ def taylor(count: int, groups: int, coefficients: torch.dtype | None = None) -> 
     return run
 
 
-WORK: dict[str, tuple[Work, bool]] = {
-    "gradient": (gradient, True),
-    "Hessian product": (products, True),
-    "Hessian product, malloc as found": (products, False),
-    "set-up of Hessian products": (setup, True),
-    "Taylor, K = 16 in 4 groups": (taylor(16, 4), True),
-    "Taylor, K = 16 in 1 group": (taylor(16, 1), True),
-    "Taylor, K = 4 in 4 groups": (taylor(4, 4), True),
-    "Taylor, K = 16 in 4 groups, bfloat16 coefficients": (taylor(16, 4, torch.bfloat16), True),
+@dataclass(frozen=True)
+class Piece:
+    """One row of the table. name: for a reader.  retained: whether malloc keeps freed memory.  probes, groups: of
+    Taylor mode, else 0."""
+
+    name: str
+    work: Work
+    retained: bool = True
+    probes: int = 0
+    groups: int = 0
+
+
+def _taylor(probes: int, groups: int, coefficients: torch.dtype | None = None) -> Piece:
+    name = f"Taylor, K = {probes} in {groups} group{'s' if groups > 1 else ''}"
+    name += ", bfloat16 coefficients" if coefficients is not None else ""
+    return Piece(name, taylor(probes, groups, coefficients), True, probes, groups)
+
+
+# key in the table -> what is measured
+WORK = {
+    "gradient": Piece("gradient", gradient),
+    "products": Piece("Hessian product", products),
+    "products-found": Piece("Hessian product, malloc as found", products, False),
+    "setup": Piece("set-up of Hessian products", setup),
+    "taylor": _taylor(16, 4),
+    "taylor-one-group": _taylor(16, 1),
+    "taylor-4": _taylor(4, 4),
+    "taylor-bfloat16": _taylor(16, 4, torch.bfloat16),
 }
 
 
 def measure(row: Row) -> Row:
     """One row of `WORK`, in this process."""
-    work, retained = WORK[row["work"]]
+    piece = WORK[row["key"]]
     model = model_of(row)
     loss = EmbeddingLoss(model, batch(model.config.vocab_size))
     clock = Clock(loss)
-    with measured(retained, clock.forward) as record:
-        result = work(loss, lambda repeated: clock.median(repeated, REPEATS)[1])
+    with measured(piece.retained, clock.forward) as record:
+        result = piece.work(loss, lambda repeated: clock.median(repeated, REPEATS)[1])
     if "first_setup_s" in result:
         result["first_setup"] = result.pop("first_setup_s") / clock.forward_s
-    return {"work": row["work"], **record, **result, "forward_s": clock.forward_s}
+    facts = {"key": row["key"], "work": piece.name, "probes": piece.probes, "groups": piece.groups}
+    return {**facts, **record, **result, "forward_s": clock.forward_s}
 
 
 def startup() -> list[Row]:
@@ -93,15 +114,19 @@ def startup() -> list[Row]:
             taken.append(seconds(run))
     torch_alone, with_symnoise, help_text = map(statistics.median, times)
     return [
-        {"work": "import symnoise, seconds above import torch", "seconds": with_symnoise - torch_alone},
-        {"work": "symnoise --help, seconds", "seconds": help_text},
+        {
+            "key": "import",
+            "work": "import symnoise, seconds above import torch",
+            "seconds": with_symnoise - torch_alone,
+        },
+        {"key": "help", "work": "symnoise --help, seconds", "seconds": help_text},
     ]
 
 
 def run(smoke: bool, say: Callable[[str], None]) -> list[Row]:
     """Every row."""
     records = []
-    for name in WORK:
-        say(name)
-        records.append(in_process("ratios", {"work": name, "smoke": smoke}))
+    for key, piece in WORK.items():
+        say(piece.name)
+        records.append(in_process("ratios", {"key": key, "smoke": smoke}))
     return records + startup()

@@ -11,12 +11,14 @@ TITLE = "How laws come to differ as the noise grows"
 TABLES, STAGES = ("slopes",), ("analytic", "tiny")
 ALT = "Log-log plots of differences between laws against sigma, with reference slopes 2 and 4."
 
-_MARKERS = {"uniform": "o", "rademacher": "s", "raw gaussian": "^"}
-_SHORT = {
-    "uniform − gaussian": "uniform − Gaussian",
-    "rademacher − gaussian": "Rademacher − Gaussian",
-    "raw gaussian − uniform": "raw Gaussian − uniform",
+_MARKERS = {"uniform": "o", "rademacher": "s", "gaussian-raw": "^"}
+LABELS = {
+    "uniform": "uniform",
+    "gaussian": "Gaussian",
+    "rademacher": "Rademacher",
+    "gaussian-raw": "raw Gaussian",
 }
+_ORDERS = {("uniform", "gaussian"): 4, ("gaussian-raw", "uniform"): 2}  # of the reference lines
 
 
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -34,8 +36,7 @@ def draw(data: pd.DataFrame) -> Figure:
         part = data[data["where"] == subject]
         floor = part.value.min() / 4  # intervals that reach 0 have no place on a logarithmic axis: cut, with an arrow
         ends = []
-        for k, (difference, points) in enumerate(part.groupby("difference", sort=False)):
-            first = str(difference).split(" − ")[0]
+        for k, ((first, second), points) in enumerate(part.groupby(["first", "second"], sort=False)):
             ink = colour(first)
             exact = points[points.kind == "closed form"].sort_values("sigma")
             sampled = points[points.kind == "sampled"].sort_values("sigma")
@@ -47,15 +48,16 @@ def draw(data: pd.DataFrame) -> Figure:
                 at = p.sigma * 1.025 ** (k - 1)  # side by side, or the bars hide one another
                 cut(ax, at, p.value, p.low, p.high, (floor, np.inf), ink, marker=_MARKERS.get(first, "o"))
             last = points.loc[points.sigma.idxmax()]
-            ends.append((last.sigma, last.value, _SHORT.get(str(difference), str(difference)), ink))
+            said = " − ".join(LABELS.get(law, law) for law in (str(first), str(second)))
+            ends.append((last.sigma, last.value, said, ink))
         ax.set_xlabel("σ (of one coordinate)")
         decades(ax)
         log_axis(ax)
         low, high = part.sigma.min(), part.sigma.max()
         ax.set_xlim(low / 1.15, high * 1.15)
         ax.set_ylim(floor / 1.5, np.nanmax([part.value.max(), part.high.max()]) * 2)
-        for order, anchor in ((4, "uniform − gaussian"), (2, "raw gaussian − uniform")):
-            chosen = part[part.difference == anchor]
+        for (first, second), order in _ORDERS.items():
+            chosen = part[(part["first"] == first) & (part.second == second)]
             if len(chosen):
                 top = chosen.loc[chosen.sigma.idxmax()]
                 start = top.value / 2.6 * (low / top.sigma) ** order

@@ -53,6 +53,11 @@ def pooled(data: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return own[own["where"] == own["where"].iloc[0]] if len(own) and "where" in own else own
 
 
+def first_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The pooled numbers of the run's first text, by rising α, from the table "validity"."""
+    return table[table["where"] == table["where"].iloc[0]].sort_values("alpha")
+
+
 def radius(pooled: pd.DataFrame, margin: float = 0.1) -> float:
     """The α at which pooled |T − 1| first passes `margin`, linear in α between the measured ones; NaN if never.
 

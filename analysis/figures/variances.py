@@ -21,13 +21,16 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     prediction times the mean over examples of measured over predicted, as in the ledger."""
     parts = [tables["variances"].assign(alpha=np.nan)]
     if "variances on text" in tables:
-        text = tables["variances on text"]
-        text = text.assign(
-            measured=text.predicted * text.ratio, low=text.predicted * text.low, high=text.predicted * text.high
-        )
+        text = on_text(tables["variances on text"])
         sigma = tables["validity"][["where", "alpha", "sigma"]]
         parts.append(text.drop(columns="ratio").merge(sigma, on=["where", "alpha"], how="left"))
     return pd.concat(parts, ignore_index=True)
+
+
+def on_text(table: pd.DataFrame) -> pd.DataFrame:
+    """measured, low and high as the mean prediction times the mean over examples of measured over predicted."""
+    ends = {end: table.predicted * table[end] for end in ("low", "high")}
+    return table.assign(measured=table.predicted * table.ratio, **ends)
 
 
 @styled

@@ -16,9 +16,8 @@ FIRST_LOOKS = {
     "smollm2-evol-instruct": "Evol-Instruct",
     "smollm2-open-platypus": "the stand-in for OpenPlatypus",
 }
-# Drawn in the paper, from the quick run's data; the text names numbers of the rest.
-FIGURES = ("validity", "variances", "slopes", "curvature")
-READ = (*FIGURES, "layers")
+FIGURES = ("validity", "variances", "slopes", "curvature")  # drawn in the paper, from the data next to the figures
+TABLES = ("validity", "curvature", "variances on text", "layers")  # of which the text names numbers
 STUDY_FIGURES = {"micro": ("forest",)}  # of the studies; their pages and the gallery have all
 _TABLES = ("arms", "associations", "contrasts", "power")
 
@@ -40,12 +39,13 @@ class StudyResults:
 @dataclass(frozen=True)
 class Landed:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
-    frames: figure -> data.  bench, peers: the bench's tables.  studies, first_looks: name -> results.
-    None where something has not been run."""
+    tables: of the run, by name.  frames: figure -> data.  bench, peers: the bench's tables.
+    studies, first_looks: name -> results.  None where something has not been run."""
 
     rows: list[dict[str, Any]]
     run: dict[str, Any]
     sources: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
     frames: dict[str, pd.DataFrame]
     bench: pd.DataFrame
     peers: pd.DataFrame | None
@@ -61,12 +61,18 @@ def read_landed(root: Path = ROOT) -> Landed:
         rows=_json(quick / "ledger.json", command),
         run=_json(quick / "run.json", command),
         sources=_json(quick / "data" / "sources.json", command),
-        frames={name: _csv(quick / "data" / f"{name}.csv", command) for name in READ},
+        frames={name: _csv(quick / "data" / f"{name}.csv", command) for name in FIGURES},
+        tables={name: _csv(table_path(quick, name), command) for name in TABLES},
         bench=_csv(root / "docs" / "bench.csv", "make bench"),
         peers=_csv(peers, "make bench") if peers.is_file() else None,
         studies={name: study_results(root / "results" / name) for name in STUDIES},
         first_looks={name: study_results(root / "results" / name) for name in FIRST_LOOKS},
     )
+
+
+def table_path(quick: Path, name: str) -> Path:
+    """Where a table of the quick run lies once it has landed."""
+    return quick / "tables" / f"{name.replace(' ', '-')}.csv"
 
 
 def study_results(folder: Path) -> StudyResults | None:

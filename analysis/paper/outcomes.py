@@ -100,7 +100,7 @@ def _size(found: StudyResults) -> str:
     runs = found.tables["arms"].drop_duplicates(["setting", "arm", "alpha"])
     total, lost = int(runs.runs.sum()), int(runs.diverged.sum())
     most = max((row["n"] for row in found.rows if row["id"] in ("O1", "O3", "O4")), default=0)
-    said = f"{plural(total, 'run')}, of which {plural(lost, 'run').split()[0]} diverged; {plural(len(runs), 'setting')}"
+    said = f"{plural(total, 'run')}, of which {lost or 'no'} diverged; {plural(len(runs), 'setting')}"
     said += f" of arm and noise; at most {plural(most, 'pair')} of seeds a contrast."
     if most > 1:
         t = float(stats.t.ppf(0.5 + LEVEL / 2, most - 1))

@@ -2,9 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
-
-from analysis.figures.validity import pooled
 from analysis.findings import findings
 from analysis.ledger import PRETRAINED
 from analysis.numbers import listed
@@ -16,7 +13,7 @@ from analysis.reasons import reasons
 
 def failures(landed: Landed) -> str:
     """A paragraph for each claim that fails on the pretrained model: which predictions, and what the run tells why."""
-    why = reasons(landed.rows, _tables(landed))
+    why = reasons(landed.rows, landed.tables)
     said = []
     for id in dict.fromkeys(row["id"] for row in landed.rows):
         failed = [row for row in landed.rows if row["id"] == id and _fails_on_model(row)]
@@ -40,15 +37,3 @@ def abstract(landed: Landed) -> str:
 
 def _fails_on_model(row: dict[str, Any]) -> bool:
     return row["verdict"] == "fails" and row["subject"] in PRETRAINED
-
-
-def _tables(landed: Landed) -> dict[str, pd.DataFrame]:
-    """What `analysis.reasons` reads, back from the data of the figures."""
-    validity, variances = landed.frames["validity"], landed.frames["variances"]
-    both = [pooled(validity, name).set_index("alpha").value.rename(name) for name in ("T", "R")]
-    numbers = pd.concat([one for one in both if len(one)], axis=1).reset_index()
-    return {
-        "validity": numbers,
-        "curvature": landed.frames["curvature"],
-        "variances on text": variances.dropna(subset="alpha"),
-    }

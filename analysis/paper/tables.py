@@ -92,10 +92,10 @@ def ledger(landed: Landed) -> str:
 def bench(landed: Landed) -> str:
     """Cost and memory of a probe."""
     cells = []
-    for work in BENCH.values():
-        row = landed.bench[landed.bench.work == work].iloc[0]
+    for key in BENCH:
+        row = landed.bench[landed.bench["key"] == key].iloc[0]
         error = "" if math.isnan(row.error) else rf"{number(100 * row.error, 1)}\,\%"
-        cells.append([tex(work), number(row.forwards, 2), number(row.memory_gib, 2), error])
+        cells.append([tex(row["work"]), number(row.forwards, 2), number(row.memory_gib, 2), error])
     caption = (
         "Work in plain forward passes without gradients (for methods with probes: a probe), peak memory above the "
         "model, and relative error where a method is not exact to rounding. Taylor rows include everything; a "

@@ -1,12 +1,12 @@
 """Every number that the text of the paper names, as key -> LaTeX: \\val{key} sets it, \\verdict{row} its verdict."""
 
 import math
-import re
 from typing import Any
 
 import pandas as pd
 
-from analysis.figures.validity import pooled, radius
+from analysis.figures.validity import first_text, radius
+from analysis.figures.variances import on_text
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.numbers import count, fixed, listed, measurement, number
@@ -42,17 +42,17 @@ ROWS = {
     "N3@identity": ("N3.identity", "model"),
 }
 
-# name in the text -> work, in the landed bench.
-BENCH = {
-    "gradient": "gradient",
-    "products": "Hessian product",
-    "products-found": "Hessian product, malloc as found",
-    "setup": "set-up of Hessian products",
-    "taylor": "Taylor, K = 16 in 4 groups",
-    "taylor-one-group": "Taylor, K = 16 in 1 group",
-    "taylor-4": "Taylor, K = 4 in 4 groups",
-    "taylor-bfloat16": "Taylor, K = 16 in 4 groups, bfloat16 coefficients",
-}
+# Rows of the bench that the text names, by their keys.
+BENCH = (
+    "gradient",
+    "products",
+    "products-found",
+    "setup",
+    "taylor",
+    "taylor-one-group",
+    "taylor-4",
+    "taylor-bfloat16",
+)
 
 # AlpacaEval win rates in per cent as others report them, LLaMA-2-7B: nothing here was measured. The sources are cited
 # where the text names them (Jain et al. 2023, arXiv 2310.05914; Yadav and Singh 2023, 2312.01523; 2605.23171).
@@ -154,12 +154,9 @@ def _run(landed: Landed) -> dict[str, str]:
 
 
 def _bench(bench: pd.DataFrame) -> dict[str, str]:
-    found = dict(zip(("bench/probes", "bench/groups"), re.findall(r"\d+", BENCH["taylor"]), strict=True))
-    for name, work in BENCH.items():
-        same = bench[bench.work == work].to_dict("records")
-        if len(same) != 1:
-            raise InputError(f"docs/bench.csv has {len(same)} rows {work!r}, which the paper names; run `make bench`")
-        row = same[0]
+    rows = {name: _bench_row(name, bench) for name in BENCH}
+    found = {f"bench/{key}": f"{rows['taylor'][key]:.0f}" for key in ("probes", "groups")}
+    for name, row in rows.items():
         found[f"bench/{name}/forwards"] = number(row["forwards"], 2)
         found[f"bench/{name}/memory"] = number(row["memory_gib"], 2)
         if not math.isnan(row["error"]):
@@ -167,19 +164,26 @@ def _bench(bench: pd.DataFrame) -> dict[str, str]:
     return found
 
 
+def _bench_row(name: str, bench: pd.DataFrame) -> dict[Any, Any]:
+    same = bench[bench["key"] == name].to_dict("records")
+    if len(same) != 1:
+        raise InputError(f"docs/bench.csv has {len(same)} rows {name!r}, which the paper names; run `make bench`")
+    return same[0]
+
+
 def _pictures(landed: Landed) -> dict[str, str]:
-    """What is read off the data of the figures."""
-    validity, curvature = landed.frames["validity"], landed.frames["curvature"]
-    slopes = pooled(validity, "T")
+    """What the run’s tables say of its figures."""
+    slopes, curvature = first_text(landed.tables["validity"]), landed.tables["curvature"]
     edge = radius(slopes)
     hessian = curvature[curvature.quantity == "tr H"]
     hessian = hessian[hessian.method == hessian.method.iloc[0]]
     gauss = curvature[curvature.quantity == "tr G"]
-    text = landed.frames["variances"].dropna(subset="alpha").pivot(index="alpha", columns="scheme", values="measured")
-    gain = text["two draws"] / text["pair"]
-    formula = landed.frames["variances"].query("alpha == @gain.index[0]").set_index("scheme").predicted
-    moved = landed.frames["layers"].query("quantity == 'displacement'").set_index(["law", "layer"]).value
-    last = landed.frames["layers"].layer.max()
+    text = on_text(landed.tables["variances on text"])
+    measured = text.pivot(index="alpha", columns="scheme", values="measured")
+    gain = measured["two draws"] / measured["pair"]
+    formula = text[text.alpha == gain.index[0]].set_index("scheme").predicted
+    moved = landed.tables["layers"].set_index(["law", "layer"]).displacement
+    last = landed.tables["layers"].layer.max()
     ratio = slopes.set_index("alpha").sigma
     return {
         "validity/radius": number(edge, 2) if math.isfinite(edge) else f"over {slopes.alpha.max():g}",

@@ -9,6 +9,7 @@ batch without noise makes them grow as much as SymNoise does. `used-row norm gro
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -65,22 +66,42 @@ def associated(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[R
     rows = []
     plain = runs[runs.arm != ODD_ONE_OUT]
     for quantity in CURVATURE:
-        for label, frame, given in outcomes(measured, plain, quantity):
+        for outcome in outcomes(measured, plain, quantity):
             for what, correlate in ASSOCIATIONS.items():
-                made = correlate(frame, given)
-                said = f"correlation of {quantity} with quality {what}: {label}"
-                said += ", given the length of the replies" if given else ""
+                made = correlate(outcome.frame, outcome.given)
+                said = f"correlation of {quantity} with quality {what}: {outcome.label}"
+                said += ", given the length of the replies" if outcome.given else ""
                 if made.runs < len(plain):
                     said += f"; {len(plain) - made.runs} of {len(plain)} runs left out, diverged or not measured"
                 facts = {"resolution": 0.0, "where": where, "n": made.units, "relation": "at most"}
-                facts |= {"key": _key(what, quantity, label), "subject": "study"}
+                facts |= {"key": _key(what, quantity, outcome.slug), "subject": "study", "scheme": what}
                 rows.append(row("O2", said, 0, made.value, made.interval(LEVEL), **facts))  # type: ignore[arg-type]
     return rows
 
 
-def outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[tuple[str, pd.DataFrame, str]]:
-    """For each measure of quality at the end: its label; a frame of run, setting (arm and α), arm, alpha, seed,
-    curvature, value, quality and, for scores of replies, length; and "length" there, else "".
+@dataclass(frozen=True)
+class Outcome:
+    """A measure of quality at the end. frame: run, setting (arm and α), arm, alpha, seed, curvature, value, quality
+    and, for scores of replies, length. given: "length" there, else ""."""
+
+    measure: str
+    decoding: str
+    frame: pd.DataFrame
+    given: str
+
+    @property
+    def label(self) -> str:
+        """For a reader."""
+        return _label(self.measure, "end", self.decoding)
+
+    @property
+    def slug(self) -> str:
+        """As a part of a key."""
+        return f"{self.measure} end {self.decoding}"
+
+
+def outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Outcome]:
+    """Every measure of quality at the end.
 
     quantity: what stands as curvature. A diverged run whose curvature is known has quality −∞; one whose curvature is
     not is left out.
@@ -95,7 +116,7 @@ def outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[
             own = ended[(ended.measure == given) & (ended.decoding == decoding)].set_index("run").value
             frame = frame.assign(length=own.reindex(frame.run).to_numpy())
         if len(frame) > 2:  # fewer have no correlation
-            found.append((_label(str(measure), "end", str(decoding)), frame, given))
+            found.append(Outcome(str(measure), str(decoding), frame, given))
     return found
 
 

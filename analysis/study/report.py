@@ -15,7 +15,7 @@ from analysis.intervals import PERCENT
 from analysis.ledger import groups, headline
 from analysis.numbers import measurement, number
 from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
-from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, ledger, outcomes
+from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, Outcome, ledger, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
 from analysis.study.data import Study, measurements, notices, read_study
@@ -134,25 +134,25 @@ def associated(study: Study) -> pd.DataFrame:
             if arms_ == "all" and ODD_ONE_OUT not in set(runs.arm):
                 continue
             for quantity in (*CURVATURE, "tr H", "length"):
-                for label, frame, given in _frames(own, chosen, quantity):
+                for outcome in _outcomes(own, chosen, quantity):
                     for method, correlate in ASSOCIATIONS.items():
-                        made = correlate(frame, given)
+                        made = correlate(outcome.frame, outcome.given)
                         low, high = made.interval(LEVEL)
-                        facts = {"setting": setting, "arms": arms_, "quantity": quantity, "outcome": label}
-                        facts |= {"given": given, "method": method}
+                        facts = {"setting": setting, "arms": arms_, "quantity": quantity, "outcome": outcome.label}
+                        facts |= {"given": outcome.given, "method": method}
                         ends = {"value": made.value, "low": low, "high": high, "note": made.note}
                         records.append(facts | ends | {"units": made.units, "runs": made.runs})
     return pd.DataFrame(records)
 
 
-def _frames(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[tuple[str, pd.DataFrame, str]]:
+def _outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Outcome]:
     """`outcomes` of a quantity; of the length of replies, with the scores of the same replies alone."""
     if quantity != "length":
         return outcomes(measured, runs, quantity)
     found = []
     for decoding in sorted(set(measured[measured.measure == "length"].decoding)):
         own = measured[(measured.decoding == decoding) & (measured.when == "end")]
-        found += [(label, frame, "") for label, frame, given in outcomes(own, runs, "length") if given]
+        found += [replace(outcome, given="") for outcome in outcomes(own, runs, "length") if outcome.given]
     return found
 
 

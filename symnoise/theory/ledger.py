@@ -24,6 +24,8 @@ class Row:
     id, statement: of the claim.  quantity: what was measured here, and `where`: on what, both as text for readers.
     key, subject:  stable names of the same two, by which rows are selected: key is "P2.variance.pair.alpha=5",
                    subject one of `SUBJECTS`.
+    scheme:        which of the claim's numbers this is, where it has several: of P2 "one draw", "two draws" or "pair",
+                   of V1 "slope" or "ratio-of-means", of N3 "premise" or "identity"; else "".
     kind:          "identity" (checks the implementation, cannot fail by nature) or "prediction", by `KINDS`.
     prediction:    the number the claim gives, computed before measuring.
     measured:      the value, with its interval [low, high]: a confidence interval of coverage `LEVEL`, or a bound
@@ -51,6 +53,7 @@ class Row:
     kind: Kind
     key: str
     subject: str
+    scheme: str = ""
     seconds: float = float("nan")
 
 
@@ -91,6 +94,7 @@ def row(
     n: int = 1,
     seed: int = 0,
     relation: str = "equals",
+    scheme: str = "",
 ) -> Row:
     """A row with its computed verdict; the interval is `measured` ± `half`, or `half` itself where it is a pair.
 
@@ -117,6 +121,7 @@ def row(
         kind=kind_of(key, subject),
         key=key,
         subject=subject,
+        scheme=scheme,
     )
 
 

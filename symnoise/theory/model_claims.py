@@ -206,6 +206,7 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, subject: str = "mod
             float(defect.value) / scale,
             half,
             key=f"identity{made}",
+            scheme="identity",
             relation="within",
             resolution=0.1,
             **facts,
@@ -216,7 +217,7 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, subject: str = "mod
     sine = inner(X, product.gradient) / (inner(X, X) * inner(product.gradient, product.gradient)).sqrt()
     rounding = 1e-3 if X.dtype is torch.float32 else 1e-12
     worst = float(sine.abs().max())
-    own: dict[str, Any] = {"key": f"premise{made}", "resolution": rounding}
+    own: dict[str, Any] = {"key": f"premise{made}", "scheme": "premise", "resolution": rounding}
     rows.append(row("N3", "premise: |cos(X, ∇ℓ)|, largest", 0, worst, rounding, **own, **facts))
     return Findings(rows)
 

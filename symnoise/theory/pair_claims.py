@@ -76,7 +76,7 @@ def check_variances(subject: Subject, sigma: float, draws: int = 8_192, seed: in
             )
             if len(table) <= 3:  # the smallest σ, where the leading order is all there is
                 facts: dict[str, Any] = {**subject.facts, "n": draws, "seed": seed, "resolution": 0.1 * predicted}
-                facts["key"] = f"variance.{slug(name)}"
+                facts |= {"key": f"variance.{slug(name)}", "scheme": name}
                 rows.append(row("P2", f"variance of {name}", predicted, measured, half, **facts))
     return Findings(rows, {"variances": table})
 

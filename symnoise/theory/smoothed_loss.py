@@ -91,13 +91,14 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
 
     table = []
     for sigma in _SIGMAS:
-        for name, value in (
-            ("uniform − gaussian", difference(uniform, gaussian, sigma)),
-            ("rademacher − gaussian", difference(rademacher, gaussian, sigma)),
-            ("raw gaussian − uniform", raw_excess(sigma)),
+        for first, second, value in (
+            ("uniform", "gaussian", difference(uniform, gaussian, sigma)),
+            ("rademacher", "gaussian", difference(rademacher, gaussian, sigma)),
+            ("gaussian-raw", "uniform", raw_excess(sigma)),
         ):
             table.append(
-                {"where": where, "sigma": sigma, "difference": name, "value": abs(value), "low": None, "high": None}
+                {"where": where, "sigma": sigma, "first": first, "second": second}
+                | {"value": abs(value), "low": None, "high": None}
             )
     return Findings(rows, {"slopes": table})
 
@@ -117,7 +118,7 @@ def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: in
     trace = float(subject.hessian.trace())
     laws = LAWS | {law.name: law for law in SPARSE[:1]}
     z = {name: law.standardised(uniforms) for name, law in laws.items()}
-    z["raw gaussian"] = RAW_REACH * z["gaussian"]
+    z["gaussian-raw"] = RAW_REACH * z["gaussian"]
     form = {name: subject.forms(draw) for name, draw in z.items()}
     sigmas = [sigma / 2**k for k in range(3)]
     pair = {(name, s): subject.pair(s * draw) for name, draw in z.items() for s in sigmas}
@@ -128,7 +129,7 @@ def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: in
         return (4 * values[name, sigmas[-1]] - values[name, sigmas[-2]]) / 3
 
     def difference(a: str, b: str, s: float) -> torch.Tensor:
-        if "raw gaussian" in (a, b):  # the second order is the signal
+        if "gaussian-raw" in (a, b):  # the second order is the signal
             return pair[a, s] - pair[b, s]
         return s**4 * (fourth[a, s] - fourth[b, s])
 
@@ -143,25 +144,24 @@ def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: in
         own = {"key": f"sampled-coefficient.{a}-{b}", "resolution": 0.25 * abs(predicted)}
         rows.append(row("S2", f"({a} − {b})/σ⁴", predicted, mean, half, **own, **facts))
     excess = {(n, s): value / s**2 for (n, s), value in pair.items()}
-    mean, half = mean_and_half(at_zero(excess, "raw gaussian") - at_zero(excess, "uniform"))
+    mean, half = mean_and_half(at_zero(excess, "gaussian-raw") - at_zero(excess, "uniform"))
     predicted = constants.SECOND * (constants.RAW - 1) * trace
     own = {"key": "sampled-coefficient", "resolution": 0.1 * abs(predicted)}
     rows.append(row("S3", "(raw gaussian − uniform)/σ²", predicted, mean, half, **own, **facts))
 
-    names = (("uniform", "gaussian"), ("rademacher", "gaussian"), ("raw gaussian", "uniform"))
-    table = [
-        _point(subject.where, s, f"{a} − {b}", *mean_and_half(difference(a, b, s))) for s in sigmas for a, b in names
-    ]
+    names = (("uniform", "gaussian"), ("rademacher", "gaussian"), ("gaussian-raw", "uniform"))
+    table = [_point(subject.where, s, a, b, *mean_and_half(difference(a, b, s))) for s in sigmas for a, b in names]
     return Findings(rows, {"slopes": table})
 
 
-def _point(where: str, sigma: float, name: str, mean: float, half: float) -> dict:
+def _point(where: str, sigma: float, first: str, second: str, mean: float, half: float) -> dict:
     """A point of the log-log figure: the size of a difference, with the interval of its size."""
     value = abs(mean)
     return {
         "where": where,
         "sigma": sigma,
-        "difference": name,
+        "first": first,
+        "second": second,
         "value": value,
         "low": value - half,
         "high": value + half,

@@ -59,7 +59,7 @@ def check_validity(
         if alpha in training:
             for (name, unit), own in found.items():
                 part, words = _UNITS[unit]
-                facts |= {"n": _count(unit, K, B), "key": f"{name}{part}{other}.alpha={alpha:g}"}
+                facts |= {"n": _count(unit, K, B), "key": f"{name}{part}{other}.alpha={alpha:g}", "scheme": name}
                 quantity = f"{_MEASURES[name][1]} at α = {alpha:g}, {words}"
                 rows.append(row("V1", quantity, 1, own.value, (own.low, own.high), **facts))
         pooled.append(at | {"sigma": float(sigma.mean()), "examples": B, "draws": K} | _record(found, units[0]))

@@ -39,7 +39,7 @@ def check_variances_on_text(smoothed: SmoothedCurvature, alphas: list[float], *,
             table.append(point | {"measured": float(measured.mean()), "predicted": float(expected.mean())})
             if scheme != "two draws" and alpha in (alphas[0], 5.0):
                 facts: dict[str, Any] = {"subject": "model", "where": where, "n": len(sigma), "seed": seed}
-                facts |= {"key": f"variance.{slug(scheme)}.alpha={alpha:g}", "resolution": 0.5}
+                facts |= {"key": f"variance.{slug(scheme)}.alpha={alpha:g}", "scheme": scheme, "resolution": 0.5}
                 quantity = f"variance of {scheme} over prediction, α = {alpha:g}"
                 rows.append(row("P2", quantity, 1, ratio, half, **facts))
     return Findings(rows, {"variances on text": table})

@@ -225,14 +225,24 @@ def test_a_missing_run_names_itself_and_its_command(tmp_path: Path) -> None:
 
 
 def test_a_run_lands_with_the_data_of_its_figures(tmp_path: Path) -> None:
-    run, landing = tmp_path / "run", tmp_path / "data"
+    run, landing = tmp_path / "run", tmp_path / "quick"
     (run / "figures").mkdir(parents=True)
     (run / "figures" / "slopes.csv").write_text("a\n1\n")
     record = {"commit": "c", "python": "3", "versions": {}, "platform": "p", "result": {"model": {}, "data": {}}}
+    table = {"rows": [], "tables": {"validity by example": [{"alpha": 5.0, "T": 0.9}]}}
     write_json(run / "stages" / "sources.json", record)
+    write_json(run / "stages" / "validity.json", record | {"result": table})
     land_data(run, landing)
-    assert (landing / "slopes.csv").read_text() == "a\n1\n"
-    assert set(json.loads((landing / "sources.json").read_text())) == {"commit", "python", "versions", "model", "data"}
+    assert (landing / "tables" / "validity-by-example.csv").read_text() == "alpha,T\n5.0,0.9\n"
+    assert (landing / "data" / "slopes.csv").read_text() == "a\n1\n"
+    facts = json.loads((landing / "data" / "sources.json").read_text())
+    assert set(facts) == {
+        "commit",
+        "python",
+        "versions",
+        "model",
+        "data",
+    }
 
 
 def test_text_becomes_latex() -> None:
@@ -254,3 +264,11 @@ def test_the_log_s_complaints_are_found(tmp_path: Path) -> None:
     assert len(found) == 2 and "fig:none" in found[0] and "5.1pt" in found[1]
     with pytest.raises(InputError, match="make paper"):
         complaints(tmp_path / "other.log")
+
+
+def test_names_of_arms_and_of_work_select_no_number(monkeypatch) -> None:
+    landed = read_landed()
+    before = values(landed)
+    monkeypatch.setattr(style, "NAMES", {arm: f"no. {k}" for k, arm in enumerate(style.NAMES)})
+    renamed = landed.bench.assign(work=[f"work {k}" for k in range(len(landed.bench))])
+    assert values(replace(landed, bench=renamed)) == before

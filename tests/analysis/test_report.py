@@ -45,6 +45,7 @@ def row(id: str, verdict: str, *, key: str = "quantity", subject: str = "analyti
         "kind": kind_of(f"{id}.{key}", subject),
         "key": f"{id}.{key}",
         "subject": subject,
+        "scheme": key.split(".")[0] if id in ("V1", "N3") else "",
         "statement": CLAIMS[id].statement,
         "quantity": f"quantity of {id}",
         "prediction": 1.0,
@@ -77,8 +78,8 @@ def made_up() -> dict[str, dict]:
         for z in draws.normal(size=50)
     ]
     slopes = [
-        {"where": where, "sigma": s, "difference": d, "value": s**k, "low": low, "high": high}
-        for d, k in (("uniform − gaussian", 4), ("raw gaussian − uniform", 2))
+        {"where": where, "sigma": s, "first": a, "second": b, "value": s**k, "low": low, "high": high}
+        for a, b, k in (("uniform", "gaussian", 4), ("gaussian-raw", "uniform", 2))
         for s in (0.02, 0.1)
         for where, low, high in (("analytic function", None, None), ("tiny transformer", -(s**k), 3 * s**k))
     ]
@@ -338,7 +339,7 @@ def test_words_select_nothing():
             found = {id: [sentence.replace(where, name) for sentence in said] for id, said in found.items()}
         return found
 
-    evidence = sentences._tables(landed)
+    evidence = landed.tables
     assert reasons(other, evidence) == words(reasons(landed.rows, evidence)) != {}
     assert by_subject(other) == by_subject(landed.rows) and headline(other) == headline(landed.rows)
     keys = [(key.split(".", 1), subject) for key, subject in ROWS.values()]

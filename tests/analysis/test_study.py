@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis import style
-from analysis.study import report
+from analysis.study import claims, report
 from analysis.study.claims import ledger, share_of_noise
 from analysis.study.contrasts import contrasts
 from analysis.study.costs import costs
@@ -260,3 +260,20 @@ def test_bad_folders_are_refused_in_one_line(tmp_path) -> None:
     runs.to_parquet(folder / "runs.parquet")
     with pytest.raises(InputError, match="schema version"):
         read_study(Path(folder))
+
+
+def test_words_select_nothing(tmp_path, monkeypatch) -> None:
+    """Every label put otherwise: the same keys, verdicts and numbers."""
+    folder = write_files(tmp_path / "made", arms=FEW, loss=LOSS, curvature=BEND)
+
+    def found() -> list[pd.DataFrame]:
+        made = read_study(folder)
+        rows = pd.DataFrame([asdict(row) for row in ledger(made)]).drop(columns=["quantity", "statement", "where"])
+        return [rows, contrasts(made), report.arms(made), report.associated(made).drop(columns="outcome")]
+
+    before = found()
+    monkeypatch.setattr(style, "NAMES", {arm: f"no. {k}" for k, arm in enumerate(style.NAMES)})
+    for label in ("_label", "_at"):
+        monkeypatch.setattr(claims, label, lambda *parts: f"said otherwise {parts}")
+    for one, other in zip(before, found(), strict=True):
+        pd.testing.assert_frame_equal(one, other)

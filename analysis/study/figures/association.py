@@ -35,14 +35,20 @@ def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
     own = measured[measured.run.isin(study.runs.run)]
     parts = []
     for quantity in CURVATURE:
-        for label, found, given in outcomes(own, study.runs, quantity)[-2:]:
-            found = found[found.arm != ODD_ONE_OUT]
-            rho = between_settings(found, given)
+        for outcome in outcomes(own, study.runs, quantity)[-2:]:
+            found = outcome.frame[outcome.frame.arm != ODD_ONE_OUT]
+            rho = between_settings(found, outcome.given)
             low, high = rho.interval(LEVEL)
-            facts: dict[str, Any] = {"quantity": quantity, "outcome": label, "rho": rho.value, "low": low, "high": high}
+            facts: dict[str, Any] = {
+                "quantity": quantity,
+                "outcome": outcome.label,
+                "rho": rho.value,
+                "low": low,
+                "high": high,
+            }
             means = found.groupby(["arm", "alpha"], dropna=False)
             table = means.agg(curvature=("curvature", "mean"), value=("value", "mean"), seeds=("seed", "nunique"))
-            parts.append(table.reset_index().assign(**facts, given=given))
+            parts.append(table.reset_index().assign(**facts, given=outcome.given))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -8,6 +8,7 @@ from analysis.study.contrasts import pair_up
 from analysis.study.data import Study
 from analysis.study.figures.shared import arms_at, at, legend, line, mean_over_seeds, seeds_said
 from analysis.style import DOUBLE, INK, RULE, figure, name, order, styled
+from result_schema.study import PLAIN
 
 TITLE = "Held-out loss along training, against the same seeds without noise"
 ALT = "By alpha: for each arm the mean difference of the held-out loss from the reference arm, against step."
@@ -82,4 +83,4 @@ def caption(data: pd.DataFrame) -> str:
 
 
 def _comma(alpha: float, arm: str) -> str:
-    return "" if pd.isna(alpha) or arm.startswith("none") else f", {at(alpha)}"
+    return "" if pd.isna(alpha) or arm in PLAIN else f", {at(alpha)}"
