@@ -14,8 +14,9 @@ import pandas as pd
 from analysis import figures
 from analysis.figures import density, growth
 from analysis.page import drawn
-from analysis.paper.landed import ROOT, STUDIES
+from analysis.paper.landed import STUDIES
 from analysis.study import figures as study_figures
+from result_schema.files import ROOT
 from symnoise.core import write_atomically
 
 HEAD = """# Gallery

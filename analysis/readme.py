@@ -16,10 +16,11 @@ from analysis.ledger import TITLES, of_kind
 from analysis.numbers import measurement, number
 from analysis.page import write_csv
 from analysis.paper import outcomes
-from analysis.paper.landed import FIRST_LOOKS, ROOT, Landed, StudyResults, read_landed, table_path
+from analysis.paper.landed import FIRST_LOOKS, Landed, StudyResults, read_landed, table_path
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
+from result_schema.files import ROOT
 from result_schema.measures import SPLIT
 from symnoise.core import write_atomically, write_json
 from symnoise.theory import CLAIMS, OUTCOMES, counts

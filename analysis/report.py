@@ -17,7 +17,8 @@ from analysis.ledger import headline, parts
 from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
 from analysis.reasons import reasons
 from analysis.records import Run, read_run
-from symnoise.core import InputError, write_json
+from result_schema.bad_input import one_line_on_bad_input
+from symnoise.core import write_json
 from symnoise.theory import LEVEL
 
 
@@ -91,8 +92,5 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        print(write_report(Path(sys.argv[1] if len(sys.argv) > 1 else "results/quick")))
-    except InputError as error:
-        sys.stderr.write(f"symnoise: {error}\n")
-        sys.exit(2)
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results/quick")
+    one_line_on_bad_input(lambda: print(write_report(folder)))

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from experiments import bench_growth, bench_peers, bench_ratios
 from experiments.bench_process import ROWS, SCORED, TOKENS, write_csv
-from experiments.ending import one_line_on_bad_input
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import unknown
 
 

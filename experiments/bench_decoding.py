@@ -16,8 +16,8 @@ import pandas as pd
 import typer
 
 from experiments.bench_process import write_csv
-from experiments.ending import one_line_on_bad_input
 from experiments.study.generate import BATCH, decoding, greedy, prompt_ids
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, progress_shown, track
 from symnoise.data import load_data, usable
 from symnoise.models import LoadedModel, load_model

@@ -33,7 +33,7 @@ from torch.optim import AdamW
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.neftune import activate_neftune, deactivate_neftune
 
-from experiments.ending import one_line_on_bad_input
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, generator, peak_rss_mib, progress_shown, track, write_atomically
 from symnoise.models import load_model
 from symnoise.noise import Noise

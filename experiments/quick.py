@@ -20,14 +20,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import typer
 
-from experiments.ending import one_line_on_bad_input
 from experiments.fine_tuning import fine_tune, measure_start
 from experiments.quick_settings import CONFIG, read_settings
+from experiments.rows import first_usable
 from experiments.stages import Stages
-from symnoise.core import InputError, peak_rss_mib, progress_shown, retained_heap, write_json
+from result_schema.bad_input import one_line_on_bad_input
+from symnoise.core import peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
 from symnoise.curvature.taylor import UnsupportedOperation
-from symnoise.data import Data, collate, encode_row, load_data, usable
+from symnoise.data import Data, collate, encode_row, load_data
 from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 from symnoise.norms import layer_growth
@@ -266,12 +267,9 @@ class Source:
     ) -> list[dict[str, list[int]]]:
         """The first `examples` examples with something to score within `max_length` tokens, as token ids."""
         model, tokenizer = self.model.model, self.model.tokenizer
-        chosen = usable(list(self.text(which))[: 16 * examples], tokenizer, max_length=max_length, model=model)
-        if len(chosen) < examples:
-            raise InputError(
-                f"{self._settings[which]}: {len(chosen)} of {examples} rows fit {max_length} tokens; raise {key}"
-            )
-        return [encode_row(row, tokenizer, max_length=max_length, model=model) for row in chosen[:examples]]
+        rows, data = list(self.text(which))[: 16 * examples], self._settings[which]
+        chosen = first_usable(rows, examples, tokenizer, model, max_length, data=data, key=key)
+        return [encode_row(row, tokenizer, max_length=max_length, model=model) for row in chosen]
 
     def losses(self, examples: int, max_length: int, batch: int, which: str = "data") -> list[EmbeddingLoss]:
         """These examples in batches of rows of about the same length; their numbers name their draws."""

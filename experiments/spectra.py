@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 import typer
 
-from experiments.ending import one_line_on_bad_input
 from experiments.quick import Source
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import progress_shown, write_atomically
 from symnoise.curvature import spectral_density, spectrum
 

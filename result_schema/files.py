@@ -7,6 +7,8 @@ from typing import Any
 
 from symnoise.core import InputError, read_yaml
 
+ROOT = Path(__file__).parents[1]  # of the checkout
+
 
 def there(path: Path, advice: str) -> Path:
     """`path`; `InputError` with the advice where there is no such file."""

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 import symnoise as sn
+from result_schema.files import ROOT
 from tests.tiny import tiny, tiny_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 REFERENCE = {

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from analysis.paper import outcomes
-from analysis.paper.landed import ROOT, read_landed, study_results
+from analysis.paper.landed import read_landed, study_results
 from analysis.readme import first_looks, stages, studies, table, written
 from analysis.study import report
 from analysis.study.report import write_study
+from result_schema.files import ROOT
 from tests.analysis.made_up_study import write_study as write_files
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.paper.landed import ROOT
 from analysis.study.data import read_study
 from experiments.study import spec
+from result_schema.files import ROOT
 from result_schema.measures import BENCHMARKS, MEASURES, NORMS, SCORES, SPLIT, TRAINED, improvement
 from result_schema.study import ARMS, PLAIN, TABLES, Arm, check_table
 from symnoise.core import InputError

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import symnoise
+from result_schema.files import ROOT
 
 # What each package imports of the others, in this order, and each room of the library of the rooms above it.
 PACKAGES = {
@@ -19,7 +20,6 @@ PACKAGES = {
     "analysis": ("symnoise", "result_schema"),
 }
 ROOMS = ["core", "noise", "data", "models", "curvature", "norms", "theory", "training", "cli"]
-ROOT = Path(symnoise.__file__).parent.parent
 LIBRARY = [path for room in ROOMS for path in sorted((ROOT / "symnoise" / room).rglob("*.py"))]
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.figures import density, growth
 from analysis.style import save
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError
 
 DRAWN = {"growth": growth, "density": density}
@@ -39,9 +40,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.stderr.write("symnoise: usage: python -m analysis.figures FOLDER\n")
         sys.exit(2)
-    try:
-        for line in draw(Path(sys.argv[1])):
-            print(line)
-    except InputError as error:
-        sys.stderr.write(f"symnoise: {error}\n")
-        sys.exit(2)
+    one_line_on_bad_input(lambda: print(*draw(Path(sys.argv[1])), sep="\n"))

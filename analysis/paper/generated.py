@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from analysis.paper import outcomes, pictures, sentences, tables
-from analysis.paper.landed import ROOT, Landed, read_landed
+from analysis.paper.landed import Landed, read_landed
 from analysis.paper.values import definitions, values
+from result_schema.files import ROOT
 from symnoise.core import write_atomically
 
 

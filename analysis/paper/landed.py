@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from result_schema.files import read_json, there
+from result_schema.files import ROOT, read_json, there
 
-ROOT = Path(__file__).parent.parent.parent
 STUDIES = ("micro", "micro-one-pass", "smollm2")
 # The settings of the study smollm2 on other data, with one seed: no interval, so no tables of their own.
 FIRST_LOOKS = {

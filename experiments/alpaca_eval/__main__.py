@@ -13,7 +13,7 @@ from experiments.alpaca_eval.files import read_rows
 from experiments.alpaca_eval.judge import load_judge, write_annotations
 from experiments.alpaca_eval.replies import write_replies
 from experiments.alpaca_eval.winrate import read_annotations, win_rate
-from experiments.ending import one_line_on_bad_input
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import progress_shown, write_json
 from symnoise.models import load_model
 

@@ -9,8 +9,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 
-from experiments.ending import one_line_on_bad_input
 from experiments.study.spec import Run, Study, load_study
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import progress_shown
 
 Config = Annotated[Path, typer.Argument(help="The study, such as experiments/configs/studies/micro.yaml.")]

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from experiments.ending import one_line_on_bad_input
 from experiments.study.base import base
 from experiments.study.command import Config, DataFile, Runs
 from experiments.study.evaluate import evaluate
@@ -26,6 +25,7 @@ from experiments.study.generate import generate
 from experiments.study.measure import measure
 from experiments.study.spec import Run, Study, load_study
 from experiments.study.train import train
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError
 
 STEPS = {"train.json": train, "measure.json": measure, "replies.json": generate, "outcomes.json": evaluate}

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.rows import first_usable
 from experiments.study.spec import Study
 from symnoise.core import InputError, generator
-from symnoise.data import Data, Example, collate, encode_row, load_data, usable
+from symnoise.data import Data, Example, collate, encode_row, load_data
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,5 @@ def flipped(rows: list[dict[str, list[int]]], share: float, vocabulary: int, see
 
 
 def _fitting(rows: list[Example], wanted: int, study: Study, tokenizer: Any, model: Any) -> list[Example]:
-    fitting = usable(rows, tokenizer, max_length=study.training.max_length, model=model)[:wanted]
-    if len(fitting) < wanted:
-        raise InputError(f"{study.data}: only {len(fitting)} of {wanted} rows fit; raise training.max_length")
-    return fitting
+    length = study.training.max_length
+    return first_usable(rows, wanted, tokenizer, model, length, data=study.data, key="training.max_length")

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from analysis import style
-from analysis.gallery import ROOT, entries, write_gallery
+from analysis.gallery import entries, write_gallery
 from analysis.page import drawn, write_csv
 from analysis.study.figures import FIGURES
+from result_schema.files import ROOT
 from tests.analysis.made_up_study import study
 
 

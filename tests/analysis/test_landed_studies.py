@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.paper.landed import FIRST_LOOKS, ROOT, STUDIES
+from analysis.paper.landed import FIRST_LOOKS, STUDIES
 from analysis.study import report
 from analysis.study.report import write_study
+from result_schema.files import ROOT
 from result_schema.study import TABLES
 
 FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *FIRST_LOOKS)]

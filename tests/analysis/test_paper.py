@@ -15,7 +15,7 @@ from analysis.findings import findings
 from analysis.page import write_csv
 from analysis.paper import outcomes, pictures, sentences, tables
 from analysis.paper.generated import texts
-from analysis.paper.landed import ROOT, Landed, StudyResults, read_landed
+from analysis.paper.landed import Landed, StudyResults, read_landed
 from analysis.paper.log import complaints
 from analysis.paper.tex import tex
 from analysis.paper.values import ROWS, named, values
@@ -25,6 +25,7 @@ from analysis.study.contrasts import contrasts, plan
 from analysis.study.data import measurements
 from analysis.study.report import arms as means
 from analysis.study.report import associated
+from result_schema.files import ROOT
 from symnoise.core import InputError, write_json
 from symnoise.theory import CLAIMS, OUTCOMES
 from tests.analysis.made_up_study import study

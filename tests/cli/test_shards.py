@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from torch import distributed as dist
 
+from result_schema.files import ROOT
 from symnoise.cli import main
 from symnoise.cli.parts import Parts, key_of
 from symnoise.cli.processes import Lost, Member
 from symnoise.core import InputError
 from tests.tiny import tiny, tiny_tokenizer
 
-ROOT = Path(__file__).parents[2]
 WORDS = ("one", "two", "three", "four", "five", "six", "seven")
 
 

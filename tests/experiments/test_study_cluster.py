@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from experiments.study.spec import Study, load_study
 from experiments.study.train import parts, train
+from result_schema.files import ROOT
 from symnoise.core import InputError
 from symnoise.models import load_model
 from symnoise.training.dry_run import rows, tiny_model
 from tests.experiments.study_processes import one_of_two
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
 PAPER = [path for path in STUDIES if path.stem.startswith("paper-")]

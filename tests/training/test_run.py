@@ -15,13 +15,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from result_schema.files import ROOT
 from symnoise.core import sha256
 from symnoise.models import load_model
 from symnoise.training import run as training_run
 from symnoise.training.dry_run import STEPS, rows, tiny_model
 from tests.training.runs import MOMENTS, command, interrupted, killed, one_of_two
 
-CONFIGS = Path(__file__).resolve().parents[2] / "experiments" / "configs"
+CONFIGS = ROOT / "experiments" / "configs"
 MODELS, DATA = ("llama-2-7b", "llama-1-7b", "opt-6.7b"), ("alpaca", "evol-instruct", "sharegpt", "open-platypus")
 
 

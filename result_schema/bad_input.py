@@ -1,4 +1,4 @@
-"""How every program here ends on bad input."""
+"""How every program of `experiments` and `analysis` ends on bad input."""
 
 import sys
 from collections.abc import Callable
