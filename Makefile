@@ -39,8 +39,8 @@ format: $(VENV)/ready
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m experiments.bench
 	$(BENCH)/bin/python -m analysis.figures results/bench
-	$(BENCH)/bin/python -m experiments.bench_training
-	$(BENCH)/bin/python -m experiments.bench_decoding
+	$(BENCH)/bin/python -m experiments.bench.training
+	$(BENCH)/bin/python -m experiments.bench.decoding
 
 # The tests that hold symnoise against its peers, in the environment that has them.
 peers-test: $(BENCH)/ready

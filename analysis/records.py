@@ -25,7 +25,7 @@ STAGES = (
 
 
 @dataclass(frozen=True)
-class Run:
+class QuickRun:
     """stages: name -> record, in running order.  settings: of the run, {} where run.json is not there.
     run: run.json, {} likewise.  missing: stages that have no record.  command: what makes them."""
 
@@ -63,7 +63,7 @@ def frame(records: list[dict[str, Any]]) -> pd.DataFrame:
     return table.astype({column: float for column in table if table[column].isna().all()})
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> QuickRun:
     """The run in `folder`. A stage without a record is listed as missing; `InputError` where there are none at all."""
     command = "python -m experiments.quick"
     if folder.resolve().parts[-2:] != ("results", "quick"):
@@ -82,4 +82,4 @@ def read_run(folder: Path) -> Run:
             expected.append(stage)
     names = [name for name in expected if name in found] + [name for name in found if name not in expected]
     missing = [name for name in expected if name not in found]
-    return Run({name: found[name] for name in names}, run, missing, command)
+    return QuickRun({name: found[name] for name in names}, run, missing, command)

@@ -16,7 +16,7 @@ from analysis.intervals import PERCENT
 from analysis.ledger import headline, parts
 from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
 from analysis.reasons import reasons
-from analysis.records import Run, read_run
+from analysis.records import QuickRun, read_run
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import write_json
 from symnoise.theory import LEVEL
@@ -48,7 +48,7 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _drawing(name: str, run: Run, tables: dict[str, pd.DataFrame], folder: Path) -> Drawing:
+def _drawing(name: str, run: QuickRun, tables: dict[str, pd.DataFrame], folder: Path) -> Drawing:
     """Draw one figure and write it with its data; without its tables, say which stage is missing."""
     module = FIGURES[name]
     absent = [table for table in module.TABLES if table not in tables or tables[table].empty]
@@ -58,7 +58,7 @@ def _drawing(name: str, run: Run, tables: dict[str, pd.DataFrame], folder: Path)
     return drawn(module, module.frame(tables), folder, name)
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: QuickRun) -> dict[str, Any]:
     """What was run, from the records: model, data, settings, versions, time and memory."""
     records = list(run.stages.values())
     sources = run.stages.get("sources", {}).get("result", {})

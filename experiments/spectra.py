@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import typer
 
-from experiments.quick import Source
+from experiments.quick.run import Source
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import progress_shown, write_atomically
 from symnoise.curvature import spectral_density, spectrum

@@ -123,5 +123,5 @@ def test_one_seed_is_told_without_an_interval(tmp_path, monkeypatch) -> None:
 def test_every_file_it_names_is_there() -> None:
     for name in re.findall(r"\]\(([^)h#][^)]*)\)", README):
         assert (ROOT / name).is_file(), name
-    for name in ("examples", "experiments/quick.py", "experiments/bench.py"):
+    for name in ("examples", "experiments/quick", "experiments/bench"):
         assert Path(ROOT / name).exists(), name

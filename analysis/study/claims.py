@@ -17,7 +17,7 @@ import torch
 
 from analysis.study.association import Association, between_settings, within_settings
 from analysis.study.contrasts import LAWS, MAIN, Pairs, alphas, by_seed, each
-from analysis.study.data import Study, measurements
+from analysis.study.data import StudyTables, measurements
 from result_schema.measures import CURVATURE, SCORES, improvement
 from result_schema.study import Equivalence
 from symnoise.curvature import Pooled, ratio_of_means
@@ -35,7 +35,7 @@ ASSOCIATIONS: dict[str, Callable[..., Association]] = {
 }
 
 
-def ledger(study: Study) -> list[Row]:
+def ledger(study: StudyTables) -> list[Row]:
     """Every row of O1 to O4 that the study's runs allow, in that order."""
     rows: list[Row] = []
     measured = measurements(study)

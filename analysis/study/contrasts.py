@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.study.data import Study, measurements
+from analysis.study.data import StudyTables, measurements
 from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, sign_flip, sign_test
 from result_schema.measures import improvement
 from result_schema.study import PLAIN
@@ -87,7 +87,7 @@ def by_seed(runs: pd.DataFrame, values: pd.Series, arm: str, alpha: float) -> pd
     return pd.Series(value[known], index=seed[known], dtype=float)
 
 
-def contrasts(study: Study) -> pd.DataFrame:
+def contrasts(study: StudyTables) -> pd.DataFrame:
     """Every contrast of every measure, one row each.
 
     low, high: 95 % interval of the mean difference, by `method`.  p: sign-flip test of the mean, or, where a run
@@ -168,7 +168,7 @@ def _family(
         }
 
 
-def _tested(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+def _tested(table: pd.DataFrame, study: StudyTables) -> pd.DataFrame:
     """With Holm's correction over the primary rows of a setting, and the verdicts that it gives."""
     primary = np.array([_is_primary(row, study) for row in table.to_dict("records")])
     adjusted = np.full(len(table), np.nan)
@@ -182,14 +182,14 @@ def _tested(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     return table.assign(primary=primary, holm=adjusted, verdict=verdicts)
 
 
-def _is_primary(row: dict[Any, Any], study: Study) -> bool:
+def _is_primary(row: dict[Any, Any], study: StudyTables) -> bool:
     """At the end, at the study's own α, of replies those decoded greedily."""
     own_alpha = row["alpha"] != row["alpha"] or row["alpha"] == study.facts["alpha"]
     named = (row["first"], row["second"]) in study.primary.contrasts and row["measure"] in study.primary.outcomes
     return named and own_alpha and row["when"] == "end" and row["decoding"] in ("", "greedy")
 
 
-def plan(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+def plan(table: pd.DataFrame, study: StudyTables) -> pd.DataFrame:
     """Seeds needed to find the stated difference of each primary outcome with 80 %, by a two-sided paired t test at
     5 %, from the standard deviation of this study's pairs: for the next study, or for this one from its pilot.
 

@@ -12,7 +12,7 @@ def costs(study_runs: pd.DataFrame) -> pd.DataFrame:
 
     seconds: training.  ratio: of it to the run of `none` with the same seed.  trace_share: the Taylor engine's seconds
     on one checkpoint over training's.  tokens_per_second: of replies, with loading the model and the data; see
-    `experiments.bench_decoding` for decoding alone.  peak_rss_mib: the training process.
+    `experiments.bench.decoding` for decoding alone.  peak_rss_mib: the training process.
     """
     done = study_runs[study_runs.status == "done"]
     plain = done[done.arm == "none"][["setting", "seed", "seconds"]].rename(columns={"seconds": "plain"})

@@ -17,7 +17,7 @@ FEW = 5  # names in a notice
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyTables:
     """facts: study.json.  runs: one row a run, with `setting`, its model and data in words.  curves, curvature,
     outcomes: as written, `curvature` with its stage ("before", "during", "after")."""
 
@@ -53,7 +53,7 @@ class Study:
         return list(dict.fromkeys(self.runs.setting))
 
 
-def read_study(folder: Path) -> Study:
+def read_study(folder: Path) -> StudyTables:
     """The study in `folder`. `InputError` where a file is missing, broken, or of another or a mixed schema, where an
     arm is unknown, or where two runs would stand for the same arm, α and seed."""
     command = f"make study STUDY={folder.resolve().name}"
@@ -88,7 +88,7 @@ def read_study(folder: Path) -> Study:
         if strange:
             raise InputError(f"{folder}/{name}.parquet: run {min(strange)!r} is not in runs.parquet; `{command}` again")
     curvature = tables["curvature"].sort_values(keys["curvature"], ignore_index=True)
-    return Study(
+    return StudyTables(
         facts,
         runs,
         tables["curves"].sort_values(["run", "quantity", "step"], ignore_index=True),
@@ -97,7 +97,7 @@ def read_study(folder: Path) -> Study:
     )
 
 
-def measurements(study: Study) -> pd.DataFrame:
+def measurements(study: StudyTables) -> pd.DataFrame:
     """run, measure, when, decoding, value: the outcomes; the training loss, which is of each arm's own objective; each
     curvature quantity at the end, the mean over examples; and the growth of embedding norms over the whole run, ‖·‖ at
     the end/‖·‖ at step 0 − 1."""
@@ -116,7 +116,7 @@ def measurements(study: Study) -> pd.DataFrame:
     return pd.concat([part[["run", "measure", "when", "decoding", "value"]] for part in parts], ignore_index=True)
 
 
-def notices(study: Study) -> list[str]:
+def notices(study: StudyTables) -> list[str]:
     """What a reader must know first: diverged runs, runs that are not there, measures left empty."""
     said = []
     for r in study.runs[study.runs.status == "diverged"].to_dict("records"):

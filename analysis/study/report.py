@@ -18,7 +18,7 @@ from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
 from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, Outcome, ledger, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
-from analysis.study.data import Study, measurements, notices, read_study
+from analysis.study.data import StudyTables, measurements, notices, read_study
 from analysis.study.figures import FIGURES
 from analysis.study.figures.shared import at
 from analysis.study.precision import precision
@@ -88,7 +88,7 @@ def write_study(folder: Path) -> Path:
     return folder / "study.html"
 
 
-def drawings(study: Study, compared: pd.DataFrame, folder: Path) -> list[Drawing]:
+def drawings(study: StudyTables, compared: pd.DataFrame, folder: Path) -> list[Drawing]:
     """Every figure, for each model and data set its own."""
     found = []
     for k, setting in enumerate(study.settings):
@@ -111,7 +111,7 @@ def drawings(study: Study, compared: pd.DataFrame, folder: Path) -> list[Drawing
     return found
 
 
-def arms(study: Study) -> pd.DataFrame:
+def arms(study: StudyTables) -> pd.DataFrame:
     """One row for each arm, α and measure: mean and standard deviation over finished runs, and how many diverged."""
     measured = measurements(study).merge(study.runs, on="run")
     lost = study.runs.assign(lost=study.runs.status == "diverged")
@@ -123,7 +123,7 @@ def arms(study: Study) -> pd.DataFrame:
     return by_arm(made, "alpha", "measure", "when", "decoding")
 
 
-def associated(study: Study) -> pd.DataFrame:
+def associated(study: StudyTables) -> pd.DataFrame:
     """O2: the correlation of each curvature quantity with each outcome, between and within settings, with 95 %
     intervals; of the length of replies with their scores, since a score that follows length says less about quality;
     and all of it also with the penalty arm, which O2's rows leave out."""

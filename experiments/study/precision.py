@@ -4,7 +4,7 @@
 
 Rows, their order and initial weights are those of the study's own runs, which must be there. The runs in float32 lie in
 a folder of their own beside them, and are resumed and kept like any other. What the two precisions take is timed by
-`experiments.bench_training`, where both run in turn.
+`experiments.bench.training`, where both run in turn.
 """
 
 import shutil

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from experiments.fine_tuning import held_out_loss, norms
-from experiments.study.agreeing import AgreeingTrainer, mean_of_processes
 from experiments.study.base import base_model
 from experiments.study.command import run_command
+from experiments.study.distributed import AgreeingTrainer, mean_of_processes
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
 from result_schema.study import ARMS

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.study.data import Study, read_study
+from analysis.study.data import StudyTables, read_study
 from result_schema.study import ARMS, PLAIN
 
 ALPHAS = (5.0, 10.0)
@@ -83,6 +83,6 @@ def write_study(
     return folder
 
 
-def study(folder: Path, **facts) -> Study:
+def study(folder: Path, **facts) -> StudyTables:
     """The same, read."""
     return read_study(write_study(folder, **facts))

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from experiments import bench_decoding as bench
+from experiments.bench import decoding as bench
 from symnoise.core import InputError
 from symnoise.training.dry_run import tiny_model
 

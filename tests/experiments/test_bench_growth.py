@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from analysis.figures import growth as figure
-from experiments import bench, bench_growth
-from experiments.bench_process import Clock, batch, in_process, measured, model_of
+from experiments.bench import growth as bench_growth
+from experiments.bench import run as bench
+from experiments.bench.process import Clock, batch, in_process, measured, model_of
 from symnoise.core import InputError
 from symnoise.models import EmbeddingLoss
 

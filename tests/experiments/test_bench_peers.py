@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from experiments import bench_peers
-from experiments.bench_peers import Problem, SummedLoss
-from experiments.bench_process import batch
+from experiments.bench import peers as bench_peers
+from experiments.bench.peers import Problem, SummedLoss
+from experiments.bench.process import batch
 from symnoise.curvature import EmbeddingHessian, dense_hessian, spectral_density, spectrum, trace
 from tests.tiny import VOCABULARY, tiny
 

@@ -14,12 +14,12 @@ import yaml
 
 from analysis.study.data import notices, read_study
 from experiments.alpaca_eval import judge as judging
-from experiments.study import preferences as preferring
 from experiments.study import spec
+from experiments.study import win_rates as preferring
 from experiments.study.benchmarks import accuracies, benchmarks, drawn, lm_eval_task, read_rows
 from experiments.study.connect import connect
-from experiments.study.preferences import preferences
 from experiments.study.spec import AlpacaEval, Study, Tasks, load_study
+from experiments.study.win_rates import preferences
 from symnoise.core import InputError
 from symnoise.models import LoadedModel
 from tests.tiny import tiny, tiny_tokenizer

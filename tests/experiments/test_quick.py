@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from analysis.report import write_report
-from experiments import quick
-from experiments.quick_settings import read_settings
+from experiments.quick import run as quick
+from experiments.quick.settings import read_settings
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS
 from tests.tiny import tiny, tiny_tokenizer

@@ -9,7 +9,7 @@ import torch
 
 from analysis.figures.__main__ import draw
 from experiments import spectra
-from experiments.quick import Source
+from experiments.quick.run import Source
 from symnoise.curvature import spectrum
 from tests.tiny import tiny, tiny_tokenizer
 

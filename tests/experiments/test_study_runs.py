@@ -10,15 +10,15 @@ import pytest
 import torch
 import yaml
 
-from experiments.study.agreeing import AgreeingTrainer
 from experiments.study.base import base, base_model, borrowed_table, pretrain
 from experiments.study.connect import connect
+from experiments.study.distributed import AgreeingTrainer
 from experiments.study.evaluate import calibration_error, evaluate, scores
 from experiments.study.generate import first_turn, generate
 from experiments.study.measure import measure
+from experiments.study.measure_base import start
 from experiments.study.precision import precision
 from experiments.study.spec import Run, Study, load_study
-from experiments.study.start import start
 from experiments.study.texts import flipped, held_out, split, training_rows
 from experiments.study.train import Curve, train
 from result_schema.study import ARMS

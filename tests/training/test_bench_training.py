@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import bench_training as bench
+from experiments.bench import training as bench
 from symnoise.training.dry_run import tiny_model
 
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from analysis.numbers import fixed, plural
 from analysis.study.claims import ODD_ONE_OUT, between_settings, outcomes
 from analysis.study.contrasts import LEVEL
-from analysis.study.data import Study, measurements
+from analysis.study.data import StudyTables, measurements
 from analysis.study.figures.shared import stretch
 from analysis.style import DOUBLE, FAINT, RULE, colour, figure, heading, name, order, styled
 from result_schema.measures import CURVATURE
@@ -28,7 +28,7 @@ FILLS: dict[str, Any] = dict.fromkeys(
 FILLS |= {"rademacher": "left", "symnoise-half-batch": "bottom"}
 
 
-def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
+def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     """One row per setting (arm and α), quantity and outcome: means over the seeds, and the panel's ρ of setting means
     with quality, without the penalty arm, and its 95 % interval."""
     measured = measurements(study)

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.study.data import STAGES, Study
+from analysis.study.data import STAGES, StudyTables
 from analysis.study.figures.shared import arms_at, at, mean_over_seeds, seeds_said, stretch
 from analysis.style import DOUBLE, FAINT, RULE, colour, figure, name, order, styled
 from result_schema.measures import SPLIT
@@ -15,7 +15,7 @@ NEEDS = "curvature of finished runs"
 FACES = {"before": "white", "during": RULE}
 
 
-def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
+def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     """Mean over held-out examples, then over seeds, with its 95 % interval over seeds; finished runs only."""
     done = study.runs[study.runs.status == "done"]
     part = study.curvature[study.curvature.quantity.isin(SPLIT)]

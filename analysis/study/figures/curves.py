@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from analysis.numbers import number
 from analysis.study.contrasts import pair_up
-from analysis.study.data import Study
+from analysis.study.data import StudyTables
 from analysis.study.figures.shared import arms_at, at, legend, line, mean_over_seeds, seeds_said
 from analysis.style import DOUBLE, INK, RULE, figure, name, order, styled
 from result_schema.study import PLAIN
@@ -18,7 +18,7 @@ ONE_ROW = ("uniform", "gaussian", "gaussian-raw", "rademacher", "symnoise-half-b
 GROUPS = (("at the cost of plain training", True), ("at twice the cost, and the penalty", False))
 
 
-def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
+def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds of arm − reference at each step, with its 95 % interval; pairs with a diverged run left out."""
     curves = study.curves[study.curves.quantity == "held-out loss"]
     runs, records = study.runs, []

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from analysis.numbers import plural
 from analysis.study.claims import ODD_ONE_OUT
 from analysis.study.contrasts import FAMILIES
-from analysis.study.data import Study
+from analysis.study.data import StudyTables
 from analysis.study.figures.shared import at, stretch
 from analysis.style import DOUBLE, FAINT, INK, RULE, figure, heading, name, styled
 from result_schema.measures import MEASURES, NATS, improvement
@@ -24,7 +24,7 @@ INKS = {"better": "#0072B2", "lower": "#0072B2", "worse": "#D55E00", "higher": "
 FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls"}
 
 
-def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
+def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     """The contrasts of the measures that have a panel, but those of the penalty arm, an order of magnitude away."""
     if contrasts.empty:
         return contrasts

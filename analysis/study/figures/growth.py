@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.numbers import number
-from analysis.study.data import Study
+from analysis.study.data import StudyTables
 from analysis.study.figures.shared import arms_at, at, legend, line, mean_over_seeds, seeds_said
 from analysis.style import DOUBLE, INK, RULE, figure, name, order, styled
 from result_schema.measures import NORMS
@@ -16,7 +16,7 @@ NEEDS = "embedding norms along training"
 SAID = {"used-row norm": "rows of the training text", "all-row norm": "all rows"}
 
 
-def frame(study: Study, contrasts: pd.DataFrame) -> pd.DataFrame:
+def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     """Norm/norm at step 0 − 1, mean over seeds with its 95 % interval; finished runs only."""
     done = study.runs[study.runs.status == "done"]
     norms = study.curves[study.curves.quantity.isin(NORMS)]

@@ -1,6 +1,6 @@
 """What noise costs in training: time and memory against the same loop without, and against Transformers' NEFTune.
 
-    python -m experiments.bench_training       # SmolLM2, 4 rows of 128 tokens; results/bench/training.csv
+    python -m experiments.bench.training       # SmolLM2, 4 rows of 128 tokens; results/bench/training.csv
 
 Time: in one process, on one model with one optimizer, every round takes one step of each loop, in an order that
 rotates; a ratio is the median over rounds of the loop's seconds over those of the plain step of its round
@@ -204,7 +204,7 @@ def verdicts(records: list[dict[str, Any]]) -> list[tuple[str, float, float, str
 def peak(loop: str, micro_batches: int, model: str) -> float:
     """Largest resident set, MiB, of a process that loads the model and takes a few steps of `loop`."""
     options = ["--loop", loop, "--micro-batches", str(micro_batches), "--model", model]
-    command = [sys.executable, "-m", "experiments.bench_training", *options]
+    command = [sys.executable, "-m", "experiments.bench.training", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"the memory of {loop!r} could not be measured: {done.stderr.strip()[-3000:]}")

@@ -1,6 +1,6 @@
 """The model before fine-tuning, measured as every run is at its end; the same for all of them.
 
-python -m experiments.study.start STUDY.yaml
+python -m experiments.study.measure_base STUDY.yaml
 """
 
 from pathlib import Path

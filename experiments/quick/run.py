@@ -18,13 +18,11 @@ from typing import Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-import typer
 
 from experiments.fine_tuning import fine_tune, measure_start
-from experiments.quick_settings import CONFIG, read_settings
+from experiments.quick.settings import CONFIG, read_settings
+from experiments.quick.stages import Stages
 from experiments.rows import first_usable
-from experiments.stages import Stages
-from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
 from symnoise.curvature.taylor import UnsupportedOperation
@@ -282,7 +280,3 @@ class Source:
     def loss(self, examples: int, max_length: int) -> EmbeddingLoss:
         """These examples as one batch."""
         return EmbeddingLoss(self.model.model, collate(self.rows(examples, max_length), self.model.tokenizer))
-
-
-if __name__ == "__main__":
-    one_line_on_bad_input(lambda: typer.run(main))

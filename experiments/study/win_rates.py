@@ -1,6 +1,6 @@
 """AlpacaEval of one run at its end: replies in its format, and win rates where the study has a judge.
 
-    python -m experiments.study.preferences STUDY.yaml symnoise_a10_s3
+    python -m experiments.study.win_rates STUDY.yaml symnoise_a10_s3
 
 The replies stand in the run's folder alpaca_eval, for any judge elsewhere.
 """

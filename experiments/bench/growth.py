@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.bench_process import SCORED, Clock, Row, batch, in_process, measured, model_of, seconds, write_csv
+from experiments.bench.process import SCORED, Clock, Row, batch, in_process, measured, model_of, seconds, write_csv
 from symnoise.curvature import trace
 from symnoise.models import EmbeddingLoss
 

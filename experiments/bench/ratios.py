@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.bench_process import Clock, Row, batch, in_process, measured, model_of, seconds
+from experiments.bench.process import Clock, Row, batch, in_process, measured, model_of, seconds
 from symnoise.curvature import HessianProducts, probes
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss

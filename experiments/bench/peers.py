@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.bench_process import ROWS, SCORED, Clock, Row, batch, in_process, measured, model_of, seconds
+from experiments.bench.process import ROWS, SCORED, Clock, Row, batch, in_process, measured, model_of, seconds
 from symnoise.core import generator
 from symnoise.curvature import HessianProducts, inner, probes
 from symnoise.curvature.taylor import taylor_quadratics

@@ -1,6 +1,6 @@
 """Replies in batches, as a study decodes them, against Transformers' `generate` a prompt at a time.
 
-    python -m experiments.bench_decoding       # SmolLM2, 16 prompts, 32 new tokens; results/bench/decoding.csv
+    python -m experiments.bench.decoding       # SmolLM2, 16 prompts, 32 new tokens; results/bench/decoding.csv
 
 Every round decodes the same prompts both ways, one after the other; a ratio is the median over rounds of tokens a
 second over tokens a second. Padding changes sums by rounding, so that a near tie between two tokens may fall the other
@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import typer
 
-from experiments.bench_process import write_csv
+from experiments.bench.process import write_csv
 from experiments.study.generate import BATCH, decoding, greedy, prompt_ids
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, progress_shown, track

@@ -23,9 +23,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments import bench_growth, bench_peers, bench_ratios
-from experiments.bench_process import ROWS, SCORED, TOKENS, write_csv
-from result_schema.bad_input import one_line_on_bad_input
+from experiments.bench import growth as bench_growth
+from experiments.bench import peers as bench_peers
+from experiments.bench import ratios as bench_ratios
+from experiments.bench.process import ROWS, SCORED, TOKENS, write_csv
 from symnoise.core import unknown
 
 
@@ -136,6 +137,3 @@ def _number(value: Any, form: str = ".2f") -> str:
 
 
 RUN = {"ratios": ratios, "peers": peers, "growth": growth}
-
-if __name__ == "__main__":
-    one_line_on_bad_input(lambda: typer.run(main))

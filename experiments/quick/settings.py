@@ -8,7 +8,7 @@ from result_schema.files import read_settings as read_yaml
 from symnoise.core import InputError, unknown
 from symnoise.noise import NAMES
 
-CONFIG = Path(__file__).parent / "configs" / "quick.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "quick.yaml"
 # The least that each count makes sense with; every other count must be at least 1.
 _LEAST = {"draws": 4, "coupled_draws": 2, "split_draws": 2, "diagonal_probes": 3, "probes": 2, "seed": 0}
 

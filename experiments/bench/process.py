@@ -1,6 +1,6 @@
 """What the parts of the bench share: model and batch, one process a row, its peak memory, and malloc's setting.
 
-python -m experiments.bench_process peers '{"method": "PyHessian", "retained": true}'     # one row, as JSON
+python -m experiments.bench.process peers '{"method": "PyHessian", "retained": true}'     # one row, as JSON
 """
 
 import importlib
@@ -119,8 +119,8 @@ def write_csv(records: list[Row], path: Path) -> pd.DataFrame:
 
 
 def in_process(part: str, row: Row) -> Row:
-    """`measure(row)` of `experiments.bench_PART` in a process of its own; what it says on failure is passed on."""
-    command = [sys.executable, "-m", "experiments.bench_process", part, json.dumps(row)]
+    """`measure(row)` of `experiments.bench.PART` in a process of its own; what it says on failure is passed on."""
+    command = [sys.executable, "-m", "experiments.bench.process", part, json.dumps(row)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{part} {row} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
@@ -128,4 +128,4 @@ def in_process(part: str, row: Row) -> Row:
 
 
 if __name__ == "__main__":
-    print(json.dumps(importlib.import_module(f"experiments.bench_{sys.argv[1]}").measure(json.loads(sys.argv[2]))))
+    print(json.dumps(importlib.import_module(f"experiments.bench.{sys.argv[1]}").measure(json.loads(sys.argv[2]))))

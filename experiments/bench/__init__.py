@@ -1,0 +1,1 @@
+"""Speed and memory of curvature and of training with noise."""
