@@ -28,9 +28,14 @@ SCORES = ("ROUGE-L", "chrF")  # of replies against references; they go up with t
 
 MEASURES = {
     "training loss": Measure(NATS),
+    "clean training loss": Measure(NATS),  # without noise, over the rows of training: one objective for all arms
     "training gradient norm": Measure(),
     "held-out loss": Measure(NATS, -1),
     "noisy held-out loss": Measure(NATS, -1),
+    # Of the mark that ends a reply, given the reference so far; the hazard is p(end) itself.
+    "log p(end) at ends": Measure(NATS),
+    "log p(end) elsewhere": Measure(NATS),
+    "hazard elsewhere": Measure(),
     "ECE": Measure(better=-1),
     **{score: Measure(better=1) for score in SCORES},
     "length": Measure("tokens"),

@@ -2,25 +2,47 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from symnoise.core import InputError, unknown
 
 SCHEMA = 1  # stands in study.json and in the name of the folder of raw runs
+LOCAL = 10  # ε/10 is where the loss is quadratic, and a gradient's rounding of 1e-7 becomes 1e-5 by the dial of 100
 
 
-class Arm(NamedTuple):
-    """The noise an arm trains with, and the factor on the study's batch: two passes a row cost a doubled batch."""
+@dataclass(frozen=True)
+class Arm:
+    """How an arm trains, given the study's own settings.
+
+    noise: a name of `Noise.named`, at the study's α times `share`.
+    batch: rows of an optimizer step, as a multiple of the study's.
+    dials: the even and the odd weight of the noise, (μ, λ) of `Dials`; None leaves the noise as it is.
+    rate:  the learning rate as a multiple of the study's; steps are divided by it, so that their product stays.
+    """
 
     noise: str
     batch: float = 1
+    dials: tuple[float, float] | None = None
+    share: float = 1
+    rate: float = 1
 
 
-ARMS = {
+def _at_rates(names: tuple[str, ...], rates: tuple[float, ...]) -> dict[str, Arm]:
+    """The arms `names` at other learning rates, as in symnoise-rate-2."""
+    return {f"{name}-rate-{rate:g}": Arm(name, rate=rate) for name in names for rate in rates}
+
+
+def _dialled(cells: tuple[tuple[float, float], ...]) -> dict[str, Arm]:
+    """Cells (μ, λ) of the plane of dials, as in dials-1-0.5."""
+    return {f"dials-{even:g}-{odd:g}": Arm("symnoise", dials=(even, odd)) for even, odd in cells}
+
+
+# Arms that go through the model twice per row have the cost of a doubled batch.
+ARMS: dict[str, Arm] = {
     "none": Arm("none"),
-    "none-double-batch": Arm("none", 2),
+    "none-double-batch": Arm("none", batch=2),
     "uniform": Arm("uniform"),
     "gaussian": Arm("gaussian"),
     "gaussian-raw": Arm("gaussian-raw"),
@@ -29,10 +51,26 @@ ARMS = {
     "symnoise": Arm("symnoise"),
     "uniform-pair": Arm("uniform-pair"),
     "gaussian-pair": Arm("gaussian-pair"),
-    "symnoise-half-batch": Arm("symnoise", 0.5),
-    "penalty": Arm("symnoise"),
+    "symnoise-half-batch": Arm("symnoise", batch=0.5),
+    "penalty": Arm("symnoise", dials=(LOCAL**2, 0), share=1 / LOCAL),
+    "none-batch-1.25": Arm("none", batch=1.25),
+    "rademacher-batch-1.125": Arm("rademacher", batch=1.125),
+    "rademacher-batch-1.25": Arm("rademacher", batch=1.25),
+    "rademacher-batch-1.5": Arm("rademacher", batch=1.5),
+    **_dialled(((0, 1), (0, 3), (1, 1), (1, 3), (2, 0), (2, 1), (3, 0))),
+    **_at_rates(("none", "rademacher", "symnoise"), (0.5, 2, 4)),
 }
 PLAIN = tuple(name for name, arm in ARMS.items() if arm.noise == "none")  # have no α: one run a seed serves every α
+
+
+def dials_of(arm: str) -> tuple[float, float] | None:
+    """(μ, λ) of an arm that is a cell of the plane of dials, at the study's own α; else None."""
+    if arm in ("none", "symnoise"):
+        return float(arm == "symnoise"), 0.0
+    kind = ARMS[arm]
+    return kind.dials if kind.share == 1 else None
+
+
 STATUSES = ("done", "diverged")
 PRECISION = "precision.csv"  # seed, step, the held-out loss in either precision, and their difference
 WHEN = ("best", "end")  # of the run: at its least held-out loss, and after the last step
@@ -88,15 +126,19 @@ class Primary:
 
     contrasts: pairs of arms, first − second, at the study's own alpha and at the end of training.
     outcomes:  measure -> the difference in it that is worth knowing, for the plan of seeds.
+    slopes:    in the place of contrasts: how the outcomes change with the weights of arms with dials.
     """
 
     contrasts: tuple[tuple[str, str], ...]
     outcomes: dict[str, float] = field(hash=False)
+    slopes: bool = False
 
     @staticmethod
     def of(stated: dict[str, Any] | None) -> "Primary":
         """From study.json; no endpoints where the study named none."""
-        return Primary(_pairs(stated["contrasts"]), dict(stated["outcomes"])) if stated else Primary((), {})
+        if not stated:
+            return Primary((), {})
+        return Primary(_pairs(stated["contrasts"]), dict(stated["outcomes"]), bool(stated.get("slopes")))
 
 
 @dataclass(frozen=True)

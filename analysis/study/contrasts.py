@@ -108,11 +108,17 @@ def contrasts(study: StudyTables) -> pd.DataFrame:
         for (measure, when, decoding), part in own.groupby(["measure", "when", "decoding"]):
             values = part.set_index("run").value
             key = {"setting": setting, "measure": measure, "when": when, "decoding": decoding}
-            for family, pairs in FAMILIES.items():
+            for family, pairs in _families(study).items():
                 rows += [{**row, "family": family} for row in _family(runs, values, pairs, key)]
         if rows:
             found.append(_tested(pd.DataFrame(rows), study))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _families(study: StudyTables) -> dict[str, tuple[tuple[str, str], ...]]:
+    """`FAMILIES`, and what else the study file names."""
+    known = {pair for pairs in FAMILIES.values() for pair in pairs}
+    return FAMILIES | {"named": tuple(pair for pair in study.primary.contrasts if pair not in known)}
 
 
 def each(

@@ -19,6 +19,7 @@ from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, Outcome, ledger, ou
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
 from analysis.study.data import StudyTables, measurements, notices, read_study
+from analysis.study.dials import slopes
 from analysis.study.figures import FIGURES
 from analysis.study.figures.shared import at
 from analysis.study.precision import precision
@@ -54,6 +55,8 @@ def write_study(folder: Path) -> Path:
         "power": plan(compared, study),
         "costs": costs(study.runs),
     }
+    if len(dials := slopes(study)):
+        tables["dials"] = dials
     write_json(folder / "ledger.json", rows)
     write_csv(folder / "ledger.csv", pd.DataFrame(rows))
     for table, data in tables.items():

@@ -4,6 +4,8 @@ python -m experiments.study.base STUDY.yaml
 """
 
 import math
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments.study.command import study_command
+from experiments.study.results import records
 from experiments.study.spec import MICRO, Pretraining, Study
 from experiments.study.texts import split
 from symnoise.core import InputError, generator, provenance, track, write_json
@@ -18,23 +21,40 @@ from symnoise.data import Example, collate, encode_row, usable
 from symnoise.models import LoadedModel, load_model
 from symnoise.models.quiet import quiet
 
-MARKS = ("<pad>", "<eos>")
+MARKS = ("<pad>", "<eos>", "<user>", "<assistant>")
+# A token per turn: on a model of this size a template of words would be most of what it reads.
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<assistant>"
+    "{% generation %}{{ message['content'] }}<eos>{% endgeneration %}"
+    "{% else %}<user>{{ message['content'] }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 def base_model(study: Study, folder: Path) -> LoadedModel:
-    """The model before fine-tuning, from `folder`/base where the study made its own."""
-    return load_model(str(folder / "base") if study.model == MICRO else study.model)
+    """The model before fine-tuning; where the study made its own, from next to `folder`."""
+    return load_model(str(folder.parent / study.base) if study.model == MICRO else study.model)
 
 
 def base(study: Study, folder: Path) -> None:
-    """Write base.json, and the model where it is the study's own."""
-    found = pretrain(study.pretraining, split(study).rest, folder / "base") if study.pretraining else {}
+    """Write base.json; where the model is the study's own, make it unless another study has."""
+    place = folder.parent / study.base
+    record = place / "pretraining.json"
+    if study.pretraining and not place.is_dir():
+        partial = place.with_name(f".{place.name}-{os.getpid()}")  # two studies may make it at once
+        write_json(partial / record.name, pretrain(study.pretraining, split(study).rest, partial))
+        if place.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.rename(place)
+    found = records(record) if study.pretraining else {}
     write_json(folder / "base.json", {**found, **base_model(study, folder).provenance(), **provenance()})
 
 
 def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[str, Any]:
     """Next-token training on plain text, a prompt and its reply a line each, by AdamW with a cosine schedule; saved in
-    `folder`. The form of a conversation is left for fine-tuning to teach, as it is with models that people fine-tune.
+    `folder`. The form of a conversation is left for fine-tuning to teach, unless `options.chat`.
 
     Returns the mean loss of the first and the last 50 steps.
     """
@@ -43,7 +63,7 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
     text = text[: options.rows]
     if len(text) < options.batch:
         raise InputError(f"{len(text)} rows are left for pretraining; lower training.pool or measuring.held_out")
-    tokenizer = vocabulary(text, options.vocabulary)
+    tokenizer = vocabulary(text, options.vocabulary, TEMPLATE if options.chat else None)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden,
@@ -122,8 +142,8 @@ def start_from_table(model: Any, table: Tensor) -> None:
         model.model.norm.weight.fill_(0.02 * table.shape[1] ** 0.5 / float(table.norm(dim=1).mean()))
 
 
-def vocabulary(text: list[Example], size: int) -> Any:
-    """A byte-level BPE tokenizer of `size` tokens, trained on the text."""
+def vocabulary(text: list[Example], size: int, template: str | None = None) -> Any:
+    """A byte-level BPE tokenizer of `size` tokens, trained on the text, with a chat template where one is given."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -132,12 +152,14 @@ def vocabulary(text: list[Example], size: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=list(MARKS),
+        special_tokens=list(MARKS if template else MARKS[:2]),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator((content for example in text for _, content in example.messages), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=MARKS[0], eos_token=MARKS[1])
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=MARKS[0], eos_token=MARKS[1])
+    made.chat_template = template
+    return made
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
         contents.add(train.get("data_sha256"))
         runs.append(
             {"run": run.name, "arm": run.arm, "alpha": run.alpha, "seed": run.seed, "model": study.model}
-            | {"data": study.data, "batch": train["batch"], "steps": study.training.steps}
+            | {"data": study.data, "batch": train["batch"], "steps": study.steps(run.arm)}
             | {key: train[key] for key in ("status", "train_loss", "gradient_norm", "seconds", "peak_rss_mib")}
             | {"measure_seconds": measure["seconds"], "trace_seconds": measure["trace_seconds"]}
             | {"tokens_per_second": found["replies"]["tokens_per_second"]}

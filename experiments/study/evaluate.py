@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.fine_tuning import held_out_loss
 from experiments.study.command import run_command
 from experiments.study.results import records
 from experiments.study.spec import Run, Study
-from experiments.study.texts import held_out_batches
+from experiments.study.texts import held_out_batches, in_batches, training_rows
 from symnoise.core import provenance, write_json
 from symnoise.curvature import probes
+from symnoise.data.encoding import IGNORED
 from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 
@@ -28,7 +30,8 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
     found: list[dict[str, Any]] = []
     if records(place / "train.json")["status"] == "done":
         for when in ("best", "end"):
-            for measure, value in _losses(study, load_model(place / "weights" / when)).items():
+            source = load_model(place / "weights" / when)
+            for measure, value in (_losses(study, source) | _clean_training_loss(study, run, source)).items():
                 found.append({"when": when, "measure": measure, "decoding": "", "value": value})
         replies = records(place / "replies.json")["replies"]
         for when, decoding in dict.fromkeys((r["when"], r["decoding"]) for r in replies):
@@ -40,10 +43,17 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
 
 
 def _losses(study: Study, source: LoadedModel) -> dict[str, float]:
-    """Means over all scored held-out tokens; the noisy loss over one mirrored Rademacher pair at the study's α."""
+    """Means over all scored held-out tokens; the noisy loss over one mirrored Rademacher pair at the study's α.
+
+    log p(end): of the end-of-turn mark given the reference so far, where the reference ends and where it does not; the
+    hazard is p(end) itself, so its inverse is a reply's length were it constant.
+    """
     model = source.model
     clean, noisy, sure, right = [], [], [], []
-    for ids, batch in held_out_batches(study, source.tokenizer, model, study.training.batch):
+    ending, inside = [], []
+    batches = held_out_batches(study, source.tokenizer, model, study.training.batch)
+    mark = end_mark([batch for _, batch in batches])
+    for ids, batch in batches:
         loss = EmbeddingLoss(model, batch, ids=ids)
         X = loss.embeddings
         sigma = Noise.neftune(study.alpha).sigma(loss.lengths.cpu(), X.shape[-1]).to(X)[:, None, None]
@@ -51,6 +61,9 @@ def _losses(study: Study, source: LoadedModel) -> dict[str, float]:
         with torch.no_grad():
             logits = loss.logits(X)
             sides = (loss(X + sigma * z) + loss(X - sigma * z)) / 2
+        log_p = logits.log_softmax(-1)[:, mark].double()
+        ending.append(log_p[loss.targets == mark])
+        inside.append(log_p[loss.targets != mark])
         confidence, choice = logits.softmax(-1).max(-1)
         clean.append(torch.nn.functional.cross_entropy(logits, loss.targets, reduction="none").double())
         noisy.append((sides * loss.scored_tokens, loss.scored_tokens))
@@ -60,8 +73,24 @@ def _losses(study: Study, source: LoadedModel) -> dict[str, float]:
     return {
         "held-out loss": float(torch.cat(clean).mean()),
         "noisy held-out loss": total,
+        "log p(end) at ends": float(torch.cat(ending).mean()),
+        "log p(end) elsewhere": float(torch.cat(inside).mean()),
+        "hazard elsewhere": float(torch.cat(inside).exp().mean()),
         "ECE": calibration_error(torch.cat(sure), torch.cat(right)),
     }
+
+
+def end_mark(batches: list[dict[str, Tensor]]) -> int:
+    """The token that ends a reply: the most frequent last scored one, since replies that are cut off end in any."""
+    last = [int(row[row != IGNORED][-1]) for batch in batches for row in batch["labels"]]
+    return max(set(last), key=last.count)
+
+
+def _clean_training_loss(study: Study, run: Run, source: LoadedModel) -> dict[str, float]:
+    """Over all scored tokens of the run's training rows, without noise: one objective for all arms."""
+    rows = training_rows(study, run.seed, source.tokenizer, source.model)
+    batches = [batch for _, batch in in_batches(rows, source.tokenizer, study.training.batch)]
+    return {"clean training loss": held_out_loss(source.model, batches)}
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:

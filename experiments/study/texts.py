@@ -31,7 +31,7 @@ def split(study: Study) -> Split:
     rows = [data[i] for i in order]
     # Twice what is needed, since rows without room for a reply are left out once there is a tokenizer.
     # Of a data set that is nearly all pool there are fewer; `_fitting` says where they are too few.
-    held, pool = 2 * (study.measuring.skip + study.measuring.held_out), 2 * study.training.pool
+    held, pool = 2 * study.held_out_rows, 2 * study.training.pool
     if len(rows) < held + study.training.pool:
         raise InputError(
             f"{study.data} has {len(rows)} rows, the study needs {held + study.training.pool}: lower training.pool or "
@@ -47,11 +47,16 @@ def held_out(study: Study, tokenizer: Any, model: Any) -> list[Example]:
 
 
 def held_out_batches(study: Study, tokenizer: Any, model: Any, size: int) -> list[tuple[list[int], dict[str, Tensor]]]:
-    """The held-out rows `size` at a time as (their numbers, batch), rows of like length together: little is padding."""
+    """The held-out rows `size` at a time."""
     rows = [
         encode_row(example, tokenizer, max_length=study.training.max_length, model=model)
         for example in held_out(study, tokenizer, model)
     ]
+    return in_batches(rows, tokenizer, size)
+
+
+def in_batches(rows: list[Any], tokenizer: Any, size: int) -> list[tuple[list[int], dict[str, Tensor]]]:
+    """Encoded rows as (their numbers, batch), `size` at a time, rows of like length together: little is padding."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     parts = [order[at : at + size] for at in range(0, len(order), size)]
     return [(part, collate([rows[i] for i in part], tokenizer)) for part in parts]

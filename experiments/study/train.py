@@ -23,7 +23,7 @@ from experiments.fine_tuning import held_out_loss, norms
 from experiments.study.base import base_model
 from experiments.study.command import run_command
 from experiments.study.distributed import AgreeingTrainer, mean_of_processes
-from experiments.study.spec import Run, Study
+from experiments.study.spec import OPTIMIZERS, Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
 from result_schema.study import ARMS
 from symnoise.core import InputError, peak_rss_mib, provenance, write_json
@@ -46,7 +46,8 @@ def train(study: Study, run: Run, folder: Path) -> None:
     from transformers.trainer import TRAINER_STATE_NAME
 
     place, options, started = folder / run.name, study.training, time.perf_counter()
-    batch, processes = int(options.batch * ARMS[run.arm][1]), int(os.environ.get("WORLD_SIZE", "1"))
+    arm, steps = ARMS[run.arm], study.steps(run.arm)
+    batch, processes = int(options.batch * arm.batch), int(os.environ.get("WORLD_SIZE", "1"))
     size, accumulation = parts(batch, options.micro_batch, processes)
     source = base_model(study, folder)
     model, tokenizer = source.model, source.tokenizer
@@ -55,10 +56,11 @@ def train(study: Study, run: Run, folder: Path) -> None:
         model=model,
         args=TrainingArguments(
             output_dir=str(place / "trainer"),
-            max_steps=options.steps,
+            max_steps=steps,
+            optim=OPTIMIZERS[options.optimizer],
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
-            learning_rate=options.learning_rate,
+            learning_rate=options.learning_rate * arm.rate,
             weight_decay=0.0,  # decay shrinks the norms that are measured
             lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
             warmup_steps=options.warmup,
@@ -83,20 +85,20 @@ def train(study: Study, run: Run, folder: Path) -> None:
         dials=run.dials,
     )
     trainer.remove_callback(PrinterCallback)
-    curve = Curve(study, place, trainer, tokenizer, rows, started)
+    curve = Curve(study, steps, place, trainer, tokenizer, rows, started)
     trainer.add_callback(curve.callback())
     status, loss, norm = "done", None, None
     checkpoint = last_whole_checkpoint(place / "trainer")
     try:
         with quiet():
-            if checkpoint and step_of(checkpoint) >= options.steps:  # killed when all but train.json was done
+            if checkpoint and step_of(checkpoint) >= steps:  # killed when all but train.json was done
                 trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-                curve.begin(options.steps)
+                curve.begin(steps)
             else:
                 trainer.train(str(checkpoint) if checkpoint else None)
-        steps = [entry for entry in trainer.state.log_history if "loss" in entry]
-        loss = float(np.mean([entry["loss"] for entry in steps]))
-        norm = float(np.mean([entry["grad_norm"] for entry in steps]))
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        loss = float(np.mean([entry["loss"] for entry in logged]))
+        norm = float(np.mean([entry["grad_norm"] for entry in logged]))
     except InputError as error:
         if not str(error).startswith("loss is "):
             raise
@@ -144,8 +146,16 @@ class Curve:
     """
 
     def __init__(
-        self, study: Study, place: Path, trainer: Any, tokenizer: Any, rows: list[dict[str, list[int]]], started: float
+        self,
+        study: Study,
+        steps: int,
+        place: Path,
+        trainer: Any,
+        tokenizer: Any,
+        rows: list[dict[str, list[int]]],
+        started: float,
     ) -> None:
+        self.steps = steps
         self.options, self.place, self.trainer, self.tokenizer = study.training, place, trainer, tokenizer
         if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2):
             raise InputError("a study trains with DDP or FSDP2; see experiments/configs/accelerate/fsdp2.yaml")
@@ -181,7 +191,7 @@ class Curve:
 
     def step(self, step: int) -> None:
         """After an optimizer step."""
-        last = self.options.steps
+        last = self.steps
         if step % self.options.evaluate_every == 0 or step in (last // 2, last):
             self.note(step)
         if step == last // 2:

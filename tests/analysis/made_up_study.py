@@ -11,6 +11,7 @@ from result_schema.study import ARMS, PLAIN
 
 ALPHAS = (5.0, 10.0)
 PRIMARY = {"contrasts": [["symnoise", "uniform"], ["uniform", "none"]], "outcomes": {"held-out loss": 0.005}}
+COMMON = tuple(ARMS)[: list(ARMS).index("penalty") + 1]
 STEPS = (0, 20, 40, 60, 80)
 
 
@@ -18,7 +19,7 @@ def write_study(
     folder: Path,
     *,
     seeds: int = 10,
-    arms: tuple[str, ...] = tuple(ARMS),
+    arms: tuple[str, ...] = COMMON,
     loss: dict[str, float] | None = None,
     curvature: dict[str, float] | None = None,
     diverged: tuple[tuple[str, int], ...] = (),

@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
+from experiments.study import base as module
 from experiments.study.base import base, base_model, borrowed_table, pretrain
 from experiments.study.connect import connect
 from experiments.study.distributed import AgreeingTrainer
-from experiments.study.evaluate import calibration_error, evaluate, scores
+from experiments.study.evaluate import calibration_error, end_mark, evaluate, scores
 from experiments.study.generate import first_turn, generate
 from experiments.study.measure import measure
 from experiments.study.measure_base import start
@@ -21,10 +22,11 @@ from experiments.study.precision import precision
 from experiments.study.spec import Run, Study, load_study
 from experiments.study.texts import flipped, held_out, split, training_rows
 from experiments.study.train import Curve, train
-from result_schema.study import ARMS
+from result_schema.study import ARMS, Arm
 from symnoise.core import InputError, sha256
 from symnoise.data import Example
 from symnoise.models import load_model
+from symnoise.training import Dials
 from tests.tiny import tiny, tiny_tokenizer
 
 STUDIES = Path("experiments/configs/studies")
@@ -180,12 +182,13 @@ def test_a_run_killed_when_all_steps_are_done_takes_no_more(study, folder, tmp_p
     """A half batch leaves its epoch unfinished, in which the Trainer would take one step too many."""
     study = replace(study, controls=("none", "symnoise-half-batch"), training=replace(study.training, steps=3))
     run = study.run(name)
-    shutil.copytree(folder / "base", tmp_path / "base")
-    shutil.copy(folder / "base.json", tmp_path)
-    train(study, run, tmp_path)
-    whole = json.loads((tmp_path / run.name / "train.json").read_text())
-    weights = (tmp_path / run.name / "weights" / "end" / "model.safetensors").read_bytes()
-    shutil.rmtree(tmp_path / run.name)
+    place = tmp_path / "runs"
+    place.mkdir()
+    shutil.copytree(folder.parent / study.base, tmp_path / study.base)
+    train(study, run, place)
+    whole = json.loads((place / run.name / "train.json").read_text())
+    weights = (place / run.name / "weights" / "end" / "model.safetensors").read_bytes()
+    shutil.rmtree(place / run.name)
 
     real = AgreeingTrainer.train
 
@@ -196,18 +199,18 @@ def test_a_run_killed_when_all_steps_are_done_takes_no_more(study, folder, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(AgreeingTrainer, "train", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(study, run, tmp_path)
-    train(study, run, tmp_path)
-    again = json.loads((tmp_path / run.name / "train.json").read_text())
+            train(study, run, place)
+    train(study, run, place)
+    again = json.loads((place / run.name / "train.json").read_text())
     assert (again["curve"], again["train_loss"]) == (whole["curve"], whole["train_loss"])
-    assert (tmp_path / run.name / "weights" / "end" / "model.safetensors").read_bytes() == weights
+    assert (place / run.name / "weights" / "end" / "model.safetensors").read_bytes() == weights
 
 
 def test_a_diverged_run_is_a_result(study, folder, tmp_path) -> None:
     wild = replace(study, training=replace(study.training, learning_rate=1e30))
     place = tmp_path / wild.key
-    shutil.copytree(folder / "base", place / "base")
-    shutil.copy(folder / "base.json", place)
+    shutil.copytree(folder.parent / study.base, tmp_path / wild.base)
+    base(wild, place)
     start(wild, place)
     for run in wild.runs:
         for step in (train, measure, generate, evaluate):
@@ -232,6 +235,11 @@ def test_calibration_error_by_hand() -> None:
     assert calibration_error(confidence, right) == pytest.approx(0.5 * 0.45 + 0.5 * 0.15)
 
 
+def test_the_mark_that_ends_a_reply_is_found_among_replies_that_are_cut_off() -> None:
+    labels = torch.tensor([[-100, 5, 2, -100], [-100, 6, 7, 8], [3, 4, 5, 2]])
+    assert end_mark([{"labels": labels[:2]}, {"labels": labels[2:]}]) == 2
+
+
 def test_scores_by_hand() -> None:
     replies = [
         {"reply": "a b a b", "reference": "a b a b", "tokens": 4},
@@ -252,7 +260,30 @@ def test_a_reply_is_held_against_the_one_to_the_same_prompt() -> None:
 
 
 def test_arms_are_the_controls_of_a_fair_test() -> None:
-    assert ARMS["none-double-batch"] == ("none", 2) and ARMS["symnoise-half-batch"] == ("symnoise", 0.5)
+    assert ARMS["none-double-batch"] == Arm("none", batch=2)
+    assert ARMS["symnoise-half-batch"] == Arm("symnoise", batch=0.5)
+    assert ARMS["penalty"].dials == (100, 0) and ARMS["penalty"].share == 0.1
+    assert Run("dials-2-1", 10, 0).dials == Dials(even=2, odd=1) and Run("symnoise", 10, 0).dials is None
+
+
+def test_a_rate_keeps_learning_rate_times_steps(study) -> None:
+    assert study.steps("symnoise-rate-2") * 2 == study.steps("symnoise-rate-0.5") / 2 == study.steps("symnoise")
+
+
+def test_studies_with_the_same_rows_share_one_pretrained_model(study, folder, monkeypatch) -> None:
+    other = replace(study, name="other", seeds=3, training=replace(study.training, steps=9))
+    assert other.base == study.base and other.key != study.key
+    assert replace(study, measuring=replace(study.measuring, set_apart=60)).base != study.base
+    monkeypatch.setattr(module, "pretrain", lambda *_: pytest.fail("made a second time"))
+    base(other, folder.parent / other.key)
+    read = [json.loads((folder.parent / s.key / "base.json").read_text())["pretraining_loss"] for s in (study, other)]
+    assert read[0] == read[1]
+
+
+def test_rows_set_apart_are_measured_by_one_study_or_the_other(study) -> None:
+    first = replace(study, measuring=replace(study.measuring, held_out=4, skip=0, set_apart=8))
+    second = replace(first, measuring=replace(first.measuring, skip=4))
+    assert split(first).pool == split(second).pool and split(first).rest == split(second).rest
 
 
 def test_autocast_is_held_against_float32_seed_by_seed(study, tmp_path) -> None:
@@ -339,4 +370,4 @@ def test_a_base_in_the_form_of_fine_tuning_from_borrowed_embeddings(study, tmp_p
     assert torch.allclose(source.model.get_input_embeddings().weight, table)
     assert replace(study, pretraining=options).key != study.key
     with pytest.raises(InputError, match="only 0 conversations fit"):
-        pretrain(replace(options, max_length=8), split(study).rest, tmp_path / "base")
+        pretrain(replace(options, max_length=2), split(study).rest, tmp_path / "base")

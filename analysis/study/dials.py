@@ -1,0 +1,73 @@
+"""Which weight do outcomes follow: the even one (curvature) or the odd one (gradient noise)?
+
+Claim D1: with weights μ and λ of the noise's even and odd part, a step's mean given ε has μ alone, and its variance
+has λ². So an outcome that follows μ is owed to curvature, one that follows λ² to noise in the gradient.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.study.contrasts import LEVEL
+from analysis.study.data import StudyTables, measurements
+from analysis.study.pairs import holm
+from result_schema.study import dials_of
+
+TERMS = ("even", "odd²")
+
+
+def slopes(study: StudyTables) -> pd.DataFrame:
+    """Outcome = a + b μ + c λ² at the study's own α, by least squares in each seed that finished all cells; one row
+    per term.
+
+    mean, low, high: of a slope over the seeds, with Student's 95 % interval: rows, their order and initial weights are
+    a seed's own, so seeds are the unit.  p: Student's.  lack: what the plane leaves, the root mean square of the cells'
+    mean residuals over the range of the cells' means; near 0 where two slopes say it all.
+    primary: where the study file named the slopes, of its outcomes, at the end of training; holm: p adjusted over them.
+    Empty where the study has no cell with μ and none with λ besides those of plain training and SymNoise.
+    """
+    cells = {arm: cell for arm in study.runs.arm.unique() if (cell := dials_of(arm)) is not None}
+    if len({odd for _, odd in cells.values()}) < 2:
+        return pd.DataFrame()
+    found: list[dict[str, Any]] = []
+    for setting, runs in study.runs.groupby("setting", sort=False):
+        at_own = runs[runs.arm.isin(cells) & (runs.alpha.isna() | (runs.alpha == study.facts["alpha"]))]
+        own = measurements(study).merge(at_own[["run", "arm", "seed"]], on="run")
+        for (measure, when, decoding), part in own.groupby(["measure", "when", "decoding"]):
+            table = part.pivot(index="seed", columns="arm", values="value")
+            for row in _fitted(table, cells):
+                found.append({"setting": setting, "measure": measure, "when": when, "decoding": decoding, **row})
+    result = pd.DataFrame(found)
+    if result.empty:
+        return result
+    named = result.measure.isin(study.primary.outcomes) & (result.when == "end") & (result.decoding == "")
+    result["primary"] = named & study.primary.slopes
+    result["holm"] = holm(result.p.where(result.primary).tolist())
+    return result
+
+
+def _fitted(table: pd.DataFrame, cells: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
+    """Rows of the two terms; `table` has a row per seed and a column per arm."""
+    whole = table.dropna()
+    if len(whole) < 2:
+        return []
+    design = np.array([[1, cells[arm][0], cells[arm][1] ** 2] for arm in whole.columns])
+    values = whole.to_numpy(float).T
+    fit = np.linalg.lstsq(design, values, rcond=None)[0]
+    means = values.mean(axis=1)
+    left = means - design @ fit.mean(axis=1)
+    spread = float(np.ptp(means))
+    lack = float(np.sqrt(np.mean(left**2))) / spread if spread else math.nan
+    return [{"term": term, **_over_seeds(fit[i]), "lack": lack} for i, term in enumerate(TERMS, start=1)]
+
+
+def _over_seeds(slope: NDArray[np.float64]) -> dict[str, float]:
+    n = len(slope)
+    mean, error = float(slope.mean()), float(slope.std(ddof=1)) / math.sqrt(n)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else math.nan
+    return {"seeds": n, "mean": mean, "low": mean - half, "high": mean + half, "p": p}
