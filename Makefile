@@ -1,4 +1,4 @@
-# Every target makes its own environment: nothing is needed but Python (3.10 or newer), pip and make.
+# Every target makes its own environment: nothing is needed but Python 3.11, pip and make.
 PYTHON ?= python3
 VENV := .venv
 BENCH := .venv-bench

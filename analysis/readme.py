@@ -1,14 +1,16 @@
-"""The README's tables of verdicts, times and studies, from what has landed.
+"""The generated parts of the README and of docs/results.md: findings, costs, verdicts, studies.
 
-python -m analysis.readme results/quick     # land that run's ledger, pictures and data in docs/quick, then the tables
-python -m analysis.readme                   # write the tables from what has landed
+python -m analysis.readme results/quick     # publish that run's ledger, pictures and data in docs/quick, then as below
+python -m analysis.readme                   # write the generated parts from what is published
 """
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from analysis.findings import findings
@@ -26,6 +28,7 @@ from symnoise.core import write_atomically, write_json
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 LANDED = ROOT / "docs" / "quick"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 DIFFERENCES = {"training loss": "training loss, nats", "held-out loss": "held-out loss, nats"} | {
     p: p for p in SPLIT
 }  # of the studies, as columns
@@ -115,20 +118,51 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def written(readme: str, landed: Landed) -> str:
-    """The README with its tables between their marks."""
+def costs() -> str:
+    """What measuring and training cost, as ratios of one run of `make bench`."""
+    bench, peers, training = (
+        pd.read_csv(ROOT / "docs" / f"{name}.csv").set_index(key)
+        for name, key in (("bench", "key"), ("peers", "method"), ("training", "loop"))
+    )
+    taylor, halves, products = (bench.loc[key] for key in ("taylor", "taylor-bfloat16", "products"))
+    own, halved = peers.loc["symnoise, Taylor"], peers.loc["symnoise, Taylor, bfloat16 coefficients"]
+    others = peers[~peers.index.str.startswith("symnoise") & (peers.malloc != "as found")]
+    plain, noise, pair = (training.loc[loop] for loop in ("plain Trainer", "unpaired noise", "pair, one doubled batch"))
+    biased = f"{100 * abs(halved.trace / own.trace - 1):.1f} % biased"
+    rows = {
+        "one probe of tr H: Taylor mode; with bfloat16 coefficients; Hessian products": (
+            f"{taylor.forwards:.1f}; {halves.forwards:.1f}; {products.forwards:.1f} forward passes"
+        ),
+        "memory above the model: Taylor mode; Hessian products": (
+            f"{taylor.memory_gib:.1f}; {products.memory_gib:.1f} GiB"
+        ),
+        "best other package ÷ symnoise, forward passes to 5 % standard error": (
+            f"{others.work_ratio.min():.1f} in float32, {others.work.min() / halved.work:.1f} with bfloat16 "
+            f"coefficients ({biased})"
+        ),
+        "single-draw noise in training": f"{noise.noise_ms:.1f} ms of a step of {plain.step_seconds:.1f} s",
+        "a pair": f"{pair.time_ratio:.1f} plain steps",
+    }
+    return "\n".join(["| | |", "|---|---|", *(_line(what, cost) for what, cost in rows.items())])
+
+
+def written(page: str, landed: Landed) -> str:
+    """A page with its generated parts between their marks."""
     found = [part for part in (studies(landed.studies), first_looks(landed)) if part]
     parts = {
         "findings": "\n".join(f"- {said}" for said in findings(landed)),
+        "costs": costs(),
         "ledger": f"{table(landed.rows)}\n\n{stages(landed.run)}",
         "studies": "\n\n".join(found),
     }
     for name, text in parts.items():
         start, end = f"<!-- {name}:", f"<!-- end of {name} -->"
-        head, rest = readme.split(start, 1)
+        if start not in page:
+            continue
+        head, rest = page.split(start, 1)
         mark, rest = rest.split("\n", 1)
-        readme = f"{head}{start}{mark}\n\n{text}\n\n{end}{rest.split(end, 1)[1]}"
-    return readme
+        page = f"{head}{start}{mark}\n\n{text}\n\n{end}{rest.split(end, 1)[1]}"
+    return page
 
 
 def land_data(run: Path, landed: Path) -> None:
@@ -153,9 +187,10 @@ def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
         for name in PICTURES:
             shutil.copy(run / "figures" / name, LANDED / name)
         land_data(run, LANDED)
-    readme = ROOT / "README.md"
-    text = written(readme.read_text(encoding="utf-8"), read_landed())
-    write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
+    landed = read_landed()
+    for page in PAGES:
+        text = written(page.read_text(encoding="utf-8"), landed)
+        write_atomically(page, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

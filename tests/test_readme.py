@@ -9,13 +9,14 @@ import pytest
 
 from analysis.paper import outcomes
 from analysis.paper.landed import read_landed, study_results
-from analysis.readme import first_looks, stages, studies, table, written
+from analysis.readme import costs, first_looks, stages, studies, table, written
 from analysis.study import report
 from analysis.study.report import write_study
 from result_schema.files import ROOT
 from tests.analysis.made_up_study import write_study as write_files
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_the_ten_lines_run(smollm2, capsys) -> None:
@@ -28,13 +29,19 @@ def test_the_ten_lines_run(smollm2, capsys) -> None:
 def test_the_tables_are_of_what_has_landed() -> None:
     landed = read_landed()
     for part in (table(landed.rows), stages(landed.run), studies(landed.studies)):
-        assert part in README
-    assert written(README, landed) == README
-    assert written(README.replace("| M1 | E‖ε‖²", "| M1 | typed"), landed) == README
+        assert part in RESULTS
+    assert costs() in README
+    assert written(README, landed) == README and written(RESULTS, landed) == RESULTS
+    assert written(RESULTS.replace("| M1 | E‖ε‖²", "| M1 | typed"), landed) == RESULTS
+    assert written(README.replace("forward passes |", "typed |"), landed) == README
+
+
+def test_it_is_a_landing_page() -> None:
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_costs_it_names_are_those_that_landed() -> None:
-    said, bench = " ".join(README.split()), pd.read_csv(ROOT / "docs" / "bench.csv").set_index("key")
+    said, bench = " ".join(RESULTS.split()), pd.read_csv(ROOT / "docs" / "bench.csv").set_index("key")
     taylor, halves, product = (
         bench.loc[key]
         for key in (
@@ -44,7 +51,7 @@ def test_the_costs_it_names_are_those_that_landed() -> None:
         )
     )
     assert (
-        f"a probe costs {taylor.forwards:.1f} forward passes in Taylor mode (16 probes in 4 groups; "
+        f"one probe costs {taylor.forwards:.1f} forward passes in Taylor mode (16 probes in 4 groups; "
         f"{halves.forwards:.1f} with bfloat16 coefficients, {100 * halves.error:.1f} % off) and "
         f"{product.forwards:.1f} by Hessian products; the one takes {taylor.memory_gib:.1f} GiB above the model and "
         f"the other {product.memory_gib:.1f}"
@@ -57,13 +64,13 @@ def test_the_costs_it_names_are_those_that_landed() -> None:
     assert (
         f"{retained.work.idxmin()}, took {retained.work_ratio.min():.1f} times the forward passes of Taylor mode "
         f"({found.work_ratio.min():.1f} times with malloc as found) and {retained.work.min() / halved.work:.1f} times "
-        f"those with bfloat16 coefficients, whose traces were {100 * off:.1f} % off; the leanest took "
+        f"those with bfloat16 coefficients, whose traces were {100 * off:.1f} % off; the most memory-efficient took "
         f"{retained.memory_gib_ratio.min():.1f} ({found.memory_gib_ratio.min():.1f}) times the memory"
     ) in said
 
 
 def test_what_noise_and_batches_take_is_what_landed() -> None:
-    said, training = " ".join(README.split()), pd.read_csv(ROOT / "docs" / "training.csv").set_index("loop")
+    said, training = " ".join(RESULTS.split()), pd.read_csv(ROOT / "docs" / "training.csv").set_index("loop")
     plain, halves, neftune, noise, doubled, twice = (
         training.loc[loop]
         for loop in (

@@ -7,14 +7,7 @@ from typing import Any
 README = Path(__file__).parents[2] / "README.md"
 
 
-def parts(readme: str) -> dict[str, str]:
-    """The ten lines of code, and the generated ledger without the table of what measured it."""
-    (ledger,) = re.findall(r"<!-- ledger:.*?-->\n\n(.*?)\n\n\| claim \| measured by", readme, flags=re.S)
-    return {"code": re.findall(r"```python\n.*?```", readme, flags=re.S)[0], "claims": ledger}
-
-
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the parts where a page has `<!-- from README: NAME -->`."""
-    for name, text in parts(README.read_text(encoding="utf-8")).items():
-        markdown = markdown.replace(f"<!-- from README: {name} -->", text)
-    return markdown
+    """Put the README's first lines of Python where a page has `<!-- from README: code -->`."""
+    code = re.findall(r"```python\n.*?```", README.read_text(encoding="utf-8"), flags=re.S)[0]
+    return markdown.replace("<!-- from README: code -->", code)
