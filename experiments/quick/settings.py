@@ -6,7 +6,7 @@ from typing import Any
 
 from result_schema.files import read_settings as read_yaml
 from symnoise.core import InputError, unknown
-from symnoise.noise import NAMES
+from symnoise.noise import noise_names
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quick.yaml"
 # The least that each count makes sense with; every other count must be at least 1.
@@ -68,8 +68,8 @@ def _check(settings: dict[str, Any], where: str) -> None:
     if not isinstance(arms, list) or not arms or len({*arms}) != len(arms):
         raise InputError(f"{where}, training: arms is a list of noises, each once; got {arms!r}")
     for arm in arms:
-        if arm not in NAMES:
-            raise InputError(f"{where}, training, arms: {unknown('noise', str(arm), NAMES)}")
+        if arm not in noise_names():
+            raise InputError(f"{where}, training, arms: {unknown('noise', str(arm), noise_names())}")
     for key in ("alpha", "learning_rate"):
         if not (_number(training[key]) and training[key] > 0):
             raise InputError(f"{where}, training: {key} must be a number above 0; got {training[key]!r}")

@@ -5,16 +5,15 @@ from typing import Any
 
 from symnoise.cli.shared import long_work, show, write
 from symnoise.core import unknown
-from symnoise.noise import Noise, sampled_moments
+from symnoise.noise import Noise, sampled_moments, single_draws
 
-_LAWS = ("uniform", "gaussian", "gaussian-raw", "rademacher")
 _SYMBOLS = {"mean_square_norm": "E‖ε‖²", "var_square_norm": "Var‖ε‖²", "mean_norm": "E‖ε‖"}
 
 
 def moments(*, law: str, alpha: float, length: int, dim: int, draws: int, seed: int, json: Path | None) -> None:
     """Print, and write, predicted and measured moments of one draw of noise."""
-    if law not in _LAWS:
-        raise unknown("law", law, _LAWS)
+    if law not in single_draws():
+        raise unknown("law", law, single_draws())
     noise = Noise.named(law, alpha)
     assert noise is not None
     with long_work(json):

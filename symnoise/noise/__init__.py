@@ -3,12 +3,11 @@
 from symnoise.noise.directions import directions, orthogonal_directions
 from symnoise.noise.laws import LAWS, Law, law, sparse
 from symnoise.noise.moments import Moments, RealisedMoments, closed_form_moments, realised_moments
-from symnoise.noise.noise import NAMES, Noise
+from symnoise.noise.noise import Noise, noise_names, scale_of, single_draws
 from symnoise.noise.sampled import SampledMoments, sampled_moments
 
 __all__ = [
     "LAWS",
-    "NAMES",
     "Law",
     "Moments",
     "Noise",
@@ -17,8 +16,11 @@ __all__ = [
     "closed_form_moments",
     "directions",
     "law",
+    "noise_names",
     "orthogonal_directions",
     "realised_moments",
     "sampled_moments",
+    "scale_of",
+    "single_draws",
     "sparse",
 ]

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
-from scipy.special import gammaln
 from torch import Tensor
 
 from symnoise.core import Mask, lengths
@@ -20,8 +19,8 @@ class Moments:
 
     mean_square_norm: E‖ε‖² = n s² v            (α²v for s = α/√n; α²/3 once calibrated)
     var_square_norm:  Var‖ε‖² = n s⁴ v² (κ − 1)  (0 for Rademacher)
-    mean_norm:        E‖ε‖: exactly s√2·Γ((n+1)/2)/Γ(n/2) for Gaussian, exactly s√n for Rademacher; for uniform
-                      s√(nv)·(1 − (κ−1)/(8n)), with an error of order n⁻².
+    mean_norm:        E‖ε‖: exactly s√2·Γ((n+1)/2)/Γ(n/2) for Gaussian, exactly s√n for Rademacher; for laws without
+                      a closed form s√(nv)·(1 − (κ−1)/(8n)), with an error of order n⁻².
     variance:         s² v, of one coordinate.
     kurtosis:         κ, of one coordinate.
     """
@@ -36,10 +35,8 @@ class Moments:
 def closed_form_moments(law: Law, scale: float, n: int) -> Moments:
     """Moments of `scale`·u over `n` independent coordinates u of `law`; formulas in `Moments`."""
     v, kappa = law.variance, law.kurtosis
-    if law.name == "gaussian":
-        mean_norm = scale * math.sqrt(2) * math.exp(gammaln((n + 1) / 2) - gammaln(n / 2))
-    elif law.name == "rademacher":
-        mean_norm = scale * math.sqrt(n)
+    if law.mean_norm is not None:
+        mean_norm = scale * law.mean_norm(n)
     else:
         mean_norm = scale * math.sqrt(n * v) * (1 - DEFICIT * (kappa - LEAST_KURTOSIS) / n)
     return Moments(

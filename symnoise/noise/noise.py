@@ -11,18 +11,37 @@ from symnoise.core import InputError, Mask, lengths, unknown
 from symnoise.noise import laws
 from symnoise.noise.moments import Moments, closed_form_moments
 
-# Command-line and config names: (law, calibrated, paired, mirrored).
-NAMES: dict[str, tuple[str, bool, bool, bool] | None] = {
+Setting = tuple[str, bool, bool, bool]  # (law, calibrated, paired, mirrored)
+# Names that do not follow from the law's.
+_OWN: dict[str, Setting | None] = {
     "none": None,
-    "uniform": ("uniform", True, False, True),
-    "gaussian": ("gaussian", True, False, True),
     "gaussian-raw": ("gaussian", False, False, True),
-    "rademacher": ("rademacher", True, False, True),
     "symnoise": ("rademacher", True, True, True),
-    "uniform-pair": ("uniform", True, True, True),
-    "gaussian-pair": ("gaussian", True, True, True),
     "independent-pair": ("rademacher", True, True, False),
 }
+
+
+def noise_names() -> dict[str, Setting | None]:
+    """Command-line and config names of noises: each law's own (one calibrated draw), LAW-pair, and special ones."""
+    single = {law: (law, True, False, True) for law in laws.LAWS}
+    pairs = {f"{law}-pair": (law, True, True, True) for law in laws.LAWS}
+    named = {name: setting for name, setting in pairs.items() if setting not in _OWN.values()}
+    return {"none": None, **single, **_OWN, **named}
+
+
+def single_draws() -> list[str]:
+    """Names of the noises that are one draw: each law calibrated, then raw ones."""
+    return [name for name, setting in noise_names().items() if setting and not setting[2]]
+
+
+def scale_of(
+    amount: float, lengths: Int[Tensor, "*shape"], dim: int, dtype: torch.dtype = torch.float64
+) -> Float[Tensor, "*shape"]:
+    """NEFTune's scale amount/√(L·d), 0 where L is 0, computed in `dtype`: measuring and training use this one.
+
+    Without a check of the lengths, which would make an accelerator wait; `Noise.scale` checks.
+    """
+    return (amount / (lengths.to(dtype) * dim).sqrt()).masked_fill(lengths == 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,7 @@ class Noise:
     Calibration sets c = √(1/(3v)), so that E‖ε‖² = α²/3 for every law: 1 for uniform, 1/√3 for Gaussian and
     Rademacher (Yadav 2026, arXiv 2605.23171); uncalibrated, c = 1.
 
-    law:        "uniform", "gaussian" or "rademacher".
+    law:        a name in `LAWS`: "uniform", "gaussian", "rademacher".
     alpha:      α ≥ 0, finite.
     calibrated: whether every law gets the mean square norm of NEFTune's uniform noise.
     paired:     whether two sides are trained on; `sample_pair` draws them.
@@ -66,9 +85,10 @@ class Noise:
     @classmethod
     def named(cls, name: str, alpha: float) -> "Noise | None":
         """The noise that the command line and configs call `name`; None for "none". `InputError` if there is none."""
-        if name not in NAMES:
-            raise unknown("noise", name, NAMES)
-        setting = NAMES[name]
+        known = noise_names()
+        if name not in known:
+            raise unknown("noise", name, known)
+        setting = known[name]
         return cls(setting[0], alpha, *setting[1:]) if setting else None
 
     @property
@@ -76,7 +96,7 @@ class Noise:
         """The command-line name, or a description where this combination has none."""
         mirrored = self.mirrored or not self.paired  # mirroring says nothing of a single draw
         setting = (self.law, self.calibrated or self.law == "uniform", self.paired, mirrored)
-        for name, known in NAMES.items():
+        for name, known in noise_names().items():
             if known == setting:
                 return name
         return "-".join(
@@ -101,10 +121,10 @@ class Noise:
 
         Raises `InputError` for a row without a real token and for a width below 1.
         """
-        length = torch.as_tensor(lengths).reshape(-1).double()
+        length = torch.as_tensor(lengths).reshape(-1)
         if bool((length < 1).any()) or dim < 1:
             raise InputError("every row needs at least one real token, and the width must be at least 1")
-        return self.calibration * self.alpha / (length * dim).sqrt()
+        return scale_of(self.calibration * self.alpha, length, dim)
 
     def sigma(self, lengths: Int[Tensor, " batch"] | int, dim: int) -> Float[Tensor, " batch"]:
         """σ = s·√v of each row, (batch,), float64, in embedding units: the standard deviation of one coordinate of ε.

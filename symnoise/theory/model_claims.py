@@ -19,7 +19,7 @@ from symnoise.curvature import (
     softmax_curvature,
 )
 from symnoise.models import EmbeddingLoss, Loss
-from symnoise.noise import LAWS, Noise
+from symnoise.noise import LAWS, Noise, single_draws
 from symnoise.norms import expected_square_norm, radial_identity, square_norm
 from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
@@ -153,7 +153,7 @@ def check_norms(loss: EmbeddingLoss, alpha: float, draws: int = 400, *, where: s
     X, mask = loss.embeddings, loss.mask
     clean = square_norm(X, mask)
     rows, table = [], []
-    for name in ("uniform", "gaussian", "rademacher", "gaussian-raw"):
+    for name in single_draws():
         noise = Noise.named(name, alpha)
         assert noise is not None
         expected = expected_square_norm(X, mask, noise)

@@ -5,12 +5,10 @@ from typing import Any
 import torch
 
 from symnoise.core import generator
-from symnoise.noise import Noise, law, sampled_moments
+from symnoise.noise import Noise, law, noise_names, sampled_moments, single_draws
 from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
 from symnoise.theory.ledger import Row, row, value_and_half
-
-_NAMES = ("uniform", "gaussian", "rademacher", "gaussian-raw")
 
 
 @timed
@@ -22,7 +20,7 @@ def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int
     """
     rows, table = [], []
     where = f"sampled, L = {length}, d = {dim}"
-    for name in _NAMES:
+    for name in single_draws():
         noise = Noise.named(name, alpha)
         assert noise is not None
         expected = noise.moments(length, dim)
@@ -90,7 +88,7 @@ def check_moments_at_scale(
 ) -> Findings:
     """M1 again at the shape of real fine-tuning, where E‖ε‖² must be the same number; resolution 1 %."""
     rows = []
-    for name in _NAMES:
+    for name in single_draws():
         noise = Noise.named(name, alpha)
         assert noise is not None
         mean, half = value_and_half(sampled_moments(noise, length, dim, draws, seed).mean_square_norm)
@@ -112,19 +110,26 @@ def _pair_row(alpha: float, length: int, dim: int, seed: int, where: str) -> Row
     """M3: the largest |first, third or fifth moment| over 100 mirrored pairs; exactly 0, also in floating point."""
     shape, worst, draws = torch.empty((100, length, dim)), 0.0, 100
     mask = torch.ones((draws, length), dtype=torch.long)
-    for name in ("symnoise", "uniform-pair", "gaussian-pair"):
+    pairs = [name for name, setting in noise_names().items() if setting and setting[2] and setting[3]]
+    for name in pairs:
         noise = Noise.named(name, alpha)
         assert noise is not None
         plus, minus = noise.sample_pair(shape, mask, generator=generator(seed, "pairs", name))
         worst = max(worst, *(float((plus**k + minus**k).abs().max()) for k in (1, 3, 5)))
-    facts: dict[str, Any] = {"key": "odd-moments", "subject": "sampled", "where": where, "n": 3 * draws, "seed": seed}
+    facts: dict[str, Any] = {
+        "key": "odd-moments",
+        "subject": "sampled",
+        "where": where,
+        "n": len(pairs) * draws,
+        "seed": seed,
+    }
     return row("M3", "largest odd moment over {+ε, −ε}", 0, worst, 0, resolution=0, **facts)
 
 
 def _histogram(alpha: float, length: int, dim: int, seed: int) -> list[dict]:
     """‖ε‖² of 2,000 draws of each law, for the figure."""
     records = []
-    for name in _NAMES:
+    for name in single_draws():
         noise = Noise.named(name, alpha)
         assert noise is not None
         values = sampled_moments(noise, length, dim, 2_000, seed + 1).norms.square()

@@ -94,7 +94,7 @@ def check_least_variance(subject: Subject, draws: int = 100_000, seed: int = 0) 
         own: dict[str, Any] = {"key": f"variance.{name}", "resolution": 0.05 * predicted}
         measured, half = found[name]
         rows.append(row("P3", f"Var(zᵀHz), {name}", predicted, measured, half, **own, **facts))
-    for name in ("uniform", "gaussian"):
+    for name in (name for name in LAWS if name != "rademacher"):
         excess = found["rademacher"][0] - found[name][0]
         half = math.hypot(found["rademacher"][1], found[name][1])
         quantity = f"Var(zᵀHz), rademacher − {name}"

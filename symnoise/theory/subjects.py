@@ -50,8 +50,7 @@ class Ridges:
     """ℓ(x) = Σ_m a_m cos(w_m·x + b_m): every derivative, and every smoothed value, in closed form.
 
     For independent coordinates with characteristic function φ, E cos(w·(x + σz) + b) = cos(w·x + b) Π_i φ(σw_i)
-    (φ is real for symmetric laws). φ(t) is sin(√3t)/(√3t) for the unit-variance uniform law, exp(−t²/2) for the
-    Gaussian, cos t for Rademacher, and 1 − q + q cos(t/√q), q = 1/κ, for the sparse law of kurtosis κ.
+    (φ is real for symmetric laws; `Law.characteristic_less_1`).
     """
 
     a: Float[Tensor, " ridge"]
@@ -76,14 +75,7 @@ class Ridges:
 
     def smoothed(self, law: Law, sigma: float) -> float:
         """E ℓ(x + σz) − ℓ(x), z of the standardised law; exact but for rounding."""
-        t = sigma * self.w
-        if law.name == "uniform":
-            factors = torch.sinc(t * 3**0.5 / torch.pi) - 1
-        elif law.name == "gaussian":
-            factors = (-t.square() / 2).expm1()
-        else:  # Rademacher is the sparse law that is never 0
-            q = 1.0 if law.name == "rademacher" else 1 / law.kurtosis
-            factors = -2 * q * (t / (2 * q**0.5)).sin().square()  # q (cos(t/√q) − 1), with its digits
+        factors = law.characteristic_less_1(sigma * self.w)
         # log1p and expm1 keep the digits that Π φ − 1 would lose for small σ.
         return float((self._cosines * torch.log1p(factors).sum(1).expm1()).sum())
 

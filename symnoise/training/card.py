@@ -8,11 +8,6 @@ from symnoise.core import provenance
 from symnoise.noise import law
 from symnoise.training.settings import TrainSettings
 
-_LAWS = {
-    "uniform": "uniform on [−1, 1]",
-    "gaussian": "standard normal",
-    "rademacher": "±1 with equal odds (Rademacher)",
-}
 _SIDES = {
     (False, True): "one draw a row",
     (False, False): "one draw a row",
@@ -60,7 +55,7 @@ tags: [{", ".join(dict.fromkeys(("symnoise", settings.noise)))}]
 
 ## Noise
 
-{_noise(settings)}
+{noise_of(settings)}
 ## Measured
 
 {measured}
@@ -76,17 +71,19 @@ tags: [{", ".join(dict.fromkeys(("symnoise", settings.noise)))}]
 {_versions()}"""
 
 
-def _noise(settings: TrainSettings) -> str:
+def noise_of(settings: TrainSettings) -> str:
+    """The card's section on noise."""
     noise = settings.make_noise()
     if noise is None:
         return f"None. Seed {settings.seed} for order of rows and dropout.\n"
-    variance, dials = law(noise.law).variance, settings.make_dials()
+    of, dials = law(noise.law), settings.make_dials()
     calibrated = "yes" if noise.calibrated else "no"
     return (
         f"- **Name**: `{settings.noise}`, α = {settings.noise_alpha:g}\n"
-        f"- **Law**: ε = c·α/√(L·d)·u, u {_LAWS[noise.law]}, {_LENGTHS[settings.noise_length]}, d the embedding width\n"
+        f"- **Law**: {of.label}: ε = c·α/√(L·d)·u, u {of.description}, {_LENGTHS[settings.noise_length]}, "
+        "d the embedding width\n"
         f"- **Calibrated**: {calibrated}; c = {noise.calibration:.6g}, so E‖ε‖² = α²v c² = "
-        f"{(noise.calibration * noise.alpha) ** 2 * variance:.6g} for every row that has it on all tokens, "
+        f"{(noise.calibration * noise.alpha) ** 2 * of.variance:.6g} for every row that has it on all tokens, "
         "before the schedule\n"
         f"- **Paired**: {_SIDES[noise.paired, noise.mirrored] if dials is None else _DIALLED.format(**asdict(dials))}\n"
         f"- **On**: {settings.noise_where} tokens; α schedule {settings.noise_schedule}; "

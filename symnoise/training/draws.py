@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from symnoise.noise import Noise, law
+from symnoise.noise import Noise, law, scale_of
 
 
 def draw(
@@ -23,14 +23,10 @@ def draw(
     Transformers' `neftune_post_forward_hook` makes it from the same generator state in float32.
     """
     shape, device = (*lengths.shape, dim), lengths.device
-    if padded:
-        magnitude = float(noise.calibration * noise.alpha / torch.sqrt(torch.tensor(lengths.shape[1] * dim)))
-        if noise.law == "uniform":  # scaled within the draw, as there: u·m rounds differently from U(-m, m)
-            u = torch.empty(shape, dtype=dtype, device=generator.device)
-            return u.uniform_(-magnitude, magnitude, generator=generator).to(device) * (lengths != 0)[:, :, None]
-        scale = magnitude * (lengths != 0).to(dtype)
-    else:
-        # `Noise.scale`'s formula without its check of the lengths, which would make an accelerator wait.
-        scale = noise.calibration * noise.alpha / (lengths.double() * dim).sqrt()
-        scale = scale.masked_fill(lengths == 0, 0.0).to(dtype)
+    amount, real = noise.calibration * noise.alpha, lengths != 0
+    if padded:  # in float32, as there
+        size = float(scale_of(amount, torch.tensor(lengths.shape[1]), dim, torch.float32))
+        u = law(noise.law).sample(shape, generator=generator, size=size, dtype=dtype, device=device)
+        return u * real[:, :, None]
+    scale = scale_of(amount, lengths, dim).to(dtype)
     return law(noise.law).sample(shape, generator=generator, dtype=dtype, device=device).mul_(scale[:, :, None])

@@ -9,10 +9,10 @@ from scipy.special import gammaln
 from symnoise.core import InputError, generator
 from symnoise.noise import (
     LAWS,
-    NAMES,
     Noise,
     directions,
     law,
+    noise_names,
     orthogonal_directions,
     realised_moments,
     sampled_moments,
@@ -76,7 +76,7 @@ def test_scale_is_neftune_s_and_calibration_equates_the_laws() -> None:
     torch.testing.assert_close(Noise.named("gaussian-raw", 5.0).scale(lengths, 16), uniform)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
+@pytest.mark.parametrize("name", [name for name in noise_names() if name != "none"])
 def test_names_go_there_and_back(name: str) -> None:
     assert Noise.named(name, 2.0).name == name
 

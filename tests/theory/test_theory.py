@@ -115,7 +115,7 @@ def test_moments_hold() -> None:
 
 def test_a_wrong_law_is_caught(monkeypatch) -> None:
     """A "Gaussian" that draws uniforms has the wrong kurtosis: the ledger can say no."""
-    impostor = replace(LAWS["gaussian"], name="uniform")
+    impostor = replace(LAWS["gaussian"], fill=LAWS["uniform"].fill)
     monkeypatch.setitem(LAWS, "gaussian", impostor)
     verdicts = {r.quantity: r.verdict for r in check_moments(draws=5_000).rows}
     assert verdicts["Var‖ε‖², gaussian"] == "fails"
