@@ -102,7 +102,7 @@ def test_what_comes_from_the_readme_is_there(monkeypatch) -> None:
     readme = hook("readme", monkeypatch)
     page = readme.on_page_markdown((DOCS / "index.md").read_text(encoding="utf-8"))
     assert "<!-- from README" not in page
-    assert "sn.EmbeddingLoss(" in page and "\n| M1 | " in page and "\n| N3 | " in page
+    assert "sn.EmbeddingLoss(" in page
 
 
 DOCSTRING = """Which quantity, Σ_k z_k.

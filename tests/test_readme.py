@@ -129,6 +129,8 @@ def test_one_seed_is_told_without_an_interval(tmp_path, monkeypatch) -> None:
 
 def test_every_file_it_names_is_there() -> None:
     for name in re.findall(r"\]\(([^)h#][^)]*)\)", README):
-        assert (ROOT / name).is_file(), name
+        file, _, heading = name.partition("#")
+        assert (ROOT / file).is_file(), name
+        assert not heading or f"## {heading.replace('-', ' ')}" in (ROOT / file).read_text(encoding="utf-8").lower()
     for name in ("examples", "experiments/quick", "experiments/bench"):
         assert Path(ROOT / name).exists(), name
