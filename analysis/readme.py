@@ -56,6 +56,8 @@ def stages(run: dict[str, Any]) -> str:
     lines = ["| claim | measured by `make reproduce` in | seconds | record |", "|---|---|---|---|"]
     for id in CLAIMS:
         names = [name for name in run["stages"] if id in run["claims"].get(name, [])]
+        if not names:
+            continue
         seconds = sum(run["stages"][name] for name in names)
         files = ", ".join(f"`stages/{name}.json`" for name in names)
         lines.append(f"| {id} | {', '.join(names)} | {seconds:.0f} | {files} |")

@@ -36,7 +36,9 @@ from symnoise.theory import (
     check_cancellation,
     check_coupled_laws,
     check_diagonal_on_text,
+    check_first_layer,
     check_least_variance,
+    check_mixing,
     check_moments,
     check_moments_at_scale,
     check_norms,
@@ -114,6 +116,7 @@ def theory(stages: Stages, settings: dict[str, Any]) -> None:
         )
 
     stages.run("moments", lambda: check_moments(seed=seed) + check_moments_at_scale(seed=seed), "M1 to M3, sampled", ())
+    stages.run("mixing", lambda: check_mixing(seed=seed), "L1, X1 and R1, sampled", ())
     stages.run("analytic", analytic, "S1 to P3 on a function with known derivatives", ())
     stages.run(
         "tiny",
@@ -159,6 +162,7 @@ def text(stages: Stages, settings: dict[str, Any], source: "Source") -> None:
             check_coupled_laws(chosen, 5.0, options["coupled_draws"], **facts)
             + check_split(chosen, 1.0, options["split_draws"], **facts)
             + check_diagonal_on_text(chosen, options["diagonal_probes"], **facts)
+            + check_first_layer(source.model.model, **facts)
         )
 
     def norms() -> Findings:
@@ -185,7 +189,12 @@ def text(stages: Stages, settings: dict[str, Any], source: "Source") -> None:
     stages.run(
         "curvature", curvature, "tr H, tr G and the rest, by Taylor mode, Hessian products and differences", MEASURED
     )
-    stages.run("laws", laws, "the laws compared by coupled draws; the parts of a pair; the diagonal of H", MEASURED)
+    stages.run(
+        "laws",
+        laws,
+        "the laws compared by coupled draws; the parts of a pair; the diagonal of H; the first layer",
+        MEASURED,
+    )
     stages.run("norms", norms, "embedding norms, growth through the layers, the radial identity", MEASURED)
 
 

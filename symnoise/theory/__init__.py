@@ -3,6 +3,7 @@
 from symnoise.theory.claims import CLAIMS, KINDS, OUTCOMES, SUBJECTS, Claim, claim, kind_of
 from symnoise.theory.findings import Findings
 from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict, write_ledger
+from symnoise.theory.mixing import check_first_layer, check_mixing
 from symnoise.theory.model_claims import (
     check_coupled_laws,
     check_norms,
@@ -32,7 +33,9 @@ __all__ = [
     "check_cancellation",
     "check_coupled_laws",
     "check_diagonal_on_text",
+    "check_first_layer",
     "check_least_variance",
+    "check_mixing",
     "check_moments",
     "check_moments_at_scale",
     "check_norms",

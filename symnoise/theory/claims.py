@@ -85,6 +85,19 @@ CLAIMS = {
             "where ℓ(cX) = ℓ(X): ⟨X, ∇ tr H⟩ = −2 tr H, so with tr H > 0 noise pushes norms outward",
             "H(cX) = H(X)/c², differentiated at c = 1",
         ),
+        Claim(
+            "L1",
+            "after a linear map with weights w, Σ w_i z_i has excess kurtosis (κ − 3) Σw⁴/(Σw²)²: about 3(κ − 3)/d for "
+            "generic rows of width d, so that laws of one variance become alike",
+            "fourth cumulants of independent terms add; Σw⁴/(Σw²)² ≈ 3/d for independent normal weights",
+        ),
+        Claim("X1", "gaussian-raw at α has the law of gaussian at √3 α", "α/√(Ld) = (√3 α)/√(Ld) · 1/√3"),
+        Claim(
+            "R1",
+            "a token's noise has norm ‖ε_t‖ = α/√(3L) whatever d; after a norm, its own direction keeps 1/√(1+r²), "
+            "r = ‖ε_t‖/‖x_t‖",
+            "d coordinates of variance α²/(3Ld); ε_t is nearly orthogonal to x_t, so ‖x_t + ε_t‖² ≈ (1 + r²)‖x_t‖²",
+        ),
     )
 }
 
@@ -140,6 +153,10 @@ KINDS = (
     Rule("M1", SUBJECTS, "identity", "moments of independent coordinates"),
     Rule("M2", SUBJECTS, "identity", "moments of independent coordinates"),
     Rule("M3", SUBJECTS, "identity", "ε and −ε are added"),
+    Rule("L1", ("sampled",), "identity", "cumulants of independent terms add"),
+    Rule("L1", ("model",), "prediction", "trained weights need not be like independent normal ones"),
+    Rule("X1", SUBJECTS, "identity", "the same draws, scaled"),
+    Rule("R1", SUBJECTS, "identity", "lengths in high dimension, for any token"),
     Rule("N1", SUBJECTS, "identity", "a square expanded, for any X"),
     Rule("N2", SUBJECTS, "identity", "the parallelogram law, for any X"),
     *(

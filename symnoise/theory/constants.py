@@ -20,3 +20,5 @@ PAIR = 1 / 4  # P2: (σ⁴/4) Var(zᵀHz)
 FROBENIUS = 2  # P3: Var(zᵀHz) = 2‖H‖_F² + (κ − 3) Σ H_ii²
 GAUSSIAN_KURTOSIS = 3  # P3: the κ at which the diagonal adds nothing
 LOGIT_DIFFERENCE = 1 / 8  # P4: ⅛Δᵀ∇²ℓΔ
+GENERIC = 3  # L1: d Σw⁴/(Σw²)² of independent normal weights is 3d/(d + 2) in the mean
+SHRINKAGE = 1 / 2  # R1: (1 + r²)^(−½)

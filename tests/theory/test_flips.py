@@ -17,7 +17,9 @@ from symnoise.theory import (
     Row,
     ScaleInvariant,
     check_cancellation,
+    check_first_layer,
     check_least_variance,
+    check_mixing,
     check_moments,
     check_norms,
     check_radial,
@@ -30,6 +32,7 @@ from symnoise.theory import (
     smoothed_loss,
     tiny_llama,
 )
+from tests.tiny import tiny
 
 TINY = {"subject": "tiny", "where": "tiny"}
 
@@ -58,6 +61,11 @@ def norms() -> list[Row]:
     return check_norms(EmbeddingLoss(model, text), 5.0, draws=2_000, where="tiny").rows
 
 
+def first_layer() -> list[Row]:
+    """L1 on a model whose weights are independent and normal."""
+    return check_first_layer(tiny("llama"), where="tiny").rows
+
+
 def analytic(check: Callable, *args: float) -> Callable[[], list[Row]]:
     return lambda: check(Ridges.drawn().subject(), *args).rows
 
@@ -72,6 +80,8 @@ CHECKS: dict[str, Callable[[], list[Row]]] = {
     "small alpha": small_alpha,
     "norms": norms,
     "rays": rays,
+    "mixing": lambda: check_mixing().rows,
+    "first layer": first_layer,
 }
 
 
@@ -123,6 +133,12 @@ FLIPS = [
     ("N2", "norms", "4 of the cross term", of_module(closed_forms, "CROSS", 6)),
     ("N2", "norms", "1 in κ − 1", of_module(closed_forms, "LEAST_KURTOSIS", -1)),
     ("N3", "rays", "−2", of_module(radial, "DEGREE", -1)),
+    ("L1", "mixing", "kurtosis of uniform", of_law("uniform", kurtosis=2.4)),
+    ("L1", "mixing", "3 in κ − 3", of_module(constants, "GAUSSIAN_KURTOSIS", 2.5)),
+    ("L1", "first layer", "3 of generic rows", of_module(constants, "GENERIC", 5)),
+    ("X1", "mixing", "3 of the raw variance", of_module(constants, "RAW", 2.9)),
+    ("R1", "mixing", "1/3 of the calibration", of_module(constants, "CALIBRATED", 0.35)),
+    ("R1", "mixing", "½ of the shrinkage", of_module(constants, "SHRINKAGE", 0.6)),
 ]
 
 
