@@ -28,11 +28,9 @@ def slopes(study: StudyTables) -> pd.DataFrame:
     a seed's own, so seeds are the unit.  p: Student's.  lack: what the plane leaves, the root mean square of the cells'
     mean residuals over the range of the cells' means; near 0 where two slopes say it all.
     primary: where the study file named the slopes, of its outcomes, at the end of training; holm: p adjusted over them.
-    Empty where the study has no cell with μ and none with λ besides those of plain training and SymNoise.
+    Empty where the cells do not tell both slopes.
     """
     cells = {arm: cell for arm in study.runs.arm.unique() if (cell := dials_of(arm)) is not None}
-    if len({odd for _, odd in cells.values()}) < 2:
-        return pd.DataFrame()
     found: list[dict[str, Any]] = []
     for setting, runs in study.runs.groupby("setting", sort=False):
         at_own = runs[runs.arm.isin(cells) & (runs.alpha.isna() | (runs.alpha == study.facts["alpha"]))]
@@ -56,6 +54,8 @@ def _fitted(table: pd.DataFrame, cells: dict[str, tuple[float, float]]) -> list[
     if len(whole) < 2:
         return []
     design = np.array([[1, cells[arm][0], cells[arm][1] ** 2] for arm in whole.columns])
+    if np.linalg.matrix_rank(design) < design.shape[1]:  # cells on a line tell only one of the two slopes
+        return []
     values = whole.to_numpy(float).T
     fit = np.linalg.lstsq(design, values, rcond=None)[0]
     means = values.mean(axis=1)

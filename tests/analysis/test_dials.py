@@ -55,6 +55,8 @@ def test_primary_slopes_are_corrected_among_themselves(tmp_path) -> None:
 
 def test_a_study_without_dials_has_no_slopes(tmp_path) -> None:
     assert slopes(study(tmp_path / "s", arms=("none", "uniform", "symnoise"))).empty
+    assert slopes(study(tmp_path / "t", arms=("none", "dials-0-1", "dials-0-3"))).empty  # no two values of μ
+    assert slopes(study(tmp_path / "u", arms=("uniform", "gaussian"))).empty
 
 
 def test_intervals_of_slopes_cover() -> None:
