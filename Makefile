@@ -67,7 +67,7 @@ study: $(VENV)/ready
 		--config study=experiments/configs/studies/$(STUDY).yaml python=$(BIN)/python $(if $(DATA),data=$(DATA)) \
 		$(if $(TASKS),tasks=$(TASKS))
 
-# The paper from what has landed: paper/generated, then paper/build/main.pdf; fails on undefined references and wide boxes.
+# The paper from what is published: paper/generated, then paper/build/main.pdf; fails on undefined references and wide boxes.
 paper: $(VENV)/ready
 	@command -v latexmk > /dev/null || { echo "make paper needs TeX: make tex, as root" >&2; exit 2; }
 	$(BIN)/python -m analysis.paper

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from analysis.numbers import fixed, measurement, number
-from analysis.paper.landed import Landed, StudyResults
+from analysis.paper.published import Published, StudyResults
 from analysis.study.pairs import pairs_needed
 
 STUDY = "micro"  # the one with all arms and ten seeds
@@ -12,10 +12,10 @@ WORTH_KNOWING = 0.002  # nats of held-out loss
 ALPHAS = (5, 10, 15)  # what is trained with
 
 
-def findings(landed: Landed) -> list[str]:
+def findings(published: Published) -> list[str]:
     """The range of validity, then what noise and what the mirror does; where it has not been run, nothing is said."""
-    said = [_validity(landed.rows)]
-    study = landed.studies.get(STUDY)
+    said = [_validity(published.rows)]
+    study = published.studies.get(STUDY)
     if study is not None:
         said += [_noise(study), _mirror(study), _penalty(study), _open(study)]
     return [sentence for sentence in said if sentence]

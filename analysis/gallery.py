@@ -1,4 +1,4 @@
-"""Every figure on one page of the site, drawn from what has landed, with its caption and the file that draws it.
+"""Every figure on one page of the site, drawn from what is published, with its caption and the file that draws it.
 
 python -m analysis.gallery     # docs/gallery/index.md, and a PNG, PDF and CSV of each
 """
@@ -14,14 +14,14 @@ import pandas as pd
 from analysis import figures
 from analysis.figures import density, growth
 from analysis.page import drawn
-from analysis.paper.landed import STUDIES
+from analysis.paper.published import STUDIES
 from analysis.study import figures as study_figures
 from result_schema.files import ROOT
 from symnoise.core import write_atomically
 
 HEAD = """# Gallery
 
-Every figure, drawn from the runs that have landed in the repository; equal data give equal bytes. One file draws one
+Every figure, drawn from the runs that are published in the repository; equal data give equal bytes. One file draws one
 figure: its `draw(frame)` takes the table linked below the picture, so a run of your own can be drawn the same way.
 """
 
@@ -68,7 +68,7 @@ def _read(path: Path) -> pd.DataFrame | None:
 
 
 def write_gallery(root: Path = ROOT) -> Path:
-    """Draw everything into docs/gallery, which is made anew; the path of its page."""
+    """Draw everything into docs/gallery, which is rebuilt; the path of its page."""
     folder = root / "docs" / "gallery"
     shutil.rmtree(folder, ignore_errors=True)
     text = "\n".join([HEAD, *_lines(entries(root), folder)])
@@ -82,7 +82,7 @@ def _lines(sections: dict[str, list[Entry]], folder: Path) -> Iterator[str]:
         for entry in found:
             source = f"{entry.module.__name__.replace('.', '/')}.py"
             if entry.data is None:
-                yield f"### {entry.module.TITLE}\n\nNot drawn: nothing has landed. `{entry.command}` measures it.\n"
+                yield f"### {entry.module.TITLE}\n\nNot drawn: nothing is published. `{entry.command}` measures it.\n"
                 continue
             made = drawn(entry.module, entry.data, folder, entry.name)
             files = ", ".join(f"[{kind.upper()}]({entry.name}.{kind})" for kind in ("pdf", "png", "csv"))

@@ -74,7 +74,7 @@ def prediction(row: dict[str, Any]) -> str:
     if row["relation"] == "within":
         return f"{number(row['prediction'])} ± {row['resolution']:g}"
     value, decimals = number(row["prediction"]), decimals_for(row["low"], row["high"])
-    # To the digits of the measurement beside it; a whole number stays one.
+    # To the digits of the measurement next to it; a whole number stays one.
     return value if decimals is None or value.lstrip("−").isdigit() else fixed(row["prediction"], decimals)
 
 

@@ -1,4 +1,4 @@
-"""What every self-contained page shares: templates, figures as data URIs with their files beside them, tables as CSV.
+"""What every self-contained page shares: templates, figures as data URIs with their files next to them, tables as CSV.
 
 Equal data give equal bytes: nothing here reads the clock or draws a number.
 """

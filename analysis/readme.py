@@ -18,7 +18,7 @@ from analysis.ledger import TITLES, of_kind
 from analysis.numbers import measurement, number
 from analysis.page import write_csv
 from analysis.paper import outcomes
-from analysis.paper.landed import FIRST_LOOKS, Landed, StudyResults, read_landed, table_path
+from analysis.paper.published import FIRST_LOOKS, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
@@ -27,7 +27,7 @@ from result_schema.measures import SPLIT
 from symnoise.core import write_atomically, write_json
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
-LANDED = ROOT / "docs" / "quick"
+PUBLISHED = ROOT / "docs" / "quick"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 DIFFERENCES = {"training loss": "training loss, nats", "held-out loss": "held-out loss, nats"} | {
     p: p for p in SPLIT
@@ -65,7 +65,7 @@ def stages(run: dict[str, Any]) -> str:
 
 
 def studies(found: dict[str, StudyResults | None]) -> str:
-    """Of the studies that have landed: verdicts by claim, and at the study's α what SymNoise came to and what decides
+    """Of the studies that are published: verdicts by claim, and at the study's α what SymNoise came to and what decides
     that; or that there is none."""
     run = {name: study for name, study in found.items() if study}
     if not run:
@@ -80,12 +80,12 @@ def studies(found: dict[str, StudyResults | None]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def first_looks(landed: Landed) -> str:
+def first_looks(published: Published) -> str:
     """The study smollm2 on each data set: what the contrasts come to; "" where there is none but its own."""
-    run = {FIRST_LOOKS[name]: found for name, found in landed.first_looks.items() if found}
+    run = {FIRST_LOOKS[name]: found for name, found in published.first_looks.items() if found}
     if not run:
         return ""
-    own = landed.studies.get("smollm2")
+    own = published.studies.get("smollm2")
     run = ({"Alpaca": own} if own else {}) | run
     contrasts = [(measure, pair) for measure in ("held-out loss", "tr G") for pair in outcomes.LOOKED_AT]
     heads = [f"{measure}, {arm(first)} − {arm(second)}" for measure, (first, second) in contrasts]
@@ -148,13 +148,13 @@ def costs() -> str:
     return "\n".join(["| | |", "|---|---|", *(_line(what, cost) for what, cost in rows.items())])
 
 
-def written(page: str, landed: Landed) -> str:
+def written(page: str, published: Published) -> str:
     """A page with its generated parts between their marks."""
-    found = [part for part in (studies(landed.studies), first_looks(landed)) if part]
+    found = [part for part in (studies(published.studies), first_looks(published)) if part]
     parts = {
-        "findings": "\n".join(f"- {said}" for said in findings(landed)),
+        "findings": "\n".join(f"- {said}" for said in findings(published)),
         "costs": costs(),
-        "ledger": f"{table(landed.rows)}\n\n{stages(landed.run)}",
+        "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
         "studies": "\n\n".join(found),
     }
     for name, text in parts.items():
@@ -167,31 +167,31 @@ def written(page: str, landed: Landed) -> str:
     return page
 
 
-def land_data(run: Path, landed: Path) -> None:
+def publish_data(run: Path, published: Path) -> None:
     """The run's tables, the data of every figure, and which model, text and versions they come from."""
-    folder = landed / "data"
+    folder = published / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((run / "figures").glob("*.csv")):
         shutil.copy(path, folder / path.name)
     for name, found in read_run(run).tables.items():
-        write_csv(table_path(landed, name), found)
+        write_csv(table_path(published, name), found)
     record = json.loads((run / "stages" / "sources.json").read_text(encoding="utf-8"))
     facts = {key: record[key] for key in ("commit", "python", "versions")} | record["result"]
     write_json(folder / "sources.json", facts)
 
 
 def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
-    """Land a run, if one is named, and write the tables."""
+    """Publish a run, if one is named, and write the tables."""
     if run is not None:
-        LANDED.mkdir(parents=True, exist_ok=True)
+        PUBLISHED.mkdir(parents=True, exist_ok=True)
         for name in ("ledger.json", "run.json"):
-            shutil.copy(run / name, LANDED / name)
+            shutil.copy(run / name, PUBLISHED / name)
         for name in PICTURES:
-            shutil.copy(run / "figures" / name, LANDED / name)
-        land_data(run, LANDED)
-    landed = read_landed()
+            shutil.copy(run / "figures" / name, PUBLISHED / name)
+        publish_data(run, PUBLISHED)
+    published = read_published()
     for page in PAGES:
-        text = written(page.read_text(encoding="utf-8"), landed)
+        text = written(page.read_text(encoding="utf-8"), published)
         write_atomically(page, partial(Path.write_text, data=text, encoding="utf-8"))
 
 

@@ -71,7 +71,7 @@ def _facts(run: QuickRun) -> dict[str, Any]:
             f"run.json is not there: the run was not finished, and its settings are unknown. Run {run.command}."
         )
     if any(run.settings.get(key) != value for record in records for key, value in record["settings"].items()):
-        notices.append("Some records were made with other settings than the run's; running again makes them anew.")
+        notices.append("Some records were made with other settings than the run's; running again makes them again.")
     if len(commits) > 1:
         notices.append("These records were made by different commits; see the table of stages.")
     return {

@@ -60,7 +60,7 @@ ARMS: dict[str, Arm] = {
     **_dialled(((0, 1), (0, 3), (1, 1), (1, 3), (2, 0), (2, 1), (3, 0))),
     **_at_rates(("none", "rademacher", "symnoise"), (0.5, 2, 4)),
 }
-PLAIN = tuple(name for name, arm in ARMS.items() if arm.noise == "none")  # have no α: one run a seed serves every α
+PLAIN = tuple(name for name, arm in ARMS.items() if arm.noise == "none")  # have no α: one run per seed serves every α
 
 
 def dials_of(arm: str) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""What the README says is run, and what it reports is what has landed."""
+"""What the README says is run, and what it reports is what is published."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.paper import outcomes
-from analysis.paper.landed import read_landed, study_results
+from analysis.paper.published import read_published, study_results
 from analysis.readme import costs, first_looks, stages, studies, table, written
 from analysis.study import report
 from analysis.study.report import write_study
@@ -26,21 +26,21 @@ def test_the_ten_lines_run(smollm2, capsys) -> None:
     assert "taylor" in capsys.readouterr().out
 
 
-def test_the_tables_are_of_what_has_landed() -> None:
-    landed = read_landed()
-    for part in (table(landed.rows), stages(landed.run), studies(landed.studies)):
+def test_the_tables_are_of_what_has_published() -> None:
+    published = read_published()
+    for part in (table(published.rows), stages(published.run), studies(published.studies)):
         assert part in RESULTS
     assert costs() in README
-    assert written(README, landed) == README and written(RESULTS, landed) == RESULTS
-    assert written(RESULTS.replace("| M1 | E‖ε‖²", "| M1 | typed"), landed) == RESULTS
-    assert written(README.replace("forward passes |", "typed |"), landed) == README
+    assert written(README, published) == README and written(RESULTS, published) == RESULTS
+    assert written(RESULTS.replace("| M1 | E‖ε‖²", "| M1 | typed"), published) == RESULTS
+    assert written(README.replace("forward passes |", "typed |"), published) == README
 
 
 def test_it_is_a_landing_page() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_the_costs_it_names_are_those_that_landed() -> None:
+def test_the_costs_it_names_are_those_that_published() -> None:
     said, bench = " ".join(RESULTS.split()), pd.read_csv(ROOT / "docs" / "bench.csv").set_index("key")
     taylor, halves, product = (
         bench.loc[key]
@@ -69,7 +69,7 @@ def test_the_costs_it_names_are_those_that_landed() -> None:
     ) in said
 
 
-def test_what_noise_and_batches_take_is_what_landed() -> None:
+def test_what_noise_and_batches_take_is_what_published() -> None:
     said, training = " ".join(RESULTS.split()), pd.read_csv(ROOT / "docs" / "training.csv").set_index("loop")
     plain, halves, neftune, noise, doubled, twice = (
         training.loc[loop]
@@ -114,17 +114,17 @@ def test_a_study_is_told_by_its_claims_and_by_what_decides(tmp_path, monkeypatch
 
 def test_one_seed_is_told_without_an_interval(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(report, "drawings", lambda *_: [])
-    arms, landed = ("none", "uniform", "independent-pair", "symnoise"), read_landed()
+    arms, published = ("none", "uniform", "independent-pair", "symnoise"), read_published()
     folder = write_files(tmp_path / "smollm2-dolly", arms=arms, loss={"symnoise": -0.5, "uniform": 0.2}, seeds=1)
     looks = {"smollm2-dolly": study_results(write_study(folder).parent), "smollm2-open-platypus": None}
-    (_, _, dolly) = first_looks(replace(landed, studies={}, first_looks=looks)).splitlines()
+    (_, _, dolly) = first_looks(replace(published, studies={}, first_looks=looks)).splitlines()
     found = [float(cell.replace("−", "-")) for cell in dolly.split(" | ")[2:5]]
     assert found == pytest.approx([0.2, -0.7, -0.5], abs=0.03) and dolly.startswith("| Dolly | 1 | ")
-    said = outcomes.paragraphs(replace(landed, studies={}, first_looks=looks))
+    said = outcomes.paragraphs(replace(published, studies={}, first_looks=looks))
     assert "one seed and so no interval, on Dolly" in said and "OpenPlatypus" not in said
     (loss,) = re.findall(r"Held-out loss: uniform .*? no noise (\S+); SymNoise .*? uniform (\S+); ", said)
     assert [float(x.replace(r"\ensuremath{-}", "-")) for x in loss] == pytest.approx(found[:2], abs=0.01)
-    assert first_looks(replace(landed, first_looks={"smollm2-dolly": None})) == ""
+    assert first_looks(replace(published, first_looks={"smollm2-dolly": None})) == ""
 
 
 def test_every_file_it_names_is_there() -> None:

@@ -68,7 +68,7 @@ def limits(data: pd.DataFrame) -> tuple[float, float]:
 def _points(
     ax: Axes, points: pd.DataFrame, k: int, ink: str, marker: str, label: str, within: tuple[float, float]
 ) -> None:
-    """One series, `k`-th of three beside one another."""
+    """One series, `k`-th of three next to each other."""
     for i, p in enumerate(points.to_dict("records")):
         x, said = p["example"] + 0.22 * (k - 1), "" if i else label
         cut(ax, x, p["value"], p["low"], p["high"], within, ink, marker=marker, label=said)
@@ -85,7 +85,7 @@ def caption(data: pd.DataFrame) -> str:
         f"positive in {int((gauss.value > 0).sum())} of {len(gauss)} examples, tr H negative in {len(negative)} of "
         f"{len(hessian)} ({sure} with the whole interval). (b) The same tr H by each method; Taylor mode and Hessian "
         "products share their probes. Bars are 95 % intervals over probes, and speak of these examples alone. "
-        "Arrowheads: the bar goes on."
+        "Arrowheads: the bar continues."
     )
     missing = int(data.low.isna().sum())
     return said + (f" {plural(missing, 'point has', 'points have')} no interval." if missing else "")

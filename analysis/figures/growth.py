@@ -62,7 +62,7 @@ def draw(data: pd.DataFrame) -> Figure:
                     _line(ax, line, quantity, ink, marker)
                     last = line.iloc[-1]
                     said = _power(_SYMBOLS[axis], exponents(line)[quantity])
-                    if last.value < data[data.axis == axis].value.max():  # ends early: another line may pass beside it
+                    if last.value < data[data.axis == axis].value.max():  # ends early: another line may pass next to it
                         place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "bottom"}
                         ax.annotate(said, (last.value, last[quantity]), (1, 4), color=ink, fontsize=6.5, **place)
                     else:

@@ -22,7 +22,7 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 @styled
 def draw(data: pd.DataFrame) -> Figure:
-    """Examples beside one another within each law."""
+    """Examples next to each other within each law."""
     drawn = figure(SINGLE, 2.3)
     ax = drawn.subplots()
     laws, examples = order(data.law), sorted(data.example.unique())

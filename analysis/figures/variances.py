@@ -64,7 +64,7 @@ def draw(data: pd.DataFrame) -> Figure:
 
 
 def _labels(ax: Axes, part: pd.DataFrame, by: str) -> None:
-    """Each line named beside its middle: one draw above, the others below."""
+    """Each line labelled next to its middle: one draw above, the others below."""
     for scheme, (ink, _) in SCHEMES.items():
         points = part[part.scheme == scheme].sort_values(by)
         if len(points):

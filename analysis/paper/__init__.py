@@ -1,4 +1,4 @@
-"""The paper's numbers, tables and figures, from landed result files alone.
+"""The paper's numbers, tables and figures, from published result files alone.
 
     python -m analysis.paper             # write paper/generated
     python -m analysis.paper FILE.log    # fail on what LaTeX's log has against the built paper

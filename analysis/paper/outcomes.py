@@ -5,7 +5,7 @@ from typing import Any
 from scipy import stats
 
 from analysis.numbers import fixed, listed, measurement, number, plural
-from analysis.paper.landed import FIRST_LOOKS, Landed, StudyResults
+from analysis.paper.published import FIRST_LOOKS, Published, StudyResults
 from analysis.paper.tex import tex
 from analysis.paper.values import found_in_words, tally
 from analysis.style import name as arm
@@ -22,10 +22,10 @@ _IN_SHORT = (
 LOOKED_AT = (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair"))
 
 
-def paragraphs(landed: Landed) -> str:
+def paragraphs(published: Published) -> str:
     """For each study: its size, what it found at its own α, each claim's verdicts; or that it has not been run."""
     said = []
-    for study, found in landed.studies.items():
+    for study, found in published.studies.items():
         head = rf"\paragraph{{Study \texttt{{{study}}}}}"
         if found is None:
             said.append(
@@ -38,7 +38,7 @@ def paragraphs(landed: Landed) -> str:
         )
         claims = " ".join(_claim(id, found) for id in OUTCOMES)
         said.append(f"{head} {tex(_size(found))} {claims} {shown}\n")
-    return "\n".join([*said, *_first_looks(landed)])
+    return "\n".join([*said, *_first_looks(published)])
 
 
 def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], float]:
@@ -49,9 +49,9 @@ def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], floa
     return {pair: means[pair] for pair in LOOKED_AT if pair in means}
 
 
-def _first_looks(landed: Landed) -> list[str]:
+def _first_looks(published: Published) -> list[str]:
     """One paragraph on the studies of one seed: the differences on each data set, without intervals."""
-    run = {name: found for name, found in landed.first_looks.items() if found}
+    run = {name: found for name, found in published.first_looks.items() if found}
     if not run:
         return []
     said = []

@@ -6,17 +6,17 @@ from types import ModuleType
 import pandas as pd
 
 from analysis import figures
-from analysis.paper.landed import FIGURES, STUDY_FIGURES, Landed
+from analysis.paper.published import FIGURES, STUDY_FIGURES, Published
 from analysis.paper.tex import tex
 from analysis.study import figures as study_figures
 from analysis.style import style
 from symnoise.core import write_atomically
 
 
-def pictures(landed: Landed) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
+def pictures(published: Published) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
     """name -> module and data, of every figure that can be drawn."""
-    found = {name: (figures.FIGURES[name], landed.frames[name]) for name in FIGURES if name in landed.frames}
-    for study, results in landed.studies.items():
+    found = {name: (figures.FIGURES[name], published.frames[name]) for name in FIGURES if name in published.frames}
+    for study, results in published.studies.items():
         if results is not None:
             for name, data in results.frames.items():  # what claims are about, at the study's own α: its page has all
                 shown = results.at_own_alpha(data[data.family != "controls"])
@@ -24,25 +24,25 @@ def pictures(landed: Landed) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
     return found
 
 
-def latex(landed: Landed) -> dict[str, str]:
+def latex(published: Published) -> dict[str, str]:
     """figure-NAME.tex -> a floating figure; for a study that has not been run, a line that says so."""
     found = {}
-    for name, (module, data) in pictures(landed).items():
+    for name, (module, data) in pictures(published).items():
         found[f"figure-{name}.tex"] = (
             f"\\begin{{figure*}}[!tb]\n\\centering\n\\includegraphics{{{name}}}\n"
             f"\\caption{{\\textbf{{{tex(module.TITLE)}.}} {tex(module.caption(data))}}}\n"
             f"\\label{{fig:{name}}}\n\\end{{figure*}}\n"
         )
-    for study, results in landed.studies.items():
+    for study, results in published.studies.items():
         for name in STUDY_FIGURES.get(study, ()):
             if results is None or name not in results.frames:
                 found[f"figure-{study}-{name}.tex"] = f"% {study}: {name} has not been run\n"
     return found
 
 
-def draw(landed: Landed, folder: Path) -> None:
+def draw(published: Published, folder: Path) -> None:
     """NAME.pdf of every figure; equal data, equal bytes."""
-    for name, (module, data) in pictures(landed).items():
+    for name, (module, data) in pictures(published).items():
         drawn = module.draw(data)
         with style():
             write_atomically(

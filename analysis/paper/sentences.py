@@ -5,18 +5,18 @@ from typing import Any
 from analysis.findings import findings
 from analysis.ledger import PRETRAINED
 from analysis.numbers import listed
-from analysis.paper.landed import Landed
+from analysis.paper.published import Published
 from analysis.paper.tex import tex
 from analysis.paper.values import found_in_words
 from analysis.reasons import reasons
 
 
-def failures(landed: Landed) -> str:
+def failures(published: Published) -> str:
     """A paragraph for each claim that fails on the pretrained model: which predictions, and what the run tells why."""
-    why = reasons(landed.rows, landed.tables)
+    why = reasons(published.rows, published.tables)
     said = []
-    for id in dict.fromkeys(row["id"] for row in landed.rows):
-        failed = [row for row in landed.rows if row["id"] == id and _fails_on_model(row)]
+    for id in dict.fromkeys(row["id"] for row in published.rows):
+        failed = [row for row in published.rows if row["id"] == id and _fails_on_model(row)]
         if failed:
             rows = "; ".join(found_in_words(row) for row in failed)
             why_so = tex(" ".join(why.get(id, [])))
@@ -24,12 +24,12 @@ def failures(landed: Landed) -> str:
     return "\n".join(said) or "No prediction fails on the pretrained model.\n"
 
 
-def abstract(landed: Landed) -> str:
+def abstract(published: Published) -> str:
     """What was found, then for which claims a prediction fails on the pretrained model."""
-    said = " ".join(tex(sentence.replace("**", "").replace("`", "")) for sentence in findings(landed))
-    if not any(landed.studies.values()):
+    said = " ".join(tex(sentence.replace("**", "").replace("`", "")) for sentence in findings(published))
+    if not any(published.studies.values()):
         said += " Fine-tuning outcomes over many seeds have not been run for this version of the text."
-    ids = list(dict.fromkeys(row["id"] for row in landed.rows if _fails_on_model(row)))
+    ids = list(dict.fromkeys(row["id"] for row in published.rows if _fails_on_model(row)))
     names = listed([rf"\claim{{{id}}}" for id in ids])
     failing = f"at least one prediction fails for {names}" if ids else "no prediction fails"
     return f"{said} On the pretrained model {failing}.\n"

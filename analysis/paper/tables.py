@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.intervals import PERCENT
 from analysis.ledger import PRETRAINED, line
 from analysis.numbers import decimals_for, fixed, measurement, number
-from analysis.paper.landed import Landed, StudyResults
+from analysis.paper.published import Published, StudyResults
 from analysis.paper.tex import rows_of, table, tex
 from analysis.paper.values import BENCH
 from analysis.style import name
@@ -31,6 +31,9 @@ SHORT = {
     "N1": "mean growth of the squared norm",
     "N2": "parallelogram; variance of one draw",
     "N3": "noise pushes norms outward",
+    "L1": "linear maps make laws alike",
+    "X1": "a raw Gaussian is a larger one",
+    "R1": "noise relative to a token",
     "O1": "SymNoise leaves less curvature",
     "O2": "less curvature, better outcome",
     "O3": "calibrated laws are equivalent",
@@ -41,15 +44,15 @@ SHOWN = ("training loss", "held-out loss", "length", *SPLIT)
 _CURVATURE = {"tr H": r"$\operatorname{tr}H$", "tr G": r"$\operatorname{tr}G$", "C": r"$C(\sigma)$"}
 
 
-def claims(landed: Landed) -> str:
+def claims(published: Published) -> str:
     """Verdicts by claim: of the quick run, and of each study."""
     cells = []
     for id in CLAIMS | OUTCOMES:
         if id in CLAIMS:
-            found = [row for row in landed.rows if row["id"] == id]
+            found = [row for row in published.rows if row["id"] == id]
             said = [str(n or "--") for n in counts(found).values()] if found else [NOT_RUN, "", ""]
         else:
-            rows = [row for one in landed.studies.values() if one for row in one.rows if row["id"] == id]
+            rows = [row for one in published.studies.values() if one for row in one.rows if row["id"] == id]
             said = [str(n or "--") for n in counts(rows).values()] if rows else [NOT_RUN, "", ""]
         cells.append([rf"\claim{{{id}}}", SHORT[id], *said])
     caption = (
@@ -61,10 +64,10 @@ def claims(landed: Landed) -> str:
     return table(columns, head, rows_of(cells), caption, "tab:claims", wide=False)
 
 
-def ledger(landed: Landed) -> str:
+def ledger(published: Published) -> str:
     """The quick run's rows on the pretrained model, and of the others those that do not hold."""
     cells = []
-    chosen = [row for row in landed.rows if row["verdict"] != "holds" or row["subject"] in PRETRAINED]
+    chosen = [row for row in published.rows if row["verdict"] != "holds" or row["subject"] in PRETRAINED]
     for row in chosen:
         said = line(row)
         verdict = rf"\textbf{{{said.verdict}}}" if said.verdict == "fails" else said.verdict
@@ -79,7 +82,7 @@ def ledger(landed: Landed) -> str:
     caption = (
         "The ledger: predictions, made before their measurement, on the pretrained model, and those that do not hold "
         f"elsewhere, with the {tex(PERCENT)} interval or a bound on rounding. The other "
-        f"{len(landed.rows) - len(chosen)} rows all hold; "
+        f"{len(published.rows) - len(chosen)} rows all hold; "
         r"\texttt{docs/quick/ledger.json} has every one."
     )
     return (
@@ -89,15 +92,15 @@ def ledger(landed: Landed) -> str:
     )
 
 
-def bench(landed: Landed) -> str:
-    """Cost and memory of a probe."""
+def bench(published: Published) -> str:
+    """Cost and memory per probe."""
     cells = []
     for key in BENCH:
-        row = landed.bench[landed.bench["key"] == key].iloc[0]
+        row = published.bench[published.bench["key"] == key].iloc[0]
         error = "" if math.isnan(row.error) else rf"{number(100 * row.error, 1)}\,\%"
         cells.append([tex(row["work"]), number(row.forwards, 2), number(row.memory_gib, 2), error])
     caption = (
-        "Work in plain forward passes without gradients (for methods with probes: a probe), peak memory above the "
+        "Work in plain forward passes without gradients (for methods with probes: per probe), peak memory above the "
         "model, and relative error where a method is not exact to rounding. Taylor rows include everything; a "
         "Hessian product needs the set-up once."
     )
@@ -107,38 +110,39 @@ def bench(landed: Landed) -> str:
     )
 
 
-def peers(landed: Landed) -> str:
+def peers(published: Published) -> str:
     """The same trace by other libraries, or that it has not been run."""
-    if landed.peers is None:
+    if published.peers is None:
         return (
             r"The comparison with hessian-eigenthings, PyHessian and curvlinops on the same trace has not been run "
             r"for this version of the text (\texttt{make bench} writes it)."
             "\n"
         )
-    retained = landed.peers[landed.peers.malloc != "as found"]
-    as_found = landed.peers[landed.peers.malloc == "as found"].set_index("method")
+    retained = published.peers[published.peers.malloc != "as found"]
+    as_found = published.peers[published.peers.malloc == "as found"].set_index("method")
     cells = []
     for row in retained.to_dict("records"):
         found = as_found.work.get(row["method"], math.nan)
         words = [row["method"], *(number(x, 3) for x in (row["forwards"], row["work"] / 1000, found / 1000))]
         cells.append([tex(word) for word in (*words, number(row["memory_gib"], 2))])
     caption = (
-        "The same trace to the same standard error by several libraries: forward passes a probe, thousands of forward "
+        "The same trace to the same standard error by several libraries: forward passes per probe, thousands of "
+        "forward "
         "passes in all with freed memory kept by the process, the same with the C library's setting as found (the "
         "engine sets it itself), and peak memory above the model in GiB."
     )
-    head = ["method", "a probe", "in all", "as found", "GiB"]
+    head = ["method", "per probe", "in all", "as found", "GiB"]
     made = table(
         r"@{}>{\raggedright\arraybackslash}p{1.35in}rrrr@{}", head, rows_of(cells), caption, "tab:peers", wide=False
     )
-    return made + r"\Cref{tab:peers} sets the engine beside other libraries on the same trace." + "\n"
+    return made + r"\Cref{tab:peers} compares the engine with other libraries on the same trace." + "\n"
 
 
-def arms(landed: Landed) -> str:
+def arms(published: Published) -> str:
     """By study, means and standard deviations over seeds at the end of training, of each arm at the study's own α."""
     head = ["arm", r"$\alpha$", "runs", *(_CURVATURE.get(measure, measure) for measure in SHOWN)]
     lines = []
-    for study, found in _run(landed):
+    for study, found in _run(published):
         lines.append(_heading(study, found, len(head)))
         end = found.at_own_alpha(found.tables["arms"].query("when == 'end'"))
         for (arm, _), own in end.groupby(["arm", "alpha"], dropna=False, sort=False):
@@ -154,8 +158,8 @@ def arms(landed: Landed) -> str:
     return _wide("@{}llr" + "r" * len(SHOWN) + "@{}", head, lines, caption, "tab:arms")
 
 
-def _run(landed: Landed) -> list[tuple[str, StudyResults]]:
-    return [(study, found) for study, found in landed.studies.items() if found]
+def _run(published: Published) -> list[tuple[str, StudyResults]]:
+    return [(study, found) for study, found in published.studies.items() if found]
 
 
 def _heading(study: str, found: StudyResults, width: int) -> list[str]:
@@ -178,12 +182,12 @@ def _mean(own: pd.DataFrame) -> str:
     return tex(f"{fixed(row['mean'], decimals)} ± {fixed(row.sd, decimals)}")
 
 
-def contrasts(landed: Landed) -> str:
+def contrasts(published: Published) -> str:
     """By study, at its own α, paired differences at the end in training loss, held-out loss and tr G."""
     measures = ("training loss", "held-out loss", "tr G")
     head = ["contrast", "pairs", *(tex(measure) for measure in measures)]
     lines = []
-    for study, found in _run(landed):
+    for study, found in _run(published):
         compared = found.at_own_alpha(found.tables["contrasts"])
         chosen = compared[(compared.family == "main") & (compared.when == "end") & compared.decoding.isna()]
         lines.append(_heading(study, found, len(head)))

@@ -81,7 +81,7 @@ def escaped(text: str) -> str:
 
 
 def rows_of(cells: Iterable[Sequence[str]]) -> str:
-    """Lines of a table, one a row."""
+    """Lines of a table, one per row."""
     return "\n".join(" & ".join(row) + r" \\" for row in cells)
 
 

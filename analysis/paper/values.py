@@ -10,12 +10,12 @@ from analysis.figures.variances import on_text
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.numbers import count, fixed, listed, measurement, number
-from analysis.paper.landed import Landed
+from analysis.paper.published import Published
 from analysis.paper.tex import escaped, tex
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
-# name in the text -> key and subject of a row of the landed ledger.
+# name in the text -> key and subject of a row of the published ledger.
 ROWS = {
     "S2@ratio": ("S2.ratio", "analytic"),
     "S2@uniform": ("S2.difference.uniform-gaussian.alpha=5", "model"),
@@ -65,15 +65,15 @@ PUBLISHED = {
 }
 
 
-def values(landed: Landed) -> dict[str, str]:
+def values(published: Published) -> dict[str, str]:
     """key -> LaTeX."""
     found = {f"published/{name}": rate for name, rate in PUBLISHED.items()}
     for name in ROWS:
-        found |= _row(name, landed.rows)
-    found |= _counts(landed.rows)
-    found |= _run(landed)
-    found |= _bench(landed.bench)
-    found |= _pictures(landed)
+        found |= _row(name, published.rows)
+    found |= _counts(published.rows)
+    found |= _run(published)
+    found |= _bench(published.bench)
+    found |= _pictures(published)
     return found
 
 
@@ -84,7 +84,7 @@ def named(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     if len(same) != 1:
         raise InputError(
             f"docs/quick/ledger.json has {len(same)} rows {key} on {subject}; the paper's text names it "
-            f"{name}: change ROWS in analysis/paper/values.py, or land another run"
+            f"{name}: change ROWS in analysis/paper/values.py, or publish another run"
         )
     return same[0]
 
@@ -129,21 +129,21 @@ def found_in_words(row: dict[str, Any]) -> str:
     return tex(f"{row['quantity']}: {said.measured}{interval} where {said.prediction} is predicted")
 
 
-def _run(landed: Landed) -> dict[str, str]:
-    run, settings = landed.run, landed.run["settings"]
-    text, training, model = settings["text"], settings["training"], landed.sources["model"]
+def _run(published: Published) -> dict[str, str]:
+    run, settings = published.run, published.run["settings"]
+    text, training, model = settings["text"], settings["training"], published.sources["model"]
     found = {
         "run/minutes": f"{run['seconds'] / 60:.0f}",
         "run/gib": f"{run['peak_rss_mib'] / 1024:.1f}",
         "run/seed": str(settings["seed"]),
         "model/parameters": f"{model['parameters'] / 1e6:.1f}",
         "model/sha256": escaped(next(iter(model["sha256"].values()))[:16]),
-        "data/sha256": escaped(landed.sources["data"]["sha256"][:16]),
-        "data/rows": tex(count(landed.sources["data"]["examples"]).replace(" ", "\u2009")),
-        "run/commit": escaped(landed.sources["commit"][:12]),
-        "run/python": landed.sources["python"],
+        "data/sha256": escaped(published.sources["data"]["sha256"][:16]),
+        "data/rows": tex(count(published.sources["data"]["examples"]).replace(" ", "\u2009")),
+        "run/commit": escaped(published.sources["commit"][:12]),
+        "run/python": published.sources["python"],
     }
-    found |= {f"version/{name}": tex(version) for name, version in landed.sources["versions"].items()}
+    found |= {f"version/{name}": tex(version) for name, version in published.sources["versions"].items()}
     found["run/draws"] = str(settings.get("range", text)["draws"])
     text_keys = ("examples", "max_length", "probes", "coupled_draws", "law_examples")
     for key in (*text_keys, "radial_probes", "radial_examples", "radial_tokens"):
@@ -171,19 +171,19 @@ def _bench_row(name: str, bench: pd.DataFrame) -> dict[Any, Any]:
     return same[0]
 
 
-def _pictures(landed: Landed) -> dict[str, str]:
+def _pictures(published: Published) -> dict[str, str]:
     """What the run’s tables say of its figures."""
-    slopes, curvature = first_text(landed.tables["validity"]), landed.tables["curvature"]
+    slopes, curvature = first_text(published.tables["validity"]), published.tables["curvature"]
     edge = radius(slopes)
     hessian = curvature[curvature.quantity == "tr H"]
     hessian = hessian[hessian.method == hessian.method.iloc[0]]
     gauss = curvature[curvature.quantity == "tr G"]
-    text = on_text(landed.tables["variances on text"])
+    text = on_text(published.tables["variances on text"])
     measured = text.pivot(index="alpha", columns="scheme", values="measured")
     gain = measured["two draws"] / measured["pair"]
     formula = text[text.alpha == gain.index[0]].set_index("scheme").predicted
-    moved = landed.tables["layers"].set_index(["law", "layer"]).displacement
-    last = landed.tables["layers"].layer.max()
+    moved = published.tables["layers"].set_index(["law", "layer"]).displacement
+    last = published.tables["layers"].layer.max()
     ratio = slopes.set_index("alpha").sigma
     return {
         "validity/radius": number(edge, 2) if math.isfinite(edge) else f"over {slopes.alpha.max():g}",

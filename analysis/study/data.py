@@ -18,7 +18,7 @@ FEW = 5  # names in a notice
 
 @dataclass(frozen=True)
 class StudyTables:
-    """facts: study.json.  runs: one row a run, with `setting`, its model and data in words.  curves, curvature,
+    """facts: study.json.  runs: one row per run, with `setting`, its model and data in words.  curves, curvature,
     outcomes: as written, `curvature` with its stage ("before", "during", "after")."""
 
     facts: dict[str, Any]

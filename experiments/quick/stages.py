@@ -18,7 +18,7 @@ class Stages:
     """The stages of one run, as JSON records in `folder`/stages.
 
     A record is reused where it was made by this version of symnoise from the same settings, of those the stage uses;
-    otherwise the stage runs anew. Records are written whole or not at all, so a run can be interrupted anywhere and
+    otherwise the stage runs again. Records are written whole or not at all, so a run can be interrupted anywhere and
     started again.
     """
 

@@ -16,7 +16,7 @@ from symnoise.core import progress_shown
 Config = Annotated[Path, typer.Argument(help="The study, such as experiments/configs/studies/micro.yaml.")]
 DataFile = Annotated[str, typer.Option("--data", help="Stands in for the study's data set.")]
 TasksFile = Annotated[str, typer.Option("--tasks", help="YAML that stands in for the study's section tasks.")]
-Runs = Annotated[Path, typer.Option(help="Where raw runs lie.")]
+Runs = Annotated[Path, typer.Option(help="Folder of raw runs.")]
 
 
 def study_command(work: Callable[[Study, Path], Any]) -> Callable[[], None]:

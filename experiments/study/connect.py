@@ -68,10 +68,12 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     if not runs:
         raise InputError(f"no run of {study.name} is finished in {folder}: make study STUDY={study.name}")
     if len(versions) > 1:
-        raise InputError(f"runs were made by several versions of symnoise ({', '.join(sorted(versions))}); run anew")
+        raise InputError(
+            f"runs were made by several versions of symnoise ({', '.join(sorted(versions))}); run them again"
+        )
     contents.discard(None)
     if len(contents) > 1:
-        raise InputError(f"runs were made while {study.data} had different contents; run {study.name} anew")
+        raise InputError(f"runs were made while {study.data} had different contents; run {study.name} again")
     for step, settings in asked.items():
         if any(other != settings[0] for other in settings):
             raise InputError(f"runs were not asked the same: delete {folder}/*/{step}.json and run again")

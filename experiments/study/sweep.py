@@ -32,7 +32,7 @@ STEPS = {"train.json": train, "measure.json": measure, "replies.json": generate,
 
 
 def sweep(study: Study, folder: Path, jobs: int) -> None:
-    """Make what is missing of every run, `jobs` at a time, a thread each.
+    """Make what is missing of every run, `jobs` at a time, one thread each.
 
     `InputError` naming the runs that failed, and for a study with `tasks` or `alpaca_eval`, whose weights must stay.
     """

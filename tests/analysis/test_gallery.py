@@ -1,4 +1,4 @@
-"""The gallery shows what has landed, byte for byte, and says how to make what has not."""
+"""The gallery shows what is published, byte for byte, and says how to make what has not."""
 
 import shutil
 from pathlib import Path

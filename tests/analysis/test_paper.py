@@ -1,4 +1,4 @@
-"""The paper says what has landed: no number is typed, every claim stated, every source there, nothing stale."""
+"""The paper says what is published: no number is typed, every claim stated, every source there, nothing stale."""
 
 import json
 import re
@@ -15,11 +15,11 @@ from analysis.findings import findings
 from analysis.page import write_csv
 from analysis.paper import outcomes, pictures, sentences, tables
 from analysis.paper.generated import texts
-from analysis.paper.landed import Landed, StudyResults, read_landed
 from analysis.paper.log import complaints
+from analysis.paper.published import Published, StudyResults, read_published
 from analysis.paper.tex import tex
 from analysis.paper.values import ROWS, named, values
-from analysis.readme import land_data
+from analysis.readme import publish_data
 from analysis.study.claims import less_curved, ordered
 from analysis.study.contrasts import contrasts, plan
 from analysis.study.data import measurements
@@ -80,13 +80,13 @@ def typed_numbers(text: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def landed() -> Landed:
-    return read_landed()
+def published() -> Published:
+    return read_published()
 
 
 @pytest.fixture(scope="module")
-def generated(landed: Landed) -> dict[str, str]:
-    return texts(landed)
+def generated(published: Published) -> dict[str, str]:
+    return texts(published)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -99,8 +99,8 @@ def test_a_typed_number_would_be_found(text: str) -> None:
     assert list(typed_numbers(text))
 
 
-def test_every_value_that_the_text_names_is_generated(landed: Landed) -> None:
-    text, found = "\n".join(map(body, SOURCES)), values(landed)
+def test_every_value_that_the_text_names_is_generated(published: Published) -> None:
+    text, found = "\n".join(map(body, SOURCES)), values(published)
     keys = set(re.findall(r"\\val\{([^{}]*)\}", text))
     for macro, parts in {
         "verdict": ["verdict"],
@@ -140,25 +140,25 @@ def test_every_generated_file_is_used_and_every_used_file_is_generated(generated
     assert used == set(generated)
 
 
-def test_what_is_committed_is_what_has_landed(generated: dict[str, str]) -> None:
-    assert generated == texts(read_landed())
+def test_what_is_committed_is_what_has_published(generated: dict[str, str]) -> None:
+    assert generated == texts(read_published())
     committed = {path.name: path.read_text(encoding="ascii") for path in (PAPER / "generated").glob("*.tex")}
     assert committed.keys() == generated.keys()
     stale = [name for name, text in generated.items() if committed[name] != text]
     assert stale == [], "run python -m analysis.paper"
 
 
-def test_equal_data_draw_equal_figures(landed: Landed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_data_draw_equal_figures(published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(style._RC, "pdf.fonttype", 3)  # fonts that need no subsetting
-    one = replace(landed, frames={"slopes": landed.frames["slopes"]}, studies={})
+    one = replace(published, frames={"slopes": published.frames["slopes"]}, studies={})
     for folder in ("a", "b"):
         pictures.draw(one, tmp_path / folder)
     first, second = ((tmp_path / folder / "slopes.pdf").read_bytes() for folder in ("a", "b"))
     assert first == second and first.startswith(b"%PDF")
 
 
-def test_what_has_not_been_run_says_so(landed: Landed) -> None:
-    none = replace(landed, studies={"micro": None}, peers=None)
+def test_what_has_not_been_run_says_so(published: Published) -> None:
+    none = replace(published, studies={"micro": None}, peers=None)
     found = texts(none)
     assert "has not been run" in found["outcomes.tex"] and "has not been run" in found["peers.tex"]
     assert "have not been run" in sentences.abstract(none)
@@ -181,21 +181,21 @@ def run_study(folder: Path, **effects: Any) -> StudyResults:
     return StudyResults([asdict(row) for row in rows], made.facts, read, {})
 
 
-def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Path) -> None:
+def test_the_study_s_sentences_follow_its_verdicts(published: Published, tmp_path: Path) -> None:
     fine = run_study(tmp_path / "fine", loss={"symnoise": -5.0, "uniform": -2.0}, curvature={"symnoise": -5000.0})
     turned = run_study(tmp_path / "turned", loss={"symnoise": 5.0, "uniform": 2.0}, curvature={"symnoise": 5000.0})
     runs = {"fine": fine, "turned": turned}
-    said = {name: outcomes.paragraphs(replace(landed, studies={"micro": made})) for name, made in runs.items()}
+    said = {name: outcomes.paragraphs(replace(published, studies={"micro": made})) for name, made in runs.items()}
     assert r"\claim{O1}: of 2 predictions, all 2 hold. That is, against one uniform draw, all 2 hold." in said["fine"]
     assert r"\claim{O1}: of 2 predictions, all 2 fail. It fails on" in said["turned"]
     assert r"\claim{O4}: of 4 predictions, all 4 fail. It fails on" in said["turned"]
     assert r"\claim{O2}: not run" in said["fine"]
     assert "3 pairs of seeds" in said["fine"] and "not been run" not in said["fine"]
-    both = replace(landed, studies={"micro": fine, "smollm2": turned})
+    both = replace(published, studies={"micro": fine, "smollm2": turned})
     for made in (tables.contrasts(both), tables.arms(both)):
         assert r"\emph{Study \texttt{micro}, 3 seeds}" in made and r"\emph{Study \texttt{smollm2}, 3 seeds}" in made
     assert r"SymNoise \ensuremath{-} uniform" in tables.contrasts(both) and r"\ensuremath{\pm}" in tables.arms(both)
-    none = replace(landed, studies={"micro": None})
+    none = replace(published, studies={"micro": None})
     assert tables.contrasts(none) == tables.arms(none) == "% no study has been run\n"
     short = {name: outcomes.in_short("micro", made) for name, made in runs.items()}
     said_so = r"SymNoise minus uniform: .*held-out loss Δ = (−?[\d.]+) nats .*tr H Δ = (−?[\d.]+) \("
@@ -204,39 +204,39 @@ def test_the_study_s_sentences_follow_its_verdicts(landed: Landed, tmp_path: Pat
         assert curved == pytest.approx(sign * 5000, rel=0.01) and lost == pytest.approx(sign * 3, rel=0.01)
 
 
-def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(landed: Landed, tmp_path: Path) -> None:
+def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(published: Published, tmp_path: Path) -> None:
     arms = ("none", "uniform", "independent-pair", "symnoise")
     for k, shift in enumerate((-2.0, 2.0)):
         made = run_study(tmp_path / str(k), arms=arms, loss={"symnoise": shift}, curvature={"symnoise": 500 * shift})
-        (said,) = (one for one in findings(replace(landed, studies={"micro": made})) if "mirror add" in one)
+        (said,) = (one for one in findings(replace(published, studies={"micro": made})) if "mirror add" in one)
         sign = "−" if shift < 0 else ""
         assert all(f"Δ {what} = {sign}" in said for what in ("training loss", "tr G", "held-out loss"))
-        assert tex(said.replace("**", "")) in sentences.abstract(replace(landed, studies={"micro": made}))
-    assert not any("mirror" in said for said in findings(replace(landed, studies={"micro": None})))
+        assert tex(said.replace("**", "")) in sentences.abstract(replace(published, studies={"micro": made}))
+    assert not any("mirror" in said for said in findings(replace(published, studies={"micro": None})))
 
 
-def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(landed: Landed) -> None:
+def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:
     with pytest.raises(InputError, match=r"has 0 rows V1\.slope\.alpha=10 on model"):
-        named("V1@alpha=10", [row for row in landed.rows if row["id"] != "V1"])
+        named("V1@alpha=10", [row for row in published.rows if row["id"] != "V1"])
 
 
 def test_a_missing_run_names_itself_and_its_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ledger\.json is not there; run `python -m analysis\.readme"):
-        read_landed(tmp_path)
+        read_published(tmp_path)
 
 
 def test_a_run_lands_with_the_data_of_its_figures(tmp_path: Path) -> None:
-    run, landing = tmp_path / "run", tmp_path / "quick"
+    run, published = tmp_path / "run", tmp_path / "quick"
     (run / "figures").mkdir(parents=True)
     (run / "figures" / "slopes.csv").write_text("a\n1\n")
     record = {"commit": "c", "python": "3", "versions": {}, "platform": "p", "result": {"model": {}, "data": {}}}
     table = {"rows": [], "tables": {"validity by example": [{"alpha": 5.0, "T": 0.9}]}}
     write_json(run / "stages" / "sources.json", record)
     write_json(run / "stages" / "validity.json", record | {"result": table})
-    land_data(run, landing)
-    assert (landing / "tables" / "validity-by-example.csv").read_text() == "alpha,T\n5.0,0.9\n"
-    assert (landing / "data" / "slopes.csv").read_text() == "a\n1\n"
-    facts = json.loads((landing / "data" / "sources.json").read_text())
+    publish_data(run, published)
+    assert (published / "tables" / "validity-by-example.csv").read_text() == "alpha,T\n5.0,0.9\n"
+    assert (published / "data" / "slopes.csv").read_text() == "a\n1\n"
+    facts = json.loads((published / "data" / "sources.json").read_text())
     assert set(facts) == {
         "commit",
         "python",
@@ -268,8 +268,8 @@ def test_the_log_s_complaints_are_found(tmp_path: Path) -> None:
 
 
 def test_names_of_arms_and_of_work_select_no_number(monkeypatch) -> None:
-    landed = read_landed()
-    before = values(landed)
+    published = read_published()
+    before = values(published)
     monkeypatch.setattr(style, "NAMES", {arm: f"no. {k}" for k, arm in enumerate(style.NAMES)})
-    renamed = landed.bench.assign(work=[f"work {k}" for k in range(len(landed.bench))])
-    assert values(replace(landed, bench=renamed)) == before
+    renamed = published.bench.assign(work=[f"work {k}" for k in range(len(published.bench))])
+    assert values(replace(published, bench=renamed)) == before

@@ -17,7 +17,7 @@ from analysis.figures.validity import radius
 from analysis.ledger import by_subject, headline, note
 from analysis.numbers import measurement, number, seconds
 from analysis.paper import sentences
-from analysis.paper.landed import read_landed
+from analysis.paper.published import read_published
 from analysis.paper.values import ROWS, named
 from analysis.reasons import reasons
 from analysis.records import frame
@@ -327,11 +327,11 @@ def test_an_unbounded_ratio_says_why_it_is_undecided():
 
 def test_words_select_nothing():
     """Every text that a reader sees put otherwise: the same reasons, counts and rows of the paper."""
-    landed = read_landed()
-    names = {where: f"place {k}" for k, where in enumerate(dict.fromkeys(r["where"] for r in landed.rows))}
+    published = read_published()
+    names = {where: f"place {k}" for k, where in enumerate(dict.fromkeys(r["where"] for r in published.rows))}
     other = [
         r | {"quantity": f"words {k}", "statement": "said otherwise", "where": names[r["where"]]}
-        for k, r in enumerate(landed.rows)
+        for k, r in enumerate(published.rows)
     ]
 
     def words(found: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -339,9 +339,9 @@ def test_words_select_nothing():
             found = {id: [sentence.replace(where, name) for sentence in said] for id, said in found.items()}
         return found
 
-    evidence = landed.tables
-    assert reasons(other, evidence) == words(reasons(landed.rows, evidence)) != {}
-    assert by_subject(other) == by_subject(landed.rows) and headline(other) == headline(landed.rows)
+    evidence = published.tables
+    assert reasons(other, evidence) == words(reasons(published.rows, evidence)) != {}
+    assert by_subject(other) == by_subject(published.rows) and headline(other) == headline(published.rows)
     keys = [(key.split(".", 1), subject) for key, subject in ROWS.values()]
     of_paper = [row(id, "holds", key=key, subject=subject, quantity="?", where="?") for (id, key), subject in keys]
     assert [named(name, of_paper) for name in ROWS] == of_paper

@@ -11,28 +11,28 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.paper.landed import FIRST_LOOKS, STUDIES
+from analysis.paper.published import FIRST_LOOKS, STUDIES
 from analysis.study import report
 from analysis.study.report import write_study
 from result_schema.files import ROOT
 from result_schema.study import TABLES
 
 FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *FIRST_LOOKS)]
-LANDED = [folder for folder in FOLDERS if (folder / "study.json").is_file()]
+PUBLISHED = [folder for folder in FOLDERS if (folder / "study.json").is_file()]
 
 
-@pytest.mark.parametrize("landed", LANDED, ids=lambda folder: folder.name)
-def test_tables_come_again_from_the_result_files(landed: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("published", PUBLISHED, ids=lambda folder: folder.name)
+def test_tables_come_again_from_the_result_files(published: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(report, "drawings", lambda *_: [])  # pictures are of the tables, and take most of the time
-    folder = tmp_path / landed.name
+    folder = tmp_path / published.name
     folder.mkdir()
     for name in ("study.json", *(f"{table}.parquet" for table in TABLES)):
-        shutil.copy(landed / name, folder)
+        shutil.copy(published / name, folder)
     write_study(folder)
     made = sorted(path.relative_to(folder) for path in (folder / "tables").iterdir())
     assert len(made) == 5
     for name in (*made, "ledger.csv"):
-        again, before = (pd.read_csv(place / name) for place in (folder, landed))
+        again, before = (pd.read_csv(place / name) for place in (folder, published))
         pd.testing.assert_frame_equal(again, before, rtol=1e-9, atol=1e-12, obj=str(name))
-    again, before = (json.loads((place / "ledger.json").read_text("utf-8")) for place in (folder, landed))
+    again, before = (json.loads((place / "ledger.json").read_text("utf-8")) for place in (folder, published))
     assert [(row["key"], row["verdict"]) for row in again] == [(row["key"], row["verdict"]) for row in before]

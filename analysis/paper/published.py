@@ -1,4 +1,4 @@
-"""What has landed: the quick run, the bench, and those studies that were run."""
+"""What is published: the quick run, the bench, and those studies that were run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class StudyResults:
 
 
 @dataclass(frozen=True)
-class Landed:
+class Published:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
     tables: of the run, by name.  frames: figure -> data.  bench, peers: the bench's tables.
     studies, first_looks: name -> results.  None where something has not been run."""
@@ -52,11 +52,11 @@ class Landed:
     first_looks: dict[str, StudyResults | None]
 
 
-def read_landed(root: Path = ROOT) -> Landed:
-    """Everything that has landed under `root`. `InputError` where the quick run or the bench is not there."""
+def read_published(root: Path = ROOT) -> Published:
+    """Everything that is published under `root`. `InputError` where the quick run or the bench is not there."""
     quick, command = root / "docs" / "quick", "python -m analysis.readme results/quick"
     peers = root / "docs" / "peers.csv"
-    return Landed(
+    return Published(
         rows=_json(quick / "ledger.json", command),
         run=_json(quick / "run.json", command),
         sources=_json(quick / "data" / "sources.json", command),
@@ -70,7 +70,7 @@ def read_landed(root: Path = ROOT) -> Landed:
 
 
 def table_path(quick: Path, name: str) -> Path:
-    """Where a table of the quick run lies once it has landed."""
+    """Where a table of the quick run is once it is published."""
     return quick / "tables" / f"{name.replace(' ', '-')}.csv"
 
 
