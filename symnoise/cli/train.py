@@ -1,6 +1,5 @@
 """`symnoise train`: flags over config files, a run, and how it ended."""
 
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -78,15 +77,10 @@ def train(
 
 def _run(configs: list[Path], flags: dict[str, Any], dry: bool, json: Path | None) -> None:
     from symnoise.core import write_json
-    from symnoise.training import dry_run, mixin, run, settings
+    from symnoise.finetune import dry_run, run, settings
 
     chosen = settings.read_settings(configs, flags)
-    try:
-        outcome = dry_run.dry_run(chosen) if dry else run.fine_tune(chosen)
-    except mixin.NotFiniteError as error:
-        if not run.is_main_process():  # other errors meet all processes, and the first says them
-            print(f"symnoise: process {os.environ['RANK']}: {error}", file=sys.stderr)
-        raise
+    outcome = dry_run.dry_run(chosen) if dry else run.fine_tune(chosen)
     interrupted = outcome.step < outcome.steps
     if not run.is_main_process():
         sys.exit(130 if interrupted else 0)

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 from symnoise.cli import main
 from symnoise.cli.train import train
 from symnoise.core import InputError
+from symnoise.finetune.run import read_rows
+from symnoise.finetune.settings import TrainSettings, read_settings
 from symnoise.models import load_model
 from symnoise.training import Dials
-from symnoise.training.run import read_rows
-from symnoise.training.settings import TrainSettings, read_settings
 from tests.tiny import tiny, tiny_tokenizer
 
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from result_schema.files import ROOT
 from symnoise.core import sha256
+from symnoise.finetune.dry_run import STEPS, rows, tiny_model
 from symnoise.models import load_model
-from symnoise.training import run as training_run
-from symnoise.training.dry_run import STEPS, rows, tiny_model
-from tests.training.runs import MOMENTS, command, interrupted, killed, one_of_two
+from symnoise.training import SymNoiseTrainer
+from tests.finetune.runs import MOMENTS, command, interrupted, killed, one_of_two
 
 CONFIGS = ROOT / "experiments" / "configs"
 MODELS, DATA = ("llama-2-7b", "llama-1-7b", "opt-6.7b"), ("alpaca", "evol-instruct", "sharegpt", "open-platypus")
@@ -243,12 +243,12 @@ def free_port() -> int:
 
 
 def test_a_loss_that_is_not_finite_ends_with_one_line(small, tmp_path, monkeypatch, capfd):
-    finite = training_run.SymNoiseTrainer.compute_loss
+    finite = SymNoiseTrainer.compute_loss
 
     def sometimes(self, *args, **kwargs):
         return finite(self, *args, **kwargs) * (float("nan") if self.state.global_step == 3 else 1.0)
 
-    monkeypatch.setattr(training_run.SymNoiseTrainer, "compute_loss", sometimes)
+    monkeypatch.setattr(SymNoiseTrainer, "compute_loss", sometimes)
     assert command(*small, "--output", tmp_path, "--track-every", 0) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "symnoise:" in line]
     assert "loss is nan at step 3" in line and "checkpoint-2" in line

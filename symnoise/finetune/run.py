@@ -1,7 +1,5 @@
 """`fine_tune`: a whole training run from its settings, resumable at any moment."""
 
-import dataclasses
-import json
 import math
 import os
 import shutil
@@ -11,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,12 +18,13 @@ import yaml
 
 from symnoise.core import InputError, progress_shown, sha256, track, write_atomically
 from symnoise.data import Example, Source, collate, fitting, set_chat_template
+from symnoise.finetune.callbacks import Bar, LearningRate, LogFile, Stop, log_held_out_loss
+from symnoise.finetune.card import model_card
+from symnoise.finetune.engine import make_trainer, train_to_end
+from symnoise.finetune.settings import TrainSettings
 from symnoise.models import load_model
 from symnoise.models.quiet import quiet
-from symnoise.training.callbacks import Bar, HeldOutLoss, LearningRate, LogFile, Stop
-from symnoise.training.card import model_card
-from symnoise.training.checkpoints import last_whole_checkpoint
-from symnoise.training.settings import TrainSettings
+from symnoise.training.checkpoints import last_whole_checkpoint, step_of
 from symnoise.training.trackers import CurvatureTracker, NoiseTracker, NormTracker
 from symnoise.training.trainer import SymNoiseTrainer
 
@@ -82,23 +80,25 @@ def fine_tune(settings: TrainSettings) -> Outcome:
         base = loaded.provenance() if main else {}
         model = with_lora(loaded.model, settings) if settings.lora_rank else loaded.model
         steps = count_steps(settings, len(rows.training))
-        trainer = make_trainer(settings, model, loaded.tokenizer, rows, steps)
+        trainer = trainer_of(settings, model, loaded.tokenizer, rows, steps)
         for callback in (stop, LearningRate(), LogFile(output / LOG)):
             trainer.add_callback(callback)
         if console:
             trainer.add_callback(Bar(console))
         for tracker in trackers(settings, loaded, rows):
             trainer.add_callback(tracker)
-        at = int(checkpoint.name.split("-")[-1]) if checkpoint else 0
-        if at < steps:
-            with stop.listening():
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if rows.held_out:
+            parts = [rows.held_out[i : i + settings.batch] for i in range(0, len(rows.held_out), settings.batch)]
+            log_held_out_loss(trainer, [collate(part, loaded.tokenizer) for part in parts], settings.eval_every)
+        at = step_of(checkpoint) if checkpoint else 0
+        with stop.listening():
+            means = train_to_end(trainer)
     step = max(at, steps) if stop.at is None else stop.at
     measured, weights = {}, {}
     if main:
         ended = last_whole_checkpoint(output)
         assert ended is not None  # the Trainer saves its last step
-        measured = _measured(ended)
+        measured = _measured(means, trainer.state.log_history)
         if stop.at is None:
             run = {"steps": step, "rows": len(rows.training), "processes": _processes(), "measured": measured}
             weights = _publish(ended, output, model_card(settings, base, rows.provenance, run))
@@ -165,56 +165,38 @@ def count_steps(settings: TrainSettings, rows: int) -> int:
     return settings.steps or max(1, math.ceil(settings.epochs * math.ceil(rows / per_step)))
 
 
-def make_trainer(settings: TrainSettings, model: Any, tokenizer: Any, rows: Rows, steps: int) -> SymNoiseTrainer:
-    """The Trainer, with its arguments."""
-    from transformers import PrinterCallback, TrainingArguments
-
-    trainer = SymNoiseTrainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=settings.output,
-            max_steps=steps,
-            per_device_train_batch_size=settings.batch,
-            gradient_accumulation_steps=settings.accumulation,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
-            warmup_steps=settings.warmup,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            bf16=settings.bf16,
-            seed=settings.seed,
-            data_seed=settings.seed,
-            save_strategy="steps",
-            save_steps=settings.save_every,
-            save_total_limit=settings.keep,
-            logging_steps=settings.log_every,
-            report_to=settings.report_to,
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            use_cpu=not torch.accelerator.is_available(),
-            ddp_find_unused_parameters=False,
-            **checkpointing(settings.gradient_checkpointing),
-        ),
-        train_dataset=rows.training,
-        data_collator=partial(collate, tokenizer=tokenizer),
-        processing_class=tokenizer,
+def trainer_of(settings: TrainSettings, model: Any, tokenizer: Any, rows: Rows, steps: int) -> SymNoiseTrainer:
+    """The engine's Trainer for `settings`."""
+    arguments = {
+        "output_dir": settings.output,
+        "max_steps": steps,
+        "per_device_train_batch_size": settings.batch,
+        "gradient_accumulation_steps": settings.accumulation,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.bf16,
+        "save_strategy": "steps",
+        "save_steps": settings.save_every,
+        "save_total_limit": settings.keep,
+        "logging_steps": settings.log_every,
+        "report_to": settings.report_to,
+    }
+    return make_trainer(
+        model,
+        tokenizer,
+        rows.training,
+        arguments,
+        seed=settings.seed,
+        schedule=settings.schedule,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        processing_class=tokenizer,  # so that checkpoints have it
         noise=settings.make_noise(),
-        noise_seed=settings.seed,
         noise_options=settings.noise_options(),
         pair_mode=settings.pair_mode,
         dials=settings.make_dials(),
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def checkpointing(on: bool) -> dict[str, Any]:
-    """`TrainingArguments` for gradient checkpointing, under the name that this version of Transformers has for it."""
-    from transformers import TrainingArguments
-
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
 
 
 def trackers(settings: TrainSettings, loaded: Any, rows: Rows) -> Iterator[Any]:
@@ -223,9 +205,6 @@ def trackers(settings: TrainSettings, loaded: Any, rows: Rows) -> Iterator[Any]:
         yield NormTracker(settings.track_every)
         if settings.make_noise() is not None:
             yield NoiseTracker(settings.track_every)
-    if rows.held_out:
-        parts = [rows.held_out[i : i + settings.batch] for i in range(0, len(rows.held_out), settings.batch)]
-        yield HeldOutLoss([collate(part, loaded.tokenizer) for part in parts], settings.eval_every)
     if settings.curvature_every:
         probe = (rows.held_out or rows.training)[: settings.curvature_rows]
         yield CurvatureTracker(collate(probe, loaded.tokenizer), settings.curvature_every, seed=settings.seed)
@@ -249,12 +228,13 @@ def _publish(checkpoint: Path, output: Path, card: str) -> dict[str, str]:
     return weights
 
 
-def _measured(checkpoint: Path) -> dict[str, float]:
-    """The last value of each loss and curvature that was logged."""
-    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    names = {"loss": "loss", "noise/clean_loss": "clean_loss", "clean_loss": "clean_loss", "eval_loss": "eval_loss"}
-    names |= {"curvature/trace": "trace"}
-    return {name: line[key] for key, name in names.items() for line in history if key in line}
+def _measured(means: dict[str, float], history: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the run of the training losses, and the last held-out loss and curvature that were logged."""
+    names = {"loss": "loss", "noise/clean_loss": "clean_loss", "clean_loss": "clean_loss"}
+    measured = {name: means[key] for key, name in names.items() if key in means}
+    for key, name in (("eval_loss", "eval_loss"), ("curvature/trace", "trace")):
+        measured |= dict([(name, line[key]) for line in history if key in line][-1:])
+    return measured
 
 
 def is_main_process() -> bool:

@@ -5,8 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from symnoise.core import provenance
+from symnoise.finetune.settings import TrainSettings
 from symnoise.noise import law
-from symnoise.training.settings import TrainSettings
 
 _SIDES = {
     (False, True): "one draw a row",

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from symnoise.core import InputError
+from symnoise.finetune.run import Outcome, fine_tune, is_main_process
+from symnoise.finetune.settings import TrainSettings
 from symnoise.models.quiet import quiet
-from symnoise.training.run import Outcome, fine_tune, is_main_process
-from symnoise.training.settings import TrainSettings
 
 STEPS = 2
 _ROWS = 24
