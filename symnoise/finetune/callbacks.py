@@ -125,9 +125,10 @@ class Periodic(TrainerCallback):
 
 def log_held_out_loss(trainer: Any, batches: Sequence[Mapping[str, Tensor]], every: int) -> None:
     """Let `trainer` log `held_out_loss` of `batches` as eval_loss."""
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
     def note(step: int) -> None:
-        log_at_once(trainer, {"eval_loss": held_out_loss(trainer.model, batches, sharded=trainer.is_fsdp_enabled)})
+        log_at_once(trainer, {"eval_loss": held_out_loss(trainer.model, batches, sharded=sharded)})
 
     trainer.add_callback(Periodic(every, note))
 

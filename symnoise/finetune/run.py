@@ -2,25 +2,22 @@
 
 import math
 import os
-import shutil
-import tempfile
 import time
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from symnoise.core import InputError, progress_shown, sha256, track, write_atomically
-from symnoise.data import Example, Source, collate, fitting, set_chat_template
+from symnoise.core import InputError, progress_shown, unknown
+from symnoise.data import collate, prompt_format, set_chat_template
 from symnoise.finetune.callbacks import Bar, LearningRate, LogFile, Stop, log_held_out_loss
 from symnoise.finetune.card import model_card
 from symnoise.finetune.engine import make_trainer, train_to_end
+from symnoise.finetune.folder import LOG, claim, publish, refuse_other_settings, remove_optimizer_state, require_state
+from symnoise.finetune.rows import Rows, read_rows, require
 from symnoise.finetune.settings import TrainSettings
 from symnoise.models import load_model
 from symnoise.models.quiet import quiet
@@ -28,26 +25,10 @@ from symnoise.training.checkpoints import last_whole_checkpoint, step_of
 from symnoise.training.trackers import CurvatureTracker, NoiseTracker, NormTracker
 from symnoise.training.trainer import SymNoiseTrainer
 
-SETTINGS, LOG, CARD = "train.yaml", "log.jsonl", "README.md"
-# Of a checkpoint, what is for continuing only; all else is the model.
-_STATE = (
-    *("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "training_args", "pytorch_model_fsdp"),
-    "used_rows",
-)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Tokenized rows for training and held-out ones, and where they came from."""
-
-    training: list[dict[str, list[int]]]
-    held_out: list[dict[str, list[int]]]
-    provenance: dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. step < steps where it was interrupted; `measured` has the last value of each logged loss."""
+    """How a run ended. step < steps where it was interrupted; `held_out` is the number of rows held out."""
 
     output: Path
     step: int
@@ -55,42 +36,45 @@ class Outcome:
     seconds: float
     measured: dict[str, float]
     weights: dict[str, str]
+    held_out: int
 
 
 def fine_tune(settings: TrainSettings) -> Outcome:
     """Train as `settings` say, from the newest whole checkpoint in the output folder where there is one.
 
     In the folder: train.yaml (the settings), log.jsonl, checkpoints, and at the end the model as safetensors with its
-    tokenizer and README.md, the card, which comes last and marks the run as finished. A second call finds it finished.
-    Under torchrun or accelerate each process calls this; the first writes. Raises `InputError`.
+    tokenizer and README.md, the card, which marks the run as finished. A second call finds it finished. Under torchrun
+    or accelerate each process calls this; the first writes.
+
+    Raises:
+        InputError: for what cannot be trained, and for a folder that holds a run with other settings.
+        Diverged: if a loss is not finite.
     """
     started, output, main = time.perf_counter(), Path(settings.output), is_main_process()
     if not settings.output:
         raise InputError("the run has no output folder; give --output DIR")
+    _require_tracker(settings.report_to)
     checkpoint = last_whole_checkpoint(output)
-    if main:
-        _claim(output, settings, resumed=checkpoint is not None)
+    at = step_of(checkpoint) if checkpoint else 0
+    refuse_other_settings(output, settings, checkpoint)
+    if main and checkpoint is None:
+        claim(output, settings)
     stop = Stop()
     with quiet(), progress_shown() if main else nullcontext() as console:
         loaded = load_model(settings.model)
-        _check("family", settings.family, loaded.model.config.model_type)
+        require("family", settings.family, loaded.model.config.model_type)
         if settings.chat_template:
             set_chat_template(loaded.tokenizer, settings.chat_template)
         rows = read_rows(settings, loaded)
         base = loaded.provenance() if main else {}
         model = with_lora(loaded.model, settings) if settings.lora_rank else loaded.model
         steps = count_steps(settings, len(rows.training))
+        require_state(checkpoint, at, steps)
+        if main:
+            claim(output, settings)  # of a resumed run with other steps, say
         trainer = trainer_of(settings, model, loaded.tokenizer, rows, steps)
-        for callback in (stop, LearningRate(), LogFile(output / LOG)):
-            trainer.add_callback(callback)
-        if console:
-            trainer.add_callback(Bar(console))
-        for tracker in trackers(settings, loaded, rows):
-            trainer.add_callback(tracker)
-        if rows.held_out:
-            parts = [rows.held_out[i : i + settings.batch] for i in range(0, len(rows.held_out), settings.batch)]
-            log_held_out_loss(trainer, [collate(part, loaded.tokenizer) for part in parts], settings.eval_every)
-        at = step_of(checkpoint) if checkpoint else 0
+        _watch(trainer, settings, loaded, rows, console)
+        trainer.add_callback(stop)
         with stop.listening():
             means = train_to_end(trainer)
     step = max(at, steps) if stop.at is None else stop.at
@@ -101,46 +85,36 @@ def fine_tune(settings: TrainSettings) -> Outcome:
         measured = _measured(means, trainer.state.log_history)
         if stop.at is None:
             run = {"steps": step, "rows": len(rows.training), "processes": _processes(), "measured": measured}
-            weights = _publish(ended, output, model_card(settings, base, rows.provenance, run))
-    return Outcome(output, step, max(at, steps), time.perf_counter() - started, measured, weights)
+            run |= {"held_out": len(rows.held_out), "prompt": prompt_format(loaded.tokenizer, rows.provenance["form"])}
+            weights = publish(ended, output, model_card(settings, base, rows.provenance, run))
+            if not settings.keep_state:
+                remove_optimizer_state(output)
+    seconds = time.perf_counter() - started
+    return Outcome(output, step, max(at, steps), seconds, measured, weights, len(rows.held_out))
 
 
-def _claim(output: Path, settings: TrainSettings, *, resumed: bool) -> None:
-    """Write the settings into the folder, which also shows that it can be written; warn where they changed."""
-    file = output / SETTINGS
-    if resumed and file.is_file():
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if changed := settings.changed(before):
-            warnings.warn(f"the run in {output} goes on with other settings: {'; '.join(changed)}", stacklevel=2)
-    text = yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True)
-    write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
+def _watch(trainer: SymNoiseTrainer, settings: TrainSettings, loaded: Any, rows: Rows, console: Any) -> None:
+    """Add what is logged, shown and measured along the way; the log first, which the others write to."""
+    trainer.add_callback(LearningRate())
+    trainer.add_callback(LogFile(Path(settings.output) / LOG))
+    if console:
+        trainer.add_callback(Bar(console))
+    for tracker in trackers(settings, loaded, rows):
+        trainer.add_callback(tracker)
+    if rows.held_out:
+        parts = [rows.held_out[i : i + settings.batch] for i in range(0, len(rows.held_out), settings.batch)]
+        log_held_out_loss(trainer, [collate(part, loaded.tokenizer) for part in parts], settings.eval_every)
 
 
-def _check(what: str, wanted: str, found: str) -> None:
-    if wanted and wanted != found:
-        raise InputError(f"the run asks for the {what} {wanted!r}, but this is {found!r}; change one of the two")
+def _require_tracker(name: str) -> None:
+    """`InputError` for a `report_to` that is unknown or not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-
-def read_rows(settings: TrainSettings, loaded: Any) -> Rows:
-    """Rows of which `max_length` tokens leave something to score; the first `eval_rows` of them are held out.
-
-    Of as many rows as are wanted no more are read; where all are, they are read first, so that there is a bar.
-    """
-    wanted = settings.eval_rows + settings.rows if settings.rows else None
-    source = Source(settings.data, strict=settings.strict, whole=wanted is None)
-    examples: Iterable[Example] = source if wanted else track(tuple(source), "reading rows")
-    limits = {"max_length": settings.max_length, "model": loaded.model}
-    chosen = list(islice(fitting(examples, source.leave_out, loaded.tokenizer, **limits), wanted))
-    data = source.data([example for example, _ in chosen])
-    _check("form", settings.form, data.form)
-    kept = [row for _, row in chosen]
-    held_out, training = kept[: settings.eval_rows], kept[settings.eval_rows :]
-    if not training:
-        raise InputError(
-            f"{settings.data}: of its rows {len(kept)} fit {settings.max_length} tokens and {settings.eval_rows} are "
-            "held out, so none is left to train on; raise max_length or lower eval_rows"
-        )
-    return Rows(training, held_out, data.provenance())
+    if name not in (known := ("none", "all", *INTEGRATION_TO_CALLBACK)):
+        raise unknown("report_to", name, known)
+    if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
+        raise InputError(f"report_to {name} needs a package that is not installed; run: pip install {name}")
 
 
 def with_lora(model: Any, settings: TrainSettings) -> Any:
@@ -210,30 +184,14 @@ def trackers(settings: TrainSettings, loaded: Any, rows: Rows) -> Iterator[Any]:
         yield CurvatureTracker(collate(probe, loaded.tokenizer), settings.curvature_every, seed=settings.seed)
 
 
-def _publish(checkpoint: Path, output: Path, card: str) -> dict[str, str]:
-    """Put the model of the last checkpoint into `output`, file by file in one step each, and the card last."""
-    weights = {}
-    for file in sorted(checkpoint.iterdir()):
-        if file.is_file() and file.name != CARD and not file.name.startswith(_STATE):
-            with tempfile.TemporaryDirectory(dir=output, prefix=".publish-") as folder:
-                fresh = Path(folder) / file.name
-                try:
-                    os.link(file, fresh)  # the same bytes on the disk once
-                except OSError:
-                    shutil.copyfile(file, fresh)
-                os.replace(fresh, output / file.name)
-            if file.suffix == ".safetensors":
-                weights[file.name] = sha256(file)
-    write_atomically(output / CARD, lambda path: path.write_text(card, encoding="utf-8"))
-    return weights
-
-
 def _measured(means: dict[str, float], history: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the run of the training losses, and the last held-out loss and curvature that were logged."""
+    """Means over the run of the training losses, held-out loss before and after, the last curvature."""
     names = {"loss": "loss", "noise/clean_loss": "clean_loss", "clean_loss": "clean_loss"}
     measured = {name: means[key] for key, name in names.items() if key in means}
-    for key, name in (("eval_loss", "eval_loss"), ("curvature/trace", "trace")):
-        measured |= dict([(name, line[key]) for line in history if key in line][-1:])
+    if losses := [line["eval_loss"] for line in history if "eval_loss" in line]:
+        measured |= {"eval_loss_before": losses[0], "eval_loss": losses[-1]}
+    if traces := [line["curvature/trace"] for line in history if "curvature/trace" in line]:
+        measured["trace"] = traces[-1]
     return measured
 
 

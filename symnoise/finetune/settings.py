@@ -1,171 +1,115 @@
-"""The settings of a training run: from YAML files and flags, checked before anything is loaded."""
+"""The settings of `symnoise train`: keys of a config file, options of the command line. Needs no PyTorch."""
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
-from symnoise.core import InputError, read_yaml, unknown
-from symnoise.data import FORMS
-from symnoise.noise import Noise
-from symnoise.training.dials import Dials, objective
-from symnoise.training.mixin import PAIR_MODES
-from symnoise.training.options import NoiseOptions
+if TYPE_CHECKING:
+    from symnoise.noise import Noise
+    from symnoise.training import Dials, NoiseOptions
 
 SCHEDULES = ("constant", "linear", "cosine")
-# What may change between a run and its continuation without changing what the steps so far were.
-_FREE = ("output", "steps", "epochs", "save_every", "keep", "log_every", "report_to")
-_DIALS = ("even", "odd")
+DIALS = ("even", "odd")
+
+
+def _set(default: Any, group: str, text: str, *names: str, free: bool = False) -> Any:
+    """A setting: its default, its group and text in `--help`, other names of its option.
+
+    free: whether it may change when a run is resumed, since it does not change what its steps so far were.
+    """
+    return field(default=default, metadata={"group": group, "help": text, "names": names, "free": free})
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One training run. Every field is a config key and a flag of `symnoise train`.
+    """One training run. Every field is a config key and an option of `symnoise train`, whose help describes it.
 
-    model, data:    as for `load_model` and `load_data`.
-    family, form:   what they must turn out to be, such as "llama" and "Alpaca"; empty accepts anything. A dry run
-                    makes a model and rows of this kind.
-    rows:           how many rows to train on, after those held out; 0 for all that fit.
-    chat_template:  a Jinja file in the place of the model's own template; empty for that.
-    strict:         stop at the first row that cannot be used, instead of leaving it out.
-    noise, noise_alpha, noise_length, noise_where, noise_schedule, pair_mode: see `Noise.named`, `NoiseOptions` and
-                    `SymNoiseMixin`.
-    even, odd:      of `Dials`; where only one is given, the other is as there (1 and 0). Without both, the name of the
-                    noise says what is done with a draw.
-    steps:          optimizer steps; 0 for `epochs` times through the rows.
-    batch:          rows a process takes at a time, before a pair doubles them; `accumulation` of them make a step.
-    warmup:         a fraction of the steps, or from 1 on their number.
-    lora_rank:      0 trains every weight; else LoRA on all linear layers, at scale 2 and without dropout.
-    bf16:           computes in bfloat16; the weights stay float32.
-    save_every:     steps between checkpoints, the last step's aside; `keep` of them stay.
-    track_every:    steps between records of noise, clean loss and norms; 0 for none.
-    curvature_every: steps between records of tr H on the first `curvature_rows` held-out rows; 0 for none.
-    eval_rows:      rows held out, from the first on; their loss is taken every `eval_every` steps.
-    report_to:      a tracker of Transformers, such as tensorboard or trackio.
+    `even` and `odd` are of `Dials`; where only one is given, the other is as there (1 and 0). `family` and `form` also
+    name what a dry run makes. `eval_rows` None is a tenth of the rows, at most 16: a before-and-after difference on
+    the same rows is a paired one, for which a few thousand tokens suffice.
     """
 
-    model: str = "smollm2"
-    data: str = "chitchat"
-    output: str = ""
-    family: str = ""
-    form: str = ""
-    rows: int = 0
-    chat_template: str = ""
-    strict: bool = False
-    noise: str = "symnoise"
-    noise_alpha: float = 5.0
-    noise_length: str = "true"
-    noise_where: str = "all"
-    noise_schedule: str = "constant"
-    even: float | None = None
-    odd: float | None = None
-    pair_mode: str = "doubled"
-    steps: int = 0
-    epochs: float = 1.0
-    batch: int = 4
-    accumulation: int = 1
-    max_length: int = 512
-    learning_rate: float = 5e-5
-    schedule: str = "cosine"
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lora_rank: int = 0
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    save_every: int = 100
-    keep: int = 2
-    log_every: int = 10
-    track_every: int = 10
-    curvature_every: int = 0
-    curvature_rows: int = 4
-    eval_rows: int = 0
-    eval_every: int = 100
-    report_to: str = "none"
+    model: str = _set("smollm2", "Source", "Hub id, local folder, .gguf file, or smollm2 (bundled).")
+    data: str = _set("chitchat", "Source", "Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")
+    output: str = _set("", "Source", "Folder for checkpoints, log, model and card.", free=True)
+    family: str = _set("", "Source", "Model type it must be, such as llama; a dry run makes one.", free=True)
+    form: str = _set("", "Source", "Form the data must have, such as Alpaca or ShareGPT.", free=True)
+    rows: int = _set(0, "Source", "Rows to train on, after those held out; 0 for all that fit.")
+    chat_template: str = _set("", "Source", "Jinja file in the place of the model's chat template.")
+    strict: bool = _set(False, "Source", "Stop at the first row that cannot be used, instead of leaving it out.")
+    max_length: int = _set(512, "Source", "Truncate rows to this many tokens.")
+    noise: str = _set("symnoise", "Noise", "none, uniform, gaussian, gaussian-raw, rademacher, symnoise, *-pair.")
+    noise_alpha: float = _set(5.0, "Noise", "Noise strength α, as NEFTune's.", "--alpha")
+    noise_length: str = _set("true", "Noise", "L of the scale: true or padded.")
+    noise_where: str = _set("all", "Noise", "Tokens that get noise: all, prompt or response.")
+    noise_schedule: str = _set("constant", "Noise", "α along the run: constant, linear or cosine.")
+    even: float | None = _set(
+        None, "Noise", "Dial μ: weight of the noise's even effect, its curvature; a pair has 1. Else the noise decides."
+    )
+    odd: float | None = _set(
+        None, "Noise", "Dial λ: weight of its odd effect, gradient noise; one draw has 1. Else the noise decides."
+    )
+    pair_mode: str = _set("doubled", "Noise", "doubled (one batch) or two-pass (memory of one side).")
+    steps: int = _set(0, "Training", "Optimizer steps; 0 for whole epochs.", free=True)
+    epochs: float = _set(1.0, "Training", "Epochs.", free=True)
+    batch: int = _set(4, "Training", "Rows a process takes at a time, before a pair doubles them.")
+    accumulation: int = _set(1, "Training", "Gradient-accumulation steps.")
+    learning_rate: float = _set(5e-5, "Training", "Highest learning rate.")
+    schedule: str = _set("cosine", "Training", "Learning rate along the run: constant, linear or cosine.")
+    warmup: float = _set(0.03, "Training", "Fraction of the steps, or from 1 on their number.")
+    weight_decay: float = _set(0.0, "Training", "AdamW's.")
+    max_grad_norm: float = _set(1.0, "Training", "Gradients are clipped to this norm; 0 for no clipping.")
+    lora_rank: int = _set(0, "Training", "LoRA of this rank on all linear layers, at scale 2; 0 trains every weight.")
+    bf16: bool = _set(False, "Training", "Compute in bfloat16; the weights stay float32.")
+    gradient_checkpointing: bool = _set(False, "Training", "Less memory, slower.")
+    seed: int = _set(0, "Training", "Random seed of the noise, the order of rows and dropout.")
+    save_every: int = _set(100, "Checkpoints and log", "Steps between checkpoints.", free=True)
+    keep: int = _set(2, "Checkpoints and log", "Checkpoints to keep.", free=True)
+    keep_state: bool = _set(
+        False, "Checkpoints and log", "Keep the optimizer state of a finished run, to add steps later.", free=True
+    )
+    log_every: int = _set(10, "Checkpoints and log", "Steps between lines of the log.", free=True)
+    report_to: str = _set("none", "Checkpoints and log", "tensorboard, trackio, wandb …", free=True)
+    eval_rows: int | None = _set(
+        None, "Measuring", "Rows held out, from the start; by default a tenth of the rows, at most 16."
+    )
+    eval_every: int = _set(100, "Measuring", "Steps between held-out losses.", free=True)
+    track_every: int = _set(
+        10, "Measuring", "Steps between noise moments, clean loss and norms; 0 for none.", free=True
+    )
+    curvature_every: int = _set(0, "Measuring", "Steps between measurements of tr H; 0 for none.", free=True)
+    curvature_rows: int = _set(4, "Measuring", "Held-out rows that tr H is measured on.", free=True)
 
     def __post_init__(self) -> None:
-        known = {"schedule": SCHEDULES, "pair_mode": PAIR_MODES, "form": ("", *FORMS)}
-        for key, words in known.items():
-            if getattr(self, key) not in words:
-                raise unknown(key, getattr(self, key), words)
-        for key in ("batch", "accumulation", "keep", "log_every", "curvature_rows", "save_every", "eval_every"):
-            _at_least(key, getattr(self, key), 1)
-        for key in ("rows", "steps", "lora_rank", "track_every", "curvature_every", "eval_rows"):
-            _at_least(key, getattr(self, key), 0)
-        for key in ("warmup", "weight_decay", "max_grad_norm"):
-            _at_least(key, getattr(self, key), 0.0)
-        _at_least("max_length", self.max_length, 2)
-        for key in ("learning_rate", "epochs"):
-            if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0):
-                raise InputError(f"{key} must be a finite number larger than 0; got {getattr(self, key)}")
-        objective(self.make_noise(), self.make_dials())
-        self.noise_options()
+        from symnoise.finetune.reading import check
 
-    def make_noise(self) -> Noise | None:
+        check(self)
+
+    def make_noise(self) -> "Noise | None":
         """The noise; None for "none"."""
+        from symnoise.noise import Noise
+
         return Noise.named(self.noise, self.noise_alpha)
 
-    def make_dials(self) -> Dials | None:
+    def make_dials(self) -> "Dials | None":
         """The dials; None where neither is given."""
-        given = {key: getattr(self, key) for key in _DIALS if getattr(self, key) is not None}
+        from symnoise.training import Dials
+
+        given = {key: getattr(self, key) for key in DIALS if getattr(self, key) is not None}
         return Dials(**given) if given else None
 
-    def noise_options(self) -> NoiseOptions:
-        """How it is laid on."""
+    def noise_options(self) -> "NoiseOptions":
+        """How the noise is applied."""
+        from symnoise.training import NoiseOptions
+
         return NoiseOptions(self.noise_length, self.noise_where, self.noise_schedule)
 
+    def held_out(self, rows: int) -> int:
+        """How many of `rows` rows are held out where nothing was said: a tenth, at most 16."""
+        return min(16, rows // 10) if self.eval_rows is None else self.eval_rows
+
     def changed(self, before: Mapping[str, Any]) -> list[str]:
-        """What a continuation does otherwise than the run did `before`, in words; the noise is for the checkpoint."""
-        now = asdict(self)
-        keys = [key for key in now if key not in (*_FREE, *_DIALS) and not key.startswith("noise")]
-        return [f"{key} was {before[key]!r}, now {now[key]!r}" for key in keys if before.get(key, now[key]) != now[key]]
-
-
-def read_settings(configs: Iterable[str | Path], flags: Mapping[str, Any]) -> TrainSettings:
-    """Defaults, overruled by the YAML files in their order, overruled by `flags`. `InputError` for an unknown key."""
-    given: dict[str, Any] = {}
-    for path in configs:
-        given |= _read(path)
-    return TrainSettings(**_checked(given | dict(flags), "settings"))
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    found = read_yaml(path, "config")
-    if not isinstance(found, dict):
-        raise InputError(f"the config {path} must be lines of `key: value`")
-    return _checked(found, str(path))
-
-
-def _checked(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    types = get_type_hints(TrainSettings)
-    for key in given:
-        if key not in types:
-            raise unknown(f"config key in {where}:", str(key), [field.name for field in fields(TrainSettings)])
-    return {key: _as(types[key], key, value, where) for key, value in given.items()}
-
-
-def _as(kind: Any, key: str, value: Any, where: str) -> Any:
-    """`value` as `kind`; YAML reads 5e-5 as text, which is meant as a number."""
-    if kind == float | None:
-        if value is None:
-            return None
-        kind = float
-    wrong = InputError(f"{where}: {key} must be {_WORDS[kind]}; got {value!r}")
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            raise wrong from None
-    if type(value) is not kind:
-        raise wrong
-    return value
-
-
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _at_least(key: str, value: float, least: float) -> None:
-    if not (math.isfinite(value) and value >= least):
-        raise InputError(f"{key} must be {least:g} or more; got {value}")
+        """The settings that differ from those of the run `before` and must not, as "learning_rate was 0.1, now 0.2"."""
+        now, names = asdict(self), [f.name for f in fields(self) if not f.metadata["free"]]
+        names = [key for key in names if before.get(key, now[key]) != now[key]]
+        return [f"{key} was {before[key]!r}, now {now[key]!r}" for key in names]
