@@ -78,7 +78,7 @@ def dry_run(settings: TrainSettings) -> Outcome:
             report_to="none",
         )
         with fsdp_on_cpu():
-            return fine_tune(small)
+            return fine_tune(small, replace(small, model=settings.model, data=settings.data))
     except OSError as error:
         raise InputError(f"the dry run cannot write {folder}: {error.strerror}; set TMPDIR") from error
     finally:

@@ -39,12 +39,16 @@ class Outcome:
     held_out: int
 
 
-def fine_tune(settings: TrainSettings) -> Outcome:
+def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> Outcome:
     """Train as `settings` say, from the newest whole checkpoint in the output folder where there is one.
 
     In the folder: train.yaml (the settings), log.jsonl, checkpoints, and at the end the model as safetensors with its
     tokenizer and README.md, the card, which marks the run as finished. A second call finds it finished. Under torchrun
     or accelerate each process calls this; the first writes.
+
+    Args:
+        written: what train.yaml has and another run in the folder is compared with, where model and data of `settings`
+            are made up for a dry run.
 
     Raises:
         InputError: for what cannot be trained, and for a folder that holds a run with other settings.
@@ -56,9 +60,10 @@ def fine_tune(settings: TrainSettings) -> Outcome:
     _require_tracker(settings.report_to)
     checkpoint = last_whole_checkpoint(output)
     at = step_of(checkpoint) if checkpoint else 0
-    refuse_other_settings(output, settings, checkpoint)
+    written = written or settings
+    refuse_other_settings(output, written, checkpoint)
     if main and checkpoint is None:
-        claim(output, settings)
+        claim(output, written)
     stop = Stop()
     with quiet(), progress_shown() if main else nullcontext() as console:
         loaded = load_model(settings.model)
@@ -71,7 +76,7 @@ def fine_tune(settings: TrainSettings) -> Outcome:
         steps = count_steps(settings, len(rows.training))
         require_state(checkpoint, at, steps)
         if main:
-            claim(output, settings)  # of a resumed run with other steps, say
+            claim(output, written)  # of a resumed run with other steps, say
         trainer = trainer_of(settings, model, loaded.tokenizer, rows, steps)
         _watch(trainer, settings, loaded, rows, console)
         trainer.add_callback(stop)
