@@ -1,19 +1,21 @@
 """One small fine-tuning arm: train with a noise, measure before, along the way and after."""
 
-import math
-import shutil
 import tempfile
+import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from symnoise.core import InputError, track
+from symnoise.core import InputError
 from symnoise.curvature import finite_curvature, trace_parts
-from symnoise.data import collate, encode, encode_row, load_data, usable
+from symnoise.data import encode, encode_row, load_data, usable
+from symnoise.finetune.callbacks import Periodic, StepBar
+from symnoise.finetune.engine import make_trainer, train_to_end
+from symnoise.finetune.held_out import held_out_loss
 from symnoise.models import EmbeddingLoss, load_model
+from symnoise.models.quiet import quiet
 from symnoise.noise import Noise
 
 
@@ -73,78 +75,44 @@ def fine_tune(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
     All arms see the same rows in the same order. Curvature, and C(σ) at the training α, are measured on the first
     held-out rows with the same probes as at the start.
     """
-    from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-    from transformers.utils import logging
-
-    from symnoise.training.trainer import SymNoiseTrainer
-
     options, seed = settings["training"], settings["seed"]
     torch.manual_seed(seed)
     setting = Setting.of(settings)
     model, tokenizer = setting.model, setting.tokenizer
     curve: list[dict[str, Any]] = []
 
-    class Curve(TrainerCallback):
-        """Held-out loss and embedding norms at the start and every few steps."""
+    def note(step: int) -> None:
+        loss = {"held_out_loss": held_out_loss(model, setting.held_out)}
+        curve.append({"arm": arm, "step": step} | loss | norms(model, setting.used))
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.note(0)
-            self.steps = track(range(state.max_steps), f"{arm}: training steps")
-            next(self.steps)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            next(self.steps, None)  # moves the bar
-            if state.global_step % options["evaluate_every"] == 0 or state.global_step == state.max_steps:
-                self.note(state.global_step)
-
-        def note(self, step: int) -> None:
-            curve.append(
-                {"arm": arm, "step": step, "held_out_loss": held_out_loss(model, setting.held_out)}
-                | norms(model, setting.used)
-            )
-
-    folder = Path(tempfile.mkdtemp(prefix="symnoise-"))
-    logging.set_verbosity_error()
-    try:
-        trainer = SymNoiseTrainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=str(folder),
-                max_steps=options["steps"],
-                per_device_train_batch_size=options["batch"],
-                learning_rate=options["learning_rate"],
-                weight_decay=0.0,  # decay shrinks the norms that are measured
-                lr_scheduler_type="linear",
-                seed=seed,
-                data_seed=seed,
-                use_cpu=True,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                remove_unused_columns=False,
-            ),
-            train_dataset=setting.rows,
-            data_collator=lambda rows: collate(rows, tokenizer),
-            callbacks=[Curve()],
+    with quiet(), tempfile.TemporaryDirectory(prefix="symnoise-") as folder:
+        trainer = make_trainer(
+            model,
+            tokenizer,
+            setting.rows,
+            {
+                "output_dir": folder,
+                "max_steps": options["steps"],
+                "per_device_train_batch_size": options["batch"],
+                "learning_rate": options["learning_rate"],
+                "use_cpu": True,
+                "weight_decay": 0.0,  # decay shrinks the norms that are measured
+                "save_strategy": "no",
+                "logging_steps": 1,
+                "report_to": "none",
+            },
+            seed=seed,
+            schedule="linear",
             noise=Noise.named(arm, options["alpha"]),
-            noise_seed=seed,
         )
-        trainer.remove_callback(PrinterCallback)  # it prints a dictionary where a bar is enough
-        output = trainer.train()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        trainer.add_callback(Periodic(options["evaluate_every"], note))
+        trainer.add_callback(StepBar(f"{arm}: training steps"))
+        started = time.perf_counter()
+        loss = train_to_end(trainer)["loss"]
+        seconds = time.perf_counter() - started
     after = [{"arm": arm, "when": "after", **record} for record in curvature(model, setting.probe, options, seed)]
-    summary = {"arm": arm, "training_loss": output.training_loss, "training_seconds": output.metrics["train_runtime"]}
-    if not math.isfinite(output.training_loss):
-        summary["diverged"] = True
+    summary = {"arm": arm, "training_loss": loss, "training_seconds": seconds}
     return {"rows": [], "tables": {"curves": curve, "curvature by arm": after, "arms": [summary]}}
-
-
-def held_out_loss(model: Any, batches: list[dict[str, Tensor]]) -> float:
-    """Mean cross-entropy over all scored held-out tokens: sums first, one division last."""
-    losses = [EmbeddingLoss(model, batch).token_losses() for batch in batches]
-    return float(torch.cat(losses).double().mean())
 
 
 def norms(model: Any, used: Tensor) -> dict[str, float]:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.fine_tuning import held_out_loss
 from experiments.study.command import run_command
 from experiments.study.results import records
 from experiments.study.spec import Run, Study
@@ -18,6 +17,7 @@ from experiments.study.texts import held_out_batches, in_batches, training_rows
 from symnoise.core import provenance, write_json
 from symnoise.curvature import probes
 from symnoise.data.encoding import IGNORED
+from symnoise.finetune.held_out import held_out_loss
 from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 

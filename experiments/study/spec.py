@@ -13,9 +13,9 @@ from result_schema.files import read_settings
 from result_schema.measures import MEASURES
 from result_schema.study import ARMS, LARGEST_MARGIN, SCHEMA, Equivalence, Primary, dials_of
 from symnoise.core import InputError, unknown
+from symnoise.finetune.settings import SCHEDULES
 from symnoise.noise import Noise
 from symnoise.training import Dials
-from symnoise.training.settings import SCHEDULES
 
 MICRO = "micro"
 EXAMPLES = "experiments/configs/studies"

@@ -9,29 +9,25 @@ writes.
 """
 
 import json
-import math
 import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from experiments.fine_tuning import held_out_loss, norms
+from experiments.fine_tuning import norms
 from experiments.study.base import base_model
 from experiments.study.command import run_command
-from experiments.study.distributed import AgreeingTrainer, mean_of_processes
 from experiments.study.spec import OPTIMIZERS, Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
 from result_schema.study import ARMS
-from symnoise.core import InputError, peak_rss_mib, provenance, write_json
-from symnoise.data import collate
+from symnoise.core import Diverged, InputError, peak_rss_mib, provenance, write_json
+from symnoise.finetune.callbacks import Periodic
+from symnoise.finetune.engine import is_finished, make_trainer, train_to_end
+from symnoise.finetune.held_out import held_out_loss, mean_of_processes
 from symnoise.models.quiet import quiet
-from symnoise.training.callbacks import mean_token_loss
-from symnoise.training.checkpoints import last_whole_checkpoint, step_of
-from symnoise.training.run import checkpointing
 
 WEIGHTS = ("middle", "best", "end")
 
@@ -42,9 +38,6 @@ def train(study: Study, run: Run, folder: Path) -> None:
     train.json: train_loss and gradient_norm (over all weights) are means over the steps; seconds and peak_rss_mib are
     those of the first process; after a kill, seconds of the steps that count.
     """
-    from transformers import PrinterCallback, TrainerState, TrainingArguments
-    from transformers.trainer import TRAINER_STATE_NAME
-
     place, options, started = folder / run.name, study.training, time.perf_counter()
     arm, steps = ARMS[run.arm], study.steps(run.arm)
     batch, processes = int(options.batch * arm.batch), int(os.environ.get("WORLD_SIZE", "1"))
@@ -52,57 +45,42 @@ def train(study: Study, run: Run, folder: Path) -> None:
     source = base_model(study, folder)
     model, tokenizer = source.model, source.tokenizer
     rows = training_rows(study, run.seed, tokenizer, model)
-    trainer = AgreeingTrainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(place / "trainer"),
-            max_steps=steps,
-            optim=OPTIMIZERS[options.optimizer],
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=accumulation,
-            learning_rate=options.learning_rate * arm.rate,
-            weight_decay=0.0,  # decay shrinks the norms that are measured
-            lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
-            warmup_steps=options.warmup,
-            max_grad_norm=1e9,  # no clipping, which would act on some arms more than on others; the norms are logged
-            seed=run.seed,
-            data_seed=run.seed,
-            bf16=options.precision == "bf16",
-            use_cpu=not torch.cuda.is_available(),
-            save_steps=options.save_every,
-            save_total_limit=1,
-            logging_steps=1,  # the losses of all steps, kept in checkpoints
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            ddp_find_unused_parameters=False,
-            **checkpointing(options.gradient_checkpointing),
-        ),
-        train_dataset=rows,
-        data_collator=lambda chosen: collate(chosen, tokenizer),
+    trainer = make_trainer(
+        model,
+        tokenizer,
+        rows,
+        {
+            "output_dir": str(place / "trainer"),
+            "max_steps": steps,
+            "optim": OPTIMIZERS[options.optimizer],
+            "per_device_train_batch_size": size,
+            "gradient_accumulation_steps": accumulation,
+            "learning_rate": options.learning_rate * arm.rate,
+            "weight_decay": 0.0,  # decay shrinks the norms that are measured
+            "warmup_steps": options.warmup,
+            "max_grad_norm": 1e9,  # no clipping, which would act on some arms more than on others; norms are logged
+            "bf16": options.precision == "bf16",
+            "save_steps": options.save_every,
+            "save_total_limit": 1,
+            "logging_steps": 1,  # the losses of all steps, kept in checkpoints
+            "report_to": "none",
+        },
+        seed=run.seed,
+        schedule=options.schedule,
+        gradient_checkpointing=options.gradient_checkpointing,
         noise=run.noise,
-        noise_seed=run.seed,
         dials=run.dials,
     )
-    trainer.remove_callback(PrinterCallback)
     curve = Curve(study, steps, place, trainer, tokenizer, rows, started)
-    trainer.add_callback(curve.callback())
-    status, loss, norm = "done", None, None
-    checkpoint = last_whole_checkpoint(place / "trainer")
+    trainer.add_callback(curve)
+    reason, means = "", {}
     try:
         with quiet():
-            if checkpoint and step_of(checkpoint) >= steps:  # killed when all but train.json was done
-                trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            if is_finished(place / "trainer", steps):  # killed when all but train.json was done
                 curve.begin(steps)
-            else:
-                trainer.train(str(checkpoint) if checkpoint else None)
-        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-        loss = float(np.mean([entry["loss"] for entry in logged]))
-        norm = float(np.mean([entry["grad_norm"] for entry in logged]))
-    except InputError as error:
-        if not str(error).startswith("loss is "):
-            raise
-        status = f"diverged: {error}"
+            means = train_to_end(trainer)
+    except Diverged as error:
+        reason = f"diverged: {error}"
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
@@ -112,13 +90,13 @@ def train(study: Study, run: Run, folder: Path) -> None:
         place / "train.json",
         {
             "run": run.name,
-            "status": "done" if status == "done" else "diverged",
-            "reason": "" if status == "done" else status,
+            "status": "diverged" if reason else "done",
+            "reason": reason,
             "batch": batch,
             "processes": processes,
             "data_sha256": split(study).data.sha256,
-            "train_loss": loss,
-            "gradient_norm": norm,
+            "train_loss": means.get("loss"),
+            "gradient_norm": means.get("grad_norm"),
             "seconds": curve.before + time.perf_counter() - started,
             "peak_rss_mib": peak_rss_mib(),
             "curve": [{key: value for key, value in point.items() if key != "seconds"} for point in curve.points],
@@ -138,7 +116,7 @@ def parts(batch: int, micro_batch: int, processes: int) -> tuple[int, int]:
     return size, batch // (size * processes)
 
 
-class Curve:
+class Curve(Periodic):
     """Held-out loss and norms at the start, every few steps and at the end; weights kept along the way.
 
     Points are written to curve.json as they come, so that a run which goes on from a checkpoint has them all.
@@ -155,6 +133,7 @@ class Curve:
         rows: list[dict[str, list[int]]],
         started: float,
     ) -> None:
+        super().__init__(study.training.evaluate_every, self._note)
         self.steps = steps
         self.options, self.place, self.trainer, self.tokenizer = study.training, place, trainer, tokenizer
         if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2):
@@ -165,20 +144,9 @@ class Curve:
         self.points: list[dict[str, Any]] = []
         self.started, self.before = started, 0.0  # this process, and the seconds that a killed one took until here
 
-    def callback(self) -> Any:
-        """For a Trainer."""
-        from transformers import TrainerCallback
-
-        curve = self
-
-        class Callback(TrainerCallback):
-            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                curve.begin(state.global_step)
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                curve.step(state.global_step)
-
-        return Callback()
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After an optimizer step."""
+        self.step(state.global_step)
 
     def begin(self, step: int) -> None:
         """At the start, or where a checkpoint left off."""
@@ -186,20 +154,20 @@ class Curve:
         if step and kept.is_file():
             self.points = [p for p in json.loads(kept.read_text(encoding="utf-8")) if p["step"] <= step]
             self.before = self.points[-1]["seconds"]
-        elif not step:
-            self.note(0)
+        else:
+            super().begin(step)
 
     def step(self, step: int) -> None:
         """After an optimizer step."""
         last = self.steps
-        if step % self.options.evaluate_every == 0 or step in (last // 2, last):
+        if step % self.every == 0 or step in (last // 2, last):
             self.note(step)
         if step == last // 2:
             self.save("middle")
         if step == last:
             self.save("end")
 
-    def note(self, step: int) -> None:
+    def _note(self, step: int) -> None:
         """A point of the curve; the weights are kept where it is the lowest so far."""
         size = norms(self.trainer.model, self.used)
         point = {"step": step, "held-out loss": self.loss()}
@@ -212,13 +180,8 @@ class Curve:
 
     def loss(self) -> float:
         """The held-out loss, the same number on every process."""
-        if not self.trainer.is_fsdp_enabled:
-            return mean_of_processes(self.trainer, held_out_loss(self.trainer.model, self.batches))
-        # EmbeddingLoss looks rows up in a table that is spread over the processes here.
-        loss = mean_of_processes(self.trainer, mean_token_loss(self.trainer, self.batches))
-        if not math.isfinite(loss):
-            raise InputError(f"loss is {loss} on the held-out rows")
-        return loss
+        loss = held_out_loss(self.trainer.model, self.batches, sharded=self.trainer.is_fsdp_enabled)
+        return mean_of_processes(self.trainer, loss)
 
     def save(self, name: str) -> None:
         """The weights as they are now, with the tokenizer, whole or not at all."""

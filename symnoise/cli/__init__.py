@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 bad input; 1 a process of a distributed run was lost, or a
 one line on standard error. torchrun itself always ends with 1 where one of its processes fails.
 """
 
+import difflib
 import os
 import signal
 import sys
@@ -24,6 +25,10 @@ def main() -> None:
     except (Abort, KeyboardInterrupt):
         sys.exit(130)
     except _UsageError as error:
+        if hasattr(error, "option_name"):
+            near = near_options(error.option_name, error.ctx.command)
+            error.possibilities = []  # Typer's own compare the dashes too, so that --lr comes out as near to --form
+            error.message += f": did you mean {' or '.join(near)}?" if near else ""
         message = error.format_message()  # empty for a command without arguments: its help was printed
         _end(message and f"{message.rstrip('.')} (try {error.ctx.command_path} --help)", 2)
     except Exception as error:
@@ -41,6 +46,17 @@ def main() -> None:
         if not isinstance(error, InputError | UnsupportedOperation):
             raise
         _end(str(error), 2)
+
+
+def near_options(given: str, command: Any) -> list[str]:
+    """The option of `command` that was probably meant: the nearest in spelling, or the one with these initials.
+
+    The leading dashes do not count, since all options share them.
+    """
+    names = {name.lstrip("-"): name for parameter in command.params for name in parameter.opts}
+    word = given.lstrip("-")
+    initials = [name for name in names if len(word) > 1 and word == "".join(part[0] for part in name.split("-"))]
+    return [names[name] for name in (initials or difflib.get_close_matches(word, names, n=1, cutoff=0.7))]
 
 
 def _end(message: str, code: int) -> None:

@@ -1,15 +1,14 @@
 """The commands and their options. Bodies are imported when called, so that help needs neither PyTorch nor models."""
 
-from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from symnoise.cli.train import train
 
 app = typer.Typer(
-    help="Embedding noise in fine-tuning: noise moments, embedding-space curvature, norm growth, symmetric pairs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -36,9 +35,20 @@ Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 
 
-def _run(command: str, options: dict[str, Any]) -> None:
-    """`symnoise.cli.COMMAND.COMMAND(**options)`; a command's options are its `locals()`."""
-    getattr(import_module(f"symnoise.cli.{command}"), command)(**options)
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        print(f"symnoise {version('symnoise')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def symnoise(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Embedding noise in fine-tuning: noise moments, embedding-space curvature, norm growth, symmetric pairs."""
 
 
 @app.command()
@@ -52,7 +62,9 @@ def moments(
     json: Json = None,
 ) -> None:
     """Moments of the noise: closed forms beside what draws give."""
-    _run("moments", locals())
+    from symnoise.cli import moments as command
+
+    command.moments(law=law, alpha=alpha, length=length, dim=dim, draws=draws, seed=seed, json=json)
 
 
 @app.command()
@@ -85,7 +97,27 @@ def curvature(
 
     With --json, a run that was broken off goes on where it was when the same command is given again.
     """
-    _run("curvature", locals())
+    from symnoise.cli import curvature as command
+
+    command.curvature(
+        model=model,
+        data=data,
+        examples=examples,
+        max_length=max_length,
+        chat_template=chat_template,
+        strict=strict,
+        method=method,
+        probes=probes,
+        directions=directions,
+        rtol=rtol,
+        max_probes=max_probes,
+        coefficients=coefficients,
+        batch=batch,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        json=json,
+    )
 
 
 @app.command()
@@ -107,7 +139,25 @@ def spectrum(
     json: Json = None,
 ) -> None:
     """Largest eigenvalues of the Hessian in embedding space, per example, with residuals."""
-    _run("spectrum", locals())
+    from symnoise.cli import spectrum as command
+
+    command.spectrum(
+        model=model,
+        data=data,
+        examples=examples,
+        max_length=max_length,
+        chat_template=chat_template,
+        strict=strict,
+        count=count,
+        which=which,
+        density=density,
+        steps=steps,
+        probes=probes,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        json=json,
+    )
 
 
 @app.command()
@@ -128,7 +178,24 @@ def smooth(
     json: Json = None,
 ) -> None:
     """Curvature at the size of the noise: T(σ) and C(σ) at the σ of each α."""
-    _run("smooth", locals())
+    from symnoise.cli import smooth as command
+
+    command.smooth(
+        model=model,
+        data=data,
+        examples=examples,
+        max_length=max_length,
+        chat_template=chat_template,
+        strict=strict,
+        alphas=alphas,
+        noise=noise,
+        draws=draws,
+        batch=batch,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        json=json,
+    )
 
 
 @app.command()
@@ -150,7 +217,22 @@ def budget(
 
     With --json, an interrupted run resumes from its finished batches when the same command is given again.
     """
-    _run("budget", locals())
+    from symnoise.cli import budget as command
+
+    command.budget(
+        model=model,
+        data=data,
+        alphas=alphas,
+        noise=noise,
+        batch=batch,
+        batches=batches,
+        draws=draws,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        json=json,
+    )
 
 
 @app.command()
@@ -170,13 +252,31 @@ def norms(
     json: Json = None,
 ) -> None:
     """Growth of embedding norms, in closed form and through the layers of a model."""
-    _run("norms", locals())
+    from symnoise.cli import norms as command
+
+    command.norms(
+        model=model,
+        data=data,
+        examples=examples,
+        max_length=max_length,
+        chat_template=chat_template,
+        strict=strict,
+        noise=noise,
+        alpha=alpha,
+        draws=draws,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        json=json,
+    )
 
 
 @app.command()
 def doctor(model: Model = "smollm2", json: Json = None) -> None:
     """What is installed, which model and data are at hand, and whether noise reaches MODEL."""
-    _run("doctor", locals())
+    from symnoise.cli import doctor as command
+
+    command.doctor(model=model, json=json)
 
 
 app.command()(train)

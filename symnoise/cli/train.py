@@ -1,113 +1,105 @@
-"""`symnoise train`: flags over config files, a run, and how it ended."""
+"""`symnoise train`: options made from the settings, a run, and how it ended."""
 
-import os
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from symnoise.finetune.settings import TrainSettings
 
-def _flag(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, show_default=False)
+if TYPE_CHECKING:
+    from symnoise.finetune.run import Outcome
+
+# Typer instead of jsonargparse, tyro or HfArgumentParser: the other commands have it, and it needs no PyTorch.
+_KINDS = get_type_hints(TrainSettings)
+
+
+def _option(setting: "Field[Any]") -> inspect.Parameter:
+    """The option of a setting: None where it is not given, so that config files are not overruled by defaults."""
+    names = [*setting.metadata["names"], f"--{setting.name.replace('_', '-')}"]
+    kind = next(iter(get_args(_KINDS[setting.name])), _KINDS[setting.name])
+    if kind is bool:
+        names = [f"{name}/--no-{name[2:]}" for name in names]
+    shown = ("on" if setting.default else "off") if kind is bool else str(setting.default)
+    options = typer.Option(
+        *names,
+        help=setting.metadata["help"],
+        rich_help_panel=setting.metadata["group"],
+        show_default=shown if setting.default not in (None, "") else False,
+    )
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, options]
+    )
 
 
 def train(
-    config: Annotated[list[Path] | None, _flag("YAML file; several are merged in their order, flags win.")] = None,
-    model: Annotated[str | None, _flag("Hub id, local folder, .gguf file, or smollm2.")] = None,
-    data: Annotated[
-        str | None, _flag("Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")
-    ] = None,
-    output: Annotated[str | None, _flag("Folder for checkpoints, log, model and card.")] = None,
-    family: Annotated[str | None, _flag("Model type it must be, such as llama; a dry run makes one.")] = None,
-    form: Annotated[str | None, _flag("Form the data must have, such as Alpaca or ShareGPT.")] = None,
-    rows: Annotated[int | None, _flag("Rows to train on; 0 for all.")] = None,
-    chat_template: Annotated[str | None, _flag("Jinja file in the place of the model's chat template.")] = None,
-    strict: Annotated[
-        bool | None, typer.Option("--strict/--no-strict", help="Stop at the first row that cannot be used.")
-    ] = None,
-    noise: Annotated[str | None, _flag("none, uniform, gaussian, gaussian-raw, rademacher, symnoise, *-pair.")] = None,
-    noise_alpha: Annotated[float | None, _flag("Noise strength α, as NEFTune's.", "--alpha", "--noise-alpha")] = None,
-    noise_length: Annotated[str | None, _flag("L of the scale: true or padded.")] = None,
-    noise_where: Annotated[str | None, _flag("Tokens that get noise: all, prompt or response.")] = None,
-    noise_schedule: Annotated[str | None, _flag("α along the run: constant, linear or cosine.")] = None,
-    even: Annotated[
-        float | None, _flag("Dial μ: weight of the noise's even effect, its curvature; a pair has 1.")
-    ] = None,
-    odd: Annotated[
-        float | None, _flag("Dial λ: weight of its odd effect, gradient noise; a single draw has 1.")
-    ] = None,
-    pair_mode: Annotated[str | None, _flag("doubled (one batch) or two-pass (memory of one side).")] = None,
-    steps: Annotated[int | None, _flag("Optimizer steps; 0 for whole epochs.")] = None,
-    epochs: Annotated[float | None, _flag("Times through the rows.")] = None,
-    batch: Annotated[int | None, _flag("Rows a process takes at a time.")] = None,
-    accumulation: Annotated[int | None, _flag("Batches to a step.")] = None,
-    max_length: Annotated[int | None, _flag("Truncate rows to this many tokens.")] = None,
-    learning_rate: Annotated[float | None, _flag("Highest learning rate.")] = None,
-    schedule: Annotated[str | None, _flag("Learning rate along the run: constant, linear or cosine.")] = None,
-    warmup: Annotated[float | None, _flag("Fraction of the steps, or from 1 on their number.")] = None,
-    weight_decay: Annotated[float | None, _flag("AdamW's.")] = None,
-    max_grad_norm: Annotated[float | None, _flag("Gradients are clipped to this norm; 0 for no clipping.")] = None,
-    lora_rank: Annotated[int | None, _flag("LoRA of this rank; 0 trains every weight.")] = None,
-    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="Compute in bfloat16.")] = None,
-    gradient_checkpointing: Annotated[
-        bool | None, typer.Option("--gradient-checkpointing/--no-gradient-checkpointing", help="Less memory, slower.")
-    ] = None,
-    seed: Annotated[int | None, _flag("Names the draws, the order of rows, dropout.")] = None,
-    save_every: Annotated[int | None, _flag("Steps between checkpoints.")] = None,
-    keep: Annotated[int | None, _flag("Checkpoints that stay.")] = None,
-    log_every: Annotated[int | None, _flag("Steps between lines of the log.")] = None,
-    track_every: Annotated[int | None, _flag("Steps between noise moments, clean loss and norms; 0 for none.")] = None,
-    curvature_every: Annotated[int | None, _flag("Steps between measurements of tr H; 0 for none.")] = None,
-    curvature_rows: Annotated[int | None, _flag("Held-out rows that tr H is measured on.")] = None,
-    eval_rows: Annotated[int | None, _flag("Rows held out, from the first on.")] = None,
-    eval_every: Annotated[int | None, _flag("Steps between held-out losses.")] = None,
-    report_to: Annotated[str | None, _flag("tensorboard, trackio, wandb …")] = None,
+    config: Annotated[list[Path] | None, typer.Option(help="YAML file; later files override, options win.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Two steps on a tiny random model of the family.")] = False,
-    json: Annotated[Path | None, _flag("Also write the result to this file.", "--json")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
+    **given: Any,
 ) -> None:
-    """Fine-tune with embedding noise; the same command goes on where an interrupted run stopped."""
-    given = {key: value for key, value in locals().items() if value is not None}
-    flags = {key: value for key, value in given.items() if key not in ("config", "dry_run", "json")}
+    """Fine-tune with embedding noise; rerun the command to resume an interrupted run."""
+    flags = {key: value for key, value in given.items() if value is not None}
     with _warnings_in_one_line():
         _run(config or [], flags, dry_run, json)
 
 
+_own = [p for p in inspect.signature(train).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+_options = [_option(setting) for setting in fields(TrainSettings)]
+train.__signature__ = inspect.Signature([*_own, *_options])  # type: ignore[attr-defined]
+train.__annotations__ = {p.name: p.annotation for p in (*_own, *_options)}
+
+
 def _run(configs: list[Path], flags: dict[str, Any], dry: bool, json: Path | None) -> None:
     from symnoise.core import write_json
-    from symnoise.training import dry_run, mixin, run, settings
+    from symnoise.finetune.dry_run import dry_run
+    from symnoise.finetune.reading import read_settings
+    from symnoise.finetune.run import fine_tune, is_main_process
 
-    chosen = settings.read_settings(configs, flags)
-    try:
-        outcome = dry_run.dry_run(chosen) if dry else run.fine_tune(chosen)
-    except mixin.NotFiniteError as error:
-        if not run.is_main_process():  # other errors meet all processes, and the first says them
-            print(f"symnoise: process {os.environ['RANK']}: {error}", file=sys.stderr)
-        raise
+    chosen = read_settings(configs, flags)
+    outcome = dry_run(chosen) if dry else fine_tune(chosen)
     interrupted = outcome.step < outcome.steps
-    if not run.is_main_process():
+    if not is_main_process():
         sys.exit(130 if interrupted else 0)
     if json is not None:
         result = {"output": str(outcome.output), "step": outcome.step, "steps": outcome.steps}
         more = {"seconds": outcome.seconds, "measured": outcome.measured, "sha256": outcome.weights}
         named = {"model": chosen.model, "data": chosen.data, "noise": chosen.noise, "alpha": chosen.noise_alpha}
-        named |= {"even": chosen.even, "odd": chosen.odd}
+        named |= {"even": chosen.even, "odd": chosen.odd, "eval_rows": outcome.held_out}
         write_json(json, {**named, **result, **more, "seed": chosen.seed})
-    said = "".join(f", {name.replace('_', ' ')} {value:.5g}" for name, value in outcome.measured.items())
     if interrupted:
         print(
             f"symnoise: stopped after step {outcome.step} of {outcome.steps}, checkpoint "
-            f"{outcome.output}/checkpoint-{outcome.step}; run the same command again to go on",
+            f"{outcome.output}/checkpoint-{outcome.step}; run the same command again to resume",
             file=sys.stderr,
         )
         sys.exit(130)
     if dry:
-        print(f"dry run of {chosen.family} passed: {outcome.steps} steps{said}")
+        print(f"dry run of {chosen.family} passed: {outcome.steps} steps{_losses(outcome)}")
     else:
-        print(f"{outcome.steps} steps{said}; model, card and log in {outcome.output}")
+        print(f"{outcome.steps} steps{_losses(outcome)}; model, card and log in {outcome.output}")
+        print(_held_out(outcome))
+        print(f'load it in Python: import symnoise; loaded = symnoise.load_model("{outcome.output}")')
+
+
+def _losses(outcome: "Outcome") -> str:
+    shown = {key: value for key, value in outcome.measured.items() if not key.startswith("eval_loss")}
+    return "".join(f", {name.replace('_', ' ')} {value:.5g}" for name, value in shown.items())
+
+
+def _held_out(outcome: "Outcome") -> str:
+    """Whether it helped, on rows that were not trained on."""
+    measured = outcome.measured
+    if "eval_loss" not in measured:
+        return "no held-out loss: give --eval-rows N to see whether training helped on rows that it has not seen"
+    before, after = measured["eval_loss_before"], measured["eval_loss"]
+    return f"held-out loss without noise, on {outcome.held_out} rows: {before:.5g} before, {after:.5g} after training"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Shapes, masks, seeded generators, `Estimate`, result files: what every other room stands on."""
 
-from symnoise.core.errors import InputError, reason, unknown
+from symnoise.core.errors import Diverged, InputError, reason, unknown
 from symnoise.core.estimate import Estimate
 from symnoise.core.files import peak_rss_mib, provenance, read_yaml, sha256, write_atomically, write_json
 from symnoise.core.heap import retained_heap, return_free_memory
@@ -10,6 +10,7 @@ from symnoise.core.progress import progress_shown, track
 from symnoise.core.random import generator
 
 __all__ = [
+    "Diverged",
     "Estimate",
     "InputError",
     "Mask",

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """The input is at fault, not the program. The command line prints the message and exits with code 2."""
 
 
+class Diverged(InputError):  # noqa: N818 - what happened; nobody made an error
+    """A loss is not a finite number any more: the run diverged."""
+
+
 def unknown(kind: str, word: str, known: Iterable[str]) -> InputError:
     """An error for a word that is not one of `known`, with the nearest match suggested."""
     known = list(known)

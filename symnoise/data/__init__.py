@@ -1,7 +1,7 @@
 """Text: rows of any source as conversations, and conversations as token ids and labels."""
 
 from symnoise.data.chitchat import chitchat_file
-from symnoise.data.encoding import collate, encode, encode_row, fitting, usable
+from symnoise.data.encoding import collate, encode, encode_row, fitting, prompt_format, usable
 from symnoise.data.example import Example, LeftOut, RowError
 from symnoise.data.files import checked_rows
 from symnoise.data.formats import FORMS
@@ -22,6 +22,7 @@ __all__ = [
     "encode_row",
     "fitting",
     "load_data",
+    "prompt_format",
     "set_chat_template",
     "usable",
 ]

@@ -80,6 +80,21 @@ def encode_row(example: Example, tokenizer: Any, *, max_length: int, model: Any 
     return {"input_ids": ids, "labels": labels}
 
 
+def prompt_format(tokenizer: Any, form: str) -> str:
+    """What a conversation of one turn is rendered to, with {question} and {reply} in the place of its texts.
+
+    Args:
+        form: of the data; rows of "text" and "prompt-completion" are tokenized as they are.
+    """
+    if form in ("text", "prompt-completion"):
+        return "{prompt}{completion}" + (tokenizer.eos_token or "")
+    try:
+        text, _, _ = _text_and_replies(Example((("user", "{question}"), ("assistant", "{reply}"))), tokenizer)
+    except RowError:
+        return "the chat template in this folder"
+    return text
+
+
 def fitting(
     examples: Iterable[Example], leave_out: Callable[[RowError], None], tokenizer: Any, *, max_length: int, model: Any
 ) -> Iterator[tuple[Example, dict[str, list[int]]]]:

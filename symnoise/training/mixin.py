@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symnoise.core import InputError, unknown
+from symnoise.core import Diverged, InputError, unknown
 from symnoise.training.attach import Attached, Frame, attach, require_noise
 from symnoise.training.checkpoints import last_whole_checkpoint, resolve, setting, warn_if_other, write_setting
 from symnoise.training.coupled import couples_rows, one_after_the_other, sides_apart, unrecorded
@@ -22,10 +22,6 @@ from symnoise.training.recompute import adds_gradients, recomputed
 PAIR_MODES = ("doubled", "two-pass")
 _NOT_GIVEN: Any = object()  # None means plain training, so it cannot be what an argument left out means
 _ARGUMENTS = ("noise", "noise_seed", "noise_options", "pair_mode", "dials")
-
-
-class NotFiniteError(InputError):
-    """A training loss is not a number any more; one process of several may be the only one to see it."""
 
 
 class SymNoiseMixin:
@@ -56,8 +52,8 @@ class SymNoiseMixin:
                    for those; same values).
     dials:         see `Dials`: what is done with a draw, in the place of the noise's own pairing.
     Raises `InputError` for `noise` left out or no `Noise`, unknown arguments, `neftune_noise_alpha`, DataParallel, and
-    dials without noise or with independent pairs; in training, for a loss that is not finite, before it reaches the
-    weights.
+    dials without noise or with independent pairs. Training raises `Diverged`, on every process, for a loss that is not
+    finite on one, before it reaches the weights.
     """
 
     def __init__(
@@ -179,9 +175,16 @@ class SymNoiseMixin:
         # Batches that a Trainer generates itself (GRPO) must not be made twice.
         whole = self.pair_mode == "doubled" or "input_ids" not in inputs
         loss = one_pass() if self.noise is None or whole else self._in_turn(model, one_pass)
-        if not bool(torch.isfinite(loss)):
-            raise NotFiniteError(self._not_finite(float(loss)))
+        self._require_finite(loss)
         return loss
+
+    def _require_finite(self, loss: Tensor) -> None:
+        """`Diverged` on all processes alike: else the others would wait for the one that stopped."""
+        trainer: Any = self
+        found = trainer.accelerator.gather(loss.detach().reshape(1)) if trainer.args.world_size > 1 else loss.reshape(1)
+        bad = (~found.isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise Diverged(self._not_finite(float(found[bad[0]]), bad[0] if len(found) > 1 else None))
 
     def _in_turn(self, model: nn.Module, one_pass: Callable[[], Tensor]) -> Tensor:
         """`one_pass()` for one side after the other; gradients are exchanged once, with the last."""
@@ -200,9 +203,10 @@ class SymNoiseMixin:
             self._side = None
         return torch.stack(losses).sum()
 
-    def _not_finite(self, loss: float) -> str:
+    def _not_finite(self, loss: float, process: int | None) -> str:
         kept = last_whole_checkpoint(self.args.output_dir)  # type: ignore[attr-defined]
         where = f"step {self._micro[0]}, micro-step {self._micro[1]}"
+        where += "" if process is None else f" on process {process}"
         advice = f"the last checkpoint is {kept}" if kept else "there is no checkpoint yet"
         return (
             f"loss is {loss} at {where}: stopped before the weights were changed; {advice}; "

@@ -18,6 +18,14 @@ from symnoise.noise import law
 from symnoise.training.target import find_target
 
 
+def log_at_once(trainer: Any, values: Mapping[str, float]) -> None:
+    """Log `values` through `trainer` from within a callback, next to the line of its own that may be due."""
+    due = trainer.control.should_log
+    # The base class's log, since TRL's also flushes its own running averages.
+    Trainer.log(trainer, dict(values))
+    trainer.control.should_log = due  # logging clears it, and the Trainer's own line would be lost
+
+
 class Tracker(TrainerCallback):
     """Logs something every `every` optimizer steps. The SymNoise Trainers introduce themselves to the trackers among
     their callbacks; with any other Trainer call `tracker.watch(trainer)` instead of passing it as a callback."""
@@ -42,10 +50,7 @@ class Tracker(TrainerCallback):
         """Undo whatever the tracker did to the model; called also when training fails."""
 
     def _log(self, values: Mapping[str, float]) -> None:
-        due = self.trainer.control.should_log
-        # The base class's log, since TRL's also flushes its own running averages.
-        Trainer.log(self.trainer, dict(values))
-        self.trainer.control.should_log = due  # logging clears it, and the Trainer's own line would be lost
+        log_at_once(self.trainer, values)
 
 
 class NoiseTracker(Tracker):

@@ -1,22 +1,22 @@
 """`symnoise train`: config files, flags, and one line with exit code 2 on bad input, before anything is loaded."""
 
-import inspect
 import json
 import subprocess
 import sys
 from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from symnoise.cli import main
-from symnoise.cli.train import train
 from symnoise.core import InputError
+from symnoise.finetune.reading import read_settings
+from symnoise.finetune.rows import read_rows
+from symnoise.finetune.settings import TrainSettings
 from symnoise.models import load_model
 from symnoise.training import Dials
-from symnoise.training.run import read_rows
-from symnoise.training.settings import TrainSettings, read_settings
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -34,9 +34,38 @@ def call(monkeypatch, *arguments: object) -> int:
     return 0
 
 
-def test_every_setting_is_a_flag_and_every_flag_a_setting():
-    flags = set(inspect.signature(train).parameters) - {"config", "dry_run", "json"}
-    assert flags == {field.name for field in fields(TrainSettings)}
+def test_every_setting_is_an_option_with_its_default_and_group(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    assert call(monkeypatch, "--help") == 0
+    said = capsys.readouterr().out
+    for setting in fields(TrainSettings):
+        (line,) = [line for line in said.splitlines() if f"--{setting.name.replace('_', '-')} " in line.split("<")[0]]
+        assert setting.metadata["help"].split(";")[0][:30] in line
+        assert f"─ {setting.metadata['group']} ─" in said
+    assert "[default: (5e-05)]" in said and "--alpha,--noise-alpha" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--lr", "did you mean --learning-rate or --lora-rank?"),
+        ("--learnin-rate", "did you mean --learning-rate?"),
+        ("--alhpa", "did you mean --alpha?"),
+        ("--probes", "No such option: --probes (try"),  # of another command
+    ],
+)
+def test_a_misspelt_option_gets_the_nearest_of_its_own_command(monkeypatch, capsys, given, said):
+    assert call(monkeypatch, given, "1") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+
+
+def test_the_version(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["symnoise", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code and capsys.readouterr().out == f"symnoise {version('symnoise')}\n"
 
 
 def test_help_answers_without_torch():

@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from symnoise.core import InputError
-from symnoise.data.encoding import IGNORED, encode, encode_row, usable
+from symnoise.data.encoding import IGNORED, encode, encode_row, prompt_format, usable
 from symnoise.data.example import Example, LeftOut, RowError
 from tests.data.marked import marked, stretches
 from tests.tiny import tiny, tiny_tokenizer
@@ -293,3 +293,15 @@ def test_model_with_too_few_positions_or_another_vocabulary():
     model.resize_token_embeddings(20)
     with pytest.raises(InputError, match="not in the model's embedding table"):
         encode([ONE], tiny_tokenizer(chat=True), max_length=100, model=model)
+
+
+def test_the_form_of_a_prompt_is_what_rows_are_rendered_to():
+    """With a template, without one, and of plain text."""
+    said = Example((("user", "{question}"), ("assistant", "{reply}")))
+    for tokenizer in (tiny_tokenizer(chat=True), tiny_tokenizer()):
+        form = prompt_format(tokenizer, "messages")
+        ids = encode_row(said, tokenizer, max_length=999)["input_ids"]
+        assert tokenizer(form, add_special_tokens=False)["input_ids"] == ids
+        assert "{question}" in form and "{reply}" in form
+    assert "### Instruction:\n{question}" in form
+    assert prompt_format(tiny_tokenizer(), "text") == "{prompt}{completion}</s>"

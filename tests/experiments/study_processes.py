@@ -9,8 +9,8 @@ import torch
 
 from experiments.study import train as step
 from experiments.study.spec import load_study
+from symnoise.finetune.dry_run import fsdp_on_cpu
 from symnoise.training import SymNoiseTrainer
-from symnoise.training.dry_run import fsdp_on_cpu
 
 
 def one_of_two(rank: int, port: int, folder: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.bench import decoding as bench
 from symnoise.core import InputError
-from symnoise.training.dry_run import tiny_model
+from symnoise.finetune.dry_run import tiny_model
 
 
 def test_batches_are_held_against_one_prompt_at_a_time(tmp_path, monkeypatch, capsys) -> None:

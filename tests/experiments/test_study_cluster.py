@@ -18,8 +18,8 @@ from experiments.study.spec import Study, load_study
 from experiments.study.train import parts, train
 from result_schema.files import ROOT
 from symnoise.core import InputError
+from symnoise.finetune.dry_run import rows, tiny_model
 from symnoise.models import load_model
-from symnoise.training.dry_run import rows, tiny_model
 from tests.experiments.study_processes import one_of_two
 
 CONFIGS = ROOT / "experiments" / "configs"

@@ -13,7 +13,6 @@ import yaml
 from experiments.study import base as module
 from experiments.study.base import base, base_model, borrowed_table, pretrain
 from experiments.study.connect import connect
-from experiments.study.distributed import AgreeingTrainer
 from experiments.study.evaluate import calibration_error, end_mark, evaluate, scores
 from experiments.study.generate import first_turn, generate
 from experiments.study.measure import measure
@@ -26,7 +25,7 @@ from result_schema.study import ARMS, Arm
 from symnoise.core import InputError, sha256
 from symnoise.data import Example
 from symnoise.models import load_model
-from symnoise.training import Dials
+from symnoise.training import Dials, SymNoiseTrainer
 from tests.tiny import tiny, tiny_tokenizer
 
 STUDIES = Path("experiments/configs/studies")
@@ -190,14 +189,14 @@ def test_a_run_killed_when_all_steps_are_done_takes_no_more(study, folder, tmp_p
     weights = (place / run.name / "weights" / "end" / "model.safetensors").read_bytes()
     shutil.rmtree(place / run.name)
 
-    real = AgreeingTrainer.train
+    real = SymNoiseTrainer.train
 
-    def killed(self: AgreeingTrainer, *args: object) -> None:
+    def killed(self: SymNoiseTrainer, *args: object) -> None:
         real(self, *args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(AgreeingTrainer, "train", killed)
+        patch.setattr(SymNoiseTrainer, "train", killed)
         with pytest.raises(KeyboardInterrupt):
             train(study, run, place)
     train(study, run, place)

@@ -5,6 +5,8 @@ import torch
 
 from symnoise.cli.moments import moments
 from symnoise.core import generator
+from symnoise.finetune.card import noise_of
+from symnoise.finetune.settings import TrainSettings
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import LAWS, Law, Noise, directions, law, noise_names, sampled_moments, scale_of
 from symnoise.theory import (
@@ -17,9 +19,7 @@ from symnoise.theory import (
     tiny_llama,
 )
 from symnoise.training import attach
-from symnoise.training.card import noise_of
 from symnoise.training.draws import draw
-from symnoise.training.settings import TrainSettings
 
 LAPLACE = Law(
     name="laplace",

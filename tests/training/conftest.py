@@ -3,5 +3,5 @@
 import multiprocessing
 
 multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["tests.training.two_processes", "tests.training.killed", "tests.training.runs"]
+    ["tests.training.two_processes", "tests.training.killed"]
 )

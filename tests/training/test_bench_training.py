@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from experiments.bench import training as bench
-from symnoise.training.dry_run import tiny_model
+from symnoise.finetune.dry_run import tiny_model
 
 
 def test_the_bench_runs(tmp_path, monkeypatch, capsys):

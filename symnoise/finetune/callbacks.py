@@ -1,9 +1,9 @@
-"""What a run of `symnoise train` does beside training: its log, its bar, its rate, its held-out loss, its end."""
+"""What a run does in addition to training: log, progress bar, learning rate, measurements along the way, its end."""
 
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from symnoise.core import track, write_atomically
-from symnoise.training.trackers import Tracker
+from symnoise.finetune.held_out import held_out_loss
+from symnoise.training.trackers import log_at_once
 
 _TORCHRUN = 2.0  # seconds in which torchrun passes on a Ctrl-C that its processes have seen already
 _SHOWN = {
@@ -47,18 +48,30 @@ class LogFile(TrainerCallback):
                 file.write(json.dumps(state.log_history[-1]) + "\n")
 
 
-class Bar(TrainerCallback):
-    """A progress bar, and a line for each step that something was logged at."""
+class StepBar(TrainerCallback):
+    """A progress bar over the steps that are left."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._logged: dict[str, float] = {}
+    def __init__(self, what: str = "steps") -> None:
+        self.what = what
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Draw the bar."""
-        what = f"steps {state.global_step + 1} to {state.max_steps}" if state.global_step else "steps"
-        self.steps = track(range(state.global_step, state.max_steps), what)
+        left = f"{self.what} {state.global_step + 1} to {state.max_steps}" if state.global_step else self.what
+        self.steps = track(range(state.global_step, state.max_steps), left)
         next(self.steps, None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar."""
+        next(self.steps, None)
+
+
+class Bar(StepBar):
+    """A progress bar, and a line for each step that something was logged at."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self._logged: dict[str, float] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Keep what a person looks for."""
@@ -70,10 +83,6 @@ class Bar(TrainerCallback):
             found = ", ".join(f"{name} {value:.5g}" for name, value in self._logged.items())
             self.console.print(f"step {state.global_step}: {found}", highlight=False, soft_wrap=True)
             self._logged = {}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move the bar."""
-        next(self.steps, None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Print what the last step logged."""
@@ -93,44 +102,35 @@ class LearningRate(TrainerCallback):
             group["lr"], group["initial_lr"] = rate, args.learning_rate
 
 
-class HeldOutLoss(Tracker):
-    """eval_loss: `mean_token_loss` of `batches`."""
+class Periodic(TrainerCallback):
+    """Calls `note(step)` on the model that training starts from, every `every` steps and after the last step."""
 
-    def __init__(self, batches: Sequence[Mapping[str, Tensor]], every: int) -> None:
-        super().__init__(every)
-        self.batches = batches
+    def __init__(self, every: int, note: Callable[[int], None]) -> None:
+        self.every, self.note = every, note
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure the model that training starts from."""
-        super().on_train_begin(args, state, control)
-        if state.global_step == 0:
-            self._measure()
+        """At the start, or where a checkpoint left off."""
+        self.begin(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure where the step is due, and at the end."""
+        """After an optimizer step."""
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self._measure()
+            self.note(state.global_step)
 
-    def _measure(self) -> None:
-        self._log({"eval_loss": mean_token_loss(self.trainer, self.batches)})
+    def begin(self, step: int) -> None:
+        """Of a resumed run the start has been noted."""
+        if step == 0:
+            self.note(0)
 
 
-def mean_token_loss(trainer: Any, batches: Sequence[Mapping[str, Tensor]]) -> float:
-    """Mean cross-entropy of all scored tokens of `batches` (sums first, one division last), without noise.
+def log_held_out_loss(trainer: Any, batches: Sequence[Mapping[str, Tensor]], every: int) -> None:
+    """Let `trainer` log `held_out_loss` of `batches` as eval_loss."""
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
-    In the precision of training; the next training step puts the model back into training mode. Every process takes
-    all batches: FSDP needs them to call the model equally often.
-    """
-    model, device = trainer.model, trainer.args.device
-    first = 0 if model.config.is_encoder_decoder else 1  # a causal model does not predict its first token
-    total, count = 0.0, 0
-    model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        for batch in batches:
-            scored = int((batch["labels"][:, first:] != -100).sum())
-            total += scored * float(model(**{key: value.to(device) for key, value in batch.items()}).loss)
-            count += scored
-    return total / count
+    def note(step: int) -> None:
+        log_at_once(trainer, {"eval_loss": held_out_loss(trainer.model, batches, sharded=sharded)})
+
+    trainer.add_callback(Periodic(every, note))
 
 
 class Stop(TrainerCallback):

@@ -1,6 +1,7 @@
 """`symnoise train` as a whole: what it leaves behind, killed and resumed, stopped, changed, on two processes."""
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +19,12 @@ from safetensors.torch import load_file
 
 from result_schema.files import ROOT
 from symnoise.core import sha256
+from symnoise.finetune import run
+from symnoise.finetune.dry_run import STEPS, rows, tiny_model
+from symnoise.finetune.settings import TrainSettings
 from symnoise.models import load_model
-from symnoise.training import run as training_run
-from symnoise.training.dry_run import STEPS, rows, tiny_model
-from tests.training.runs import MOMENTS, command, interrupted, killed, one_of_two
+from symnoise.training import SymNoiseTrainer
+from tests.finetune.runs import MOMENTS, command, interrupted, killed, one_of_two
 
 CONFIGS = ROOT / "experiments" / "configs"
 MODELS, DATA = ("llama-2-7b", "llama-1-7b", "opt-6.7b"), ("alpaca", "evol-instruct", "sharegpt", "open-platypus")
@@ -134,20 +138,71 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(small, whole, tmp_path
     assert sha256(tmp_path / "model.safetensors") == sha256(whole / "model.safetensors")
 
 
-def test_a_finished_run_is_not_trained_again_and_other_settings_are_told(small, tmp_path, capfd):
-    assert command(*small, "--output", tmp_path, "--steps", 2) == 0
-    before = sha256(tmp_path / "model.safetensors")
-    assert command(*small, "--output", tmp_path, "--steps", 2) == 0
-    assert sha256(tmp_path / "model.safetensors") == before
+def test_a_finished_run_is_not_trained_again_and_takes_more_steps_only(small, tmp_path, capfd):
+    """Steps may change, with the optimizer state kept; nothing else that the steps so far rest on may."""
+    assert command(*small, "--output", tmp_path, "--steps", 2, "--keep-state") == 0
+    weights = sha256(tmp_path / "model.safetensors")
+    assert command(*small, "--output", tmp_path, "--steps", 2, "--keep-state") == 0
+    assert sha256(tmp_path / "model.safetensors") == weights
     assert "warning" not in capfd.readouterr().err
-    changed = ("--alpha", 7, "--learning-rate", "2e-3", "--schedule", "linear", "--warmup", 0)
-    assert command(*small, "--output", tmp_path, "--steps", 4, *changed) == 0
-    said = capfd.readouterr().err
-    assert "learning_rate was 0.01, now 0.002" in said
-    assert "alpha was 5.0, now 7.0" in said
-    assert sha256(tmp_path / "model.safetensors") != before
-    rates = logged(tmp_path, "learning_rate")  # 2e-3·(1 − step/4), before each step
-    assert [rates[3], rates[4]] == pytest.approx([1e-3, 5e-4])
+    before = contents(tmp_path)
+    for changed, words in (
+        (("--noise", "none"), "noise was 'symnoise', now 'none'"),
+        (("--seed", 7, "--alpha", 3), "noise_alpha was 5.0, now 3.0; seed was 0, now 7"),
+        (("--learning-rate", "2e-3"), "learning_rate was 0.01, now 0.002"),
+    ):
+        assert command(*small, "--output", tmp_path, "--steps", 4, *changed) == 2
+        (line,) = capfd.readouterr().err.strip().splitlines()
+        assert "holds a run with other settings" in line and words in line
+        assert contents(tmp_path) == before
+    assert command(*small, "--output", tmp_path, "--steps", 4) == 0
+    assert sha256(tmp_path / "model.safetensors") != weights
+    rates = logged(tmp_path, "learning_rate")  # of the schedule over 4 steps, one of them warm-up
+    assert rates[4] == pytest.approx(1e-2 * (1 + math.cos(math.pi * 2 / 3)) / 2)
+    assert not list(tmp_path.glob("checkpoint-*/optimizer*"))  # 1 GB of SmolLM2's
+    before = contents(tmp_path)
+    for longer in (("--steps", 6), ("--steps", 0, "--epochs", 9)):
+        assert command(*small, "--output", tmp_path, *longer) == 2
+        assert "kept no optimizer state" in capfd.readouterr().err
+        assert contents(tmp_path) == before
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_summary_says_whether_it_helped_and_how_to_load_it(small, tmp_path, capfd):
+    assert command(*small, "--output", tmp_path, "--steps", 2, "--json", tmp_path / "result.json") == 0
+    said = capfd.readouterr().out
+    measured = json.loads((tmp_path / "result.json").read_text())["measured"]
+    losses = logged(tmp_path, "eval_loss")
+    assert (measured["eval_loss_before"], measured["eval_loss"]) == (losses[0], losses[2])
+    assert f"on 3 rows: {losses[0]:.5g} before, {losses[2]:.5g} after training" in said
+    (code,) = [line.split(": ", 1)[1] for line in said.splitlines() if line.startswith("load it in Python")]
+    found: dict[str, Any] = {}
+    exec(code, found)  # what a user would type
+    assert found["loaded"].model.config.model_type == "gpt2"
+    card = (tmp_path / "README.md").read_text()
+    assert f'symnoise.load_model("{tmp_path}")' in card
+    assert "### Instruction:\n{question}\n\n### Response:{reply}</s>" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("tensorbord", "did you mean 'tensorboard'"), ("neptune", "run: pip install neptune")]
+)
+def test_a_report_to_that_cannot_be_is_refused_before_the_model_loads(
+    name, message, small, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    assert command(*small, "--output", tmp_path / "out", "--report-to", name) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_are_held_out_by_default():
+    assert [TrainSettings().held_out(rows) for rows in (3, 40, 160, 52_000)] == [0, 4, 16, 16]
+    assert TrainSettings(eval_rows=0).held_out(1000) == 0
 
 
 @pytest.mark.parametrize("more", [["--bf16"], ["--gradient-checkpointing", "--pair-mode", "two-pass"]])
@@ -243,12 +298,12 @@ def free_port() -> int:
 
 
 def test_a_loss_that_is_not_finite_ends_with_one_line(small, tmp_path, monkeypatch, capfd):
-    finite = training_run.SymNoiseTrainer.compute_loss
+    finite = SymNoiseTrainer.compute_loss
 
     def sometimes(self, *args, **kwargs):
         return finite(self, *args, **kwargs) * (float("nan") if self.state.global_step == 3 else 1.0)
 
-    monkeypatch.setattr(training_run.SymNoiseTrainer, "compute_loss", sometimes)
+    monkeypatch.setattr(SymNoiseTrainer, "compute_loss", sometimes)
     assert command(*small, "--output", tmp_path, "--track-every", 0) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "symnoise:" in line]
     assert "loss is nan at step 3" in line and "checkpoint-2" in line

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from symnoise.cli import main
-from symnoise.training import SymNoiseTrainer, run
+from symnoise.finetune import run
+from symnoise.training import SymNoiseTrainer
 
 
 def command(*arguments: object) -> int:

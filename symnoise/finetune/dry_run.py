@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from symnoise.core import InputError
+from symnoise.finetune.run import Outcome, fine_tune, is_main_process
+from symnoise.finetune.settings import TrainSettings
 from symnoise.models.quiet import quiet
-from symnoise.training.run import Outcome, fine_tune, is_main_process
-from symnoise.training.settings import TrainSettings
 
 STEPS = 2
 _ROWS = 24
@@ -68,7 +68,8 @@ def dry_run(settings: TrainSettings) -> Outcome:
             max_length=max(settings.max_length, _LENGTH),
             steps=STEPS,
             accumulation=min(settings.accumulation, 2),
-            eval_rows=min(settings.eval_rows, 4),
+            eval_rows=None if settings.eval_rows is None else min(settings.eval_rows, 4),
+            keep_state=True,
             save_every=1,
             log_every=1,
             eval_every=1,
@@ -77,7 +78,7 @@ def dry_run(settings: TrainSettings) -> Outcome:
             report_to="none",
         )
         with fsdp_on_cpu():
-            return fine_tune(small)
+            return fine_tune(small, replace(small, model=settings.model, data=settings.data))
     except OSError as error:
         raise InputError(f"the dry run cannot write {folder}: {error.strerror}; set TMPDIR") from error
     finally:

@@ -5,8 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from symnoise.core import provenance
+from symnoise.finetune.settings import TrainSettings
 from symnoise.noise import law
-from symnoise.training.settings import TrainSettings
 
 _SIDES = {
     (False, True): "one draw a row",
@@ -34,7 +34,13 @@ def model_card(
     data: dict[str, Any],
     run: dict[str, Any],
 ) -> str:
-    """README.md in the hub's form. `model`, `data`: provenance. `run`: steps, rows, processes and what was measured."""
+    """README.md in the hub's form.
+
+    Args:
+        model: provenance of the base model.
+        data: provenance of the rows.
+        run: steps, rows, held_out, processes, prompt (the form that rows were rendered in) and measured.
+    """
     what = "LoRA adapter" if settings.lora_rank else "full fine-tuning"
     weights = "".join(f"\n  - `{name}` sha256 `{digest}`" for name, digest in model["sha256"].items())
     revision = f", revision `{model['revision']}`" if model["revision"] else ""
@@ -50,8 +56,23 @@ tags: [{", ".join(dict.fromkeys(("symnoise", settings.noise)))}]
 
 - **Base model**: `{model["name"]}` ({model["class"]}, {model["parameters"]:,} parameters{revision}){weights}
 - **Data**: `{data["name"]}` ({data["form"]} form), sha256 `{data["sha256"]}`; {run["rows"]} rows trained on, \
-{settings.eval_rows} held out, {data["left_out"]} left out
+{run["held_out"]} held out, {data["left_out"]} left out
 - **Training**: {what}, {run["steps"]} optimizer steps on {run["processes"]} process(es)
+
+## Use
+
+```python
+import symnoise
+
+loaded = symnoise.load_model("{settings.output}")  # or where you put this folder
+model, tokenizer = loaded.model, loaded.tokenizer
+```
+
+It was trained on rows in this form, of which the reply is scored:
+
+```text
+{run["prompt"]}
+```
 
 ## Noise
 

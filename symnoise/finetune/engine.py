@@ -1,0 +1,110 @@
+"""The one way a run is trained: a Trainer from a few words, taken to its last step, resumed where it was killed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from symnoise.data import collate
+from symnoise.training.checkpoints import last_whole_checkpoint, step_of
+from symnoise.training.trainer import SymNoiseTrainer
+
+MEANS = ("loss", "clean_loss", "noise/clean_loss", "grad_norm")
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, list[int]]],
+    arguments: Mapping[str, Any],
+    *,
+    seed: int,
+    schedule: str,
+    gradient_checkpointing: bool = False,
+    **more: Any,
+) -> SymNoiseTrainer:
+    """A quiet Trainer of `model` on encoded `rows`.
+
+    Args:
+        arguments: of `TrainingArguments`, those in which callers differ.
+        seed: the random seed of row order, dropout and noise.
+        schedule: of the learning rate: constant, linear or cosine; each with the warmup of `arguments`.
+        more: of the Trainer, such as `noise`, `dials`, `noise_options` and `pair_mode`.
+    """
+    trainer = SymNoiseTrainer(
+        model=model,
+        args=TrainingArguments(
+            lr_scheduler_type="constant_with_warmup" if schedule == "constant" else schedule,
+            seed=seed,
+            data_seed=seed,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            ddp_find_unused_parameters=False,
+            **_checkpointing(gradient_checkpointing),
+            **{"use_cpu": not torch.accelerator.is_available(), **arguments},
+        ),
+        train_dataset=rows,
+        data_collator=partial(collate, tokenizer=tokenizer),
+        noise_seed=seed,
+        **more,
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints a dictionary where a bar is enough
+    return trainer
+
+
+def _checkpointing(on: bool) -> dict[str, Any]:
+    """`TrainingArguments` for gradient checkpointing, under the name that this version of Transformers has for it."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
+
+
+class _LoggedWhereSaved(TrainerCallback):
+    """Logs at the last step and before every checkpoint, so that the log of a resumed run covers each step once."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save or state.global_step == state.max_steps:
+            control.should_log = True
+
+
+def train_to_end(trainer: SymNoiseTrainer) -> dict[str, float]:
+    """Train to the last step, from the newest whole checkpoint in the Trainer's folder where there is one.
+
+    Of a run that was killed after its last step no more is trained; its log is read from the checkpoint.
+
+    Returns:
+        Of each of `MEANS` that was logged, its mean over all steps of the run, those before a kill included.
+
+    Raises:
+        Diverged: if a training loss is not finite.
+    """
+    trainer.add_callback(_LoggedWhereSaved())  # after those that save
+    checkpoint = last_whole_checkpoint(trainer.args.output_dir)
+    if checkpoint and step_of(checkpoint) >= trainer.args.max_steps:
+        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    else:
+        trainer.train(str(checkpoint) if checkpoint else None)
+    return mean_of_steps(trainer.state.log_history)
+
+
+def mean_of_steps(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the steps of a Trainer's log; a line stands for all steps since the line before that has its key."""
+    means = {}
+    for key in MEANS:
+        lines = [(int(line["step"]), line[key]) for line in history if key in line]
+        since = [0, *(step for step, _ in lines)]
+        weighted = [(step - before) * value for (step, value), before in zip(lines, since, strict=False)]
+        if lines:
+            means[key] = sum(weighted) / lines[-1][0]
+    return means
+
+
+def is_finished(folder: Path, steps: int) -> bool:
+    """Whether the newest whole checkpoint in `folder` is of step `steps` or a later one."""
+    checkpoint = last_whole_checkpoint(folder)
+    return checkpoint is not None and step_of(checkpoint) >= steps

@@ -1,0 +1,82 @@
+"""The output folder of a run: claimed at its start, filled at its end."""
+
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from symnoise.core import InputError, read_yaml, sha256, write_atomically
+from symnoise.finetune.settings import TrainSettings
+
+SETTINGS, LOG, CARD = "train.yaml", "log.jsonl", "README.md"
+# Of a checkpoint, what is for continuing only; all else is the model.
+_OPTIMIZER = "optimizer"
+_STATE = (
+    *(_OPTIMIZER, "scheduler", "scaler", "rng_state", "trainer_state", "training_args", "pytorch_model_fsdp"),
+    "used_rows",
+)
+
+
+def refuse_other_settings(output: Path, settings: TrainSettings, checkpoint: Path | None) -> None:
+    """Nothing is changed in a folder whose run had other settings.
+
+    Raises:
+        InputError: naming the settings that differ.
+    """
+    file = output / SETTINGS
+    if file.is_file() and (checkpoint or (output / CARD).is_file()):
+        before = read_yaml(file, "settings of the run")
+        if isinstance(before, dict) and (changed := settings.changed(before)):
+            raise InputError(
+                f"{output} holds a run with other settings: {'; '.join(changed)}; choose another --output, or put them "
+                "back"
+            )
+
+
+def require_state(checkpoint: Path | None, step: int, steps: int) -> None:
+    """`InputError` where a run is to continue to `steps` from a checkpoint without its optimizer state."""
+    if checkpoint is None or step >= steps:
+        return
+    if not any(file.name.startswith((_OPTIMIZER, "global_step")) for file in checkpoint.iterdir()):  # or DeepSpeed's
+        raise InputError(
+            f"the run in {checkpoint.parent} finished after {step} steps and kept no optimizer state, so it cannot "
+            f"continue to {steps}: start another from --model {checkpoint.parent}, or train with --keep-state"
+        )
+
+
+def claim(output: Path, settings: TrainSettings) -> None:
+    """Write the settings into the folder, which also shows that it can be written."""
+    text = yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True)
+    write_atomically(output / SETTINGS, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def publish(checkpoint: Path, output: Path, card: str) -> dict[str, str]:
+    """Put the model of the last checkpoint into `output`, file by file in one step each, and the card last.
+
+    Returns:
+        The SHA-256 of each file of weights.
+    """
+    weights = {}
+    for file in sorted(checkpoint.iterdir()):
+        if file.is_file() and file.name != CARD and not file.name.startswith(_STATE):
+            with tempfile.TemporaryDirectory(dir=output, prefix=".publish-") as folder:
+                fresh = Path(folder) / file.name
+                try:
+                    os.link(file, fresh)  # the same bytes on the disk once
+                except OSError:
+                    shutil.copyfile(file, fresh)
+                os.replace(fresh, output / file.name)
+            if file.suffix == ".safetensors":
+                weights[file.name] = sha256(file)
+    write_atomically(output / CARD, lambda path: path.write_text(card, encoding="utf-8"))
+    return weights
+
+
+def remove_optimizer_state(output: Path) -> None:
+    """Two floats for each weight in every checkpoint, of no use once the run is finished."""
+    for file in output.glob(f"checkpoint-*/{_OPTIMIZER}*"):
+        if file.is_file():
+            file.unlink()

@@ -1,0 +1,55 @@
+"""Held-out loss: the one definition that all runs report."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symnoise.core import Diverged
+from symnoise.models.borrowed import borrowed
+
+
+def held_out_loss(model: Any, batches: Sequence[Mapping[str, Tensor]], *, sharded: bool = False) -> float:
+    """Mean cross-entropy of all scored tokens of `batches`, without noise and dropout.
+
+    Sums are in float64 and divided once, so batches with more tokens weigh more. It is the loss of the weights as they
+    are kept (float32 also where training computes in bfloat16).
+
+    Args:
+        model: a causal or encoder-decoder language model. Training mode and autocast are restored.
+        sharded: whether FSDP has spread the model. Then every process has to take all batches, and the loss is in the
+            precision of training.
+
+    Raises:
+        Diverged: if the loss is not finite.
+    """
+    first = 0 if model.config.is_encoder_decoder else 1  # a causal model does not predict its first token
+    total, count = 0.0, 0
+    with torch.no_grad(), _evaluating(model) if sharded else borrowed(model, twice=False):
+        for batch in batches:
+            scored = int((batch["labels"][:, first:] != -100).sum())
+            total += scored * float(model(**{key: value.to(model.device) for key, value in batch.items()}).loss)
+            count += scored
+    loss = total / count
+    if not math.isfinite(loss):
+        raise Diverged(f"loss is {loss} on the held-out rows")
+    return loss
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def mean_of_processes(trainer: Any, value: float) -> float:
+    """The mean of what the processes of `trainer` call `value`; `value` itself where there is one process."""
+    value_here = torch.tensor(value, dtype=torch.float64, device=trainer.args.device)
+    return float(trainer.accelerator.reduce(value_here, "mean"))

@@ -1,0 +1,209 @@
+"""`fine_tune`: a whole training run from its settings, resumable at any moment."""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from symnoise.core import InputError, progress_shown, unknown
+from symnoise.data import collate, prompt_format, set_chat_template
+from symnoise.finetune.callbacks import Bar, LearningRate, LogFile, Stop, log_held_out_loss
+from symnoise.finetune.card import model_card
+from symnoise.finetune.engine import make_trainer, train_to_end
+from symnoise.finetune.folder import LOG, claim, publish, refuse_other_settings, remove_optimizer_state, require_state
+from symnoise.finetune.rows import Rows, read_rows, require
+from symnoise.finetune.settings import TrainSettings
+from symnoise.models import load_model
+from symnoise.models.quiet import quiet
+from symnoise.training.checkpoints import last_whole_checkpoint, step_of
+from symnoise.training.trackers import CurvatureTracker, NoiseTracker, NormTracker
+from symnoise.training.trainer import SymNoiseTrainer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. step < steps where it was interrupted; `held_out` is the number of rows held out."""
+
+    output: Path
+    step: int
+    steps: int
+    seconds: float
+    measured: dict[str, float]
+    weights: dict[str, str]
+    held_out: int
+
+
+def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> Outcome:
+    """Train as `settings` say, from the newest whole checkpoint in the output folder where there is one.
+
+    In the folder: train.yaml (the settings), log.jsonl, checkpoints, and at the end the model as safetensors with its
+    tokenizer and README.md, the card, which marks the run as finished. A second call finds it finished. Under torchrun
+    or accelerate each process calls this; the first writes.
+
+    Args:
+        written: what train.yaml has and another run in the folder is compared with, where model and data of `settings`
+            are made up for a dry run.
+
+    Raises:
+        InputError: for what cannot be trained, and for a folder that holds a run with other settings.
+        Diverged: if a loss is not finite.
+    """
+    started, output, main = time.perf_counter(), Path(settings.output), is_main_process()
+    if not settings.output:
+        raise InputError("the run has no output folder; give --output DIR")
+    _require_tracker(settings.report_to)
+    checkpoint = last_whole_checkpoint(output)
+    at = step_of(checkpoint) if checkpoint else 0
+    written = written or settings
+    refuse_other_settings(output, written, checkpoint)
+    if main and checkpoint is None:
+        claim(output, written)
+    stop = Stop()
+    with quiet(), progress_shown() if main else nullcontext() as console:
+        loaded = load_model(settings.model)
+        require("family", settings.family, loaded.model.config.model_type)
+        if settings.chat_template:
+            set_chat_template(loaded.tokenizer, settings.chat_template)
+        rows = read_rows(settings, loaded)
+        base = loaded.provenance() if main else {}
+        model = with_lora(loaded.model, settings) if settings.lora_rank else loaded.model
+        steps = count_steps(settings, len(rows.training))
+        require_state(checkpoint, at, steps)
+        if main:
+            claim(output, written)  # of a resumed run with other steps, say
+        trainer = trainer_of(settings, model, loaded.tokenizer, rows, steps)
+        _watch(trainer, settings, loaded, rows, console)
+        trainer.add_callback(stop)
+        with stop.listening():
+            means = train_to_end(trainer)
+    step = max(at, steps) if stop.at is None else stop.at
+    measured, weights = {}, {}
+    if main:
+        ended = last_whole_checkpoint(output)
+        assert ended is not None  # the Trainer saves its last step
+        measured = _measured(means, trainer.state.log_history)
+        if stop.at is None:
+            run = {"steps": step, "rows": len(rows.training), "processes": _processes(), "measured": measured}
+            run |= {"held_out": len(rows.held_out), "prompt": prompt_format(loaded.tokenizer, rows.provenance["form"])}
+            weights = publish(ended, output, model_card(settings, base, rows.provenance, run))
+            if not settings.keep_state:
+                remove_optimizer_state(output)
+    seconds = time.perf_counter() - started
+    return Outcome(output, step, max(at, steps), seconds, measured, weights, len(rows.held_out))
+
+
+def _watch(trainer: SymNoiseTrainer, settings: TrainSettings, loaded: Any, rows: Rows, console: Any) -> None:
+    """Add what is logged, shown and measured along the way; the log first, which the others write to."""
+    trainer.add_callback(LearningRate())
+    trainer.add_callback(LogFile(Path(settings.output) / LOG))
+    if console:
+        trainer.add_callback(Bar(console))
+    for tracker in trackers(settings, loaded, rows):
+        trainer.add_callback(tracker)
+    if rows.held_out:
+        parts = [rows.held_out[i : i + settings.batch] for i in range(0, len(rows.held_out), settings.batch)]
+        log_held_out_loss(trainer, [collate(part, loaded.tokenizer) for part in parts], settings.eval_every)
+
+
+def _require_tracker(name: str) -> None:
+    """`InputError` for a `report_to` that is unknown or not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    if name not in (known := ("none", "all", *INTEGRATION_TO_CALLBACK)):
+        raise unknown("report_to", name, known)
+    if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
+        raise InputError(f"report_to {name} needs a package that is not installed; run: pip install {name}")
+
+
+def with_lora(model: Any, settings: TrainSettings) -> Any:
+    """`model` with adapters on all linear layers but the head, at scale 2; their start depends on the seed alone."""
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ImportError as error:
+        raise InputError('LoRA needs PEFT; run: pip install "symnoise[sft]"') from error
+    task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    rank = settings.lora_rank
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return get_peft_model(
+            model,
+            LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type=task),
+        )
+
+
+def count_steps(settings: TrainSettings, rows: int) -> int:
+    """Optimizer steps of the whole run: as set, or `epochs` times those that take every row once."""
+    per_step = settings.batch * settings.accumulation * _processes()
+    return settings.steps or max(1, math.ceil(settings.epochs * math.ceil(rows / per_step)))
+
+
+def trainer_of(settings: TrainSettings, model: Any, tokenizer: Any, rows: Rows, steps: int) -> SymNoiseTrainer:
+    """The engine's Trainer for `settings`."""
+    arguments = {
+        "output_dir": settings.output,
+        "max_steps": steps,
+        "per_device_train_batch_size": settings.batch,
+        "gradient_accumulation_steps": settings.accumulation,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.bf16,
+        "save_strategy": "steps",
+        "save_steps": settings.save_every,
+        "save_total_limit": settings.keep,
+        "logging_steps": settings.log_every,
+        "report_to": settings.report_to,
+    }
+    return make_trainer(
+        model,
+        tokenizer,
+        rows.training,
+        arguments,
+        seed=settings.seed,
+        schedule=settings.schedule,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        processing_class=tokenizer,  # so that checkpoints have it
+        noise=settings.make_noise(),
+        noise_options=settings.noise_options(),
+        pair_mode=settings.pair_mode,
+        dials=settings.make_dials(),
+    )
+
+
+def trackers(settings: TrainSettings, loaded: Any, rows: Rows) -> Iterator[Any]:
+    """What the settings ask to be measured along the way."""
+    if settings.track_every:
+        yield NormTracker(settings.track_every)
+        if settings.make_noise() is not None:
+            yield NoiseTracker(settings.track_every)
+    if settings.curvature_every:
+        probe = (rows.held_out or rows.training)[: settings.curvature_rows]
+        yield CurvatureTracker(collate(probe, loaded.tokenizer), settings.curvature_every, seed=settings.seed)
+
+
+def _measured(means: dict[str, float], history: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the run of the training losses, held-out loss before and after, the last curvature."""
+    names = {"loss": "loss", "noise/clean_loss": "clean_loss", "clean_loss": "clean_loss"}
+    measured = {name: means[key] for key, name in names.items() if key in means}
+    if losses := [line["eval_loss"] for line in history if "eval_loss" in line]:
+        measured |= {"eval_loss_before": losses[0], "eval_loss": losses[-1]}
+    if traces := [line["curvature/trace"] for line in history if "curvature/trace" in line]:
+        measured["trace"] = traces[-1]
+    return measured
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
