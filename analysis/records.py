@@ -14,6 +14,7 @@ from symnoise.theory import CLAIMS
 STAGES = (
     "sources",
     "moments",
+    "mixing",
     "analytic",
     "tiny",
     "curvature",
