@@ -1,6 +1,6 @@
 """Random probes through each method: from (first, count) to an estimate on one loss."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -102,9 +102,8 @@ class Sampler:
                 forms.append(inner(z, difference.product))
                 # |zᵀ(D − Hz)| for an error vector that does not know z: its norm times the size of one coordinate of z.
                 errors.append(difference.error)
-        estimate = Estimate.from_draws(self._independent(forms), count=count)
-        systematic = torch.stack(errors).mean(0)
-        return replace(estimate, stderr=(estimate.stderr**2 + systematic**2).sqrt())
+        found = Estimate.from_draws(self._independent(forms), count=count)
+        return found.with_shared_error(torch.stack(errors).mean(0))
 
     def by_estimator(self, name: str, loss: Loss, first: int, count: int) -> Estimate:
         """tr H by the estimator called `name`, one run with `count` products."""

@@ -146,14 +146,8 @@ def mean_and_half(draws: Tensor) -> tuple[float, float]:
 
 
 def variance_and_half(draws: Tensor) -> tuple[float, float]:
-    """Sample variance of independent draws and the half width of its interval.
-
-    The standard error √((m₄ − s⁴)/N) uses the sample's own fourth moment m₄, so the draws need not be normal.
-    """
-    draws = draws.double() - draws.double().mean()
-    count = len(draws)
-    s2 = draws.square().sum() / (count - 1)
-    return float(s2), half_width(((draws**4).mean() - s2**2).clamp(min=0).sqrt() / count**0.5, count - 1)
+    """Sample variance of independent draws, and the half width of its interval (`Estimate.variance`)."""
+    return value_and_half(Estimate.variance(draws))
 
 
 def variance_interval(variance: float, dof: float) -> tuple[float, float]:

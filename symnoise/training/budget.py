@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from symnoise.core import Estimate, InputError, track
+from symnoise.core import Estimate, InputError, jackknife, track
 from symnoise.noise import Noise
 from symnoise.training.attach import attach
 from symnoise.training.dials import Dials, objective
@@ -209,13 +209,6 @@ def _budget(alpha: float, gram: Float[Tensor, "batch batch"], of: dict[str, Floa
         shrinkage=jackknife(lambda some: mean("along")(some) / square(some), len(gram)),
         **estimated,
     )
-
-
-def jackknife(statistic: Callable[[Tensor], Tensor], count: int) -> Estimate:
-    """`statistic(indices)` of `count` independent units, with its bias of order 1/count removed, and its error."""
-    every = torch.arange(count)
-    without = torch.stack([statistic(every[every != j]) for j in range(count)])
-    return Estimate.from_draws(count * statistic(every) - (count - 1) * without, method="jackknife")
 
 
 def _gradient_of(
