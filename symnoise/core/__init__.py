@@ -6,6 +6,7 @@ from symnoise.core.files import peak_rss_mib, provenance, read_yaml, sha256, wri
 from symnoise.core.heap import retained_heap, return_free_memory
 from symnoise.core.jackknife import jackknife, jackknife_variance, ratio_of_sums, without_each
 from symnoise.core.masks import Mask, is_right_padded, lengths
+from symnoise.core.memory import out_of_memory, until_it_fits
 from symnoise.core.packages import packaged_file
 from symnoise.core.progress import progress_shown, track
 from symnoise.core.random import generator
@@ -20,6 +21,7 @@ __all__ = [
     "jackknife",
     "jackknife_variance",
     "lengths",
+    "out_of_memory",
     "packaged_file",
     "peak_rss_mib",
     "plus_minus",
@@ -33,6 +35,7 @@ __all__ = [
     "sha256",
     "track",
     "unknown",
+    "until_it_fits",
     "without_each",
     "write_atomically",
     "write_json",
