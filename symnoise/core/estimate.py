@@ -3,12 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 6  # entries of an estimate in its repr: a line
 
@@ -93,6 +96,10 @@ class Estimate:
         dof = float(total**2 / (s2**2 / self.dof).sum()) if total > 0 else float("inf")
         return replace(self, value=self.value.mean(), stderr=total.sqrt() / m, dof=dof)
 
+    def noting(self, **facts: Any) -> "Estimate":
+        """The same with other fields, such as method and seconds."""
+        return replace(self, **facts)
+
     def with_shared_error(self, error: Float[Tensor, "*shape"]) -> "Estimate":
         """The same with an error that all draws share, such as rounding, in its standard error: √(stderr² + error²)."""
         return replace(self, stderr=(self.stderr**2 + error**2).sqrt())
@@ -128,6 +135,16 @@ class Estimate:
 
     def __str__(self) -> str:
         return format(self)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each entry, indexed like `value`: its value and stderr. `attrs` has count, dof and method."""
+        import pandas as pd
+
+        index = pd.MultiIndex.from_product([range(size) for size in self.value.shape or (1,)])
+        columns = {"value": self.value.flatten().tolist(), "stderr": self.stderr.flatten().tolist()}
+        frame = pd.DataFrame(columns, index=index if self.value.ndim > 1 else None)
+        frame.attrs = {"count": self.count, "dof": self.dof, "method": self.method}
+        return frame
 
     def __repr__(self) -> str:
         facts = [self.method] * bool(self.method) + [f"{self.count} draws"] * bool(self.count)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -10,10 +10,13 @@ from torch import Tensor
 
 from symnoise.core import Estimate, InputError, ratio_of_sums, retained_heap, track, unknown
 from symnoise.curvature.difference import gradient
-from symnoise.curvature.loss import Loss, probes, require_loss
+from symnoise.curvature.loss import UNIT, Loss, probes, require_loss
 from symnoise.curvature.products import HessianProducts, differentiable, inner
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SECOND_ORDER = 1 / 2  # of Taylor's expansion: ½εᵀHε
 
@@ -48,6 +51,26 @@ class SmoothedCurvature:
     def second_order(self) -> Float[Tensor, "sigma draw batch"]:
         """½εᵀHε of each draw, ε = σz: what `pair` is to second order."""
         return SECOND_ORDER * self.sigmas[:, None] ** 2 * self.forms
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each σ and example: sigma, C and T with their standard errors. `attrs` has units and draws."""
+        import pandas as pd
+
+        sizes, batch = self.sigmas.shape
+        columns: dict[str, list[Any]] = {"example": [*range(batch)] * sizes, "sigma": self.sigmas.flatten().tolist()}
+        for name, part in (("C", self.C), ("T", self.T)):
+            columns |= {name: part.value.flatten().tolist(), f"{name}_stderr": part.stderr.flatten().tolist()}
+        frame = pd.DataFrame(columns)
+        frame.attrs = {"units": {"sigma": "embedding units", "C": UNIT, "T": "1"}, "draws": len(self.forms)}
+        return frame
+
+    def __repr__(self) -> str:
+        draws, batch = self.forms.shape
+        means = ", ".join(
+            f"σ = {float(sigma.mean()):.3g}: C {self.C[i].mean()}" for i, sigma in enumerate(self.sigmas[:4])
+        )
+        more = ", …" * (len(self.sigmas) > 4)
+        return f"SmoothedCurvature({batch} examples, {draws} mirrored draws; means at {means}{more})"
 
     @staticmethod
     def joined(parts: Sequence["SmoothedCurvature"]) -> "SmoothedCurvature":

@@ -1,6 +1,6 @@
 """Moments of the noise as drawn, beside their closed forms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ class SampledMoments:
     mean_square_norm: Estimate
     var_square_norm: Estimate
     mean_norm: Estimate
-    norms: Float[Tensor, " draw"]
+    norms: Float[Tensor, " draw"] = field(repr=False)
 
 
 def sampled_moments(noise: Noise, length: int, dim: int, draws: int, seed: int = 0) -> SampledMoments:
