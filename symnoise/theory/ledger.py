@@ -2,14 +2,13 @@
 
 import math
 import re
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from scipy import stats
 from torch import Tensor
 
-from symnoise.core import Estimate, write_json
+from symnoise.core import Estimate
 from symnoise.theory.claims import Kind, claim, kind_of
 
 # Every interval has this coverage. A ledger has some 70 rows, so at 95 % three or four true claims would be
@@ -166,11 +165,6 @@ def limit_and_half(coarse: float, fine: float, order: int = 2) -> tuple[float, f
     return fine + correction, abs(correction) + 1e-6 * abs(fine)
 
 
-def write_ledger(path: str | Path, rows: list[Row]) -> None:
-    """The rows as a JSON list, atomically."""
-    write_json(path, [asdict(r) for r in rows])
-
-
 def counts(rows: list[dict[str, Any]] | list[Row]) -> dict[str, int]:
     """How many rows hold, fail, or stay undecided."""
     verdicts = [r.verdict if isinstance(r, Row) else r["verdict"] for r in rows]
@@ -190,5 +184,4 @@ __all__ = [
     "variance_and_half",
     "variance_interval",
     "verdict",
-    "write_ledger",
 ]
