@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from symnoise.cli.parts import Parts, key_of
-from symnoise.cli.shared import PLAIN, dtype_named, left_out, long_work, numbers, pm, positive, show, write
-from symnoise.core import Estimate, InputError, generator
+from symnoise.cli.shared import PLAIN, dtype_named, left_out, long_work, numbers, positive, show, write
+from symnoise.core import InputError, generator
 from symnoise.data import LeftOut, collate, fitting, load_data
 from symnoise.models import LoadedModel, load_model
 from symnoise.noise import Noise
@@ -57,8 +57,8 @@ def budget(
     show(
         f"{loaded.name} on {data}: {batches} batches of {batch} rows, {draws} draws of {noise} noise",
         ("α", *_SHOWN.values()),
-        [(f"{one.alpha:g}", *(_pm(getattr(one, name)) for name in _SHOWN)) for one in found],
-        f"‖E g₀‖² {_pm(signal)}; ± standard errors over batches",
+        [(f"{one.alpha:g}", *(f"{getattr(one, name)}" for name in _SHOWN)) for one in found],
+        f"‖E g₀‖² {signal}; ± standard errors over batches",
     )
     facts = {"model": loaded.name, "data": data, "batch": batch, "batches": batches, "max_length": max_length}
     write(json, facts | settings | left_out(because) | {"rows": [_plain(one) for one in found]})
@@ -102,10 +102,6 @@ class _Kept(MutableMapping[int, Any]):
 
     def __len__(self) -> int:
         return len(self._known)
-
-
-def _pm(estimate: Estimate) -> str:
-    return pm(float(estimate.value), float(estimate.stderr))
 
 
 def _plain(one: VarianceBudget) -> dict[str, Any]:

@@ -18,13 +18,12 @@ from symnoise.cli.shared import (
     dtype_named,
     load,
     long_work,
-    pm,
     positive,
     show,
     value_and_error,
     write,
 )
-from symnoise.core import Estimate, peak_rss_mib, unknown
+from symnoise.core import Estimate, peak_rss_mib, plus_minus, unknown
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.sampler import Sampler
 from symnoise.curvature.taylor.memory import chunk_size, memory_estimate, memory_limit
@@ -164,14 +163,16 @@ def _print(result: dict[str, Any]) -> None:
             str(e["example"]),
             str(e["tokens"]),
             str(e["scored_tokens"]),
-            pm(e["trace"], e["stderr"]),
-            pm(e["gauss_newton_trace"], e["gauss_newton_stderr"]),
+            plus_minus(e["trace"], e["stderr"]),
+            plus_minus(e["gauss_newton_trace"], e["gauss_newton_stderr"]),
         )
         for e in examples[:_ROWS_SHOWN]
     ]
     if left := len(examples) - len(rows):
         rows.append((f"{left} more", "", "", "", ""))
-    rows.append(("mean", "", "", pm(*result["trace"].values()), pm(*result["gauss_newton_trace"].values())))
+    rows.append(
+        ("mean", "", "", plus_minus(*result["trace"].values()), plus_minus(*result["gauss_newton_trace"].values()))
+    )
     show(
         f"{result['model']} on {result['data']}: {result['method']}{_probes(examples)}",
         ("example", "tokens", "scored", "tr H", "tr G"),

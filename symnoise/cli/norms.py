@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from symnoise.cli.shared import at, load, long_work, pm, show, value_and_error, write
-from symnoise.core import InputError
+from symnoise.cli.shared import load, long_work, show, value_and_error, write
+from symnoise.core import InputError, plus_minus
 from symnoise.noise import Noise
 from symnoise.norms import expected_square_norm, layer_growth, square_norm
 
@@ -24,8 +24,8 @@ def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None,
         {
             "layer": layer,
             "clean_square_norm_per_token": float(growth.clean[layer].mean()),
-            "growth": value_and_error(at(growth.growth, layer).mean()),
-            "displacement": value_and_error(at(growth.displacement, layer).mean()),
+            "growth": value_and_error(growth.growth[layer].mean()),
+            "displacement": value_and_error(growth.displacement[layer].mean()),
         }
         for layer in range(len(growth.clean))
     ]
@@ -46,7 +46,7 @@ def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None,
         ("layer", "‖h‖² a token", "growth", "displacement"),
         [
             (str(r["layer"]), f"{r['clean_square_norm_per_token']:.4g}")
-            + tuple(pm(r[name]["value"], r[name]["stderr"]) for name in ("growth", "displacement"))
+            + tuple(plus_minus(r[name]["value"], r[name]["stderr"]) for name in ("growth", "displacement"))
             for r in layers
         ],
         "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block",

@@ -8,8 +8,7 @@ from rich.console import Console
 from symnoise.cli.parts import Parts, key_of
 from symnoise.cli.processes import Interrupted, Lost, Process
 from symnoise.cli.shared import PLAIN, Text
-from symnoise.core import InputError, track
-from symnoise.curvature.halving import out_of_memory
+from symnoise.core import InputError, out_of_memory, track
 
 Record = dict[str, Any]
 

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -128,32 +128,8 @@ def write(path: Path | None, result: dict[str, Any]) -> None:
         write_json(path, result)
 
 
-def joined(parts: Sequence[Estimate]) -> Estimate:
-    """Estimates of several batches as one, example after example."""
-    return replace(
-        parts[0],
-        value=torch.cat([part.value for part in parts]),
-        stderr=torch.cat([part.stderr for part in parts]),
-        seconds=sum(part.seconds for part in parts),
-    )
-
-
-def at(estimate: Estimate, index: int) -> Estimate:
-    return replace(estimate, value=estimate.value[index], stderr=estimate.stderr[index])
-
-
 def value_and_error(estimate: Estimate) -> dict[str, float]:
-    return {"value": float(estimate.value), "stderr": float(estimate.stderr)}
-
-
-def pm(value: float, error: float) -> str:
-    """Value and standard error, both to the error's second digit: 132.2 ± 6.5, −40 ± 17, −20 ± 110."""
-    if not (math.isfinite(value) and math.isfinite(error) and error > 0):
-        return f"{value:.4g}"
-    digits = 1 - math.floor(math.log10(float(f"{error:.1e}")))
-    if not -4 < digits < 6:
-        return f"{value:.3g} ± {error:.1e}"
-    return f"{round(value, digits):.{max(0, digits)}f} ± {round(error, digits):.{max(0, digits)}f}"
+    return {"value": float(estimate), "stderr": float(estimate.stderr)}
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:

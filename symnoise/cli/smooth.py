@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from symnoise.cli.shared import at, batches, load, long_work, numbers, pm, positive, show, write
+from symnoise.cli.shared import batches, load, long_work, numbers, positive, show, write
+from symnoise.core import plus_minus
 from symnoise.curvature import SmoothedCurvature, attenuation_slope, ratio_of_means, smoothed_curvature
 from symnoise.curvature.pooled import Unit
 from symnoise.noise import Noise
@@ -33,7 +34,7 @@ def smooth(
         f"{text.model.name} on {data}: {noise}, {draws} mirrored draws; mean zᵀHz {hessian:.4g}",
         ("α", "σ", "slope T = Σxy/Σx²", "ratio Σy/Σx", "C(σ)"),
         [
-            (f"{r['alpha']:g}", f"{r['sigma']:.3g}", _span(r, "T"), _span(r, "ratio"), pm(r["C"], r["stderr"]))
+            (f"{r['alpha']:g}", f"{r['sigma']:.3g}", _span(r, "T"), _span(r, "ratio"), plus_minus(r["C"], r["stderr"]))
             for r in rows
         ],
         "y: a pair’s excess, x: ½εᵀHε. The slope says how much of large curvature is left at this σ, the ratio how "
@@ -51,7 +52,7 @@ def _row(smoothed: SmoothedCurvature, i: int, alpha: float) -> dict[str, Any]:
     y, x, sigma = smoothed.pair[i], smoothed.second_order[i], smoothed.sigmas[i]
     unit: Unit = "example" if len(sigma) > 1 else "draw"
     slope, ratio = attenuation_slope(y, x, unit), ratio_of_means(y, x, unit)
-    C, T = at(smoothed.C, i), at(smoothed.T, i)
+    C, T = smoothed.C[i], smoothed.T[i]
     row = {"sigma": float(sigma.mean()), "alpha": alpha, "C": float(C.mean().value), "stderr": float(C.mean().stderr)}
     for name, found in (("T", slope), ("ratio", ratio)):
         row |= {name: found.value, f"{name}_stderr": found.stderr}

@@ -1,10 +1,12 @@
 """Shapes, masks, seeded generators, `Estimate`, result files: what every other room stands on."""
 
 from symnoise.core.errors import Diverged, InputError, reason, unknown
-from symnoise.core.estimate import Estimate
+from symnoise.core.estimate import Estimate, plus_minus
 from symnoise.core.files import peak_rss_mib, provenance, read_yaml, sha256, write_atomically, write_json
 from symnoise.core.heap import retained_heap, return_free_memory
+from symnoise.core.jackknife import jackknife, jackknife_variance, ratio_of_sums, without_each
 from symnoise.core.masks import Mask, is_right_padded, lengths
+from symnoise.core.memory import out_of_memory, until_it_fits
 from symnoise.core.packages import packaged_file
 from symnoise.core.progress import progress_shown, track
 from symnoise.core.random import generator
@@ -16,11 +18,16 @@ __all__ = [
     "Mask",
     "generator",
     "is_right_padded",
+    "jackknife",
+    "jackknife_variance",
     "lengths",
+    "out_of_memory",
     "packaged_file",
     "peak_rss_mib",
+    "plus_minus",
     "progress_shown",
     "provenance",
+    "ratio_of_sums",
     "read_yaml",
     "reason",
     "retained_heap",
@@ -28,6 +35,8 @@ __all__ = [
     "sha256",
     "track",
     "unknown",
+    "until_it_fits",
+    "without_each",
     "write_atomically",
     "write_json",
 ]

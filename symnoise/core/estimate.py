@@ -1,17 +1,27 @@
 """`Estimate`: a stochastic answer that carries its error."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN = 6  # entries of an estimate in its repr: a line
+
 
 @dataclass(frozen=True)
 class Estimate:
     """Means of independent draws, one entry for each example (or whatever the shape holds).
+
+    `estimate[i]` has those entries, `float(estimate)` is a single value, `a - b` the difference of independent
+    estimates, and `f"{estimate}"` shows value ± stderr: "132.2 ± 6.5".
 
     value:   the means, float64.
     stderr:  their standard errors, float64; 0 for an exact result, NaN where fewer than two draws allow none.
@@ -46,6 +56,25 @@ class Estimate:
         value = value.double()
         return Estimate(value, torch.zeros_like(value), **{"count": 0, "dof": float("inf"), **facts})
 
+    @staticmethod
+    def variance(draws: Float[Tensor, "draws *shape"]) -> "Estimate":
+        """Sample variance of independent draws over the first dimension, in float64.
+
+        The standard error √((m₄ − s⁴)/draws) uses the sample's own fourth central moment m₄, so the draws need not be
+        normal.
+        """
+        draws, count = draws.double(), draws.shape[0]
+        draws = draws - draws.mean(0)
+        s2 = draws.square().sum(0) / (count - 1)
+        stderr = ((draws**4).mean(0) - s2**2).clamp(min=0).sqrt() / count**0.5
+        return Estimate(s2, stderr, count=count, dof=count - 1.0)
+
+    @staticmethod
+    def joined(parts: Sequence["Estimate"]) -> "Estimate":
+        """Estimates of parts of a batch as one, along the last dimension; seconds are added up."""
+        value, stderr = (torch.cat([getattr(part, name) for part in parts], -1) for name in ("value", "stderr"))
+        return replace(parts[0], value=value, stderr=stderr, seconds=sum(part.seconds for part in parts))
+
     @property
     def probes(self) -> int:
         """The count, under the name that trace estimation uses."""
@@ -66,3 +95,67 @@ class Estimate:
         total = s2.sum()
         dof = float(total**2 / (s2**2 / self.dof).sum()) if total > 0 else float("inf")
         return replace(self, value=self.value.mean(), stderr=total.sqrt() / m, dof=dof)
+
+    def noting(self, **facts: Any) -> "Estimate":
+        """The same with other fields, such as method and seconds."""
+        return replace(self, **facts)
+
+    def with_shared_error(self, error: Float[Tensor, "*shape"]) -> "Estimate":
+        """The same with an error that all draws share, such as rounding, in its standard error: √(stderr² + error²)."""
+        return replace(self, stderr=(self.stderr**2 + error**2).sqrt())
+
+    def __getitem__(self, index: Any) -> "Estimate":
+        return replace(self, value=self.value[index], stderr=self.stderr[index])
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """The difference of independent estimates: errors add in quadrature, with Satterthwaite's degrees of freedom.
+
+        Where both come from the same draws, take `Estimate.from_draws` of the draws' differences instead.
+        """
+        if not isinstance(other, Estimate):
+            return NotImplemented
+        parts = (self.stderr.square(), other.stderr.square())
+        s2 = parts[0] + parts[1]
+        below = parts[0].square() / self.dof + parts[1].square() / other.dof
+        dofs = (s2.square() / below)[below > 0]  # one for each entry; the least of them holds for all
+        dof = float(dofs.min()) if dofs.numel() else math.inf
+        method = self.method if self.method == other.method else ""
+        count = min((c for c in (self.count, other.count) if c), default=0)  # an exact value has none
+        seconds = self.seconds + other.seconds
+        return Estimate(self.value - other.value, s2.sqrt(), count=count, dof=dof, method=method, seconds=seconds)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __format__(self, spec: str) -> str:
+        """Value ± stderr, or as many of them as there are; `spec`, if any, formats both numbers."""
+        pairs = list(zip(self.value.flatten().tolist(), self.stderr.flatten().tolist(), strict=True))
+        shown = [f"{v:{spec}} ± {e:{spec}}" if spec else plus_minus(v, e) for v, e in pairs[:_SHOWN]]
+        return ", ".join(shown + [f"… ({len(pairs)} in all)"] * (len(pairs) > _SHOWN))
+
+    def __str__(self) -> str:
+        return format(self)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each entry, indexed like `value`: its value and stderr. `attrs` has count, dof and method."""
+        import pandas as pd
+
+        index = pd.MultiIndex.from_product([range(size) for size in self.value.shape or (1,)])
+        columns = {"value": self.value.flatten().tolist(), "stderr": self.stderr.flatten().tolist()}
+        frame = pd.DataFrame(columns, index=index if self.value.ndim > 1 else None)
+        frame.attrs = {"count": self.count, "dof": self.dof, "method": self.method}
+        return frame
+
+    def __repr__(self) -> str:
+        facts = [self.method] * bool(self.method) + [f"{self.count} draws"] * bool(self.count)
+        return f"Estimate({'; '.join([format(self), *facts])})"
+
+
+def plus_minus(value: float, error: float) -> str:
+    """Value and standard error, both to the error's second digit: 132.2 ± 6.5, −40 ± 17, −20 ± 110."""
+    if not (math.isfinite(value) and math.isfinite(error) and error > 0):
+        return f"{value:.4g}"
+    digits = 1 - math.floor(math.log10(float(f"{error:.1e}")))
+    if not -4 < digits < 6:
+        return f"{value:.3g} ± {error:.1e}"
+    return f"{round(value, digits):.{max(0, digits)}f} ± {round(error, digits):.{max(0, digits)}f}"

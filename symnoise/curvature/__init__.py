@@ -10,7 +10,7 @@ from symnoise.curvature.pooled import Pooled, attenuation_slope, ratio_of_means
 from symnoise.curvature.products import HessianProducts, directional_curvature, hvp, inner
 from symnoise.curvature.sampler import TraceParts
 from symnoise.curvature.size import CurvatureSize, curvature_size, two_sided_divergence
-from symnoise.curvature.smoothing import SmoothedCurvature, finite_curvature, ratio, smoothed_curvature
+from symnoise.curvature.smoothing import SmoothedCurvature, even_and_odd, finite_curvature, smoothed_curvature
 from symnoise.curvature.spectrum import Spectrum, spectrum
 from symnoise.curvature.trace import DIRECTIONS, METHODS, gauss_newton_trace, trace, trace_parts
 
@@ -33,6 +33,7 @@ __all__ = [
     "curvature_size",
     "dense_hessian",
     "directional_curvature",
+    "even_and_odd",
     "exact_trace",
     "finite_curvature",
     "gauss_newton_trace",
@@ -41,7 +42,6 @@ __all__ = [
     "hvp_difference",
     "inner",
     "probes",
-    "ratio",
     "ratio_of_means",
     "smoothed_curvature",
     "softmax_curvature",

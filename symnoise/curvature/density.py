@@ -1,6 +1,6 @@
 """Spectral density of each example's Hessian by stochastic Lanczos quadrature."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ class SpectralDensity:
     coordinates: n = L·d of each example.
     """
 
-    nodes: Float[Tensor, "batch probe step"]
-    weights: Float[Tensor, "batch probe step"]
+    nodes: Float[Tensor, "batch probe step"] = field(repr=False)
+    weights: Float[Tensor, "batch probe step"] = field(repr=False)
     coordinates: Int[Tensor, " batch"]
 
     def moment(self, power: int) -> Estimate:

@@ -9,6 +9,8 @@ from symnoise.core import InputError
 from symnoise.models import Loss
 from symnoise.noise import directions, orthogonal_directions
 
+UNIT = "nats per squared embedding unit"  # of curvature
+
 
 def require_loss(loss: Any, kind: type = Loss) -> None:
     """`InputError` for what is no loss of that kind, such as a model."""

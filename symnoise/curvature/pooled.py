@@ -17,6 +17,8 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from symnoise.core import jackknife_variance
+
 Unit = Literal["draw", "example"]
 
 
@@ -57,10 +59,8 @@ def attenuation_slope(
     value = float(above.sum() / below.sum())
     if len(above) < 2:
         return Pooled(value, math.nan, math.nan, math.nan, 0.0)
-    left_out = (above.sum() - above) / (below.sum() - below)
-    n = len(above)
-    parts = (n - 1) / n * (left_out - left_out.mean(0)).square().sum(0)  # one for each stratum
-    dof = _satterthwaite(parts, n)
+    parts = jackknife_variance((above.sum() - above) / (below.sum() - below))  # one for each stratum
+    dof = _satterthwaite(parts, len(above))
     stderr = math.sqrt(float(parts.sum()))
     half = _t(level, dof) * stderr
     return Pooled(value, value - half, value + half, stderr, dof)

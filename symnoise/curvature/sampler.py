@@ -1,6 +1,8 @@
 """Random probes through each method: from (first, count) to an estimate on one loss."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -10,7 +12,7 @@ from symnoise.core import Estimate, InputError, track
 from symnoise.curvature.difference import hvp_difference
 from symnoise.curvature.estimators import hutch_plus_plus, xtrace
 from symnoise.curvature.gauss_newton import JacobianProducts, softmax_curvature
-from symnoise.curvature.loss import Loss
+from symnoise.curvature.loss import UNIT, Loss
 from symnoise.curvature.loss import probes as probes_of
 from symnoise.curvature.products import (
     HessianProducts,
@@ -22,6 +24,9 @@ from symnoise.curvature.products import (
 )
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ESTIMATORS = {"hutch++": hutch_plus_plus, "xtrace": xtrace}
 
@@ -38,6 +43,29 @@ class TraceParts:
     hessian: Estimate
     gauss_newton: Estimate
     rest: Estimate
+
+    @staticmethod
+    def joined(parts: Sequence["TraceParts"]) -> "TraceParts":
+        """Parts of a batch as one (`Estimate.joined`)."""
+        return TraceParts(*(Estimate.joined([getattr(part, f.name) for part in parts]) for f in fields(TraceParts)))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each example and quantity (tr H, tr G, tr R): value and stderr. `attrs` has unit and method."""
+        import pandas as pd
+
+        named = {"tr H": self.hessian, "tr G": self.gauss_newton, "tr R": self.rest}
+        frames = [part.to_frame().assign(quantity=name) for name, part in named.items()]
+        frame = pd.concat([f.rename_axis("example").reset_index() for f in frames], ignore_index=True)
+        frame.attrs = {"unit": UNIT, **frames[0].attrs}
+        return frame[["example", "quantity", "value", "stderr"]]
+
+    def __repr__(self) -> str:
+        named = {"tr H": self.hessian, "tr G": self.gauss_newton, "tr R": self.rest}
+        return f"TraceParts({'; '.join(f'{name} {part}' for name, part in named.items())})"
+
+    def noting(self, **facts: Any) -> "TraceParts":
+        """Each with other fields, such as method and seconds."""
+        return TraceParts(*(getattr(self, f.name).noting(**facts) for f in fields(TraceParts)))
 
 
 @dataclass(frozen=True)
@@ -102,9 +130,8 @@ class Sampler:
                 forms.append(inner(z, difference.product))
                 # |zᵀ(D − Hz)| for an error vector that does not know z: its norm times the size of one coordinate of z.
                 errors.append(difference.error)
-        estimate = Estimate.from_draws(self._independent(forms), count=count)
-        systematic = torch.stack(errors).mean(0)
-        return replace(estimate, stderr=(estimate.stderr**2 + systematic**2).sqrt())
+        found = Estimate.from_draws(self._independent(forms), count=count)
+        return found.with_shared_error(torch.stack(errors).mean(0))
 
     def by_estimator(self, name: str, loss: Loss, first: int, count: int) -> Estimate:
         """tr H by the estimator called `name`, one run with `count` products."""

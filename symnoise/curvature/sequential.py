@@ -59,7 +59,7 @@ def two_stages(
             f"rtol={rtol:g} {would}; stopped at max_probes={max_probes}, where the mean is {value:.2g} with a standard "
             f"error of {error:.2g}",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,  # where trace was called
         )
     return result
 

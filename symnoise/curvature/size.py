@@ -1,7 +1,7 @@
 """How large curvature is, whatever its sign: E|zᵀHz| and ‖H‖_F from Hessian products, and how far a pair's two sides
 disagree, from forward passes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ class CurvatureSize:
 
     absolute: Estimate
     frobenius: Estimate
-    gradient: Float[Tensor, "batch token dim"]
+    gradient: Float[Tensor, "batch token dim"] = field(repr=False)
 
 
 def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:

@@ -1,19 +1,22 @@
 """Curvature at the size of the noise itself: C(σ) and T(σ), and how they leave the Hessian behind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import Estimate, InputError, retained_heap, track, unknown
+from symnoise.core import Estimate, InputError, ratio_of_sums, retained_heap, track, unknown
 from symnoise.curvature.difference import gradient
-from symnoise.curvature.loss import Loss, probes, require_loss
+from symnoise.curvature.loss import UNIT, Loss, probes, require_loss
 from symnoise.curvature.products import HessianProducts, differentiable, inner
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SECOND_ORDER = 1 / 2  # of Taylor's expansion: ½εᵀHε
 
@@ -49,6 +52,26 @@ class SmoothedCurvature:
         """½εᵀHε of each draw, ε = σz: what `pair` is to second order."""
         return SECOND_ORDER * self.sigmas[:, None] ** 2 * self.forms
 
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each σ and example: sigma, C and T with their standard errors. `attrs` has units and draws."""
+        import pandas as pd
+
+        sizes, batch = self.sigmas.shape
+        columns: dict[str, list[Any]] = {"example": [*range(batch)] * sizes, "sigma": self.sigmas.flatten().tolist()}
+        for name, part in (("C", self.C), ("T", self.T)):
+            columns |= {name: part.value.flatten().tolist(), f"{name}_stderr": part.stderr.flatten().tolist()}
+        frame = pd.DataFrame(columns)
+        frame.attrs = {"units": {"sigma": "embedding units", "C": UNIT, "T": "1"}, "draws": len(self.forms)}
+        return frame
+
+    def __repr__(self) -> str:
+        draws, batch = self.forms.shape
+        means = ", ".join(
+            f"σ = {float(sigma.mean()):.3g}: C {self.C[i].mean()}" for i, sigma in enumerate(self.sigmas[:4])
+        )
+        more = ", …" * (len(self.sigmas) > 4)
+        return f"SmoothedCurvature({batch} examples, {draws} mirrored draws; means at {means}{more})"
+
     @staticmethod
     def joined(parts: Sequence["SmoothedCurvature"]) -> "SmoothedCurvature":
         """Batches of the same σ and draws as one, example after example."""
@@ -57,10 +80,7 @@ class SmoothedCurvature:
             name: torch.cat([getattr(part, name) for part in parts], -1)
             for name in ("sigmas", "pair", "odd", "forms", "loss", "gradient_square_norm")
         }
-        for name in ("C", "T"):
-            every = [getattr(part, name) for part in parts]
-            value, stderr = (torch.cat([getattr(e, field) for e in every], -1) for field in ("value", "stderr"))
-            joined[name] = replace(every[0], value=value, stderr=stderr)
+        joined |= {name: Estimate.joined([getattr(part, name) for part in parts]) for name in ("C", "T")}
         return replace(first, **joined)
 
 
@@ -98,18 +118,16 @@ def smoothed_curvature(
         Z = probes(loss, draws, seed=seed, law_name=noise)
         base, gradient_square_norm, forms = _FORMS[method](loss, Z)
         for z in track(Z, "draws"):
-            with torch.no_grad():
-                steps = [s.to(X)[:, None, None] * z for s in sizes]
-                sides = torch.stack([torch.stack([loss(X + e), loss(X - e)]).double() for e in steps])
-            pair.append(sides.mean(1) - base)
-            odd.append((sides[:, 0] - sides[:, 1]) / 2)
+            parts = [even_and_odd(loss, X, s.to(X)[:, None, None] * z, base) for s in sizes]
+            pair.append(torch.stack([even for even, _ in parts]))
+            odd.append(torch.stack([odd for _, odd in parts]))
     pair_, odd_ = torch.stack(pair, 1), torch.stack(odd, 1)
     below, rounding = SECOND_ORDER * sizes**2 * forms[:, None], _rounding(base, X.dtype)
     C = Estimate.from_draws((2 * pair_ / sizes[:, None] ** 2).transpose(0, 1), method="pairs")
     return SmoothedCurvature(
         sigmas=sizes,
-        C=_also(C, 2 * rounding / sizes**2),
-        T=_also(ratio(pair_.transpose(0, 1), below), rounding / below.mean(0).abs()),
+        C=C.with_shared_error(2 * rounding / sizes**2),
+        T=ratio_of_sums(pair_.transpose(0, 1), below).with_shared_error(rounding / below.mean(0).abs()),
         pair=pair_,
         odd=odd_,
         forms=forms,
@@ -153,32 +171,28 @@ def finite_curvature(
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")
     X, sigma = loss.embeddings, sigma.to(loss.embeddings.device)
     step = sigma.to(X)[:, None, None]
-    excess = []
     with torch.no_grad():
         base = loss(X).double()
-        for k in track(range(draws), "draws"):
-            (z,) = probes(loss, 1, seed=seed, first=k, law_name=noise)
-            excess.append((loss(X + step * z).double() + loss(X - step * z).double()) / 2 - base)
-    found = Estimate.from_draws(2 * torch.stack(excess) / sigma.double() ** 2, method="pairs")
-    return _also(found, 2 * _rounding(base, X.dtype) / sigma.double() ** 2)
+    pair = []
+    for k in track(range(draws), "draws"):
+        (z,) = probes(loss, 1, seed=seed, first=k, law_name=noise)
+        pair.append(even_and_odd(loss, X, step * z, base)[0])
+    found = Estimate.from_draws(2 * torch.stack(pair) / sigma.double() ** 2, method="pairs")
+    return found.with_shared_error(2 * _rounding(base, X.dtype) / sigma.double() ** 2)
+
+
+@torch.no_grad()
+def even_and_odd(
+    loss: Callable[[Tensor], Tensor], X: Tensor, epsilon: Tensor, base: Float[Tensor, "*batch"] | float
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """½[ℓ(X+ε) + ℓ(X−ε)] − ℓ(X), what a mirrored pair keeps, and ½[ℓ(X+ε) − ℓ(X−ε)], what it cancels; float64.
+
+    base: ℓ(X).
+    """
+    plus, minus = loss(X + epsilon).double(), loss(X - epsilon).double()
+    return (plus + minus) / 2 - base, (plus - minus) / 2
 
 
 def _rounding(base: Float[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, " batch"]:
     """One unit in the last place of ℓ(X)."""
     return torch.finfo(dtype).eps * base.abs()
-
-
-def _also(found: Estimate, error: Float[Tensor, "*shape"]) -> Estimate:
-    """`found` with an error in its standard error that its draws share."""
-    return replace(found, stderr=(found.stderr**2 + error**2).sqrt())
-
-
-def ratio(above: Float[Tensor, "draw *shape"], below: Float[Tensor, "draw *shape"]) -> Estimate:
-    """Σ above/Σ below over the draws, standard error by the delete-one jackknife (NaN for one draw)."""
-    n = len(above)
-    value = above.sum(0) / below.sum(0)
-    if n == 1:
-        return Estimate(value, torch.full_like(value, torch.nan), count=1, dof=0.0, method="ratio")
-    left_out = (above.sum(0) - above) / (below.sum(0) - below)
-    variance = (n - 1) / n * (left_out - left_out.mean(0)).square().sum(0)
-    return Estimate(value, variance.sqrt(), count=n, dof=n - 1.0, method="ratio")

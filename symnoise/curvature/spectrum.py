@@ -1,6 +1,7 @@
 """Largest eigenvalues of each example's Hessian, with residuals."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -8,9 +9,12 @@ from torch import Tensor
 
 from symnoise.core import InputError, generator, retained_heap, track, unknown
 from symnoise.curvature.block_lanczos import ORDERS, eigenpairs
-from symnoise.curvature.loss import require_loss
+from symnoise.curvature.loss import UNIT, require_loss
 from symnoise.curvature.operator import EmbeddingHessian
 from symnoise.models import EmbeddingLoss
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,28 @@ class Spectrum:
     values: Float[Tensor, "batch k"]
     residuals: Float[Tensor, "batch k"]
     vectors: tuple[Float[Tensor, "k _ dim"], ...]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each example and eigenvalue, the largest of rank 0: value and residual. `attrs` has the unit."""
+        import pandas as pd
+
+        batch, k = self.values.shape
+        frame = pd.DataFrame(
+            {
+                "example": [b for b in range(batch) for _ in range(k)],
+                "rank": [*range(k)] * batch,
+                "value": self.values.flatten().tolist(),
+                "residual": self.residuals.flatten().tolist(),
+            }
+        )
+        frame.attrs = {"unit": UNIT}
+        return frame
+
+    def __repr__(self) -> str:
+        batch, k = self.values.shape
+        first = ", ".join(f"{value:.4g}" for value in self.values[0, :3].tolist()) + ", …" * (k > 3)
+        worst = float(self.residuals.max())
+        return f"Spectrum({batch} examples, {k} eigenvalues each; the first's {first}; residuals up to {worst:.1g})"
 
 
 def spectrum(

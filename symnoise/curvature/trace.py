@@ -1,29 +1,30 @@
-"""Traces of the Hessian and of its Gauss-Newton part, with a standard error for each example."""
+"""Traces of the Hessian and of its Gauss-Newton part, with a standard error for each example.
+
+Each trace has a table from method to measurement: a function of the sampler, the loss, and the numbers of the first
+probe and of all probes. `_measured` runs it on as much of the batch as memory allows.
+"""
 
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 
-from symnoise.core import Estimate, InputError, retained_heap, unknown
-from symnoise.curvature.estimators import LEAST
+from symnoise.core import Estimate, InputError, retained_heap
 from symnoise.curvature.exact import exact_trace
 from symnoise.curvature.halving import Halving
 from symnoise.curvature.loss import Loss, require_loss
+from symnoise.curvature.options import DIRECTIONS, Options
 from symnoise.curvature.products import require_repeatable
 from symnoise.curvature.sampler import ESTIMATORS, Sampler, TraceParts
 from symnoise.curvature.sequential import two_stages
 from symnoise.curvature.taylor import UnsupportedOperation
 from symnoise.models import EmbeddingLoss
 
-_WITH_PARTS = ("auto", "taylor", "hvp")
-METHODS = ("auto", "taylor", "hvp", "difference", *ESTIMATORS, "exact")
-DIRECTIONS = ("rademacher", "gaussian", "orthogonal")
-
-Result = TypeVar("Result", Estimate, TraceParts)
+Found = Estimate | TraceParts  # Taylor mode gives all parts at once
+Measure = Callable[[Sampler, Any, int, int], Found]
 
 
 def trace(
@@ -70,20 +71,8 @@ def trace(
     without a derivative, a problem too large for "exact" or for memory.
     """
     require_loss(loss)
-    _check(method, METHODS, probes, directions, rtol, coefficients)
-    sampler = Sampler(probes, seed, directions, coefficients)
-
-    def by(method: str) -> Estimate:
-        if method == "exact":
-            return _run(loss, lambda part, *_: _exact(part), method, probes, None, max_probes)
-        if method in ESTIMATORS:
-            return _run(loss, lambda *where: sampler.by_estimator(method, *where), method, probes, rtol, max_probes)
-        if method == "taylor":
-            return _run(loss, sampler.by_taylor, method, probes, rtol, max_probes, _hessian_of).hessian
-        measure = sampler.by_differences if method == "difference" else sampler.by_products
-        return _run(loss, measure, method, probes, rtol, max_probes)
-
-    return _with_fallback(loss, method, coefficients, by)
+    options = Options(method, probes, seed, directions, rtol, max_probes, coefficients)
+    return _hessian(_measured(loss, options, _HESSIAN, _hessian))
 
 
 def gauss_newton_trace(
@@ -105,17 +94,8 @@ def gauss_newton_trace(
     The other options and what is raised are as in `trace`; `rtol` speaks of tr G.
     """
     require_loss(loss, EmbeddingLoss)
-    _check(method, _WITH_PARTS, probes, directions, rtol, coefficients)
-    sampler = Sampler(probes, seed, directions, coefficients)
-
-    def by(method: str) -> Estimate:
-        if method == "taylor":
-            return _run(
-                loss, sampler.by_taylor, method, probes, rtol, max_probes, lambda parts: parts.gauss_newton
-            ).gauss_newton
-        return _run(loss, sampler.gauss_newton_by_products, method, probes, rtol, max_probes)
-
-    return _with_fallback(loss, method, coefficients, by)
+    options = Options(method, probes, seed, directions, rtol, max_probes, coefficients)
+    return _gauss_newton(_measured(loss, options, _GAUSS_NEWTON, _gauss_newton))
 
 
 def trace_parts(
@@ -134,103 +114,82 @@ def trace_parts(
     The other options and what is raised are as in `trace`; `rtol` speaks of tr H.
     """
     require_loss(loss, EmbeddingLoss)
-    _check(method, _WITH_PARTS, probes, directions, rtol, coefficients)
-    sampler = Sampler(probes, seed, directions, coefficients)
-
-    def by(method: str) -> TraceParts:
-        measure = sampler.by_taylor if method == "taylor" else sampler.parts_by_products
-        return _run(loss, measure, method, probes, rtol, max_probes, _hessian_of)
-
-    return _with_fallback(loss, method, coefficients, by)
+    options = Options(method, probes, seed, directions, rtol, max_probes, coefficients)
+    found = _measured(loss, options, _PARTS, _hessian)
+    assert isinstance(found, TraceParts)
+    return found
 
 
-def _check(
-    method: str,
-    known: tuple[str, ...],
-    probes: int,
-    directions: str,
-    rtol: float | None,
-    coefficients: torch.dtype | None,
-) -> None:
-    if method not in known:
-        raise unknown("method", method, known)
-    if directions not in DIRECTIONS:
-        raise unknown("directions", directions, DIRECTIONS)
-    if probes < 1:
-        raise InputError(f"probes must be 1 or more; got {probes}")
-    if rtol is not None and not rtol > 0:
-        raise InputError(f"rtol must be above 0; got {rtol}")
-    if rtol is not None and method == "exact":
-        raise InputError("rtol is for methods with probes; method='exact' has none")
-    if method in ESTIMATORS and probes < LEAST:
-        raise InputError(f"method={method!r} needs {LEAST} probes or more; got {probes}")
-    if method in ESTIMATORS and directions == "orthogonal":
-        raise InputError(f"method={method!r} needs independent probes; choose directions='rademacher' or 'gaussian'")
-    if coefficients is not None:
-        if method not in ("auto", "taylor"):
-            raise InputError(f"coefficients={coefficients} is for method='taylor'; method={method!r} has none")
-        if not isinstance(coefficients, torch.dtype) or not coefficients.is_floating_point:
-            raise InputError(f"coefficients must be a floating-point dtype such as torch.bfloat16; got {coefficients}")
-
-
-def _with_fallback(loss: Loss, method: str, coefficients: torch.dtype | None, by: Callable[[str], Result]) -> Result:
-    """by(method), where "auto" is Taylor mode or, if that cannot be, Hessian products."""
-    if not isinstance(loss, EmbeddingLoss):
-        if method == "taylor" or coefficients is not None:
-            raise InputError("method='taylor' needs an EmbeddingLoss; use method='hvp' for other functions")
-        return by("hvp" if method == "auto" else method)
-    if method != "auto":
-        return by(method)
-    try:
-        return by("taylor")
-    except UnsupportedOperation as error:
-        if coefficients is not None:  # only Taylor mode has any
-            raise
-        warnings.warn(f"{error}; falling back to method='hvp'", stacklevel=3)
-    return by("hvp")
-
-
-def _run(
-    loss: Loss,
-    measure: Callable[[Any, int, int], Result],
-    method: str,
-    probes: int,
-    rtol: float | None,
-    max_probes: int,
-    of: Callable[[Result], Estimate] = lambda result: result,  # type: ignore[assignment, return-value]
-) -> Result:
-    """measure(loss, first, count) on as much of the batch as memory allows, once or in two stages; timed."""
-    started = time.perf_counter()
-    halving = Halving(loss)
-
-    def whole(first: int, count: int) -> Result:
-        return _each(_joined, *halving(lambda part: measure(part, first, count)))
-
-    with retained_heap():
-        result = whole(0, probes) if rtol is None else two_stages(whole, probes, rtol, max_probes, of)
-    facts = {"method": method, "seconds": time.perf_counter() - started}
-    return _each(lambda estimate: replace(estimate, **facts), result)
-
-
-def _exact(loss: Loss) -> Estimate:
+def _exactly(sampler: Sampler, loss: Loss, first: int, count: int) -> Estimate:
     with torch.no_grad():
         require_repeatable(loss, loss(loss.embeddings))
     return Estimate.exact(exact_trace(loss))
 
 
-def _hessian_of(parts: TraceParts) -> Estimate:
-    return parts.hessian
+def _by_estimator(name: str, sampler: Sampler, loss: Loss, first: int, count: int) -> Estimate:
+    return sampler.by_estimator(name, loss, first, count)
 
 
-def _each(function: Callable[..., Estimate], *results: Any) -> Any:
-    """`function` of the estimates, or of those of each part."""
-    if isinstance(results[0], TraceParts):
-        names = ("hessian", "gauss_newton", "rest")
-        return TraceParts(*(function(*(getattr(result, name) for result in results)) for name in names))
-    return function(*results)
+_HESSIAN: dict[str, Measure] = {
+    "taylor": Sampler.by_taylor,
+    "hvp": Sampler.by_products,
+    "difference": Sampler.by_differences,
+    **{name: partial(_by_estimator, name) for name in ESTIMATORS},
+    "exact": _exactly,
+}
+METHODS = ("auto", *_HESSIAN)
+_GAUSS_NEWTON: dict[str, Measure] = {"taylor": Sampler.by_taylor, "hvp": Sampler.gauss_newton_by_products}
+_PARTS: dict[str, Measure] = {"taylor": Sampler.by_taylor, "hvp": Sampler.parts_by_products}
 
 
-def _joined(*parts: Estimate) -> Estimate:
-    """Estimates of parts of a batch as one of the whole."""
-    values, errors = torch.cat([p.value for p in parts]), torch.cat([p.stderr for p in parts])
-    return replace(parts[0], value=values, stderr=errors)
+def _hessian(found: Found) -> Estimate:
+    return found.hessian if isinstance(found, TraceParts) else found
+
+
+def _gauss_newton(found: Found) -> Estimate:
+    return found.gauss_newton if isinstance(found, TraceParts) else found
+
+
+def _measured(loss: Loss, options: Options, by: Mapping[str, Measure], of: Callable[[Found], Estimate]) -> Found:
+    """By the options' method, where "auto" is Taylor mode or, if that cannot be, Hessian products.
+
+    of: of the result, the estimate that `rtol` speaks of.
+    """
+    options.require_valid(("auto", *by))
+    method = options.method
+    if not isinstance(loss, EmbeddingLoss):
+        if method == "taylor" or options.coefficients is not None:
+            raise InputError("method='taylor' needs an EmbeddingLoss; use method='hvp' for other functions")
+        method = "hvp" if method == "auto" else method
+    if method != "auto":
+        return _run(loss, options, method, by[method], of)
+    try:
+        return _run(loss, options, "taylor", by["taylor"], of)
+    except UnsupportedOperation as error:
+        if options.coefficients is not None:  # only Taylor mode has any
+            raise
+        warnings.warn(f"{error}; falling back to method='hvp'", stacklevel=3)
+    return _run(loss, options, "hvp", by["hvp"], of)
+
+
+def _run(loss: Loss, options: Options, method: str, measure: Measure, of: Callable[[Found], Estimate]) -> Found:
+    """On as much of the batch as memory allows, once or in two stages; timed."""
+    started = time.perf_counter()
+    halving, sampler = Halving(loss), options.sampler
+
+    def whole(first: int, count: int) -> Found:
+        def of_part(part: Loss) -> Found:
+            return measure(sampler, part, first, count)
+
+        parts: list[Any] = halving(of_part)
+        return type(parts[0]).joined(parts)
+
+    with retained_heap():
+        if options.rtol is None:
+            found = whole(0, options.probes)
+        else:
+            found = two_stages(whole, options.probes, options.rtol, options.max_probes, of)
+    return found.noting(method=method, seconds=time.perf_counter() - started)
+
+
+__all__ = ["DIRECTIONS", "METHODS", "gauss_newton_trace", "trace", "trace_parts"]

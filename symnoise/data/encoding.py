@@ -19,7 +19,6 @@ from symnoise.data.rendering import Spans
 from symnoise.data.templates import render
 
 IGNORED = -100
-_CUT_OFF = "its reply is cut off entirely"
 
 _PREAMBLE = (
     "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request."
@@ -28,6 +27,10 @@ _MORE = ", paired with an input that provides further context"
 _INSTRUCTION = "\n\n### Instruction:\n{text}"
 _INPUT = "\n\n### Input:\n{text}"
 _RESPONSE = "\n\n### Response:"
+
+
+class ReplyCutOffError(RowError):
+    """A row of which truncation leaves nothing to score; a larger maximum length would."""
 
 
 def encode(
@@ -69,9 +72,9 @@ def encode_row(example: Example, tokenizer: Any, *, max_length: int, model: Any 
     if first is None:
         raise RowError(example.row, "no token of its reply can be scored")
     if first >= max_length:
-        raise RowError(
+        raise ReplyCutOffError(
             example.row,
-            f"{_CUT_OFF} at {max_length} tokens",
+            f"its reply is cut off entirely at {max_length} tokens",
             advice=f"set the maximum length (--max-length) to {first + 1} or more, or leave it out",
         )
     ids, labels = ids[:max_length], labels[:max_length]
@@ -126,7 +129,7 @@ def usable(examples: Iterable[Example], tokenizer: Any, *, max_length: int, mode
     """
     errors: list[RowError] = []
     kept = [example for example, _ in fitting(examples, errors.append, tokenizer, max_length=max_length, model=model)]
-    if not kept and (others := [error for error in errors if not error.reason.startswith(_CUT_OFF)]):
+    if not kept and (others := [error for error in errors if not isinstance(error, ReplyCutOffError)]):
         raise others[0]
     return kept
 

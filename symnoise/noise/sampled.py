@@ -1,6 +1,6 @@
 """Moments of the noise as drawn, beside their closed forms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -18,14 +18,13 @@ class SampledMoments:
     mean_square_norm: Estimate
     var_square_norm: Estimate
     mean_norm: Estimate
-    norms: Float[Tensor, " draw"]
+    norms: Float[Tensor, " draw"] = field(repr=False)
 
 
 def sampled_moments(noise: Noise, length: int, dim: int, draws: int, seed: int = 0) -> SampledMoments:
     """Moments of `draws` draws of one row of (length, dim), made in float32 as in training, summed in float64.
 
-    The standard error of the variance is √((m₄ − s⁴)/draws), m₄ the sample's own fourth central moment, so the norms
-    need not be normal. Raises `InputError` for fewer than 2 draws, or a length or width below 1.
+    Raises `InputError` for fewer than 2 draws, or a length or width below 1.
     """
     if draws < 2:
         raise InputError(f"draws must be 2 or more; got {draws}")
@@ -41,12 +40,9 @@ def sampled_moments(noise: Noise, length: int, dim: int, draws: int, seed: int =
         norms.append(realised_moments(epsilon, mask).norm)
     norm = torch.cat(norms)
     square = norm.square()
-    centred = square - square.mean()
-    variance = centred.square().sum() / (draws - 1)
-    error = ((centred**4).mean() - variance**2).clamp(min=0).sqrt() / draws**0.5
     return SampledMoments(
         mean_square_norm=Estimate.from_draws(square),
-        var_square_norm=Estimate(variance, error, count=draws, dof=draws - 1.0),
+        var_square_norm=Estimate.variance(square),
         mean_norm=Estimate.from_draws(norm),
         norms=norm,
     )

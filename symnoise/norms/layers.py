@@ -1,6 +1,6 @@
 """How noise on the embeddings grows, or dies, on its way through the layers of a real model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ class LayerGrowth:
     A draw is a mirrored pair or two independent sides where the noise is paired, one side otherwise.
     """
 
-    clean: Float[Tensor, "layer batch"]
+    clean: Float[Tensor, "layer batch"] = field(repr=False)
     growth: Estimate
     displacement: Estimate
     per_token: Estimate

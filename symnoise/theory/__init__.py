@@ -2,7 +2,7 @@
 
 from symnoise.theory.claims import CLAIMS, KINDS, OUTCOMES, SUBJECTS, Claim, claim, kind_of
 from symnoise.theory.findings import Findings
-from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict, write_ledger
+from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict
 from symnoise.theory.mixing import check_first_layer, check_mixing
 from symnoise.theory.model_claims import (
     check_coupled_laws,
@@ -54,5 +54,4 @@ __all__ = [
     "tiny_llama",
     "tiny_transformer",
     "verdict",
-    "write_ledger",
 ]

@@ -2,14 +2,13 @@
 
 import math
 import re
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from scipy import stats
 from torch import Tensor
 
-from symnoise.core import Estimate, write_json
+from symnoise.core import Estimate
 from symnoise.theory.claims import Kind, claim, kind_of
 
 # Every interval has this coverage. A ledger has some 70 rows, so at 95 % three or four true claims would be
@@ -146,14 +145,8 @@ def mean_and_half(draws: Tensor) -> tuple[float, float]:
 
 
 def variance_and_half(draws: Tensor) -> tuple[float, float]:
-    """Sample variance of independent draws and the half width of its interval.
-
-    The standard error √((m₄ − s⁴)/N) uses the sample's own fourth moment m₄, so the draws need not be normal.
-    """
-    draws = draws.double() - draws.double().mean()
-    count = len(draws)
-    s2 = draws.square().sum() / (count - 1)
-    return float(s2), half_width(((draws**4).mean() - s2**2).clamp(min=0).sqrt() / count**0.5, count - 1)
+    """Sample variance of independent draws, and the half width of its interval (`Estimate.variance`)."""
+    return value_and_half(Estimate.variance(draws))
 
 
 def variance_interval(variance: float, dof: float) -> tuple[float, float]:
@@ -170,11 +163,6 @@ def limit_and_half(coarse: float, fine: float, order: int = 2) -> tuple[float, f
     """
     correction = (fine - coarse) / (2**order - 1)
     return fine + correction, abs(correction) + 1e-6 * abs(fine)
-
-
-def write_ledger(path: str | Path, rows: list[Row]) -> None:
-    """The rows as a JSON list, atomically."""
-    write_json(path, [asdict(r) for r in rows])
 
 
 def counts(rows: list[dict[str, Any]] | list[Row]) -> dict[str, int]:
@@ -196,5 +184,4 @@ __all__ = [
     "variance_and_half",
     "variance_interval",
     "verdict",
-    "write_ledger",
 ]

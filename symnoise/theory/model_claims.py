@@ -14,6 +14,8 @@ from symnoise.core import Estimate, generator, track
 from symnoise.curvature import (
     HessianProducts,
     JacobianProducts,
+    attenuation_slope,
+    even_and_odd,
     inner,
     probes,
     softmax_curvature,
@@ -23,7 +25,7 @@ from symnoise.noise import LAWS, Noise, single_draws
 from symnoise.norms import expected_square_norm, radial_identity, square_norm
 from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
-from symnoise.theory.ledger import Row, half_width, mean_and_half, row, value_and_half, variance_interval
+from symnoise.theory.ledger import LEVEL, Row, half_width, mean_and_half, row, value_and_half, variance_interval
 from symnoise.theory.smoothed_loss import RAW_REACH, SPARSE
 from symnoise.theory.subjects import ScaleInvariant
 
@@ -56,20 +58,18 @@ def check_coupled_laws(loss: EmbeddingLoss, alpha: float, draws: int, *, where: 
         for name, direction in z.items():
             forms[name].append(inner(direction, product(direction)))
         for name, direction in (z | {"raw gaussian": RAW_REACH * z["gaussian"]}).items():
-            pairs[name].append(_pair_excess(loss, sigma.to(X)[:, None, None] * direction, base))
+            pairs[name].append(even_and_odd(loss, X, sigma.to(X)[:, None, None] * direction, base)[0])
     pair = {name: torch.stack(values) for name, values in pairs.items()}
     form = {name: torch.stack(values) for name, values in forms.items()}
     facts: dict[str, Any] = {"subject": "model", "where": where, "n": draws * len(X), "seed": seed}
     facts |= {"relation": "within", "resolution": 0.1}
     size = (constants.SECOND * sigma**2 * form["gaussian"].abs()).mean()
     rest = {name: (pair[name] - constants.SECOND * sigma**2 * form[name]) / size for name in laws}
-    excess = slope_through_zero(
-        pair["raw gaussian"] - pair["gaussian"], constants.SECOND * (constants.RAW - 1) * sigma**2 * form["gaussian"]
-    )
+    second = constants.SECOND * (constants.RAW - 1) * sigma**2 * form["gaussian"]
+    excess, interval = _slope_through_zero(pair["raw gaussian"] - pair["gaussian"], second)
     quantity = f"raw − calibrated gaussian over σ²zᵀHz, α = {alpha:g}"
-    half = half_width(excess.stderr, excess.dof)
     own = {"key": f"excess.alpha={alpha:g}", **facts}
-    return Findings([*_by_kurtosis(rest, alpha, facts), row("S3", quantity, 1, float(excess.value), half, **own)])
+    return Findings([*_by_kurtosis(rest, alpha, facts), row("S3", quantity, 1, excess, interval, **own)])
 
 
 def _by_kurtosis(rest: dict[str, Tensor], alpha: float, facts: dict[str, Any]) -> list[Row]:
@@ -132,11 +132,10 @@ def check_split(
         ("G", "gauss-newton", "⅛Δᵀ∇²ℓΔ over ½σ²zᵀGz"),
         ("R", "rest", "ℓ(f̄) − ℓ over ½σ²zᵀRz"),
     ):
-        T = slope_through_zero(part[name], constants.SECOND * sigma**2 * part[f"z{name}z"])
-        half = half_width(T.stderr, T.dof)
+        T, interval = _slope_through_zero(part[name], constants.SECOND * sigma**2 * part[f"z{name}z"])
         quantity = f"{symbol}, α = {alpha:g}"
         own: dict[str, Any] = {"key": f"{key}.alpha={alpha:g}", "relation": "within", "resolution": resolution}
-        rows.append(row("P4", quantity, 1, float(T.value), half, **own, **facts))
+        rows.append(row("P4", quantity, 1, T, interval, **own, **facts))
     lowest = float(part["zGz"].min())
     own = {"key": "positive", "relation": "at most", "resolution": 0}
     rows.append(row("P4", "−zᵀGz, the largest over draws", 0, -lowest, 0, **own, **facts))
@@ -222,15 +221,7 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, subject: str = "mod
     return Findings(rows)
 
 
-def slope_through_zero(y: Tensor, x: Tensor) -> Estimate:
-    """Least squares through 0, Σxy/Σx² over all entries, standard error by the delete-one jackknife."""
-    xy, xx = (x * y).flatten().double(), (x * x).flatten().double()
-    n = len(xy)
-    left_out = (xy.sum() - xy) / (xx.sum() - xx)
-    stderr = ((n - 1) / n * (left_out - left_out.mean()).square().sum()).sqrt()
-    return Estimate(xy.sum() / xx.sum(), stderr, count=n, dof=n - 1.0, method="least squares")
-
-
-def _pair_excess(loss: EmbeddingLoss, epsilon: Tensor, base: Tensor) -> Tensor:
-    with torch.no_grad():
-        return (loss(loss.embeddings + epsilon).double() + loss(loss.embeddings - epsilon).double()) / 2 - base
+def _slope_through_zero(y: Tensor, x: Tensor) -> tuple[float, tuple[float, float]]:
+    """Least squares through 0 with its interval; every entry, whichever example it is of, is a unit."""
+    found = attenuation_slope(y.reshape(-1, 1), x.reshape(-1, 1), "draw", LEVEL)
+    return found.value, (found.low, found.high)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import generator
-from symnoise.curvature import HessianProducts, dense_hessian
+from symnoise.curvature import HessianProducts, dense_hessian, even_and_odd
 from symnoise.models import EmbeddingLoss, float64_throughout
 from symnoise.noise import Law
 
@@ -38,7 +38,7 @@ class Subject:
 
     def pair(self, steps: Float[Tensor, "points n"]) -> Float[Tensor, " points"]:
         """½[ℓ(x+ε) + ℓ(x−ε)] − ℓ(x) for each step ε."""
-        return (self.evaluate(self.x + steps) + self.evaluate(self.x - steps)) / 2 - self.value
+        return even_and_odd(self.evaluate, self.x, steps, self.value)[0]
 
     def forms(self, z: Float[Tensor, "points n"]) -> Float[Tensor, " points"]:
         """zᵀHz for each z."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import Estimate, track
+from symnoise.core import Estimate, jackknife_variance, track, without_each
 from symnoise.curvature import HessianProducts, SmoothedCurvature, probes
 from symnoise.models import Loss
 from symnoise.theory import constants
@@ -89,11 +89,9 @@ def check_diagonal_on_text(loss: Loss, count: int, *, where: str, seed: int = 0)
     def share(kept: Tensor) -> Tensor:
         return diagonal_square(u[kept]) / frobenius[kept].mean()
 
-    every = torch.arange(count)
-    left_out = torch.stack([share(every[every != k]) for k in range(count)])
-    stderr = ((count - 1) / count * (left_out - left_out.mean()).square().sum()).sqrt()
+    stderr = jackknife_variance(without_each(share, count)).sqrt()
     gain = (1 - constants.GAUSSIAN_KURTOSIS) / constants.FROBENIUS
-    found = Estimate(gain * share(every), abs(gain) * stderr, count=count, dof=count - 1.0)
+    found = Estimate(gain * share(torch.arange(count)), abs(gain) * stderr, count=count, dof=count - 1.0)
     facts: dict[str, Any] = {"subject": "model", "where": where, "n": count * len(loss.embeddings), "seed": seed}
     facts |= {"key": "diagonal", "relation": "at most", "resolution": 0}
     quantity = "Var(zᵀHz) of rademacher over that of gaussian, less 1: −ΣH_ii²/‖H‖_F²"

@@ -10,18 +10,21 @@ J, K     batches, draws  independent batches; draws ε in each
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from symnoise.core import Estimate, InputError, track
+from symnoise.core import Estimate, InputError, jackknife, track
 from symnoise.noise import Noise
 from symnoise.training.attach import attach
 from symnoise.training.dials import Dials, objective
 from symnoise.training.target import find_target
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Record = dict[str, Any]  # what is kept of a batch: numbers alone, as JSON
 
@@ -54,6 +57,26 @@ class VarianceBudget:
     cosine: Estimate
     shrinkage: Estimate
     ratio: Estimate
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each quantity: value, stderr and the 95 % interval. `attrs` has α and the number of batches."""
+        import pandas as pd
+
+        rows = []
+        for name, estimate in self._estimates().items():
+            low, high = estimate.interval()
+            row = {"value": estimate.value, "stderr": estimate.stderr, "low": low, "high": high}
+            rows.append({"quantity": name, **{key: float(number) for key, number in row.items()}})
+        frame = pd.DataFrame(rows)
+        frame.attrs = {"alpha": self.alpha, "batches": self.signal.count}
+        return frame
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name} {estimate}" for name, estimate in self._estimates().items())
+        return f"VarianceBudget(α = {self.alpha:g}, {self.signal.count} batches: {said})"
+
+    def _estimates(self) -> dict[str, Estimate]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "alpha"}
 
 
 def variance_budget(
@@ -209,13 +232,6 @@ def _budget(alpha: float, gram: Float[Tensor, "batch batch"], of: dict[str, Floa
         shrinkage=jackknife(lambda some: mean("along")(some) / square(some), len(gram)),
         **estimated,
     )
-
-
-def jackknife(statistic: Callable[[Tensor], Tensor], count: int) -> Estimate:
-    """`statistic(indices)` of `count` independent units, with its bias of order 1/count removed, and its error."""
-    every = torch.arange(count)
-    without = torch.stack([statistic(every[every != j]) for j in range(count)])
-    return Estimate.from_draws(count * statistic(every) - (count - 1) * without, method="jackknife")
 
 
 def _gradient_of(

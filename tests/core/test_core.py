@@ -6,7 +6,18 @@ import re
 import pytest
 import torch
 
-from symnoise.core import Estimate, InputError, generator, read_yaml, track, unknown, write_atomically, write_json
+from symnoise.core import (
+    Estimate,
+    InputError,
+    generator,
+    jackknife,
+    ratio_of_sums,
+    read_yaml,
+    track,
+    unknown,
+    write_atomically,
+    write_json,
+)
 
 
 def test_streams_are_repeatable_and_differ_by_every_part_of_their_key() -> None:
@@ -48,6 +59,66 @@ def test_mean_over_examples_pools_errors() -> None:
     pooled = Estimate(torch.tensor([1.0, 3.0]).double(), torch.tensor([0.3, 0.4]).double(), 8, 7.0).mean()
     assert float(pooled.value) == 2 and float(pooled.stderr) == pytest.approx(0.25)
     assert 7 < pooled.dof < 14
+
+
+def test_estimates_are_indexed_joined_and_subtracted() -> None:
+    draws = torch.randn((50, 4), generator=generator(0, "draws"), dtype=torch.float64)
+    whole = Estimate.from_draws(draws, method="made up", seconds=2.0)
+    again = Estimate.joined([whole[:3], whole[3:]])
+    assert torch.equal(again.value, whole.value) and torch.equal(again.stderr, whole.stderr) and again.seconds == 4
+    assert float(whole[1]) == whole.value.tolist()[1] and whole[:2].stderr.tolist() == whole.stderr.tolist()[:2]
+    with pytest.raises((RuntimeError, ValueError)):
+        float(whole)
+    apart = whole[0] - whole[1]
+    assert float(apart) == float(whole[0]) - float(whole[1]) and apart.count == 50
+    assert float(apart.stderr) == pytest.approx(math.hypot(float(whole[0].stderr), float(whole[1].stderr)))
+    assert 49 <= apart.dof <= 98  # Satterthwaite's is between that of one and that of both
+    exact = whole - Estimate.exact(torch.zeros(4))
+    assert torch.equal(exact.stderr, whole.stderr) and (exact.count, exact.dof) == (50, pytest.approx(49))
+    assert (Estimate.exact(torch.ones(2)) - Estimate.exact(torch.ones(2))).dof == math.inf
+
+
+def test_the_difference_of_independent_estimates_covers() -> None:
+    # As above: four standard deviations of the count are 1.9 %.
+    draws = torch.randn((2, 6, 4000), generator=generator(0, "differences"))
+    low, high = (Estimate.from_draws(draws[0]) - Estimate.from_draws(3 * draws[1, :4])).interval(0.9)
+    assert abs(float(((low < 0) & (high > 0)).double().mean()) - 0.9) < 0.025  # Satterthwaite's is no exact law
+
+
+def test_an_estimate_says_itself_in_a_line() -> None:
+    found = Estimate(torch.tensor([132.21, -40.2]).double(), torch.tensor([6.51, 17.2]).double(), 16, 3.0, "taylor")
+    assert f"{found}" == str(found) == "132.2 ± 6.5, -40 ± 17" and f"{found[0]:.2f}" == "132.21 ± 6.51"
+    assert repr(found) == "Estimate(132.2 ± 6.5, -40 ± 17; taylor; 16 draws)"
+    assert repr(Estimate.exact(torch.tensor(2.5))) == "Estimate(2.5)"
+    many = repr(Estimate.exact(torch.zeros(1000)))
+    assert len(many) < 80 and "1000 in all" in many
+
+
+def test_the_variance_of_draws_has_an_error_without_a_law() -> None:
+    """Over 2,000 samples its standard error is the spread of the variance, to 4 standard errors of a spread (6.3 %)."""
+    draws = torch.rand((200, 2000), generator=generator(0, "variance"), dtype=torch.float64)  # κ = 1.8: 30 % off normal
+    found = Estimate.variance(draws)
+    assert torch.equal(found.value, draws.var(0)) or torch.allclose(found.value, draws.var(0), rtol=1e-12)
+    assert float(found.stderr.mean()) == pytest.approx(float(found.value.std()), rel=0.07)
+
+
+def test_the_jackknife_of_a_mean_is_the_mean_and_of_a_square_has_no_bias():
+    values = torch.tensor([1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
+    mean = jackknife(lambda some: values[some].mean(), 4)
+    assert (float(mean.value), float(mean.stderr)) == pytest.approx((4.0, float(values.std()) / 2))
+    square = jackknife(lambda some: values[some].mean() ** 2, 4)
+    assert float(square.value) == pytest.approx(16 - float(values.var()) / 4)
+    assert square.dof == 3
+
+
+def test_the_jackknife_of_a_ratio_is_the_delta_methods_error() -> None:
+    """Σa/Σb: (a − rb)/Σb of each draw, to order 1/n."""
+    below = 1 + torch.rand((400, 3), generator=generator(0, "below"), dtype=torch.float64)
+    above = below + torch.rand((400, 3), generator=generator(0, "above"), dtype=torch.float64)
+    found = ratio_of_sums(above, below)
+    spread = (above - found.value * below).square().sum(0).sqrt() / below.sum(0)
+    torch.testing.assert_close(found.stderr, spread, rtol=5e-3, atol=0)
+    assert ratio_of_sums(above[:1], below[:1]).stderr.isnan().all()
 
 
 def test_unknown_words_get_the_nearest_match() -> None:

@@ -214,6 +214,17 @@ def test_usable_leaves_out_what_encode_refuses():
         usable([ONE, TALK], tokenizer, max_length=200)
 
 
+def test_what_is_cut_off_is_known_by_its_type(monkeypatch):
+    tokenizer, real = tiny_tokenizer(chat=True), RowError.__init__
+    monkeypatch.setattr(
+        RowError, "__init__", lambda self, row, reason, **more: real(self, row, "said otherwise", **more)
+    )
+    assert usable([ONE, TALK], tokenizer, max_length=3) == []
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(InputError, match="row 3: said otherwise"):
+        usable([ONE, TALK], tokenizer, max_length=200)
+
+
 def with_template(template):
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.chat_template = template

@@ -1,11 +1,11 @@
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from symnoise.core import InputError
+from symnoise.core import InputError, write_json
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import LAWS, sparse
 from symnoise.theory import (
@@ -29,7 +29,6 @@ from symnoise.theory import (
     tiny_llama,
     tiny_transformer,
     verdict,
-    write_ledger,
 )
 from symnoise.theory.model_claims import _by_kurtosis
 
@@ -186,10 +185,8 @@ def test_every_model_claim_is_held_against_the_tiny_transformer() -> None:
 
 
 def test_the_ledger_is_json_with_its_keys(tmp_path) -> None:
-    write_ledger(
-        tmp_path / "ledger.json",
-        [row("V1", "q", 1, 1, math.nan, key="q", subject="model", resolution=0.1, where="here")],
-    )
+    one = row("V1", "q", 1, 1, math.nan, key="q", subject="model", resolution=0.1, where="here")
+    write_json(tmp_path / "ledger.json", [asdict(one)])
     (record,) = json.loads((tmp_path / "ledger.json").read_text())
     wanted = {"id", "statement", "prediction", "measured", "low", "high", "verdict", "where", "n", "seed", "seconds"}
     wanted |= {"kind", "key", "subject"}

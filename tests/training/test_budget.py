@@ -8,7 +8,7 @@ import torch
 from symnoise.core import InputError, generator
 from symnoise.noise import Noise
 from symnoise.training import variance_budget
-from symnoise.training.budget import budgets, dot, jackknife, nested
+from symnoise.training.budget import budgets, dot, nested
 from tests.tiny import tiny
 from tests.training.ragged import collate, mean_of_sides, rows
 
@@ -81,15 +81,6 @@ def test_the_naive_estimates_are_outside_what_the_test_above_allows(measured):
     value = measured["signal"][0]
     wrong = known()["signal"] + known()["batch"] / 16
     assert abs(float(value.mean()) - wrong) > 4 * float(value.std()) / SEEDS**0.5
-
-
-def test_the_jackknife_of_a_mean_is_the_mean_and_of_a_square_has_no_bias():
-    values = torch.tensor([1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
-    mean = jackknife(lambda some: values[some].mean(), 4)
-    assert (float(mean.value), float(mean.stderr)) == pytest.approx((4.0, float(values.std()) / 2))
-    square = jackknife(lambda some: values[some].mean() ** 2, 4)
-    assert float(square.value) == pytest.approx(16 - float(values.var()) / 4)
-    assert square.dof == 3
 
 
 BATCHES = [collate(rows(seed=seed)[:3]) for seed in range(4)]

@@ -1,13 +1,13 @@
 """Collapsed Taylor mode for any causal or encoder-decoder Transformers model: v'Hv and v'Gv, no graph kept."""
 
-import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from symnoise.core import InputError, retained_heap
+from symnoise.core import InputError, retained_heap, until_it_fits
 from symnoise.curvature.taylor.head import token_terms
 from symnoise.curvature.taylor.memory import chunk_size, memory_limit, passes
 from symnoise.curvature.taylor.tensor import Frame, NonFinite, Taylor, UnsupportedOperation
@@ -21,13 +21,12 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class TaylorQuadratics:
-    """Per example and in float64: ℓ(X), ∇ℓ·v_k, the mean of v_k'Hv_k over the probes of each group, and v_k'Gv_k.
+    """Per example and in float64: ℓ(X), the mean of v_k'Hv_k over the probes of each group, and v_k'Gv_k.
 
     H is the Hessian of `loss` at X, G = J'∇²ℓJ its Gauss-Newton part (J: logits with respect to X).
     """
 
     loss: Float[Tensor, " batch"]
-    slope: Float[Tensor, "probe batch"]
     hessian: Float[Tensor, "group batch"]
     gauss_newton: Float[Tensor, "probe batch"]
 
@@ -58,16 +57,9 @@ def taylor_quadratics(
     limit = memory_limit(X.device) if memory is None else memory
     parts = _parts(probes // groups, coefficients or X.dtype)
     size = chunk_size(loss, probes, groups * parts, limit, coefficients)
+    run = partial(_in_passes, loss, X, V, groups * parts, coefficients)
     with torch.no_grad(), retained_heap():
-        while True:
-            try:
-                result = _in_passes(loss, X, V, groups * parts, size, coefficients)
-                break
-            except RuntimeError as error:
-                if size == 1 or not _out_of_memory(error):
-                    raise
-            size = (size + 1) // 2
-            warnings.warn(f"out of memory; going on with {size} probes at a time", RuntimeWarning, stacklevel=2)
+        result, _ = until_it_fits(run, size, "out of memory; going on with {smaller} probes at a time")
     finite = [x.isfinite().reshape(-1, len(X)).all(0) for x in vars(result).values()]
     bad = (~torch.stack(finite).all(0)).nonzero()
     if len(bad):
@@ -83,20 +75,18 @@ def _parts(members: int, dtype: torch.dtype) -> int:
 
 
 def _in_passes(
-    loss: EmbeddingLoss, X: Tensor, V: Tensor, groups: int, size: int, dtype: torch.dtype | None
+    loss: EmbeddingLoss, X: Tensor, V: Tensor, groups: int, dtype: torch.dtype | None, size: int
 ) -> TaylorQuadratics:
     probes, batch = V.shape[:2]
     value = X.new_zeros(batch, dtype=torch.float64)
-    slope, gauss_newton = value.new_zeros(probes, batch), value.new_zeros(probes, batch)
-    hessian = value.new_zeros(groups, batch)
+    hessian, gauss_newton = value.new_zeros(groups, batch), value.new_zeros(probes, batch)
     for some, sums in passes(probes, groups, size):
         frame = Frame(some.stop - some.start, sums.stop - sums.start, dtype)
         terms = token_terms(loss, _logits(loss, X, V[some], frame))
         value = loss.averages @ terms.loss
-        slope[some] = terms.slope @ loss.averages.T
         gauss_newton[some] = terms.gauss_newton @ loss.averages.T
         hessian[sums] += terms.second @ loss.averages.T
-    return TaylorQuadratics(value, slope, hessian / (probes // groups), gauss_newton)
+    return TaylorQuadratics(value, hessian / (probes // groups), gauss_newton)
 
 
 def _logits(loss: EmbeddingLoss, X: Tensor, V: Tensor, frame: Frame) -> Taylor:
@@ -139,7 +129,3 @@ def _explain(loss: EmbeddingLoss, X: Tensor, V: Tensor, dtype: torch.dtype | Non
             place = _where(loss.model, error) or "the head"
             raise InputError(f"example {example}, probe {index}: {error} at {place}; try float32 or float64") from None
     raise InputError(f"the curvature of example {example} is NaN or infinite although each layer's is not; try float64")
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

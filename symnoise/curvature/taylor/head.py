@@ -1,7 +1,7 @@
 """The last step: from the hidden states at scored positions to cross-entropy, in blocks of tokens.
 
 With logits z, target t, p = softmax(z) and ⟨·⟩ = Σ p · over the vocabulary, per token:
-    loss1_k = ⟨z1_k⟩ − z1_k[t],   gauss_newton_k = ⟨z1_k²⟩ − ⟨z1_k⟩²,   loss2 = ⟨z2⟩ − z2[t] + Σ_k gauss_newton_k.
+    gauss_newton_k = ⟨z1_k²⟩ − ⟨z1_k⟩²,   loss2 = ⟨z2⟩ − z2[t] + Σ_k gauss_newton_k.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,14 @@ from symnoise.models import EmbeddingLoss
 _BLOCK = 2**24
 
 
-_Terms = tuple[Tensor, Tensor, Tensor, Tensor]
+_Terms = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class TokenTerms:
-    """Per scored token, float64: loss (scored,), slope and gauss_newton (K, scored), second (G, scored)."""
+    """Per scored token, float64: loss (scored,), gauss_newton (K, scored), second (G, scored)."""
 
     loss: Tensor
-    slope: Tensor
     gauss_newton: Tensor
     second: Tensor
 
@@ -126,16 +125,15 @@ def _terms(value: Tensor, first: Tensor, second: Callable[[Tensor], Tensor], tar
     value = value.to(torch.promote_types(value.dtype, torch.float32))
     p = torch.softmax(value, -1)
     loss = F.cross_entropy(value, targets, reduction="none")
-    slope, gauss_newton = [], []
+    gauss_newton = []
     for one in first:
         one = one.to(p.dtype)
         weighted = p * one
         mean = weighted.sum(-1)
-        slope.append(mean - one.gather(-1, targets[:, None])[:, 0])
         # Centred first: ⟨z1²⟩ − ⟨z1⟩² cancels where a direction moves all logits alike.
         torch.sub(one, mean[:, None], out=weighted)
         gauss_newton.append(weighted.square_().mul_(p).sum(-1))
     variances = torch.stack(gauss_newton).double()
     gradient = p.scatter_add_(-1, targets[:, None], -torch.ones_like(p[:, :1]))
     bent = second(gradient).double() + variances.unflatten(0, (frame.groups, -1)).sum(1)
-    return loss.double(), torch.stack(slope).double(), variances, bent
+    return loss.double(), variances, bent

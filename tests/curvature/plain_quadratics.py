@@ -24,6 +24,5 @@ def plain_quadratics(loss: EmbeddingLoss, V: Tensor, *, groups: int, at: Tensor 
         (Jv,) = torch.autograd.grad((pulled_back * v).sum(), w, retain_graph=True)
         variance = (p * Jv.square()).sum(-1) - (p * Jv).sum(-1).square()
         gauss_newton.append(loss.averages @ variance.double())
-    slope = (gradient * V).sum((2, 3)).double().detach()
     hessian = torch.stack(curvatures).unflatten(0, (groups, -1)).mean(1)
-    return TaylorQuadratics(value.detach(), slope, hessian, torch.stack(gauss_newton).detach())
+    return TaylorQuadratics(value.detach(), hessian, torch.stack(gauss_newton).detach())
