@@ -13,7 +13,7 @@ import torch
 from symnoise.cli.parts import Parts, key_of
 from symnoise.cli.shared import PLAIN, dtype_named, left_out, long_work, numbers, positive, show, write
 from symnoise.core import InputError, generator
-from symnoise.data import LeftOut, collate, fitting, load_data
+from symnoise.data import LeftOut, collate, fitting, load_data, set_chat_template
 from symnoise.models import LoadedModel, load_model
 from symnoise.noise import Noise
 from symnoise.training.budget import VarianceBudget, variance_budget
@@ -32,6 +32,8 @@ def budget(
     batches: int,
     draws: int,
     max_length: int,
+    chat_template: Path | None,
+    strict: bool,
     dtype: str,
     device: str,
     seed: int,
@@ -44,7 +46,9 @@ def budget(
     positive("--batch", batch)
     with long_work(json) as console:
         loaded = load_model(model, dtype=dtype_named(dtype), device=device)
-        rows, because = _rows(loaded, data, batch * batches, max_length, seed)
+        if chat_template is not None:
+            set_chat_template(loaded.tokenizer, chat_template)
+        rows, because = _rows(loaded, data, batch * batches, max_length, seed, strict)
         texts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         settings = {"alphas": strengths, "noise": noise, "draws": draws, "dtype": dtype, "device": device, "seed": seed}
         parts = Parts(json)
@@ -66,11 +70,11 @@ def budget(
 
 
 def _rows(
-    loaded: LoadedModel, data: str, count: int, max_length: int, seed: int
+    loaded: LoadedModel, data: str, count: int, max_length: int, seed: int, strict: bool
 ) -> tuple[list[dict[str, list[int]]], Counter[str]]:
     """`count` encoded rows, drawn at random without replacement from those that have something to score; and how many
     could not be used, by reason: of the file, and of those drawn."""
-    given, unfit = load_data(data), LeftOut()
+    given, unfit = load_data(data, strict=strict), LeftOut(strict)
     drawn = (given[i] for i in torch.randperm(len(given), generator=generator(seed, "budget rows")).tolist())
     fits = fitting(drawn, unfit.add, loaded.tokenizer, max_length=max_length, model=loaded.model)
     rows = [row for _, row in islice(fits, count)]

@@ -28,7 +28,8 @@ from symnoise.training.trainer import SymNoiseTrainer
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. step < steps where it was interrupted; `held_out` is the number of rows held out."""
+    """How a run ended. step < steps where it was interrupted; `held_out` is the number of rows held out; `data` is the
+    provenance of the rows, with how many could not be used and why."""
 
     output: Path
     step: int
@@ -37,6 +38,7 @@ class Outcome:
     measured: dict[str, float]
     weights: dict[str, str]
     held_out: int
+    data: dict[str, Any]
 
 
 def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> Outcome:
@@ -95,7 +97,7 @@ def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> 
             if not settings.keep_state:
                 remove_optimizer_state(output)
     seconds = time.perf_counter() - started
-    return Outcome(output, step, max(at, steps), seconds, measured, weights, len(rows.held_out))
+    return Outcome(output, step, max(at, steps), seconds, measured, weights, len(rows.held_out), rows.provenance)
 
 
 def _watch(trainer: SymNoiseTrainer, settings: TrainSettings, loaded: Any, rows: Rows, console: Any) -> None:

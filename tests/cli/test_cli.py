@@ -207,6 +207,9 @@ def test_a_budget_counts_the_rows_that_it_leaves_out(monkeypatch, home, tmp_path
     said = " ".join(capsys.readouterr().err.split())
     assert f"1 row is left out: 1: {missing} (the first: row 8)" in said
     assert (f"1: {long} (the first: row 2)" in said) == (long in found["left_out_because"])
+    assert call(monkeypatch, *options, "--batch", 2, "--batches", 3, "--strict") == 2
+    (tmp_path / "plain.jinja").write_text("{{ messages[0]['nothing'] }}")
+    assert call(monkeypatch, *options, "--batch", 2, "--batches", 3, "--chat-template", tmp_path / "plain.jinja") == 2
 
 
 def test_smooth(monkeypatch, home, tmp_path) -> None:
