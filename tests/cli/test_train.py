@@ -187,7 +187,8 @@ def test_rows_that_cannot_be_used_are_left_out_and_the_template_is_kept(monkeypa
     options = ["--chat-template", tmp_path / "own.jinja", "--steps", 1, "--max-length", 64]
     assert call(monkeypatch, *places, *options, "--json", tmp_path / "result.json") == 0
     found = json.loads((tmp_path / "result.json").read_text())
-    assert found["left_out"] == 1 and found["left_out_because"] == {"it is in no form known here": 1}
+    (reason, count), *more = found["left_out_because"].items()
+    assert found["left_out"] == count == 1 and not more and reason.startswith("it is in no form known here")
     said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert len(said) == 1 and "1 row is left out: 1: it is in no form known here" in said[0]
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == template
