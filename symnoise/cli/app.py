@@ -19,7 +19,7 @@ Data = Annotated[str, typer.Option(help="Hub id (or ID:CONFIG@SPLIT), file, fold
 Examples = Annotated[int, typer.Option(help="How many usable rows, from the start.")]
 MaxLength = Annotated[int, typer.Option(help="Truncate rows to this many tokens.")]
 ChatTemplate = Annotated[
-    Path | None, typer.Option("--chat-template", help="Jinja file in the place of the model's chat template.")
+    Path | None, typer.Option("--chat-template", help="Jinja file that replaces the model's chat template.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")]
 Batch = Annotated[int, typer.Option(help="Rows measured together; fewer take less memory.")]
@@ -61,7 +61,7 @@ def moments(
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Moments of the noise: closed forms beside what draws give."""
+    """Moments of the noise: closed forms next to sampled values."""
     from symnoise.cli import moments as command
 
     command.moments(law=law, alpha=alpha, length=length, dim=dim, draws=draws, seed=seed, json=json)
@@ -76,7 +76,7 @@ def curvature(
     chat_template: ChatTemplate = None,
     strict: Strict = False,
     method: Method = "auto",
-    probes: Annotated[int, typer.Option(help="Random directions an example.")] = 16,
+    probes: Annotated[int, typer.Option(help="Random directions per example.")] = 16,
     directions: Annotated[str, typer.Option(help="rademacher (signs), gaussian or orthogonal.")] = "rademacher",
     rtol: Annotated[
         float | None, typer.Option(help="Take as many probes as make the error of each batch this small a share.")
@@ -95,7 +95,7 @@ def curvature(
 
     Started as torchrun --nproc-per-node N -m symnoise curvature …, N processes share the examples.
 
-    With --json, a run that was broken off goes on where it was when the same command is given again.
+    With --json, rerun the same command to resume an interrupted run from its finished batches.
     """
     from symnoise.cli import curvature as command
 
@@ -128,10 +128,10 @@ def spectrum(
     max_length: MaxLength = 128,
     chat_template: ChatTemplate = None,
     strict: Strict = False,
-    count: Annotated[int, typer.Option(help="How many eigenvalues an example.")] = 10,
+    count: Annotated[int, typer.Option(help="How many eigenvalues per example.")] = 10,
     which: Annotated[str, typer.Option(help="algebraic, magnitude (largest in size) or smallest.")] = "algebraic",
     density: Annotated[bool, typer.Option("--density", help="Spectral density too, to --json.")] = False,
-    steps: Annotated[int, typer.Option(help="Lanczos steps a probe of the density.")] = 64,
+    steps: Annotated[int, typer.Option(help="Lanczos steps per probe of the density.")] = 64,
     probes: Annotated[int, typer.Option(help="Probes of the density.")] = 4,
     dtype: Dtype = "float32",
     device: Device = "cpu",

@@ -177,7 +177,7 @@ def _print(result: dict[str, Any]) -> None:
         f"{result['model']} on {result['data']}: {result['method']}{_probes(examples)}",
         ("example", "tokens", "scored", "tr H", "tr G"),
         rows,
-        f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes a probe",
+        f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes per probe",
     )
 
 

@@ -1,4 +1,4 @@
-"""`symnoise moments`: closed forms of the noise beside what draws give."""
+"""`symnoise moments`: closed forms of the noise next to sampled values."""
 
 from pathlib import Path
 from typing import Any

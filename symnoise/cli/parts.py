@@ -1,4 +1,4 @@
-"""Finished batches of an unfinished run, kept beside its result file so that a rerun goes on from them."""
+"""Finished batches of an unfinished run, kept next to its result file so that a rerun resumes from them."""
 
 import hashlib
 import json

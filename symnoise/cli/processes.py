@@ -18,7 +18,7 @@ from symnoise.curvature.taylor import UnsupportedOperation
 T = TypeVar("T")
 
 _BEAT = 5.0  # seconds between signs of life
-# A process without sign of life for so long counts as lost. Death on the same machine is seen at once, by torchrun;
+# A process that has not responded for so long counts as lost. Death on the same machine is seen at once, by torchrun;
 # this is for machines that vanish. Its length allows for calls that keep Python's lock, such as a tokenizer's.
 _SILENCE = 120.0
 _POLL = 0.05
@@ -165,7 +165,7 @@ class Member(Process):
             pass
 
     def _until(self, over: Callable[[], bool]) -> Iterator[None]:
-        """Tick until `over()`; raises `Lost` where another process gives no sign of life meanwhile."""
+        """Tick until `over()`; raises `Lost` where another process stopped responding meanwhile."""
         looked = time.monotonic()
         while not over():
             yield
@@ -179,7 +179,7 @@ class Member(Process):
             if (new := self._add(f"life-{rank}", 0)) != beats:
                 self._beats[rank] = (new, now)
             elif now - since > self._silence:
-                raise Lost(f"process {rank} of {self.count} gives no sign of life")
+                raise Lost(f"process {rank} of {self.count} stopped responding")
 
     def _add(self, key: str, amount: int) -> int:
         try:
@@ -194,7 +194,9 @@ def own_device(device: str, local_rank: int) -> str:
         return device
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if device != "cuda" and here > 1:
-        raise InputError(f"--device {device} is one GPU for {here} processes: say cuda, and each takes its own")
+        raise InputError(
+            f"--device {device} is one GPU for {here} processes: use --device cuda, and each takes its own"
+        )
     if gpus < here:
         raise InputError(f"--device cuda needs a GPU for each of the {here} processes of a machine; here are {gpus}")
     return f"cuda:{local_rank}" if device == "cuda" else device

@@ -1,4 +1,4 @@
-"""Batches of examples dealt to the processes of a run, finished ones kept so that a rerun goes on from them."""
+"""Batches of examples dealt to the processes of a run, finished ones kept so that a rerun resumes from them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,7 +61,7 @@ def measured(
         for found in us.gathered(mine):
             known |= found
     except InputError as error:
-        raise InputError(f"{error}; a rerun goes on from {kept()}" if kept() else str(error)) from error
+        raise InputError(f"{error}; a rerun resumes from {kept()}" if kept() else str(error)) from error
     except Lost as error:
         raise Lost(_again(str(error), kept())) from error
     except KeyboardInterrupt as error:
@@ -70,7 +70,7 @@ def measured(
 
 
 def _again(what: str, kept: str) -> str:
-    return f"{what}; run the same command again" + (f": it goes on from {kept}" if kept else "")
+    return f"{what}; run the same command again" + (f": it resumes from {kept}" if kept else "")
 
 
 def _within_memory(measure: Callable[[range], Record], ids: range) -> Record:

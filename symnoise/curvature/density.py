@@ -58,7 +58,7 @@ class SpectralDensity:
 
 
 def spectral_density(loss: EmbeddingLoss, steps: int = 64, probes: int = 4, seed: int = 0) -> SpectralDensity:
-    """The spectrum of every example's H as a density, from `steps` Hessian products a probe.
+    """The spectrum of every example's H as a density, from `steps` Hessian products per probe.
 
     Stochastic Lanczos quadrature (Golub and Meurant 2010; Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019):
     Lanczos from a Rademacher probe z gives a tridiagonal matrix whose eigenvalues are the nodes, and whose

@@ -31,7 +31,7 @@ class HessianProducts:
             values = loss(self._X)
             require_finite(loss, values)
             require_derivatives(values)
-            # Examples do not meet, so the gradient of the sum holds each example's own.
+            # Examples do not interact, so the gradient of the sum holds each example's own.
             (self._gradient,) = torch.autograd.grad(values.sum(), self._X, create_graph=True)
             require_derivatives(self._gradient)
         return_free_memory()

@@ -85,7 +85,7 @@ class Sampler:
     def groups(self) -> int:
         """Equal groups that a chunk falls into: up to 4, else the fewest that its number allows.
 
-        Four groups cost Taylor mode 3 K-ths of a forward pass a probe more than one, and give the error 3 degrees of
+        Four groups cost Taylor mode 3 K-ths of a forward pass per probe more than one, and give the error 3 degrees of
         freedom. Orthogonal directions are orthogonal within a group.
         """
         K = self.probes
@@ -184,5 +184,5 @@ def _require_finite_forms(forms: Float[Tensor, "draw batch"]) -> None:
         probe, b = (int(i) for i in bad[0])
         raise InputError(
             f"the curvature of example {b} is NaN or infinite along probe {probe} although its loss is finite; "
-            "method='taylor' names the layer, float32 or float64 may mend it"
+            "method='taylor' names the layer, try float32 or float64"
         )

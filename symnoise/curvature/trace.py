@@ -58,7 +58,7 @@ def trace(
     directions: "rademacher" signs; "gaussian", of larger variance; "orthogonal", Haar frames in as many independent
             blocks as Taylor mode has groups (`symnoise.noise.orthogonal_directions`). Probes of one block are
             dependent, so the error is taken from the means of the blocks, with (blocks − 1) degrees of freedom; it
-            pays where probes are not few beside an example's coordinates. Not for "hutch++" and "xtrace".
+            pays where probes are not few compared with an example's coordinates. Not for "hutch++" and "xtrace".
     rtol:   a pilot of `probes` probes says how many more make the standard error of the mean over examples, or that of
             every example, rtol times its value; the estimate is from these fresh probes alone, so that stopping biases
             neither it nor its interval (`sequential.two_stages`). `max_probes` with the pilot at most, then a warning.

@@ -84,7 +84,7 @@ def encode_row(example: Example, tokenizer: Any, *, max_length: int, model: Any 
 
 
 def prompt_format(tokenizer: Any, form: str) -> str:
-    """What a conversation of one turn is rendered to, with {question} and {reply} in the place of its texts.
+    """What a conversation of one turn is rendered to, with {question} and {reply} instead of its texts.
 
     Args:
         form: of the data; rows of "text" and "prompt-completion" are tokenized as they are.

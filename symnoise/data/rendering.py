@@ -1,4 +1,4 @@
-"""One conversation in one chat template, rendered twice: as it is, and with a mark in the place of every text.
+"""One conversation in one chat template, rendered twice: as it is, and with a mark instead of every text.
 
 What stands between two marks is the template's own and is the same in both renderings, which gives the place of every
 text, however the template has moved, trimmed or dropped the others.
@@ -207,7 +207,7 @@ class Rendering:
         return places
 
     def without_calls(self, i: int) -> tuple[str, str, bool] | None:
-        """What the template writes before and after a text in the place of the calls of message i, and if it is last.
+        """What the template writes before and after a text instead of the calls of message i, and if it is last.
 
         With the messages after it or, where the template does not take an answer to no call, without.
         """

@@ -30,7 +30,7 @@ _SHOWN = {
 
 class LogFile(TrainerCallback):
     """Every logged line as JSON in `path`. A continued run first puts back the lines up to its checkpoint, so the file
-    is that of a run never interrupted, but for what was measured anew where it went on."""
+    is that of a run never interrupted, except for what was measured again where it resumed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

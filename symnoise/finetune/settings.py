@@ -35,7 +35,7 @@ class TrainSettings:
     family: str = _set("", "Source", "Model type it must be, such as llama; a dry run makes one.", free=True)
     form: str = _set("", "Source", "Form the data must have, such as Alpaca or ShareGPT.", free=True)
     rows: int = _set(0, "Source", "Rows to train on, after those held out; 0 for all that fit.")
-    chat_template: str = _set("", "Source", "Jinja file in the place of the model's chat template.")
+    chat_template: str = _set("", "Source", "Jinja file that replaces the model's chat template.")
     strict: bool = _set(False, "Source", "Stop at the first row that cannot be used, instead of leaving it out.")
     max_length: int = _set(512, "Source", "Truncate rows to this many tokens.")
     noise: str = _set("symnoise", "Noise", "none, uniform, gaussian, gaussian-raw, rademacher, symnoise, *-pair.")

@@ -22,7 +22,7 @@ class EmbeddingLoss:
 
     X (batch, token, dim) are the embeddings as the model's layers receive them: the output of its embedding
     table (for Gemma after its scaling by √d, for Granite after its multiplier), before positions are added. For
-    encoder-decoder models X are the encoder's, and the labels are the decoder's targets. Examples do not meet in
+    encoder-decoder models X are the encoder's, and the labels are the decoder's targets. Examples do not interact in
     the model, so the Hessian of the batch is block-diagonal with one (L·d × L·d) block per example.
 
     The model runs on the token ids with X in place of the embedding's output, so ℓ is the function that training noise
@@ -109,11 +109,11 @@ class EmbeddingLoss:
         )
 
     def __call__(self, X: Tensor) -> Float[Tensor, " batch"]:
-        """ℓ(X), one float64 value an example."""
+        """ℓ(X), one float64 value per example."""
         return self.mean_over_tokens(F.cross_entropy(self.logits(X), self.targets, reduction="none"))
 
     def plain(self) -> Float[Tensor, " batch"]:
-        """ℓ(X) without gradients, by the attention kernel of PyTorch's choice: the pass that costs are told in."""
+        """ℓ(X) without gradients, by the attention kernel of PyTorch's choice: the unit of cost is this pass."""
         with torch.no_grad():
             logits = self.logits(self.embeddings, twice=False)
         return self.mean_over_tokens(F.cross_entropy(logits, self.targets, reduction="none"))

@@ -60,7 +60,7 @@ def open_file(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except Exception as error:  # the reader trusts the lengths that it finds, and fails in every way there is
-        raise InputError(f"{path} is cut short or damaged: fetch it again") from error
+        raise InputError(f"{path} is cut short or corrupted: fetch it again") from error
 
 
 @contextmanager

@@ -115,11 +115,11 @@ def _from_cache(source: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
         try:
             return _read(str(folder), dtype)
         except Exception as error:  # whatever is wrong with a file that we wrote, the cure is the same
-            raise InputError(f"{folder} is damaged ({reason(error)}): delete it, and it is made anew") from error
+            raise InputError(f"{folder} is corrupted ({reason(error)}): delete it to rebuild it") from error
 
 
 def _with_adapter(path: Path, name: str, dtype: torch.dtype) -> LoadedModel:
-    """The adapter in a folder, merged into its model; with the tokenizer that lies beside it, or else the model's."""
+    """The adapter in a folder, merged into its model; with the tokenizer next to it, or else the model's."""
     from transformers import AutoTokenizer
 
     base = load_model(adapter.base_of(path), dtype=dtype)
@@ -202,7 +202,7 @@ def _check_file(path: Path) -> None:
     if path.suffix != ".gguf":
         raise InputError(f"{path} is neither safetensors nor GGUF: give a model folder or a .gguf file")
     if path.open("rb").read(4) != b"GGUF":
-        raise InputError(f"{path} is not a GGUF file, or an empty or damaged one: it does not begin with GGUF")
+        raise InputError(f"{path} is not a GGUF file, or an empty or corrupted one: it does not begin with GGUF")
 
 
 def _check_hub_id(name: str) -> None:
@@ -224,7 +224,7 @@ def _check_language_model(loaded: LoadedModel) -> None:
 
 
 _CHOICES = f"{bundled.MODEL}, a folder with safetensors, a .gguf file or a hub id"
-_CONVERT = "load it where you trust it and save it anew with save_pretrained, which writes safetensors"
+_CONVERT = "load it where you trust it and save it again with save_pretrained, which writes safetensors"
 _TOKENIZER = "readable tokenizer: save it there too, with tokenizer.save_pretrained"
 
 # What Transformers says, and what it means here. The first match counts.
@@ -254,4 +254,4 @@ def _reported(name: str) -> Iterator[None]:
     except Exception as error:
         text = str(error)
         meaning = next((said for fragment, said in _MEANINGS if fragment in text), None)
-        raise InputError(f"cannot load {name}: {meaning or reason(error) + '; the file may be damaged'}") from error
+        raise InputError(f"cannot load {name}: {meaning or reason(error) + '; the file may be corrupted'}") from error

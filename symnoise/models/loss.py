@@ -8,7 +8,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Loss(Protocol):
-    """One differentiable number an example: `EmbeddingLoss`, or any function shaped like it.
+    """One differentiable number per example: `EmbeddingLoss`, or any function shaped like it.
 
     Examples must not influence each other.
     """
@@ -25,7 +25,7 @@ class Loss(Protocol):
 
     @property
     def ids(self) -> Sequence[int]:
-        """One number an example, to which its random probes are keyed."""
+        """One number per example, to which its random probes are keyed."""
         ...
 
     def __call__(self, X: Tensor) -> Tensor:

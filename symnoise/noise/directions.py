@@ -51,7 +51,7 @@ def orthogonal_directions(
     real coordinates; so E[zzᵀ] = I for each z, and ‖z‖² = n exactly. A block of more than n directions holds several
     independent frames. The mean of zᵀHz over a frame of m ≤ n has variance
     2n(n − m)/(m(n − 1)(n + 2))·(‖H‖_F² − (tr H)²/n): 0 for m = n, and (n − m)/(n − 1) times that of m independent
-    directions on the sphere. So it pays where m is not small beside n.
+    directions on the sphere. So it pays where m is not small compared with n.
 
     `first` and `count` must be multiples of `block`. Direction k of an example depends on (seed, its id, block, k) and
     its true length alone. The frames are made in float64.

@@ -1,4 +1,4 @@
-"""Moments of the noise as drawn, beside their closed forms."""
+"""Moments of the noise as drawn, next to their closed forms."""
 
 from dataclasses import dataclass, field
 

@@ -14,7 +14,7 @@ CROSS = 4  # Var(2X·ε) = 4σ²‖X‖²
 
 @dataclass(frozen=True)
 class SquareNorm:
-    """Moments of ‖X + ε‖² over draws, one entry a row, float64.
+    """Moments of ‖X + ε‖² over draws, one entry per row, float64.
 
     mean:          E‖X+ε‖² = ‖X‖² + nσ² (N1; nσ² = α²v of the calibrated scale).
     variance:      Var‖X+ε‖² = 4σ²‖X‖² + nσ⁴(κ−1), of one draw.

@@ -59,7 +59,7 @@ class Attached:
         self.on_draw: Callable[[Tensor, Tensor, Tensor], None] | None = None
         self.resting = False
         self._key: tuple[int, ...] = (0, 0)
-        self._given: Frame | None = None  # set by a Trainer, which knows more than the forward is told
+        self._given: Frame | None = None  # set by a Trainer, which knows more than the forward gets
         self._forwards = 0  # since then
         self._frame: Frame | None = None  # of the forward in progress, until the embedding has run
         self._drawn: dict[int, Frame] = {}  # of forwards whose backward may run them again
@@ -281,7 +281,7 @@ class Attached:
         if not _in_backward():
             self.fired += 1
             if self.on_draw is not None and frame.lengths is not None:
-                here = self._target.multiplier  # what is told is as the first layer receives it
+                here = self._target.multiplier  # what is reported is as the first layer receives it
                 self.on_draw(here * epsilon.detach(), here * output.detach(), frame.lengths)
         return output + epsilon
 

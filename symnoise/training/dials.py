@@ -81,7 +81,7 @@ its leading term is that of α, and the higher orders shrink by 1/k²: for large
 def objective(noise: Noise | None, dials: Dials | None) -> Dials | None:
     """The dials of a step: as given, those of a mirrored pair where none are, and None for all other noise.
 
-    Given dials take one draw of `noise`, single or paired, and say what is done with it in the place of its pairing.
+    Given dials take one draw of `noise`, single or paired, and say what is done with it instead of its pairing.
     """
     if dials is None:
         return Dials() if noise is not None and noise.paired and noise.mirrored else None

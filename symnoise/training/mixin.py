@@ -50,7 +50,7 @@ class SymNoiseMixin:
                    side after the other with the memory of one: where the first leaves gradients that plain training
                    would not hold yet, later ones recompute their activations to make room for them (a third more time
                    for those; same values).
-    dials:         see `Dials`: what is done with a draw, in the place of the noise's own pairing.
+    dials:         see `Dials`: what is done with a draw, instead of the noise's own pairing.
     Raises `InputError` for `noise` left out or no `Noise`, unknown arguments, `neftune_noise_alpha`, DataParallel, and
     dials without noise or with independent pairs. Training raises `Diverged`, on every process, for a loss that is not
     finite on one, before it reaches the weights.
@@ -156,7 +156,7 @@ class SymNoiseMixin:
         self._attached, self._micro = None, (-1, -1)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the Trainer's, with symnoise.json beside the weights."""
+        """As the Trainer's, with symnoise.json next to the weights."""
         super().save_model(output_dir, _internal_call)  # type: ignore[misc]
         trainer: Any = self
         if trainer.args.should_save:

@@ -1,4 +1,4 @@
-"""How noise is laid on: which length scales it, which tokens get it, how α moves along training."""
+"""How noise is applied: which length scales it, which tokens get it, how α moves along training."""
 
 import math
 from dataclasses import dataclass

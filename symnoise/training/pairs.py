@@ -13,9 +13,9 @@ _BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k")
 
 
 def layout(batch: Mapping[str, Any]) -> str:
-    """How two sides lie in a doubled batch: "rows" (rows 2i and 2i+1) or "tokens" (both halves of the one row).
+    """How two sides are placed in a doubled batch: "rows" (rows 2i and 2i+1) or "tokens" (both halves of the one row).
 
-    A flattened ("padding-free") batch is one row without attention mask whose documents, several, are told apart by
+    A flattened ("padding-free") batch is one row without attention mask whose documents, several, are separated by
     `cu_seq_lens_q` or `position_ids`. Attention kernels read the former from the whole row and the latter only
     when there is a single row, so such a batch must stay one row. It takes a model that reads them:
     `Attached.require_documents_apart`.
@@ -28,7 +28,7 @@ def layout(batch: Mapping[str, Any]) -> str:
 
 
 def _several(positions: Tensor | None) -> bool:
-    """Whether positions (1, token) begin anew somewhere."""
+    """Whether positions (1, token) restart somewhere."""
     return positions is not None and bool((positions.diff(dim=-1) != 1).any())
 
 

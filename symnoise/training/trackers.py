@@ -152,7 +152,7 @@ class NormTracker(Tracker):
         self._hook: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Start counting rows, or go on; log the norms that training starts from."""
+        """Start counting rows, or resume; log the norms that training starts from."""
         super().on_train_begin(args, state, control)
         self.close()
         self._table: Any = find_target(model).embedding
@@ -163,7 +163,7 @@ class NormTracker(Tracker):
             self._report()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep, beside the checkpoint, which rows have been used, for a run that goes on from it."""
+        """Keep, next to the checkpoint, which rows have been used, for a run that resumes from it."""
         if state.is_world_process_zero:
             write_atomically(self._file(args, state), lambda path: torch.save(self._used.cpu(), path))
 
@@ -218,8 +218,8 @@ class CurvatureTracker(Tracker):
     curvature/trace, curvature/trace_stderr: mean over the batch's examples of tr ∇²ℓ(X), with the standard error from
                         the probes, which are the same each time. curvature/seconds is what it took.
 
-    batch:   input_ids, attention_mask, labels; small, since this costs about three forwards a probe and more memory.
-    probes:  random directions an example.
+    batch:   input_ids, attention_mask, labels; small, since this costs about three forwards per probe and more memory.
+    probes:  random directions per example.
     budget:  seconds for the whole run. Where the next measurement (taken to last as long as the last) would pass it,
              tracking ends with a warning.
     Runs on process 0; not with FSDP or DeepSpeed's ZeRO-3, whose weights are spread out: measure checkpoints there.

@@ -164,7 +164,7 @@ def test_a_density_with_nowhere_to_go_is_refused(monkeypatch, capsys) -> None:
 
 
 def test_budget_and_its_resumption(monkeypatch, home, tmp_path) -> None:
-    """Stopped after two batches it goes on from them, and says the same as in one go; then nothing is left over."""
+    """Stopped after two batches it resumes from them, and says the same as in one go; then nothing is left over."""
     from symnoise.training import budget
 
     places = ["--model", home / "model", "--data", home / "rows.json", "--max-length", 64]

@@ -107,7 +107,7 @@ def test_an_interrupted_run_goes_on(monkeypatch, options, tmp_path, capsys) -> N
     file = tmp_path / "out.json"
     interrupted(monkeypatch, options, file, after=2)
     (line,) = lines(capsys.readouterr().err, "stopped")
-    assert "run the same command again: it goes on from the 4 examples that are done" in line
+    assert "run the same command again: it resumes from the 4 examples that are done" in line
     assert not file.exists()
     # More rows: what was measured of the first ones still counts. The last batch, of one row, was never reached.
     assert alone(monkeypatch, *options, "--json", str(file), "--examples", "5") == 0
@@ -144,7 +144,7 @@ def test_a_damaged_record_is_measured_again_and_foreign_files_stay(tmp_path) -> 
 def test_a_process_without_sign_of_life_is_named(monkeypatch) -> None:
     member = Member(dist.HashStore(), rank=0, count=2, silence=0.4)
     started = time.monotonic()
-    with pytest.raises(Lost, match="process 1 of 2 gives no sign of life"):
+    with pytest.raises(Lost, match="process 1 of 2 stopped responding"):
         member.gathered(None)
     assert time.monotonic() - started < 20
 

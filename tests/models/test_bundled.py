@@ -80,10 +80,10 @@ def test_of_two_conversions_at_once_both_end_well(cache, monkeypatch):
     assert load_model("smollm2").model(IDS).logits.isfinite().all()
 
 
-def test_damaged_cache_names_the_folder_to_delete(cache):
+def test_corrupted_cache_names_the_folder_to_delete(cache):
     folder, _ = bundled.converted_smollm2()
     (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match=f"{folder} is damaged .* delete it"):
+    with pytest.raises(InputError, match=f"{folder} is corrupted .* delete it"):
         load_model("smollm2")
 
 

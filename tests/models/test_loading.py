@@ -163,8 +163,8 @@ def headless(folder):
     [
         (without_weights, "no safetensors weights"),
         (pickled, "pickled weights"),
-        (truncated, "damaged"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged"),
+        (truncated, "corrupted"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "corrupted"),
         (without_tokenizer, "no readable tokenizer"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON"),
@@ -251,7 +251,7 @@ def test_empty_folder(tmp_path):
         ("model.safetensors", b"", "weights alone"),
         ("empty.gguf", b"", "does not begin with GGUF"),
         ("other.gguf", b"nothing of the kind", "does not begin with GGUF"),
-        ("short.gguf", b"GGUF\x03\0\0\0" + b"\0" * 8, "cut short or damaged: fetch it again"),
+        ("short.gguf", b"GGUF\x03\0\0\0" + b"\0" * 8, "cut short or corrupted: fetch it again"),
     ],
 )
 def test_files_that_hold_no_readable_model(tmp_path, file, content, says):
@@ -265,7 +265,7 @@ def test_gguf_that_is_cut_short_or_lacks_a_tensor(tmp_path, cache):
     refused(path, r"lacks weights .*model\.layers\.1\.mlp\.up_proj\.weight")
     write_gguf(path)
     path.write_bytes(path.read_bytes()[:-1000])
-    refused(path, "cut short or damaged: fetch it again")
+    refused(path, "cut short or corrupted: fetch it again")
     assert not list(cache.glob("*"))
 
 

@@ -40,7 +40,7 @@ def taylor_quadratics(
     coefficients: torch.dtype | None = None,
     memory: int | None = None,
 ) -> TaylorQuadratics:
-    """One forward pass that carries all probes: about (K + G + 1)/K plain forwards a probe, without a graph.
+    """One forward pass that carries all probes: about (K + G + 1)/K plain forwards per probe, without a graph.
 
     V: K probes; `groups` G equal runs of them, each summed on the way. at: X, default the model's own embeddings.
     coefficients: dtype of the derivatives; None = the model's. One that is coarser than float32 carries its groups in

@@ -92,7 +92,7 @@ class Frame:
         """`weight` in `dtype`; the last few conversions are kept, as blocks come back to the same weights."""
         if weight.dtype == dtype:
             return weight
-        if id(weight) not in self._casts:  # the weight is kept beside its cast, so that its id stays its own
+        if id(weight) not in self._casts:  # the weight is kept next to its cast, so that its id stays its own
             if len(self._casts) == _CASTS:
                 del self._casts[next(iter(self._casts))]
             self._casts[id(weight)] = (weight, weight.to(dtype))
