@@ -150,6 +150,7 @@ def made_up() -> dict[str, dict]:
             "data": {"name": "words", "form": "messages", "sha256": "cd" * 32, "examples": 77},
         },
         "moments": {"rows": [row("M1", "holds")], "tables": {"moments": moments, "square_norms": square}},
+        "mixing": {"rows": [], "tables": {}},
         "analytic": {
             "rows": [row("S2", "holds"), row("S1", "holds")],
             "tables": {"slopes": slopes, "variances": variances},
@@ -250,7 +251,7 @@ def test_a_missing_stage_is_named_with_the_command_that_makes_it(tmp_path, page)
     (folder / "figures").mkdir()
     (folder / "figures" / "layers.png").write_bytes(b"from an older run")
     said = text(write_report(folder).read_text(encoding="utf-8"))
-    measured = "sources, analytic, tiny, curvature, laws, norms, validity"
+    measured = "sources, mixing, analytic, tiny, curvature, laws, norms, validity"
     missing = f"{measured}, training-start, training-uniform, training-symnoise"
     assert f"Not measured yet: {missing}. Run python -m experiments.quick --output run" in said
     assert "Not drawn: needs the stage norms: run `python -m experiments.quick --output run`" in said

@@ -29,7 +29,7 @@ def test_every_study_file_names_endpoints_of_arms_that_it_runs(path, tmp_path) -
     plain = tmp_path / path.name
     plain.write_text(yaml.safe_dump(settings, allow_unicode=True))
     study = load_study(plain)
-    assert study.primary.contrasts and study.primary.outcomes
+    assert (study.primary.contrasts or study.primary.slopes) and study.primary.outcomes
     assert study.equivalence is None or study.equivalence.margin <= LARGEST_MARGIN
     assert hash(study) == hash(load_study(plain))
 

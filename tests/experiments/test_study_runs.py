@@ -142,7 +142,7 @@ def test_from_training_to_tables(study, folder, tmp_path) -> None:
     assert json.loads((place / "study.json").read_text())["unfinished"] == [study.runs[0].name]
     record = json.loads((folder / "start.json").read_text())
     (folder / "start.json").write_text(json.dumps(record | {"data_sha256": "0" * 64}))
-    with pytest.raises(InputError, match="had different contents; run micro-smoke anew"):
+    with pytest.raises(InputError, match="had different contents; run micro-smoke again"):
         connect(study, folder, tmp_path)
 
 
