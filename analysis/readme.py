@@ -24,7 +24,7 @@ from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
 from result_schema.files import ROOT
 from result_schema.measures import SPLIT
-from symnoise.core import write_atomically, write_json
+from symnoise.core import InputError, write_atomically, write_json
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 PUBLISHED = ROOT / "docs" / "quick"
@@ -120,12 +120,12 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def costs() -> str:
+def costs(published: Published) -> str:
     """What measuring and training cost, as ratios of one run of `make bench`."""
-    bench, peers, training = (
-        pd.read_csv(ROOT / "docs" / f"{name}.csv").set_index(key)
-        for name, key in (("bench", "key"), ("peers", "method"), ("training", "loop"))
-    )
+    if published.peers is None:
+        raise InputError("docs/peers.csv is not there; run `make bench`")
+    bench, peers = published.bench.set_index("key"), published.peers.set_index("method")
+    training = pd.read_csv(ROOT / "docs" / "training.csv").set_index("loop")
     taylor, halves, products = (bench.loc[key] for key in ("taylor", "taylor-bfloat16", "products"))
     own, halved = peers.loc["symnoise, Taylor"], peers.loc["symnoise, Taylor, bfloat16 coefficients"]
     others = peers[~peers.index.str.startswith("symnoise") & (peers.malloc != "as found")]
@@ -153,7 +153,7 @@ def written(page: str, published: Published) -> str:
     found = [part for part in (studies(published.studies), first_looks(published)) if part]
     parts = {
         "findings": "\n".join(f"- {said}" for said in findings(published)),
-        "costs": costs(),
+        "costs": costs(published),
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
         "studies": "\n\n".join(found),
     }

@@ -127,9 +127,8 @@ def peers(published: Published) -> str:
         cells.append([tex(word) for word in (*words, number(row["memory_gib"], 2))])
     caption = (
         "The same trace to the same standard error by several libraries: forward passes per probe, thousands of "
-        "forward "
-        "passes in all with freed memory kept by the process, the same with the C library's setting as found (the "
-        "engine sets it itself), and peak memory above the model in GiB."
+        "forward passes in all with freed memory kept by the process, the same with the C library's setting as found "
+        "(the engine sets it itself), and peak memory above the model in GiB."
     )
     head = ["method", "per probe", "in all", "as found", "GiB"]
     made = table(

@@ -4,8 +4,6 @@ python -m experiments.study.base STUDY.yaml
 """
 
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from experiments.study.command import study_command
 from experiments.study.results import records
 from experiments.study.spec import MICRO, Pretraining, Study
 from experiments.study.texts import split
-from symnoise.core import InputError, generator, provenance, track, write_json
+from symnoise.core import InputError, generator, made_in_one_step, provenance, track, write_json
 from symnoise.data import Example, collate, encode_row, usable
 from symnoise.models import LoadedModel, load_model
 from symnoise.models.quiet import quiet
@@ -42,12 +40,8 @@ def base(study: Study, folder: Path) -> None:
     place = folder.parent / study.base
     record = place / "pretraining.json"
     if study.pretraining and not place.is_dir():
-        partial = place.with_name(f".{place.name}-{os.getpid()}")  # two studies may make it at once
-        write_json(partial / record.name, pretrain(study.pretraining, split(study).rest, partial))
-        if place.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.rename(place)
+        with made_in_one_step(place) as fresh:
+            write_json(fresh / record.name, pretrain(study.pretraining, split(study).rest, fresh))
     found = records(record) if study.pretraining else {}
     write_json(folder / "base.json", {**found, **base_model(study, folder).provenance(), **provenance()})
 

@@ -22,6 +22,7 @@ from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
 
 BINS = 10
+Batches = list[tuple[list[int], dict[str, Tensor]]]  # (numbers of rows, batch)
 
 
 def evaluate(study: Study, run: Run, folder: Path) -> None:
@@ -29,9 +30,11 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
     place = folder / run.name
     found: list[dict[str, Any]] = []
     if records(place / "train.json")["status"] == "done":
+        texts = None
         for when in ("best", "end"):
             source = load_model(place / "weights" / when)
-            for measure, value in (_losses(study, source) | _clean_training_loss(study, run, source)).items():
+            texts = texts or _texts(study, run, source)  # the same for both
+            for measure, value in _losses(study, source.model, *texts).items():
                 found.append({"when": when, "measure": measure, "decoding": "", "value": value})
         replies = records(place / "replies.json")["replies"]
         for when, decoding in dict.fromkeys((r["when"], r["decoding"]) for r in replies):
@@ -42,18 +45,25 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
     write_json(place / "outcomes.json", record | provenance())
 
 
-def _losses(study: Study, source: LoadedModel) -> dict[str, float]:
+def _texts(study: Study, run: Run, source: LoadedModel) -> tuple[Batches, Batches]:
+    """The held-out rows, and the rows that the run trained on."""
+    model, tokenizer, size = source.model, source.tokenizer, study.training.batch
+    rows = training_rows(study, run.seed, tokenizer, model)
+    return held_out_batches(study, tokenizer, model, size), in_batches(rows, tokenizer, size)
+
+
+def _losses(study: Study, model: Any, held_out: Batches, trained_on: Batches) -> dict[str, float]:
     """Means over all scored held-out tokens; the noisy loss over one mirrored Rademacher pair at the study's α.
+
+    The clean training loss is over all scored tokens of the training rows, without noise: one objective for all arms.
 
     log p(end): of the end-of-turn mark given the reference so far, where the reference ends and where it does not; the
     hazard is p(end) itself, so its inverse is a reply's length were it constant.
     """
-    model = source.model
     clean, noisy, sure, right = [], [], [], []
     ending, inside = [], []
-    batches = held_out_batches(study, source.tokenizer, model, study.training.batch)
-    mark = end_mark([batch for _, batch in batches])
-    for ids, batch in batches:
+    mark = end_mark([batch for _, batch in held_out])
+    for ids, batch in held_out:
         loss = EmbeddingLoss(model, batch, ids=ids)
         X = loss.embeddings
         sigma = Noise.neftune(study.alpha).sigma(loss.lengths.cpu(), X.shape[-1]).to(X)[:, None, None]
@@ -77,6 +87,7 @@ def _losses(study: Study, source: LoadedModel) -> dict[str, float]:
         "log p(end) elsewhere": float(torch.cat(inside).mean()),
         "hazard elsewhere": float(torch.cat(inside).exp().mean()),
         "ECE": calibration_error(torch.cat(sure), torch.cat(right)),
+        "clean training loss": held_out_loss(model, [batch for _, batch in trained_on]),
     }
 
 
@@ -84,13 +95,6 @@ def end_mark(batches: list[dict[str, Tensor]]) -> int:
     """The token that ends a reply: the most frequent last scored one, since replies that are cut off end in any."""
     last = [int(row[row != IGNORED][-1]) for batch in batches for row in batch["labels"]]
     return max(set(last), key=last.count)
-
-
-def _clean_training_loss(study: Study, run: Run, source: LoadedModel) -> dict[str, float]:
-    """Over all scored tokens of the run's training rows, without noise: one objective for all arms."""
-    rows = training_rows(study, run.seed, source.tokenizer, source.model)
-    batches = [batch for _, batch in in_batches(rows, source.tokenizer, study.training.batch)]
-    return {"clean training loss": held_out_loss(source.model, batches)}
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:

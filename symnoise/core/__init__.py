@@ -2,7 +2,15 @@
 
 from symnoise.core.errors import Diverged, InputError, reason, unknown
 from symnoise.core.estimate import Estimate, plus_minus
-from symnoise.core.files import peak_rss_mib, provenance, read_yaml, sha256, write_atomically, write_json
+from symnoise.core.files import (
+    made_in_one_step,
+    peak_rss_mib,
+    provenance,
+    read_yaml,
+    sha256,
+    write_atomically,
+    write_json,
+)
 from symnoise.core.heap import retained_heap, return_free_memory
 from symnoise.core.jackknife import jackknife, jackknife_variance, ratio_of_sums, without_each
 from symnoise.core.masks import Mask, is_right_padded, lengths
@@ -21,6 +29,7 @@ __all__ = [
     "jackknife",
     "jackknife_variance",
     "lengths",
+    "made_in_one_step",
     "out_of_memory",
     "packaged_file",
     "peak_rss_mib",

@@ -7,7 +7,8 @@ import platform
 import resource
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,23 @@ def write_json(path: str | Path, value: Any) -> None:
     """`value` as indented UTF-8 JSON, atomically. NaN and infinity become null, since JSON has no word for them."""
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def made_in_one_step(folder: Path) -> Iterator[Path]:
+    """A path to make a folder at, which then becomes `folder` in one step.
+
+    An interrupt leaves nothing behind, and of two processes that make it at once the slower uses what the faster made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as made:
+        fresh = Path(made) / folder.name  # a folder of its own: temporary ones are private to the user
+        yield fresh
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same content
+                raise
 
 
 def _plain(value: Any) -> Any:

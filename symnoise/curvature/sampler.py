@@ -53,15 +53,16 @@ class TraceParts:
         """A row for each example and quantity (tr H, tr G, tr R): value and stderr. `attrs` has unit and method."""
         import pandas as pd
 
-        named = {"tr H": self.hessian, "tr G": self.gauss_newton, "tr R": self.rest}
-        frames = [part.to_frame().assign(quantity=name) for name, part in named.items()]
+        frames = [part.to_frame().assign(quantity=name) for name, part in self._named().items()]
         frame = pd.concat([f.rename_axis("example").reset_index() for f in frames], ignore_index=True)
         frame.attrs = {"unit": UNIT, **frames[0].attrs}
         return frame[["example", "quantity", "value", "stderr"]]
 
     def __repr__(self) -> str:
-        named = {"tr H": self.hessian, "tr G": self.gauss_newton, "tr R": self.rest}
-        return f"TraceParts({'; '.join(f'{name} {part}' for name, part in named.items())})"
+        return f"TraceParts({'; '.join(f'{name} {part}' for name, part in self._named().items())})"
+
+    def _named(self) -> dict[str, Estimate]:
+        return {"tr H": self.hessian, "tr G": self.gauss_newton, "tr R": self.rest}
 
     def noting(self, **facts: Any) -> "TraceParts":
         """Each with other fields, such as method and seconds."""

@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import tempfile
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from symnoise.core import InputError, sha256
+from symnoise.core import InputError, made_in_one_step, sha256
 from symnoise.models import gguf
 
 
@@ -41,11 +40,8 @@ def converted(source: Path, name: str) -> tuple[Path, str]:
     if not folder.is_dir():
         room = 4 * sum(int(tensor.n_elements) for tensor in gguf.open_file(source).tensors) / 1e9
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-", ignore_cleanup_errors=True) as made:
-                fresh = Path(made) / "model"  # a folder of its own: temporary ones are private to the user
+            with made_in_one_step(folder) as fresh:
                 _convert(source, fresh, folder, name)
-                _move(fresh, folder)
         except OSError as error:
             raise InputError(
                 f"cannot keep {name} in {folder.parent}: {error.strerror or error}; it needs {room:.1f} GB there, or "
@@ -80,11 +76,3 @@ def _smallest(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         exact = (one for one in smaller if torch.equal(one.to(tensor.dtype), tensor))
         made[tensor.data_ptr(), tensor.shape] = next(exact, tensor)
     return {name: made[tensor.data_ptr(), tensor.shape] for name, tensor in weights.items()}
-
-
-def _move(fresh: Path, folder: Path) -> None:
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster, with the same content
-            raise
