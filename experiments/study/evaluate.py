@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from experiments.study.command import run_command
-from experiments.study.results import records
+from experiments.study.results import processor, records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out_batches, in_batches, training_rows
 from symnoise.core import provenance, write_json
 from symnoise.curvature import probes
 from symnoise.data.encoding import IGNORED
 from symnoise.finetune.held_out import held_out_loss
-from symnoise.models import EmbeddingLoss, LoadedModel, load_model
+from symnoise.models import EmbeddingLoss, LoadedModel
 from symnoise.noise import Noise
 
 BINS = 10
@@ -32,7 +32,7 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
     if records(place / "train.json")["status"] == "done":
         texts = None
         for when in ("best", "end"):
-            source = load_model(place / "weights" / when)
+            source = weights(place, when)
             texts = texts or _texts(study, run, source)  # the same for both
             for measure, value in _losses(study, source.model, *texts).items():
                 found.append({"when": when, "measure": measure, "decoding": "", "value": value})
@@ -42,7 +42,7 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
             for measure, value in scores(own).items():
                 found.append({"when": when, "measure": measure, "decoding": decoding, "value": value})
     record = {"run": run.name, "measured_by": study.measured_by, "outcomes": found}
-    write_json(place / "outcomes.json", record | provenance())
+    write_json(place / "outcomes.json", record | {"processor": processor()} | provenance())
 
 
 def _texts(study: Study, run: Run, source: LoadedModel) -> tuple[Batches, Batches]:

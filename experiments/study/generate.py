@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from experiments.study.command import run_command
-from experiments.study.results import records, weights
+from experiments.study.results import processor, records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out
 from symnoise.core import provenance, write_json
 from symnoise.data import Example, encode_row
 from symnoise.models import LoadedModel
 
-BATCH = 16
+BATCH = 64
 
 
 def generate(study: Study, run: Run, folder: Path) -> None:
@@ -44,7 +44,7 @@ def generate(study: Study, run: Run, folder: Path) -> None:
                     for example, reply in zip(examples, replies, strict=True)
                 ]
     seconds = time.perf_counter() - started
-    facts = {"seconds": seconds, "tokens_per_second": tokens / seconds}
+    facts = {"seconds": seconds, "tokens_per_second": tokens / seconds, "processor": processor()}
     record = {"run": run.name, "measured_by": study.measured_by, "replies": found}
     write_json(place / "replies.json", record | facts | provenance())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.study.command import run_command
-from experiments.study.results import records
+from experiments.study.results import processor, records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out
 from symnoise.core import Estimate, peak_rss_mib, provenance, write_json
@@ -25,7 +25,7 @@ from symnoise.curvature import (
     two_sided_divergence,
 )
 from symnoise.data import encode
-from symnoise.models import EmbeddingLoss, LoadedModel, load_model
+from symnoise.models import EmbeddingLoss, LoadedModel
 from symnoise.noise import Noise
 
 
@@ -41,10 +41,11 @@ def measure(study: Study, run: Run, folder: Path) -> None:
     trace_seconds = math.nan
     if records(place / "train.json")["status"] == "done":
         for name, step in steps.items():
-            points, trace_seconds = curvature(study, load_model(place / "weights" / name))
+            points, trace_seconds = curvature(study, weights(place, name))
             found += [{"step": step, **point} for point in points]
     seconds = time.perf_counter() - started
-    facts = {"seconds": seconds, "trace_seconds": trace_seconds, "peak_rss_mib": peak_rss_mib(), **provenance()}
+    facts = {"seconds": seconds, "trace_seconds": trace_seconds, "peak_rss_mib": peak_rss_mib()}
+    facts |= {"processor": processor(), **provenance()}
     write_json(place / "measure.json", {"run": run.name, "measured_by": study.measured_by, "points": found, **facts})
 
 

@@ -18,5 +18,10 @@ def records(path: Path) -> dict[str, Any]:
 
 
 def weights(place: Path, when: str) -> LoadedModel:
-    """The model that train left in the run's folder `place`, on a GPU where there is one."""
+    """The model that train left in the run's folder `place`, on a GPU where there is one, as training was."""
     return load_model(place / "weights" / when, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def processor() -> str:
+    """What a step computes on: the name of the GPU, else "cpu". Numbers of two processors differ by rounding."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

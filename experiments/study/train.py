@@ -20,6 +20,7 @@ import torch
 from experiments.fine_tuning import norms
 from experiments.study.base import base_model
 from experiments.study.command import run_command
+from experiments.study.results import processor
 from experiments.study.spec import OPTIMIZERS, Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
 from result_schema.study import ARMS
@@ -99,6 +100,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
             "gradient_norm": means.get("grad_norm"),
             "seconds": curve.before + time.perf_counter() - started,
             "peak_rss_mib": peak_rss_mib(),
+            "processor": processor(),
             "curve": [{key: value for key, value in point.items() if key != "seconds"} for point in curve.points],
             **provenance(),
         },
