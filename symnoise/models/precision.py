@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
+# A product of float64 and float32 raises: in older releases of Transformers rotary angles are the frequencies, which
+# `.double()` made float64, times positions that were cast to float32.
+_PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
+
+
 class _NoDowncast(TorchFunctionMode):
     """Reads every request for float32 made of a float64 tensor as a request for float64."""
 
@@ -22,6 +27,8 @@ class _NoDowncast(TorchFunctionMode):
             args = tuple(torch.float64 if argument is torch.float32 else argument for argument in args)
             if kwargs.get("dtype") is torch.float32:
                 kwargs["dtype"] = torch.float64
+            if function in _PRODUCTS:
+                args = tuple(a.double() if isinstance(a, Tensor) and a.dtype is torch.float32 else a for a in args)
         return function(*args, **kwargs)
 
 
