@@ -1,4 +1,5 @@
-"""O1 to O4 as ledger rows: predictions on paired differences and on correlations, verdicts from their intervals.
+"""O1 to O4 and D1 as ledger rows: predictions on paired differences, correlations and slopes, verdicts from their
+intervals.
 
 An interval here is Student's at the ledger's level. A bootstrap of ten pairs cannot reach that coverage (see
 `pairs.interval`); the 95 % bootstrap intervals and the permutation tests are in the table of contrasts.
@@ -18,6 +19,7 @@ import torch
 from analysis.study.association import Association, between_settings, within_settings
 from analysis.study.contrasts import LAWS, MAIN, Pairs, alphas, by_seed, each
 from analysis.study.data import StudyTables, measurements
+from analysis.study.dials import EVEN, slopes
 from result_schema.measures import CURVATURE, SCORES, improvement
 from result_schema.study import Equivalence
 from symnoise.curvature import Pooled, ratio_of_means
@@ -28,6 +30,7 @@ QUALITY = ("held-out loss", *SCORES)  # against held-out references
 EQUAL = ("held-out loss", "training loss", "tr G")  # O3, at the end of training
 ORDER = MAIN[:2]  # none < NEFTune < SymNoise; the other contrasts of MAIN ask what the order is owed to
 LESS_CURVED = MAIN[1:3]
+FALLING = ("tr G", "held-out loss")  # D1: with the weight of the even part
 ODD_ONE_OUT = "penalty"  # its tr H is an order of magnitude away from every other arm's, so O2's rows leave it out
 ASSOCIATIONS: dict[str, Callable[..., Association]] = {
     "between settings": between_settings,
@@ -36,7 +39,7 @@ ASSOCIATIONS: dict[str, Callable[..., Association]] = {
 
 
 def ledger(study: StudyTables) -> list[Row]:
-    """Every row of O1 to O4 that the study's runs allow, in that order."""
+    """Every row of O1 to O4 and D1 that the study's runs allow, in alphabetical order."""
     rows: list[Row] = []
     measured = measurements(study)
     for setting, runs in study.runs.groupby("setting", sort=False):
@@ -45,7 +48,25 @@ def ledger(study: StudyTables) -> list[Row]:
         rows += associated(own, runs, str(setting))
         rows += equivalent(own, runs, str(setting), study.equivalence)
         rows += ordered(own, runs, str(setting))
+    rows += dialled(study)
     return sorted(rows, key=lambda made: made.id)
+
+
+def dialled(study: StudyTables) -> list[Row]:
+    """D1, for each outcome that the study's file names: its slope on λ² is 0 within the difference that the file calls
+    worth knowing, and the slope on μ of tr G and of the held-out loss is at most 0. Student's interval over seeds."""
+    rows = []
+    for _, found in slopes(study).iterrows():
+        if not found.primary or (found.term == EVEN and found.measure not in FALLING):
+            continue
+        half = half_width(found.stderr, found.seeds - 1)
+        even = found.term == EVEN
+        facts = {"relation": "at most" if even else "within", "key": _key("slope", found.measure, "even" if even else "odd")}
+        facts |= {"resolution": 0.0 if even else study.primary.outcomes[found.measure]}
+        facts |= {"subject": "study", "where": str(found.setting), "n": int(found.seeds)}
+        said = f"slope of {found.measure} on {'μ' if even else 'λ²'}"
+        rows.append(row("D1", said, 0, found["mean"], half, **facts))  # type: ignore[arg-type]
+    return rows
 
 
 def less_curved(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]:

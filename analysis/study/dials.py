@@ -17,14 +17,14 @@ from analysis.study.data import StudyTables, measurements
 from analysis.study.pairs import holm
 from result_schema.study import dials_of
 
-TERMS = ("even", "odd²")
+EVEN, ODD = TERMS = ("even", "odd²")
 
 
 def slopes(study: StudyTables) -> pd.DataFrame:
     """Outcome = a + b μ + c λ² at the study's own α, by least squares in each seed that finished all cells; one row
     per term.
 
-    mean, low, high: of a slope over the seeds, with Student's 95 % interval: rows, their order and initial weights are
+    mean, stderr, low, high: of a slope over the seeds, with Student's 95 % interval: rows, their order and initial weights are
     a seed's own, so seeds are the unit.  p: Student's.  lack: what the plane leaves, the root mean square of the cells'
     mean residuals over the range of the cells' means; near 0 where two slopes say it all.
     primary: where the study file named the slopes, of its outcomes, at the end of training; holm: p adjusted over them.
@@ -70,4 +70,4 @@ def _over_seeds(slope: NDArray[np.float64]) -> dict[str, float]:
     mean, error = float(slope.mean()), float(slope.std(ddof=1)) / math.sqrt(n)
     half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else math.nan
-    return {"seeds": n, "mean": mean, "low": mean - half, "high": mean + half, "p": p}
+    return {"seeds": n, "mean": mean, "stderr": error, "low": mean - half, "high": mean + half, "p": p}

@@ -59,7 +59,7 @@ def curvature(study: Study, source: LoadedModel) -> tuple[list[dict[str, Any]], 
     batch = encode(examples, source.tokenizer, max_length=study.training.max_length, model=model)
     loss = EmbeddingLoss(model, batch)
     parts = trace_parts(loss, probes=options.probes)
-    sigma = Noise.neftune(study.alpha).sigma(loss.lengths.cpu(), loss.embeddings.shape[-1])
+    sigma = Noise.neftune(study.alpha).sigma(loss.lengths.cpu(), loss.embeddings.shape[-1]).to(parts.hessian.value)
     size = curvature_size(loss, options.products)
     found = {
         "tr H": parts.hessian,

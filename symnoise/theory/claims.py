@@ -125,6 +125,12 @@ OUTCOMES = {
             "outcomes are in the order none < NEFTune < SymNoise",
             "O1 and O2 would give it; reported for LLaMA-2-7B with a judge, here on measures against references",
         ),
+        Claim(
+            "D1",
+            "curvature is what noise works by: tr G and the held-out loss fall with the weight μ of a draw's even part, "
+            "and no outcome follows λ², λ the weight of its odd part",
+            "a step's mean given ε has μ alone, its variance λ²; so what follows λ² is owed to noise in the gradient",
+        ),
     )
 }
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.study.claims import ledger
 from analysis.study.data import read_study
 from analysis.study.dials import _fitted, slopes
 from analysis.study.report import write_study as write_page
@@ -51,6 +52,25 @@ def test_primary_slopes_are_corrected_among_themselves(tmp_path) -> None:
     assert made[~made.primary].holm.isna().all()
     write_page(folder)
     assert "even" in set(pd.read_csv(folder / "tables" / "dials.csv").term)
+
+
+@pytest.mark.parametrize(
+    ("even", "odd", "verdicts"),
+    [
+        (-0.02, 0.0, {"even": "holds", "odd": "holds"}),
+        (-0.02, 0.01, {"even": "holds", "odd": "fails"}),
+        (0.02, 0.01, {"even": "fails", "odd": "fails"}),
+        (0.0, 0.002, {"even": "undecided", "odd": "undecided"}),  # on the margin itself
+    ],
+)
+def test_d1_follows_what_is_planted(tmp_path, even: float, odd: float, verdicts: dict[str, str]) -> None:
+    folder = write_study(tmp_path / "s", arms=CELLS, seeds=12, loss=planted(even, odd), sd=0.002)
+    facts = json.loads((folder / "study.json").read_text())
+    facts["primary"] = {"contrasts": [], "outcomes": {"held-out loss": 0.002}, "slopes": True}
+    (folder / "study.json").write_text(json.dumps(facts))
+    made = [row for row in ledger(read_study(folder)) if row.id == "D1"]
+    assert {row.key.split(".")[-1]: row.verdict for row in made} == verdicts
+    assert all(row.kind == "prediction" and row.n == 12 for row in made)
 
 
 def test_a_study_without_dials_has_no_slopes(tmp_path) -> None:
