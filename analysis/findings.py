@@ -1,23 +1,24 @@
 """What was found, in plain sentences with their numbers: for the README's top and the paper's abstract."""
 
-import math
 from typing import Any
 
 from analysis.numbers import fixed, measurement, number
 from analysis.paper.published import Published, StudyResults
-from analysis.study.pairs import pairs_needed
+from analysis.study.contrasts import LEVEL
+from analysis.study.pairs import student
 
-STUDY = "micro"  # the one with all arms and ten seeds
-WORTH_KNOWING = 0.002  # nats of held-out loss
+STUDY = "micro"  # the one with all arms
 ALPHAS = (5, 10, 15)  # what is trained with
 
 
 def findings(published: Published) -> list[str]:
     """The range of validity, then what noise and what the mirror does; where it has not been run, nothing is said."""
     said = [_validity(published.rows)]
-    study = published.studies.get(STUDY)
+    study, mirror = published.studies.get(STUDY), published.mechanism.get("mirror")
+    if mirror is not None:
+        said += [_against_plain(mirror), _mirror(mirror), _pretrained(published)]
     if study is not None:
-        said += [_noise(study), _mirror(study), _penalty(study), _open(study)]
+        said += [_penalty(study)]
     return [sentence for sentence in said if sentence]
 
 
@@ -36,24 +37,43 @@ def _validity(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _noise(study: StudyResults) -> str:
-    rows = _end(study, "uniform", "none")
-    if not {"tr G", "held-out loss"} <= set(rows):
+def _against_plain(study: StudyResults) -> str:
+    """A pair's own contrasts, with intervals; one draw's are their differences from SymNoise's on the same seeds."""
+    pair, single = _end(study, "symnoise", "none"), _end(study, "symnoise", "rademacher")
+    if not all({"tr G", "held-out loss"} <= set(rows) for rows in (pair, single)):
         return ""
+    curvature, loss = (number(pair[m]["mean"] - single[m]["mean"], 2) for m in ("tr G", "held-out loss"))
     return (
-        "**What does noise change?** Uniform (NEFTune) minus no noise: Δ tr G = "
-        f"{_said(rows['tr G'])}, Δ held-out loss = {_said(rows['held-out loss'])} nats ({_where(study)})."
+        f"**What does noise change?** A mirrored pair (SymNoise) minus no noise: Δ tr G = {_said(pair['tr G'])}, Δ "
+        f"held-out loss = {_said(pair['held-out loss'])} nats; one draw minus no noise: {curvature} and {loss} "
+        f"({_where(study)})."
     )
 
 
 def _mirror(study: StudyResults) -> str:
     rows = _end(study, "symnoise", "independent-pair")
-    if not {"training loss", "tr G", "held-out loss"} <= set(rows):
+    if not {"clean training loss", "tr G", "held-out loss"} <= set(rows):
         return ""
     return (
         "**What does the mirror add?** SymNoise minus two independent draws, which cost the same: "
-        f"Δ training loss = {_said(rows['training loss'])} nats, Δ tr G = {_said(rows['tr G'])}, Δ held-out loss = "
-        f"{_said(rows['held-out loss'])} nats."
+        f"Δ training loss = {_said(rows['clean training loss'])} nats, Δ tr G = {_said(rows['tr G'])}, Δ held-out loss "
+        f"= {_said(rows['held-out loss'])} nats. Endpoints were named before the runs; the training loss is that of "
+        "the same rows without noise."
+    )
+
+
+def _pretrained(published: Published) -> str:
+    """The same contrast on SmolLM2, of which training alone was recorded."""
+    if published.trained is None:
+        return ""
+    by_seed = published.trained.pivot(index="seed", columns="arm", values=["training loss", "held-out loss"])
+    training, held_out = (
+        _said(student((by_seed[m]["symnoise"] - by_seed[m]["independent-pair"]).to_numpy(), LEVEL))
+        for m in ("training loss", "held-out loss")
+    )
+    return (
+        f"**And on a pretrained model?** SmolLM2, {len(by_seed)} seeds, SymNoise minus two independent draws: Δ "
+        f"training loss = {training} nats of the noisy objective, Δ held-out loss = {held_out} nats."
     )
 
 
@@ -66,20 +86,6 @@ def _penalty(study: StudyResults) -> str:
         f"**Is a lower tr H flatter?** A penalty on it, minus no noise: {changes}, Δ held-out loss = "
         f"{fixed(rows['held-out loss']['mean'], 2)} nats. So tr H is shown as tr G + tr R."
     )
-
-
-def _open(study: StudyResults) -> str:
-    row = _end(study, "symnoise", "independent-pair").get("held-out loss")
-    if row is None:
-        return ""
-    needed = pairs_needed(WORTH_KNOWING, row["sd"]) if row["sd"] > 0 else math.nan
-    said = (
-        f"**How many seeds decide the mirror?** To find {WORTH_KNOWING:g} nats of held-out loss with 80 %, about "
-        f"{needed:.0f} pairs by the spread seen; there are {row['pairs']:.0f}."
-    )
-    if not study.tables["contrasts"].primary.any():
-        said += " No endpoints were named before the runs, so every contrast here is exploratory."
-    return said
 
 
 def _end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, Any]]:
@@ -96,4 +102,4 @@ def _said(row: dict[Any, Any]) -> str:
 
 def _where(study: StudyResults) -> str:
     pairs = int(study.tables["contrasts"].pairs.max())
-    return f"study `{STUDY}`, α = {study.facts['alpha']:g}, {pairs} paired seeds, 95 % intervals"
+    return f"study `{study.facts['name']}`, α = {study.facts['alpha']:g}, {pairs} paired seeds, 95 % intervals"

@@ -6,6 +6,7 @@ python -m analysis.readme                   # write the generated parts from wha
 
 import json
 import shutil
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from analysis.endpoints import endpoints
 from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
 from analysis.numbers import measurement, number
@@ -21,6 +23,7 @@ from analysis.paper import outcomes
 from analysis.paper.published import FIRST_LOOKS, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
+from analysis.study.pairs import student
 from analysis.style import name as arm
 from result_schema.files import ROOT
 from result_schema.measures import SPLIT
@@ -64,15 +67,16 @@ def stages(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def studies(found: dict[str, StudyResults | None]) -> str:
-    """Of the studies that are published: verdicts by claim, and at the study's α what SymNoise came to and what decides
-    that; or that there is none."""
+def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResults | None] | None = None) -> str:
+    """Of the studies that are published: verdicts by claim (of `others` as well), and at the study's α what SymNoise
+    came to and what decides that; or that there is none."""
     run = {name: study for name, study in found.items() if study}
     if not run:
         return "No study has been run to its end yet: what `micro-smoke` gives is a test, not a result."
-    lines = [f"| claim | | {' | '.join(run)} |", "|---|---|" + "---|" * len(run)]
+    told = run | {name: study for name, study in (others or {}).items() if study}
+    lines = [f"| claim | | {' | '.join(told)} |", "|---|---|" + "---|" * len(told)]
     for claim in OUTCOMES.values():
-        cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in run.values()]
+        cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in told.values()]
         lines.append(_line(claim.id, claim.statement, *cells))
     parts = ["\n".join(lines)]
     for name, study in run.items():
@@ -94,6 +98,30 @@ def first_looks(published: Published) -> str:
         means = {measure: outcomes.differences(found, measure) for measure in DIFFERENCES}
         cells = [number(means[measure].get(pair), 2) for measure, pair in contrasts]
         lines.append(_line(name, str(found.tables["contrasts"].pairs.max()), *cells))
+    return "\n".join(lines)
+
+
+def mechanism(found: dict[str, StudyResults | None]) -> str:
+    """The endpoints that studies named before their runs; "" where none was run."""
+    rows = [_line(*astuple(endpoint)) for endpoint in endpoints(found)]
+    head = _line("study", "endpoint", "seeds", "difference or slope, 95 % interval", "Holm's p", "worth knowing")
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows]) if rows else ""
+
+
+def trained(runs: pd.DataFrame | None) -> str:
+    """Of smollm2-mirror: paired differences of what training recorded, means over seeds with Student's intervals."""
+    if runs is None:
+        return ""
+    columns = [name for name in map(str, runs) if name.endswith("loss")]
+    by_seed = runs.pivot(index="seed", columns="arm", values=columns)
+    lines = [_line("`smollm2-mirror`, 95 % intervals", "pairs", *(f"{name}, nats" for name in columns))]
+    lines.append("|---|---|" + "---|" * len(columns))
+    for first, second in (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair")):
+        cells = []
+        for name in columns:
+            found = student((by_seed[name][first] - by_seed[name][second]).to_numpy(), LEVEL)
+            cells.append("{} ({})".format(*measurement(found["mean"], found["low"], found["high"])))
+        lines.append(_line(f"{arm(first)} − {arm(second)}", str(len(by_seed)), *cells))
     return "\n".join(lines)
 
 
@@ -150,12 +178,14 @@ def costs(published: Published) -> str:
 
 def written(page: str, published: Published) -> str:
     """A page with its generated parts between their marks."""
-    found = [part for part in (studies(published.studies), first_looks(published)) if part]
+    found = [part for part in (studies(published.studies, published.mechanism), first_looks(published)) if part]
     parts = {
         "findings": "\n".join(f"- {said}" for said in findings(published)),
         "costs": costs(published),
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
         "studies": "\n\n".join(found),
+        "mechanism": mechanism(published.mechanism),
+        "trained": trained(published.trained),
     }
     for name, text in parts.items():
         start, end = f"<!-- {name}:", f"<!-- end of {name} -->"

@@ -4,13 +4,11 @@ short. Skipped where there is none."""
 import json
 import sys
 import warnings
-from dataclasses import fields
 
 import pytest
 import torch
 from torch import Tensor
 
-from symnoise.core import Estimate
 from symnoise.curvature import (
     curvature_size,
     finite_curvature,
@@ -96,9 +94,8 @@ def test_the_variance_budget() -> None:
         model = without_dropout(tiny("llama", torch.float64)).to(device)
         found += variance_budget(model, texts, [5.0], draws=2)
     here, there = found
-    for field in fields(here):
-        if isinstance(value := getattr(here, field.name), Estimate):
-            same(value.value, getattr(there, field.name).value, 1e-6)
+    for name in ("signal", "batch"):  # noise is drawn on the device, so the parts that have it differ
+        same(getattr(here, name).value, getattr(there, name).value, 1e-6)
 
 
 @pytest.mark.parametrize("noise", [Noise.neftune(5.0), Noise.symnoise(5.0)])
@@ -120,7 +117,7 @@ def test_noise_of_training_has_its_scale(noise: Noise) -> None:
 
 @pytest.mark.parametrize("dials", [None, Dials(2.0, 1.0)])
 def test_a_pair_trains_as_on_the_processor(tmp_path, dials: Dials | None) -> None:
-    """Three steps of the engine with ±ε, which are drawn on the device and so differ: the losses are near each other."""
+    """Three steps of the engine; ε is drawn on the device and so differs, and the losses are near each other."""
     losses = []
     for device in DEVICES:
         arguments = {"output_dir": str(tmp_path / device), "max_steps": 3, "per_device_train_batch_size": 2}

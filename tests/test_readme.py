@@ -9,7 +9,7 @@ import pytest
 
 from analysis.paper import outcomes
 from analysis.paper.published import read_published, study_results
-from analysis.readme import costs, first_looks, stages, studies, table, written
+from analysis.readme import costs, first_looks, mechanism, stages, studies, table, written
 from analysis.study import report
 from analysis.study.report import write_study
 from result_schema.files import ROOT
@@ -28,7 +28,12 @@ def test_the_ten_lines_run(smollm2, capsys) -> None:
 
 def test_the_tables_are_of_what_has_published() -> None:
     published = read_published()
-    for part in (table(published.rows), stages(published.run), studies(published.studies)):
+    for part in (
+        table(published.rows),
+        stages(published.run),
+        studies(published.studies, published.mechanism),
+        mechanism(published.mechanism),
+    ):
         assert part in RESULTS
     assert costs(published) in README
     assert written(README, published) == README and written(RESULTS, published) == RESULTS
@@ -125,6 +130,25 @@ def test_one_seed_is_told_without_an_interval(tmp_path, monkeypatch) -> None:
     (loss,) = re.findall(r"Held-out loss: uniform .*? no noise (\S+); SymNoise .*? uniform (\S+); ", said)
     assert [float(x.replace(r"\ensuremath{-}", "-")) for x in loss] == pytest.approx(found[:2], abs=0.01)
     assert first_looks(replace(published, first_looks={"smollm2-dolly": None})) == ""
+
+
+def test_named_endpoints_are_told_with_what_is_worth_knowing() -> None:
+    """Every primary row of every study, and no other; a p at the floor of its test says so."""
+    published = read_published()
+    said = mechanism(published.mechanism)
+    tables = [
+        study.tables[name]
+        for study in published.mechanism.values()
+        if study
+        for name in ("contrasts", "dials")
+        if name in study.tables
+    ]
+    assert len(said.splitlines()) == 2 + sum(int(t.primary.sum()) for t in tables if len(t))
+    assert (
+        "| mirror | held-out loss, SymNoise − two draws | 30 | 0.00391 (0.00363 to 0.00419) | ≤ 6·10⁻⁴ | 0.002 |"
+        in said
+    )
+    assert mechanism({"mirror": None}) == ""
 
 
 def test_every_file_it_names_is_there() -> None:

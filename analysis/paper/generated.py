@@ -20,6 +20,7 @@ def texts(published: Published) -> dict[str, str]:
         "table-ledger.tex": tables.ledger(published),
         "table-bench.tex": tables.bench(published),
         "table-arms.tex": tables.arms(published),
+        "table-mechanism.tex": tables.mechanism(published),
         "table-contrasts.tex": tables.contrasts(published),
         "peers.tex": tables.peers(published),
     }

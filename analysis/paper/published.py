@@ -9,6 +9,8 @@ import pandas as pd
 from result_schema.files import ROOT, read_json, there
 
 STUDIES = ("micro", "micro-one-pass", "smollm2")
+# Their endpoints were named before their runs: what noise works by, and what the mirror adds.
+MECHANISM = ("mirror", "dials")
 # The settings of the study smollm2 on other data, with one seed: no interval, so no tables of their own.
 FIRST_LOOKS = {
     "smollm2-dolly": "Dolly",
@@ -39,7 +41,8 @@ class StudyResults:
 class Published:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
     tables: of the run, by name.  frames: figure -> data.  bench, peers: the bench's tables.
-    studies, first_looks: name -> results.  None where something has not been run."""
+    studies, mechanism, first_looks: name -> results.  trained: the runs of smollm2-mirror, of which training alone was
+    recorded.  None where something has not been run."""
 
     rows: list[dict[str, Any]]
     run: dict[str, Any]
@@ -49,13 +52,15 @@ class Published:
     bench: pd.DataFrame
     peers: pd.DataFrame | None
     studies: dict[str, StudyResults | None]
+    mechanism: dict[str, StudyResults | None]
     first_looks: dict[str, StudyResults | None]
+    trained: pd.DataFrame | None
 
 
 def read_published(root: Path = ROOT) -> Published:
     """Everything that is published under `root`. `InputError` where the quick run or the bench is not there."""
     quick, command = root / "docs" / "quick", "python -m analysis.readme results/quick"
-    peers = root / "docs" / "peers.csv"
+    peers, trained = root / "docs" / "peers.csv", root / "docs" / "smollm2-mirror.csv"
     return Published(
         rows=_json(quick / "ledger.json", command),
         run=_json(quick / "run.json", command),
@@ -65,6 +70,8 @@ def read_published(root: Path = ROOT) -> Published:
         bench=_csv(root / "docs" / "bench.csv", "make bench"),
         peers=_csv(peers, "make bench") if peers.is_file() else None,
         studies={name: study_results(root / "results" / name) for name in STUDIES},
+        mechanism={name: study_results(root / "results" / name) for name in MECHANISM},
+        trained=_csv(trained, "python -m analysis.readme") if trained.is_file() else None,
         first_looks={name: study_results(root / "results" / name) for name in FIRST_LOOKS},
     )
 
@@ -79,11 +86,14 @@ def study_results(folder: Path) -> StudyResults | None:
     if not (folder / "ledger.json").is_file():
         return None
     command = f"python -m analysis.study results/{folder.name}"
+    tables = {name: folder / "tables" / f"{name}.csv" for name in _TABLES}
+    slopes = folder / "tables" / "dials.csv"  # of arms with dials alone
+    tables |= {"dials": slopes} if slopes.is_file() else {}
     figures = {name: folder / "figures" / f"{name}.csv" for name in STUDY_FIGURES.get(folder.name, ())}
     return StudyResults(
         rows=_json(folder / "ledger.json", command),
         facts=_json(folder / "study.json", command),
-        tables={name: _csv(folder / "tables" / f"{name}.csv", command) for name in _TABLES},
+        tables={name: _csv(path, command) for name, path in tables.items()},
         frames={name: _csv(path, command) for name, path in figures.items() if path.is_file()},
     )
 

@@ -1,9 +1,11 @@
 """The paper's tables, as LaTeX."""
 
 import math
+from dataclasses import astuple
 
 import pandas as pd
 
+from analysis.endpoints import endpoints
 from analysis.intervals import PERCENT
 from analysis.ledger import PRETRAINED, line
 from analysis.numbers import decimals_for, fixed, measurement, number
@@ -136,6 +138,24 @@ def peers(published: Published) -> str:
         r"@{}>{\raggedright\arraybackslash}p{1.35in}rrrr@{}", head, rows_of(cells), caption, "tab:peers", wide=False
     )
     return made + r"\Cref{tab:peers} compares the engine with other libraries on the same trace." + "\n"
+
+
+def mechanism(published: Published) -> str:
+    """The endpoints that the mechanism studies named before their runs, and SmolLM2's training."""
+    found = [list(astuple(endpoint)) for endpoint in endpoints(published.mechanism)]
+    if not found:
+        return "% no study of the mechanism has been run\n"
+    for row in found:
+        row[0] = rf"\texttt{{{row[0]}}}"
+    caption = (
+        "The endpoints that the studies of the mechanism named before their runs: differences between arms, or slopes "
+        r"on the weight $\mu$ of a draw's even part and on the square of the weight $\lambda$ of its odd part, with "
+        r"95\,\% intervals over seeds and Holm's p. The last column is the difference that a study's file calls worth "
+        "knowing."
+    )
+    head = ["study", "endpoint", "seeds", "difference or slope", "p", "worth"]
+    cells = [[row[0], *(tex(cell) for cell in row[1:])] for row in found]
+    return table("@{}llrlll@{}", head, rows_of(cells), caption, "tab:mechanism", wide=True)
 
 
 def arms(published: Published) -> str:

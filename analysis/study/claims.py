@@ -61,7 +61,10 @@ def dialled(study: StudyTables) -> list[Row]:
             continue
         half = half_width(found.stderr, found.seeds - 1)
         even = found.term == EVEN
-        facts = {"relation": "at most" if even else "within", "key": _key("slope", found.measure, "even" if even else "odd")}
+        facts = {
+            "relation": "at most" if even else "within",
+            "key": _key("slope", found.measure, "even" if even else "odd"),
+        }
         facts |= {"resolution": 0.0 if even else study.primary.outcomes[found.measure]}
         facts |= {"subject": "study", "where": str(found.setting), "n": int(found.seeds)}
         said = f"slope of {found.measure} on {'μ' if even else 'λ²'}"

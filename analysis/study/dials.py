@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.study.contrasts import LEVEL
 from analysis.study.data import StudyTables, measurements
-from analysis.study.pairs import holm
+from analysis.study.pairs import holm, student
 from result_schema.study import dials_of
 
 EVEN, ODD = TERMS = ("even", "odd²")
@@ -24,9 +22,9 @@ def slopes(study: StudyTables) -> pd.DataFrame:
     """Outcome = a + b μ + c λ² at the study's own α, by least squares in each seed that finished all cells; one row
     per term.
 
-    mean, stderr, low, high: of a slope over the seeds, with Student's 95 % interval: rows, their order and initial weights are
-    a seed's own, so seeds are the unit.  p: Student's.  lack: what the plane leaves, the root mean square of the cells'
-    mean residuals over the range of the cells' means; near 0 where two slopes say it all.
+    mean, stderr, low, high, p: of a slope over the seeds, by `student` at 95 %: rows, their order and initial weights
+    are a seed's own, so seeds are the unit.  lack: what the plane leaves, the root mean square of the cells' mean
+    residuals over the range of the cells' means; near 0 where two slopes say it all.
     primary: where the study file named the slopes, of its outcomes, at the end of training; holm: p adjusted over them.
     Empty where the cells do not tell both slopes.
     """
@@ -62,12 +60,7 @@ def _fitted(table: pd.DataFrame, cells: dict[str, tuple[float, float]]) -> list[
     left = means - design @ fit.mean(axis=1)
     spread = float(np.ptp(means))
     lack = float(np.sqrt(np.mean(left**2))) / spread if spread else math.nan
-    return [{"term": term, **_over_seeds(fit[i]), "lack": lack} for i, term in enumerate(TERMS, start=1)]
-
-
-def _over_seeds(slope: NDArray[np.float64]) -> dict[str, float]:
-    n = len(slope)
-    mean, error = float(slope.mean()), float(slope.std(ddof=1)) / math.sqrt(n)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else math.nan
-    return {"seeds": n, "mean": mean, "stderr": error, "low": mean - half, "high": mean + half, "p": p}
+    return [
+        {"term": term, "seeds": fit.shape[1], **student(fit[i], LEVEL), "lack": lack}
+        for i, term in enumerate(TERMS, start=1)
+    ]

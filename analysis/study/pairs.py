@@ -56,6 +56,15 @@ def interval(differences: NDArray[np.float64], level: float, *key: str | float) 
     return Interval(mean, float(low), float(high), "bootstrap")
 
 
+def student(values: NDArray[np.float64], level: float) -> dict[str, float]:
+    """mean, its stderr, low and high, Student's interval of coverage `level`, and p, two-sided, of a mean of 0."""
+    n = len(values)
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else math.nan
+    return {"mean": mean, "stderr": error, "low": mean - half, "high": mean + half, "p": p}
+
+
 def sign_flip(differences: NDArray[np.float64], *key: str | float) -> float:
     """p of the two-sided sign-flip permutation test: under the null each difference is as likely as its negative.
 

@@ -44,8 +44,8 @@ def measure(study: Study, run: Run, folder: Path) -> None:
             points, trace_seconds = curvature(study, weights(place, name))
             found += [{"step": step, **point} for point in points]
     seconds = time.perf_counter() - started
-    facts = {"seconds": seconds, "trace_seconds": trace_seconds, "peak_rss_mib": peak_rss_mib()}
-    facts |= {"processor": processor(), **provenance()}
+    took = {"seconds": seconds, "trace_seconds": trace_seconds, "peak_rss_mib": peak_rss_mib()}
+    facts = {**took, "processor": processor(), **provenance()}
     write_json(place / "measure.json", {"run": run.name, "measured_by": study.measured_by, "points": found, **facts})
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-
 # A product of float64 and float32 raises: in older releases of Transformers rotary angles are the frequencies, which
 # `.double()` made float64, times positions that were cast to float32.
 _PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}

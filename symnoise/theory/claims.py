@@ -127,8 +127,8 @@ OUTCOMES = {
         ),
         Claim(
             "D1",
-            "curvature is what noise works by: tr G and the held-out loss fall with the weight μ of a draw's even part, "
-            "and no outcome follows λ², λ the weight of its odd part",
+            "curvature is what noise works by: tr G and the held-out loss fall with the weight μ of a draw's even "
+            "part, and no outcome follows λ², λ the weight of its odd part",
             "a step's mean given ε has μ alone, its variance λ²; so what follows λ² is owed to noise in the gradient",
         ),
     )

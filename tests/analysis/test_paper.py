@@ -166,10 +166,12 @@ def test_what_has_not_been_run_says_so(published: Published) -> None:
 
 
 def run_study(folder: Path, **effects: Any) -> StudyResults:
-    """A made-up study of three seeds as it is read: O1 and O4, the held-out loss, no figures."""
+    """A made-up study of three seeds as it is read: O1 and O4, one loss held out and in training, no figures."""
     effects.setdefault("arms", ("none", "uniform", "symnoise"))
     made = study(folder, seeds=3, alphas=(10.0,), **effects)
-    loss = replace(made, outcomes=made.outcomes[made.outcomes.measure == "held-out loss"], curves=made.curves[:0])
+    held_out = made.outcomes[made.outcomes.measure == "held-out loss"]
+    both = pd.concat([held_out, held_out.assign(measure="clean training loss")])
+    loss = replace(made, outcomes=both, curves=made.curves[:0])
     measured, where = measurements(loss), made.settings[0]
     rows = less_curved(measured, made.runs, where) + ordered(measured, made.runs, where)
     compared = contrasts(loss)
@@ -208,11 +210,35 @@ def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(published: 
     arms = ("none", "uniform", "independent-pair", "symnoise")
     for k, shift in enumerate((-2.0, 2.0)):
         made = run_study(tmp_path / str(k), arms=arms, loss={"symnoise": shift}, curvature={"symnoise": 500 * shift})
-        (said,) = (one for one in findings(replace(published, studies={"micro": made})) if "mirror add" in one)
+        (said,) = (one for one in findings(replace(published, mechanism={"mirror": made})) if "mirror add" in one)
         sign = "−" if shift < 0 else ""
         assert all(f"Δ {what} = {sign}" in said for what in ("training loss", "tr G", "held-out loss"))
-        assert tex(said.replace("**", "")) in sentences.abstract(replace(published, studies={"micro": made}))
-    assert not any("mirror" in said for said in findings(replace(published, studies={"micro": None})))
+        assert tex(said.replace("**", "")) in sentences.abstract(replace(published, mechanism={"mirror": made}))
+    assert not any("mirror" in said for said in findings(replace(published, mechanism={"mirror": None})))
+
+
+def test_one_draw_s_effect_is_the_pair_s_less_their_difference(published: Published, tmp_path: Path) -> None:
+    made = run_study(
+        tmp_path, arms=("none", "rademacher", "independent-pair", "symnoise"), loss={"symnoise": 2.0, "rademacher": 5.0}
+    )
+    (said,) = (one for one in findings(replace(published, mechanism={"mirror": made})) if "noise change" in one)
+    found = re.search(r"held-out loss = ([\d.]+) \(.* one draw minus no noise: \S+ and ([\d.]+) ", said)
+    assert found
+    assert float(found[1]) == pytest.approx(2.0, abs=0.05) and float(found[2]) == pytest.approx(5.0, abs=0.1)
+
+
+def test_smollm2_s_seeds_are_paired_with_student_s_interval(published: Published) -> None:
+    runs = pd.DataFrame(
+        {"arm": arm, "seed": seed, "training loss": base + shift, "held-out loss": base - shift + spread}
+        for seed, base, spread in ((0, 1.0, 0.1), (1, 5.0, 0.0), (2, 9.0, -0.1))
+        for arm, shift in (("independent-pair", 0.0), ("symnoise", -0.25))
+    )
+    (said,) = (one for one in findings(replace(published, trained=runs)) if "pretrained model" in one)
+    assert "3 seeds" in said and "Δ training loss = −0.25" in said and "Δ held-out loss = 0.25" in said
+    runs.loc[runs.arm == "symnoise", "held-out loss"] += [0.1, 0.0, -0.1]
+    (said,) = (one for one in findings(replace(published, trained=runs)) if "pretrained model" in one)
+    assert "0.25 (0 to 0.50)" in said  # 4.303 · 0.1/√3 = 0.248 to each side
+    assert not any("pretrained model" in one for one in findings(replace(published, trained=None)))
 
 
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:

@@ -1,0 +1,49 @@
+"""The endpoints that studies named before their runs, for the page of results and the paper."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.numbers import measurement, number
+from analysis.paper.published import StudyResults
+from analysis.style import name as arm
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One line, in words: value is a difference or a slope with its 95 % interval; p is Holm's over the study's
+    endpoints; worth is the difference that the study's file calls worth knowing."""
+
+    study: str
+    what: str
+    seeds: str
+    value: str
+    p: str
+    worth: str
+
+
+def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
+    """Those of every study that was run: contrasts, or slopes on the weights μ and λ² of a draw's even and odd part."""
+    made = []
+    for name, study in found.items():
+        if study is None:
+            continue
+        for table in (study.tables["contrasts"], study.tables.get("dials", pd.DataFrame())):
+            for row in table[table.primary].to_dict("records") if len(table) else []:
+                slope = "term" in row
+                against = f"slope on {'μ' if row.get('term') == 'even' else 'λ²'}"
+                if not slope:
+                    against = f"{arm(row['first'])} − {arm(row['second'])}"
+                p = number(row["holm"], 1)
+                made.append(
+                    Endpoint(
+                        name,
+                        f"{row['measure']}, {against}",
+                        str(row["seeds" if slope else "pairs"]),
+                        "{} ({})".format(*measurement(row["mean"], row["low"], row["high"])),
+                        f"≤ {p}" if row["p"] <= row.get("floor", 0) else p,  # a permutation test has a least p
+                        number(study.facts["primary"]["outcomes"][row["measure"]], 1),
+                    )
+                )
+    return made
