@@ -5,6 +5,7 @@ from typing import Any
 from analysis.numbers import fixed, measurement, number
 from analysis.paper.published import Published, StudyResults
 from analysis.study.contrasts import LEVEL
+from analysis.study.dials import TERMS
 from analysis.study.pairs import student
 
 STUDY = "micro"  # the one with all arms
@@ -15,8 +16,11 @@ def findings(published: Published) -> list[str]:
     """The range of validity, then what noise and what the mirror does; where it has not been run, nothing is said."""
     said = [_validity(published.rows)]
     study, mirror = published.studies.get(STUDY), published.mechanism.get("mirror")
+    dials = published.mechanism.get("dials")
     if mirror is not None:
         said += [_against_plain(mirror), _mirror(mirror), _pretrained(published)]
+    if dials is not None:
+        said.append(_dials(dials))
     if study is not None:
         said += [_penalty(study)]
     return [sentence for sentence in said if sentence]
@@ -74,6 +78,20 @@ def _pretrained(published: Published) -> str:
     return (
         f"**And on a pretrained model?** SmolLM2, {len(by_seed)} seeds, SymNoise minus two independent draws: Δ "
         f"training loss = {training} nats of the noisy objective, Δ held-out loss = {held_out} nats."
+    )
+
+
+def _dials(study: StudyResults) -> str:
+    """The slopes of tr G and of the held-out loss on the weights of a draw's even and odd part."""
+    slopes = study.tables["dials"]
+    end = slopes[(slopes.when == "end") & slopes.decoding.isna()].set_index(["measure", "term"])
+    said = {
+        measure: [_said(end.loc[(measure, term)].to_dict()) for term in TERMS] for measure in ("tr G", "held-out loss")
+    }
+    return (
+        "**Which part of noise works?** Slopes on the weight of a draw's even part, which curvature sees, and on the "
+        f"square of its odd part's, which is noise in the gradient: tr G {' and '.join(said['tr G'])}; held-out loss "
+        f"{' and '.join(said['held-out loss'])} nats (study `{study.facts['name']}`, {end.seeds.max():.0f} seeds)."
     )
 
 

@@ -9,6 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.study.base import base
+from experiments.study.results import processor
+from experiments.study.spec import load_study
+from experiments.study.sweep import STEPS
+from result_schema.files import ROOT
 from symnoise.curvature import (
     curvature_size,
     finite_curvature,
@@ -165,3 +170,15 @@ def test_the_command_line(tmp_path, monkeypatch) -> None:
         found.append(json.loads(record.read_text(encoding="utf-8")))
     here, there = ([example["trace"] for example in one["per_example"]] for one in found)
     assert here == pytest.approx(there, rel=1e-3)
+
+
+def test_a_run_of_a_study(tmp_path) -> None:
+    """Trained, measured, generated from and evaluated where the weights are."""
+    study = load_study(ROOT / "experiments" / "configs" / "studies" / "micro-smoke.yaml")
+    run = study.run("symnoise_a10_s0")
+    base(study, tmp_path / "runs")
+    for step in STEPS.values():
+        step(study, run, tmp_path / "runs")
+    for file in STEPS:
+        record = json.loads((tmp_path / "runs" / run.name / file).read_text(encoding="utf-8"))
+        assert record["processor"] == processor()

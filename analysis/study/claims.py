@@ -59,16 +59,22 @@ def dialled(study: StudyTables) -> list[Row]:
     for _, found in slopes(study).iterrows():
         if not found.primary or (found.term == EVEN and found.measure not in FALLING):
             continue
-        half = half_width(found.stderr, found.seeds - 1)
-        even = found.term == EVEN
-        facts = {
-            "relation": "at most" if even else "within",
-            "key": _key("slope", found.measure, "even" if even else "odd"),
-        }
-        facts |= {"resolution": 0.0 if even else study.primary.outcomes[found.measure]}
-        facts |= {"subject": "study", "where": str(found.setting), "n": int(found.seeds)}
-        said = f"slope of {found.measure} on {'μ' if even else 'λ²'}"
-        rows.append(row("D1", said, 0, found["mean"], half, **facts))  # type: ignore[arg-type]
+        half, even = half_width(found.stderr, found.seeds - 1), found.term == EVEN
+        resolution = 0.0 if even else study.primary.outcomes[found.measure]
+        made = row(
+            "D1",
+            f"slope of {found.measure} on {'μ' if even else 'λ²'}",
+            0,
+            found["mean"],
+            half,
+            key=_key("slope", found.measure, "even" if even else "odd"),
+            subject="study",
+            resolution=resolution,
+            where=str(found.setting),
+            n=int(found.seeds),
+            relation="at most" if even else "within",
+        )
+        rows.append(made)
     return rows
 
 

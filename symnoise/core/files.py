@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from symnoise import __version__
 from symnoise.core.errors import InputError, reason
 
 
@@ -101,8 +102,8 @@ def sha256(path: str | Path) -> str:
 
 def provenance() -> dict[str, Any]:
     """What ran: versions, git commit (null outside a checkout), platform."""
-    versions: dict[str, str | None] = {}
-    for name in ("symnoise", "torch", "transformers", "numpy", "scipy"):
+    versions: dict[str, str | None] = {"symnoise": __version__}  # also where it runs without being installed
+    for name in ("torch", "transformers", "numpy", "scipy"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

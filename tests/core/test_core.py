@@ -2,15 +2,18 @@ import json
 import math
 import os
 import re
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 
+import symnoise
 from symnoise.core import (
     Estimate,
     InputError,
     generator,
     jackknife,
+    provenance,
     ratio_of_sums,
     read_yaml,
     track,
@@ -182,3 +185,17 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path) -> None:
 def test_track_is_silent_and_complete(capsys) -> None:
     assert list(track(range(3), "work")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_provenance_knows_the_version_of_a_checkout_that_is_not_installed(monkeypatch) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("symnoise.core.files.version", absent)
+    assert provenance()["versions"] == {
+        "symnoise": symnoise.__version__,
+        "torch": None,
+        "transformers": None,
+        "numpy": None,
+        "scipy": None,
+    }
