@@ -84,14 +84,13 @@ def _pretrained(published: Published) -> str:
 def _dials(study: StudyResults) -> str:
     """The slopes of tr G and of the held-out loss on the weights of a draw's even and odd part."""
     slopes = study.tables["dials"]
-    end = slopes[(slopes.when == "end") & slopes.decoding.isna()].set_index(["measure", "term"])
-    said = {
-        measure: [_said(end.loc[(measure, term)].to_dict()) for term in TERMS] for measure in ("tr G", "held-out loss")
-    }
+    end = slopes[(slopes.when == "end") & slopes.decoding.isna()].to_dict("records")
+    of = {(row["measure"], row["term"]): row for row in end}
+    said = {m: " and ".join(_said(of[m, term]) for term in TERMS) for m in ("tr G", "held-out loss")}
     return (
         "**Which part of noise works?** Slopes on the weight of a draw's even part, which curvature sees, and on the "
-        f"square of its odd part's, which is noise in the gradient: tr G {' and '.join(said['tr G'])}; held-out loss "
-        f"{' and '.join(said['held-out loss'])} nats (study `{study.facts['name']}`, {end.seeds.max():.0f} seeds)."
+        f"square of its odd part's, which is noise in the gradient: tr G {said['tr G']}; held-out loss "
+        f"{said['held-out loss']} nats (study `{study.facts['name']}`, {end[0]['seeds']} seeds)."
     )
 
 

@@ -16,7 +16,7 @@ _WORDS = {
     "f̄": r"\bar f",
 }
 _SYMBOLS = {
-    **{"α": r"\alpha", "ε": r"\varepsilon", "κ": r"\kappa", "λ": r"\lambda", "ρ": r"\rho", "σ": r"\sigma"},
+    **{"α": r"\alpha", "ε": r"\varepsilon", "κ": r"\kappa", "λ": r"\lambda", "μ": r"\mu", "ρ": r"\rho", "σ": r"\sigma"},
     **{"Δ": r"\Delta", "Σ": r"\Sigma", "ℓ": r"\ell", "∇": r"\nabla", "∂": r"\partial", "∞": r"\infty"},
     **{"‖": r"\Vert", "⟨": r"\langle", "⟩": r"\rangle", "|": "|", "<": "<", ">": ">", "−": "-", "·": r"\cdot"},
     **{"×": r"\times", "±": r"\pm", "≈": r"\approx", "≤": r"\le", "≥": r"\ge", "≠": r"\ne", "∝": r"\propto"},
