@@ -19,6 +19,7 @@ _IN_SHORT = (
     ("held-out loss", "held-out loss", " nats"),
     *((part, part, "") for part in SPLIT),
 )
+BY_DIALS = "D1"  # is about arms with dials alone
 LOOKED_AT = (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair"))
 
 
@@ -36,9 +37,15 @@ def paragraphs(published: Published) -> str:
         shown = "".join(
             rf"\Cref{{fig:{study}-{figure}}} shows these contrasts at its own $\alpha$." for figure in found.frames
         )
-        claims = " ".join(_claim(id, found) for id in OUTCOMES)
+        claims = " ".join(_claim(id, found) for id in OUTCOMES if id != BY_DIALS)
         said.append(f"{head} {tex(_size(found))} {claims} {shown}\n")
-    return "\n".join([*said, *_first_looks(published)])
+    return "\n".join([*said, *_mechanism(published), *_first_looks(published)])
+
+
+def _mechanism(published: Published) -> list[str]:
+    """The verdicts on the slopes, of each study with dials."""
+    run = {name: found for name, found in published.mechanism.items() if found and "dials" in found.tables}
+    return [rf"\paragraph{{Study \texttt{{{name}}}}} {_claim(BY_DIALS, found)}" + "\n" for name, found in run.items()]
 
 
 def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], float]:

@@ -55,7 +55,8 @@ def claims(published: Published) -> str:
             found = [row for row in published.rows if row["id"] == id]
             said = [str(n or "--") for n in counts(found).values()] if found else [NOT_RUN, "", ""]
         else:
-            rows = [row for one in published.studies.values() if one for row in one.rows if row["id"] == id]
+            run = (published.studies | published.mechanism).values()
+            rows = [row for one in run if one for row in one.rows if row["id"] == id]
             said = [str(n or "--") for n in counts(rows).values()] if rows else [NOT_RUN, "", ""]
         cells.append([rf"\claim{{{id}}}", SHORT[id], *said])
     caption = (
