@@ -206,6 +206,13 @@ def test_the_study_s_sentences_follow_its_verdicts(published: Published, tmp_pat
         assert curved == pytest.approx(sign * 5000, rel=0.01) and lost == pytest.approx(sign * 3, rel=0.01)
 
 
+def test_d1_is_told_of_studies_with_dials_alone(published: Published) -> None:
+    said = outcomes.paragraphs(published)
+    (of_dials,) = (one for one in said.split(r"\paragraph") if r"\claim{D1}" in one)
+    assert r"\texttt{dials}" in of_dials and "predictions" in of_dials
+    assert r"\claim{D1}" not in outcomes.paragraphs(replace(published, mechanism={"dials": None}))
+
+
 def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(published: Published, tmp_path: Path) -> None:
     arms = ("none", "uniform", "independent-pair", "symnoise")
     for k, shift in enumerate((-2.0, 2.0)):

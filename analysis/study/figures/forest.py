@@ -55,7 +55,7 @@ def draw(data: pd.DataFrame) -> Figure:
             at_y += 0.25
         at_y += 0.4
     panels = sorted(data.panel.unique())
-    drawn = figure(DOUBLE, 0.7 + 0.105 * at_y)
+    drawn = figure(DOUBLE, 0.7 + max(0.105 * at_y, 1.3))  # a few lines need room for their names
     axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, panel in zip(axes, panels, strict=True):
         part = data[data.panel == panel]
