@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.numbers import measurement, number
+from analysis.numbers import number, with_interval
 from analysis.paper.published import StudyResults
+from analysis.study.contrasts import LEVEL
+from analysis.study.dials import EVEN
+from analysis.study.pairs import student
 from analysis.style import name as arm
 
 
@@ -32,7 +35,7 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
         for table in (study.tables["contrasts"], study.tables.get("dials", pd.DataFrame())):
             for row in table[table.primary].to_dict("records") if len(table) else []:
                 slope = "term" in row
-                against = f"slope on {'μ' if row.get('term') == 'even' else 'λ²'}"
+                against = f"slope on {'μ' if row.get('term') == EVEN else 'λ²'}"
                 if not slope:
                     against = f"{arm(row['first'])} − {arm(row['second'])}"
                 p = number(row["holm"], 1)
@@ -41,9 +44,15 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
                         name,
                         f"{row['measure']}, {against}",
                         str(row["seeds" if slope else "pairs"]),
-                        "{} ({})".format(*measurement(row["mean"], row["low"], row["high"])),
+                        with_interval(row),
                         f"≤ {p}" if row["p"] <= row.get("floor", 0) else p,  # a permutation test has a least p
                         number(study.facts["primary"]["outcomes"][row["measure"]], 1),
                     )
                 )
     return made
+
+
+def paired(runs: pd.DataFrame, measure: str, first: str, second: str) -> dict[str, float]:
+    """first − second in `measure`, seed by seed, by `student`. runs: a row for each arm and seed."""
+    by_seed = runs.pivot(index="seed", columns="arm", values=measure)
+    return student((by_seed[first] - by_seed[second]).to_numpy(), LEVEL)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from analysis.numbers import fixed, measurement, number
+from analysis.endpoints import paired
+from analysis.numbers import fixed, number, with_interval
 from analysis.paper.published import Published, StudyResults
-from analysis.study.contrasts import LEVEL
 from analysis.study.dials import TERMS
-from analysis.study.pairs import student
 
 STUDY = "micro"  # the one with all arms
 ALPHAS = (5, 10, 15)  # what is trained with
@@ -48,9 +47,9 @@ def _against_plain(study: StudyResults) -> str:
         return ""
     curvature, loss = (number(pair[m]["mean"] - single[m]["mean"], 2) for m in ("tr G", "held-out loss"))
     return (
-        f"**What does noise change?** A mirrored pair (SymNoise) minus no noise: Δ tr G = {_said(pair['tr G'])}, Δ "
-        f"held-out loss = {_said(pair['held-out loss'])} nats; one draw minus no noise: {curvature} and {loss} "
-        f"({_where(study)})."
+        f"**What does noise change?** A mirrored pair (SymNoise) minus no noise: Δ tr G = "
+        f"{with_interval(pair['tr G'])}, Δ held-out loss = {with_interval(pair['held-out loss'])} nats; one draw minus "
+        f"no noise: {curvature} and {loss} ({_where(study)})."
     )
 
 
@@ -60,9 +59,9 @@ def _mirror(study: StudyResults) -> str:
         return ""
     return (
         "**What does the mirror add?** SymNoise minus two independent draws, which cost the same: "
-        f"Δ training loss = {_said(rows['clean training loss'])} nats, Δ tr G = {_said(rows['tr G'])}, Δ held-out loss "
-        f"= {_said(rows['held-out loss'])} nats. Endpoints were named before the runs; the training loss is that of "
-        "the same rows without noise."
+        f"Δ training loss = {with_interval(rows['clean training loss'])} nats, Δ tr G = "
+        f"{with_interval(rows['tr G'])}, Δ held-out loss = {with_interval(rows['held-out loss'])} nats. Endpoints were "
+        "named before the runs; the training loss is that of the same rows without noise."
     )
 
 
@@ -70,14 +69,14 @@ def _pretrained(published: Published) -> str:
     """The same contrast on SmolLM2, of which training alone was recorded."""
     if published.trained is None:
         return ""
-    by_seed = published.trained.pivot(index="seed", columns="arm", values=["training loss", "held-out loss"])
     training, held_out = (
-        _said(student((by_seed[m]["symnoise"] - by_seed[m]["independent-pair"]).to_numpy(), LEVEL))
-        for m in ("training loss", "held-out loss")
+        with_interval(paired(published.trained, measure, "symnoise", "independent-pair"))
+        for measure in ("training loss", "held-out loss")
     )
     return (
-        f"**And on a pretrained model?** SmolLM2, {len(by_seed)} seeds, SymNoise minus two independent draws: Δ "
-        f"training loss = {training} nats of the noisy objective, Δ held-out loss = {held_out} nats."
+        f"**And on a pretrained model?** SmolLM2, {published.trained.seed.nunique()} seeds, SymNoise minus "
+        f"two independent draws: Δ training loss = {training} nats of the noisy objective, "
+        f"Δ held-out loss = {held_out} nats."
     )
 
 
@@ -86,7 +85,7 @@ def _dials(study: StudyResults) -> str:
     slopes = study.tables["dials"]
     end = slopes[(slopes.when == "end") & slopes.decoding.isna()].to_dict("records")
     of = {(row["measure"], row["term"]): row for row in end}
-    said = {m: " and ".join(_said(of[m, term]) for term in TERMS) for m in ("tr G", "held-out loss")}
+    said = {m: " and ".join(with_interval(of[m, term]) for term in TERMS) for m in ("tr G", "held-out loss")}
     return (
         "**Which part of noise works?** Slopes on the weight of a draw's even part, which curvature sees, and on the "
         f"square of its odd part's, which is noise in the gradient: tr G {said['tr G']}; held-out loss "
@@ -110,11 +109,6 @@ def _end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, An
     compared = study.at_own_alpha(study.tables["contrasts"])
     own = compared[(compared["first"] == first) & (compared.second == second) & (compared.when == "end")]
     return {str(row["measure"]): row for row in own[own.decoding.isna()].to_dict("records")}
-
-
-def _said(row: dict[Any, Any]) -> str:
-    mean, interval = measurement(row["mean"], row["low"], row["high"])
-    return f"{mean} ({interval})"
 
 
 def _where(study: StudyResults) -> str:

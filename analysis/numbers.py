@@ -1,6 +1,7 @@
 """Numbers as text: sensible digits, proper minus signs, powers of ten."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -67,3 +68,8 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 def listed(words: list[str]) -> str:
     """`one`, `one and two`, `one, two and three`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def with_interval(row: Mapping[Any, Any]) -> str:
+    """`0.0059 (0.0028 to 0.0083)`: a row's mean with its low and high."""
+    return "{} ({})".format(*measurement(row["mean"], row["low"], row["high"]))

@@ -14,16 +14,15 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from analysis.endpoints import endpoints
+from analysis.endpoints import endpoints, paired
 from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
-from analysis.numbers import measurement, number
+from analysis.numbers import number, with_interval
 from analysis.page import write_csv
 from analysis.paper import outcomes
 from analysis.paper.published import FIRST_LOOKS, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
-from analysis.study.pairs import student
 from analysis.style import name as arm
 from result_schema.files import ROOT
 from result_schema.measures import SPLIT
@@ -113,15 +112,11 @@ def trained(runs: pd.DataFrame | None) -> str:
     if runs is None:
         return ""
     columns = [name for name in map(str, runs) if name.endswith("loss")]
-    by_seed = runs.pivot(index="seed", columns="arm", values=columns)
     lines = [_line("`smollm2-mirror`, 95 % intervals", "pairs", *(f"{name}, nats" for name in columns))]
     lines.append("|---|---|" + "---|" * len(columns))
     for first, second in (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair")):
-        cells = []
-        for name in columns:
-            found = student((by_seed[name][first] - by_seed[name][second]).to_numpy(), LEVEL)
-            cells.append("{} ({})".format(*measurement(found["mean"], found["low"], found["high"])))
-        lines.append(_line(f"{arm(first)} − {arm(second)}", str(len(by_seed)), *cells))
+        cells = [with_interval(paired(runs, name, first, second)) for name in columns]
+        lines.append(_line(f"{arm(first)} − {arm(second)}", str(runs.seed.nunique()), *cells))
     return "\n".join(lines)
 
 
@@ -135,7 +130,7 @@ def _differences(name: str, study: StudyResults) -> str:
         cells = []
         for measure in DIFFERENCES:
             (row,) = own[own.measure == measure].to_dict("records")
-            cells.append("{} ({})".format(*measurement(row["mean"], row["low"], row["high"])))
+            cells.append(with_interval(row))
         lines.append(_line(f"{arm(str(first))} − {arm(str(second))}", str(own.pairs.max()), *cells))
     return "\n".join(lines)
 
