@@ -15,7 +15,7 @@ from symnoise.finetune.callbacks import Periodic, StepBar
 from symnoise.finetune.engine import make_trainer, train_to_end
 from symnoise.finetune.held_out import held_out_loss
 from symnoise.models import EmbeddingLoss, load_model
-from symnoise.models.quiet import quiet
+from symnoise.models.muted import muted
 from symnoise.noise import Noise
 
 
@@ -69,7 +69,7 @@ def measure_start(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def fine_tune(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
+def fine_tune_arm(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train one arm and return its tables: held-out loss and embedding norms along the way, curvature at the end.
 
     All arms see the same rows in the same order. Curvature, and C(σ) at the training α, are measured on the first
@@ -85,7 +85,7 @@ def fine_tune(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
         loss = {"held_out_loss": held_out_loss(model, setting.held_out)}
         curve.append({"arm": arm, "step": step} | loss | norms(model, setting.used))
 
-    with quiet(), tempfile.TemporaryDirectory(prefix="symnoise-") as folder:
+    with muted(), tempfile.TemporaryDirectory(prefix="symnoise-") as folder:
         trainer = make_trainer(
             model,
             tokenizer,

@@ -28,10 +28,10 @@ import typer
 from torch import Tensor
 
 from symnoise.core import InputError, generator, track, write_atomically
-from symnoise.curvature import HessianProducts, inner, probes
+from symnoise.curvature import HessianProducts, inner, random_probes
 from symnoise.curvature.taylor import UnsupportedOperation, taylor_quadratics
 from symnoise.models import EmbeddingLoss
-from symnoise.models.quiet import quiet
+from symnoise.models.muted import muted
 from symnoise.noise import Noise
 from symnoise.training import attach
 from symnoise.training.target import find_target
@@ -177,8 +177,8 @@ def _measured(model: Any) -> tuple[float, int]:
         with attach(model, Noise("rademacher", 5.0), seed=3) as noise:
             noised = _own_loss(model, example)
             fires.add(noise.fired)
-            frame = noise.frame(collate([example]), (0, 0))
-            epsilon = noise.epsilon(frame, X.shape[-1], X.dtype) * find_target(model).multiplier
+            plan = noise.plan(collate([example]), (0, 0))
+            epsilon = noise.epsilon(plan, X.shape[-1], X.dtype) * find_target(model).multiplier
         pairs = ((loss(X), _own_loss(model, example)), (loss(X + epsilon), noised))
         differences += [abs(float(found) - own) / abs(own) for found, own in pairs]
     (fired,) = fires
@@ -218,7 +218,7 @@ def _pair(model: Any) -> float:
 
 
 def _curvature(loss: EmbeddingLoss) -> tuple[str, float | None]:
-    z = probes(loss, 1, seed=0)
+    z = random_probes(loss, 1, seed=0)
     products = inner(z[0], HessianProducts(loss)(z[0]))
     try:
         taylor = taylor_quadratics(loss, z, groups=1).hessian[0]
@@ -254,7 +254,7 @@ def page(answers: list[Answer]) -> str:
 def main(output: Annotated[Path, typer.Option(help="Folder for models.csv and models.md.")] = Path("docs")) -> None:
     """Ask every class, and write the table."""
     answers = []
-    with quiet(), warnings.catch_warnings():
+    with muted(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for kind, task, more in track(CASES, "classes"):
             try:

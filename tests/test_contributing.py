@@ -100,7 +100,7 @@ ANSWERS = '''def _from_question(row: Row, number: int) -> Example:
 
 
 '''
-LAWS, RULES = "symnoise/noise/laws.py", "symnoise/curvature/taylor/rules_elementwise.py"
+LAWS, RULES = "symnoise/noise/laws.py", "symnoise/curvature/taylor/rules/elementwise.py"
 ARMS, FORMATS = "result_schema/study.py", "symnoise/data/formats.py"
 
 
@@ -144,7 +144,7 @@ torch.testing.assert_close(result.coefficients, torch.stack([1 / (1 + x**2), -2 
         (
             added("symnoise/theory/claims.py", '        Claim("M3",', before=CLAIM),
             added("symnoise/theory/claims.py", '    Rule("M3",', before=KIND),
-            added("symnoise/theory/noise_moments.py", "    rows.append(_pair_row(", before=ROW),
+            added("symnoise/theory/checks/noise_moments.py", "    rows.append(_pair_row(", before=ROW),
         ),
         """
 from dataclasses import asdict

@@ -17,7 +17,7 @@ def texts(published: Published) -> dict[str, str]:
         "failures.tex": sentences.failures(published),
         "outcomes.tex": outcomes.paragraphs(published),
         "table-claims.tex": tables.claims(published),
-        "table-ledger.tex": tables.ledger(published),
+        "table-ledger.tex": tables.ledger_table(published),
         "table-bench.tex": tables.bench(published),
         "table-arms.tex": tables.arms(published),
         "table-mechanism.tex": tables.mechanism(published),

@@ -68,7 +68,7 @@ def claims(published: Published) -> str:
     return table(columns, head, rows_of(cells), caption, "tab:claims", wide=False)
 
 
-def ledger(published: Published) -> str:
+def ledger_table(published: Published) -> str:
     """The quick run's rows on the pretrained model, and of the others those that do not hold."""
     cells = []
     chosen = [row for row in published.rows if row["verdict"] != "holds" or row["subject"] in PRETRAINED]

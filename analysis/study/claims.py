@@ -38,7 +38,7 @@ ASSOCIATIONS: dict[str, Callable[..., Association]] = {
 }
 
 
-def ledger(study: StudyTables) -> list[Row]:
+def outcome_ledger(study: StudyTables) -> list[Row]:
     """Every row of O1 to O4 and D1 that the study's runs allow, in alphabetical order."""
     rows: list[Row] = []
     measured = measurements(study)

@@ -15,7 +15,7 @@ from analysis.intervals import PERCENT
 from analysis.ledger import groups, headline
 from analysis.numbers import measurement, number
 from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
-from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, Outcome, ledger, outcomes
+from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, Outcome, outcome_ledger, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
 from analysis.study.data import StudyTables, measurements, notices, read_study
@@ -46,7 +46,7 @@ def write_study(folder: Path) -> Path:
     """
     folder = Path(folder)
     study = read_study(folder)
-    rows = [asdict(made) for made in ledger(study)]
+    rows = [asdict(made) for made in outcome_ledger(study)]
     compared = contrasts(study)
     tables = {
         "arms": arms(study),

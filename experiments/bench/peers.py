@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from experiments.bench.process import ROWS, SCORED, Clock, Row, batch, in_process, measured, model_of, seconds
 from symnoise.core import generator
-from symnoise.curvature import HessianProducts, inner, probes
+from symnoise.curvature import HessianProducts, inner, random_probes
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
 
@@ -184,7 +184,7 @@ def _products(problem: Problem) -> Probe:
     product = HessianProducts(loss)
 
     def probe(k: int) -> float:
-        (z,) = probes(loss, 1, seed=0, first=k)
+        (z,) = random_probes(loss, 1, seed=0, first=k)
         return float(inner(z, product(z)).sum())
 
     return probe
@@ -198,7 +198,7 @@ def _taylor(coefficients: torch.dtype | None = None) -> SetUp:
 
         def probe(k: int) -> float:
             turn, b = divmod(k, len(loss.ids))
-            Z = probes(loss, MANY, seed=0, first=turn * MANY)[:, b : b + 1]
+            Z = random_probes(loss, MANY, seed=0, first=turn * MANY)[:, b : b + 1]
             one = taylor_quadratics(loss.rows([b]), Z, groups=1, coefficients=coefficients)
             return len(loss.ids) * float(one.hessian.sum())
 
@@ -271,7 +271,7 @@ def measure(row: Row) -> Row:
 
 def _spread(loss: EmbeddingLoss) -> Row:
     """Mean over examples of the trace, and the standard deviation of one probe's estimate of it."""
-    Z = probes(loss, _SPREAD_PROBES, seed=1)
+    Z = random_probes(loss, _SPREAD_PROBES, seed=1)
     forms = taylor_quadratics(loss, Z, groups=_SPREAD_GROUPS).hessian.mean(1)
     deviation = float(forms.std()) * (_SPREAD_PROBES / _SPREAD_GROUPS) ** 0.5
     return {"trace": float(forms.mean()), "deviation": deviation}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from experiments.bench.process import Clock, Row, batch, in_process, measured, model_of, seconds
-from symnoise.curvature import HessianProducts, probes
+from symnoise.curvature import HessianProducts, random_probes
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
 
@@ -31,7 +31,7 @@ def products(loss: EmbeddingLoss, ratio: Ratio) -> dict[str, float]:
     """Hessian products from one kept graph, its set-up apart; as the first graph, it also pays for fresh memory."""
     kept: list[HessianProducts] = []
     setup = seconds(lambda: kept.append(HessianProducts(loss)))
-    (v,) = probes(loss, 1, seed=0)
+    (v,) = random_probes(loss, 1, seed=0)
     kept[0](v)
     return {"forwards": ratio(lambda: kept[0](v)), "first_setup_s": setup}
 
@@ -46,7 +46,7 @@ def taylor(count: int, groups: int, coefficients: torch.dtype | None = None) -> 
     """Collapsed Taylor mode, all probes in one call."""
 
     def run(loss: EmbeddingLoss, ratio: Ratio) -> dict[str, float]:
-        V = probes(loss, count, seed=0)
+        V = random_probes(loss, count, seed=0)
         found = taylor_quadratics(loss, V, groups=groups, coefficients=coefficients)
         result = {
             "forwards": ratio(lambda: taylor_quadratics(loss, V, groups=groups, coefficients=coefficients)) / count

@@ -19,7 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
-from experiments.fine_tuning import fine_tune, measure_start
+from experiments.fine_tuning import fine_tune_arm, measure_start
 from experiments.quick.settings import CONFIG, read_settings
 from experiments.quick.stages import Stages
 from experiments.rows import first_usable
@@ -81,7 +81,7 @@ def main(
         validity(stages, settings, source)
         stages.run("training-start", partial(measure_start, settings), "the model before fine-tuning", TRAINED)
         for arm in settings["training"]["arms"]:
-            stages.run(f"training-{arm}", partial(fine_tune, arm, settings), f"fine-tuning, {arm}", TRAINED)
+            stages.run(f"training-{arm}", partial(fine_tune_arm, arm, settings), f"fine-tuning, {arm}", TRAINED)
         run = {
             "settings": settings,
             "seconds_this_time": time.perf_counter() - started,

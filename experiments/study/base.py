@@ -17,7 +17,7 @@ from experiments.study.texts import split
 from symnoise.core import InputError, generator, made_in_one_step, provenance, track, write_json
 from symnoise.data import Example, collate, encode_row, usable
 from symnoise.models import LoadedModel, load_model
-from symnoise.models.quiet import quiet
+from symnoise.models.muted import muted
 
 MARKS = ("<pad>", "<eos>", "<user>", "<assistant>")
 # A token per turn: on a model of this size a template of words would be most of what it reads.
@@ -101,7 +101,7 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    with quiet():
+    with muted():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     first, last = losses[:50], losses[-50:]

@@ -27,7 +27,7 @@ from result_schema.measures import BENCHMARKS
 from symnoise.core import InputError, generator, provenance, sha256, write_json
 from symnoise.data import checked_rows
 from symnoise.models import LoadedModel
-from symnoise.models.quiet import quiet
+from symnoise.models.muted import muted
 
 OLMO_FOLDERS = {
     "arc_easy": "ai2_arc/ARC-Easy/validation",
@@ -66,7 +66,7 @@ def accuracies(source: LoadedModel, rows: dict[str, list[Row]]) -> list[Row]:
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is handed in
-    with quiet(bars=True):
+    with muted(bars=True):
         # Not simple_evaluate, which sets the global seeds and lists every installed package.
         made = evaluate(
             HFLM(pretrained=source.model, tokenizer=source.tokenizer, batch_size=BATCH),

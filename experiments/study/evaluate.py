@@ -15,7 +15,7 @@ from experiments.study.results import processor, records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out_batches, in_batches, training_rows
 from symnoise.core import provenance, write_json
-from symnoise.curvature import probes
+from symnoise.curvature import random_probes
 from symnoise.data.encoding import IGNORED
 from symnoise.finetune.held_out import held_out_loss
 from symnoise.models import EmbeddingLoss, LoadedModel
@@ -67,7 +67,7 @@ def _losses(study: Study, model: Any, held_out: Batches, trained_on: Batches) ->
         loss = EmbeddingLoss(model, batch, ids=ids)
         X = loss.embeddings
         sigma = Noise.neftune(study.alpha).sigma(loss.lengths.cpu(), X.shape[-1]).to(X)[:, None, None]
-        (z,) = probes(loss, 1, seed=0)
+        (z,) = random_probes(loss, 1, seed=0)
         with torch.no_grad():
             logits = loss.logits(X)
             sides = (loss(X + sigma * z) + loss(X - sigma * z)) / 2

@@ -28,7 +28,7 @@ from symnoise.core import Diverged, InputError, peak_rss_mib, provenance, write_
 from symnoise.finetune.callbacks import Periodic
 from symnoise.finetune.engine import is_finished, make_trainer, train_to_end
 from symnoise.finetune.held_out import held_out_loss, mean_of_processes
-from symnoise.models.quiet import quiet
+from symnoise.models.muted import muted
 
 WEIGHTS = ("middle", "best", "end")
 
@@ -76,7 +76,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
     trainer.add_callback(curve)
     reason, means = "", {}
     try:
-        with quiet():
+        with muted():
             if is_finished(place / "trainer", steps):  # killed when all but train.json was done
                 curve.begin(steps)
             means = train_to_end(trainer)
@@ -193,7 +193,7 @@ class Curve(Periodic):
             return
         final, partial = self.place / "kept" / name, self.place / "kept" / f".{name}"
         shutil.rmtree(partial, ignore_errors=True)
-        with quiet():
+        with muted():
             model.save_pretrained(partial, state_dict=weights)
             self.tokenizer.save_pretrained(partial)
         shutil.rmtree(final, ignore_errors=True)

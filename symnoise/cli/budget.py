@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from symnoise.cli.parts import Parts, key_of
+from symnoise.cli.batch_records import Parts, key_of
 from symnoise.cli.shared import PLAIN, dtype_named, left_out, long_work, numbers, positive, show, write
 from symnoise.core import InputError, generator
 from symnoise.data import LeftOut, collate, fitting, load_data, set_chat_template

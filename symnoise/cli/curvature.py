@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import symnoise
-from symnoise.cli.parts import Parts
+from symnoise.cli.batch_records import Parts
 from symnoise.cli.processes import processes
 from symnoise.cli.shards import Record, measured
 from symnoise.cli.shared import (
@@ -25,7 +25,7 @@ from symnoise.cli.shared import (
 )
 from symnoise.core import Estimate, peak_rss_mib, plus_minus, unknown
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
-from symnoise.curvature.sampler import Sampler
+from symnoise.curvature.estimators.sampler import Sampler
 from symnoise.curvature.taylor.memory import chunk_size, memory_estimate, memory_limit
 from symnoise.curvature.trace import DIRECTIONS, METHODS
 from symnoise.models import EmbeddingLoss

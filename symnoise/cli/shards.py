@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from symnoise.cli.parts import Parts, key_of
+from symnoise.cli.batch_records import Parts, key_of
 from symnoise.cli.processes import Interrupted, Lost, Process
 from symnoise.cli.shared import PLAIN, Text
 from symnoise.core import InputError, out_of_memory, track

@@ -1,14 +1,14 @@
 """Curvature in embedding space: Hessian products, Taylor mode, differences, traces, spectra, finite-σ curvature."""
 
 from symnoise.curvature.density import SpectralDensity, spectral_density
-from symnoise.curvature.difference import Difference, gradient, hvp_difference
-from symnoise.curvature.exact import dense_hessian, exact_trace
-from symnoise.curvature.gauss_newton import JacobianProducts, softmax_curvature
-from symnoise.curvature.loss import Loss, coordinates, probes
-from symnoise.curvature.operator import EmbeddingHessian
+from symnoise.curvature.estimators.sampler import TraceParts
+from symnoise.curvature.loss import Loss, coordinates, random_probes
+from symnoise.curvature.operators.differences import Difference, gradient, hvp_difference
+from symnoise.curvature.operators.exact import dense_hessian, exact_trace
+from symnoise.curvature.operators.gauss_newton import JacobianProducts, softmax_curvature
+from symnoise.curvature.operators.hessian import HessianProducts, directional_curvature, hvp, inner
+from symnoise.curvature.operators.linear_operator import EmbeddingHessian
 from symnoise.curvature.pooled import Pooled, attenuation_slope, ratio_of_means
-from symnoise.curvature.products import HessianProducts, directional_curvature, hvp, inner
-from symnoise.curvature.sampler import TraceParts
 from symnoise.curvature.size import CurvatureSize, curvature_size, two_sided_divergence
 from symnoise.curvature.smoothing import SmoothedCurvature, even_and_odd, finite_curvature, smoothed_curvature
 from symnoise.curvature.spectrum import Spectrum, spectrum
@@ -41,7 +41,7 @@ __all__ = [
     "hvp",
     "hvp_difference",
     "inner",
-    "probes",
+    "random_probes",
     "ratio_of_means",
     "smoothed_curvature",
     "softmax_curvature",

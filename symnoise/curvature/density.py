@@ -8,9 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, retained_heap, track
-from symnoise.curvature.loss import coordinates, require_loss
-from symnoise.curvature.loss import probes as probes_of
-from symnoise.curvature.operator import EmbeddingHessian
+from symnoise.curvature.loss import coordinates, random_probes, require_loss
+from symnoise.curvature.operators.linear_operator import EmbeddingHessian
 from symnoise.models import EmbeddingLoss
 
 
@@ -76,7 +75,7 @@ def spectral_density(loss: EmbeddingLoss, steps: int = 64, probes: int = 4, seed
             alone = loss.example(b)
             H = EmbeddingHessian(alone)  # one graph for all probes
             for k in track(range(probes), "Lanczos runs"):
-                z = probes_of(alone, 1, seed=seed, first=k)[0, 0, alone.mask[0] != 0].flatten()
+                z = random_probes(alone, 1, seed=seed, first=k)[0, 0, alone.mask[0] != 0].flatten()
                 T = lanczos(H, z, min(steps, len(z)))
                 values, vectors = torch.linalg.eigh(T)
                 nodes[b, k, : len(values)], weights[b, k, : len(values)] = values, vectors[0] ** 2

@@ -25,7 +25,7 @@ def coordinates(loss: Loss) -> Int[Tensor, " batch"]:
     return (loss.mask != 0).sum(1) * loss.embeddings.shape[-1]
 
 
-def probes(
+def random_probes(
     loss: Loss, count: int, *, seed: int, first: int = 0, law_name: str = "rademacher", block: int = 1
 ) -> Float[Tensor, "probe batch token dim"]:
     """Random directions z number `first` … `first + count − 1` for each example; 0 at padding.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from symnoise.core import InputError, unknown
-from symnoise.curvature.estimators import LEAST
-from symnoise.curvature.sampler import ESTIMATORS, Sampler
+from symnoise.curvature.estimators.columns import LEAST
+from symnoise.curvature.estimators.sampler import ESTIMATORS, Sampler
 
 DIRECTIONS = ("rademacher", "gaussian", "orthogonal")
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, track
-from symnoise.curvature.loss import Loss, probes
-from symnoise.curvature.products import HessianProducts, inner
+from symnoise.curvature.loss import Loss, random_probes
+from symnoise.curvature.operators.hessian import HessianProducts, inner
 from symnoise.models import EmbeddingLoss
 
 
@@ -38,7 +38,7 @@ def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:
         raise InputError(f"{count} products: ask for at least 1")
     product, forms, squares = HessianProducts(loss), [], []
     for k in track(range(count), "products"):
-        (z,) = probes(loss, 1, seed=seed, first=k)
+        (z,) = random_probes(loss, 1, seed=seed, first=k)
         hz = product(z)
         forms.append(inner(z, hz).abs())
         squares.append(inner(hz, hz))
@@ -65,7 +65,7 @@ def two_sided_divergence(
     step, found = sigma.to(X)[:, None, None], []
     with torch.no_grad():
         for k in track(range(draws), "draws"):
-            (z,) = probes(loss, 1, seed=seed, first=k)
+            (z,) = random_probes(loss, 1, seed=seed, first=k)
             plus, minus = (loss.logits(X + sign * step * z).log_softmax(-1) for sign in (1, -1))
             found.append(loss.mean_over_tokens(((plus.exp() - minus.exp()) * (plus - minus)).sum(-1) / 2))
     return Estimate.from_draws(torch.stack(found), method="pairs")

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, ratio_of_sums, retained_heap, track, unknown
-from symnoise.curvature.difference import gradient
-from symnoise.curvature.loss import UNIT, Loss, probes, require_loss
-from symnoise.curvature.products import HessianProducts, differentiable, inner
+from symnoise.curvature.loss import UNIT, Loss, random_probes, require_loss
+from symnoise.curvature.operators.differences import gradient
+from symnoise.curvature.operators.hessian import HessianProducts, differentiable, inner
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
 
@@ -115,7 +115,7 @@ def smoothed_curvature(
     sizes = given.reshape(len(given), -1).expand(-1, len(X)).to(X.device)
     pair, odd = [], []
     with retained_heap():
-        Z = probes(loss, draws, seed=seed, law_name=noise)
+        Z = random_probes(loss, draws, seed=seed, law_name=noise)
         base, gradient_square_norm, forms = _FORMS[method](loss, Z)
         for z in track(Z, "draws"):
             parts = [even_and_odd(loss, X, s.to(X)[:, None, None] * z, base) for s in sizes]
@@ -175,7 +175,7 @@ def finite_curvature(
         base = loss(X).double()
     pair = []
     for k in track(range(draws), "draws"):
-        (z,) = probes(loss, 1, seed=seed, first=k, law_name=noise)
+        (z,) = random_probes(loss, 1, seed=seed, first=k, law_name=noise)
         pair.append(even_and_odd(loss, X, step * z, base)[0])
     found = Estimate.from_draws(2 * torch.stack(pair) / sigma.double() ** 2, method="pairs")
     return found.with_shared_error(2 * _rounding(base, X.dtype) / sigma.double() ** 2)

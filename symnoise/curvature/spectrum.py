@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import InputError, generator, retained_heap, track, unknown
-from symnoise.curvature.block_lanczos import ORDERS, eigenpairs
+from symnoise.curvature.estimators.block_lanczos import ORDERS, eigenpairs
 from symnoise.curvature.loss import UNIT, require_loss
-from symnoise.curvature.operator import EmbeddingHessian
+from symnoise.curvature.operators.linear_operator import EmbeddingHessian
 from symnoise.models import EmbeddingLoss
 
 if TYPE_CHECKING:

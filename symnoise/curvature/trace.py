@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from symnoise.core import Estimate, InputError, retained_heap
-from symnoise.curvature.exact import exact_trace
+from symnoise.curvature.estimators.sampler import ESTIMATORS, Sampler, TraceParts
+from symnoise.curvature.estimators.two_stages import two_stages
 from symnoise.curvature.halving import Halving
 from symnoise.curvature.loss import Loss, require_loss
+from symnoise.curvature.operators.exact import exact_trace
+from symnoise.curvature.operators.hessian import require_repeatable
 from symnoise.curvature.options import DIRECTIONS, Options
-from symnoise.curvature.products import require_repeatable
-from symnoise.curvature.sampler import ESTIMATORS, Sampler, TraceParts
-from symnoise.curvature.sequential import two_stages
 from symnoise.curvature.taylor import UnsupportedOperation
 from symnoise.models import EmbeddingLoss
 

@@ -15,7 +15,7 @@ import torch
 from symnoise.core import InputError
 from symnoise.finetune.run import Outcome, fine_tune, is_main_process
 from symnoise.finetune.settings import TrainSettings
-from symnoise.models.quiet import quiet
+from symnoise.models.muted import muted
 
 STEPS = 2
 _ROWS = 24
@@ -106,7 +106,7 @@ def tiny_model(family: str, folder: Path, *, room: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same weights in every process
         model = auto.from_config(config)
-    with quiet():
+    with muted():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

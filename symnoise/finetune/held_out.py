@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from symnoise.core import Diverged
-from symnoise.models.borrowed import borrowed
+from symnoise.models.evaluation import evaluation_mode
 
 
 def held_out_loss(model: Any, batches: Sequence[Mapping[str, Tensor]], *, sharded: bool = False) -> float:
@@ -28,7 +28,7 @@ def held_out_loss(model: Any, batches: Sequence[Mapping[str, Tensor]], *, sharde
     """
     first = 0 if model.config.is_encoder_decoder else 1  # a causal model does not predict its first token
     total, count = 0.0, 0
-    with torch.no_grad(), _evaluating(model) if sharded else borrowed(model, twice=False):
+    with torch.no_grad(), _evaluating(model) if sharded else evaluation_mode(model, twice=False):
         for batch in batches:
             scored = int((batch["labels"][:, first:] != -100).sum())
             total += scored * float(model(**{key: value.to(model.device) for key, value in batch.items()}).loss)

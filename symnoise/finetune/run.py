@@ -20,7 +20,7 @@ from symnoise.finetune.folder import LOG, claim, publish, refuse_other_settings,
 from symnoise.finetune.rows import Rows, read_rows, require
 from symnoise.finetune.settings import TrainSettings
 from symnoise.models import load_model
-from symnoise.models.quiet import quiet
+from symnoise.models.muted import muted
 from symnoise.training.checkpoints import last_whole_checkpoint, step_of
 from symnoise.training.trackers import CurvatureTracker, NoiseTracker, NormTracker
 from symnoise.training.trainer import SymNoiseTrainer
@@ -67,7 +67,7 @@ def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> 
     if main and checkpoint is None:
         claim(output, written)
     stop = Stop()
-    with quiet(), progress_shown() if main else nullcontext() as console:
+    with muted(), progress_shown() if main else nullcontext() as console:
         loaded = load_model(settings.model)
         require("family", settings.family, loaded.model.config.model_type)
         if settings.chat_template:

@@ -1,7 +1,7 @@
 """Models: loading, and the loss as a function of embeddings."""
 
-from symnoise.models.borrowed import borrowed
 from symnoise.models.embedding_loss import EmbeddingLoss
+from symnoise.models.evaluation import evaluation_mode
 from symnoise.models.loading import LoadedModel, load_model
 from symnoise.models.loss import Loss
 from symnoise.models.precision import float64_throughout
@@ -10,7 +10,7 @@ __all__ = [
     "EmbeddingLoss",
     "LoadedModel",
     "Loss",
-    "borrowed",
+    "evaluation_mode",
     "float64_throughout",
     "load_model",
 ]

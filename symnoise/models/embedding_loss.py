@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from symnoise.core import InputError, is_right_padded, lengths
-from symnoise.models.borrowed import borrowed
+from symnoise.models.evaluation import evaluation_mode
 from symnoise.models.inlet import Inlet
 from symnoise.models.targets import Targets, selected, targets, task_of
 
@@ -119,7 +119,7 @@ class EmbeddingLoss:
         return self.mean_over_tokens(F.cross_entropy(logits, self.targets, reduction="none"))
 
     def logits(self, X: Tensor, *, twice: bool = True) -> Float[Tensor, "scored vocabulary"]:
-        """Logits at the scored positions of all examples, row by row; float32 or better. twice: as in `borrowed`."""
+        """Logits at the scored positions, row by row; float32 or better. twice: as in `evaluation_mode`."""
         rows, positions = self.targeted.rows, self.targeted.positions
         if self._head is None:  # a classifier, whose outputs are few
             logits = self._run(X, twice).logits
@@ -153,7 +153,7 @@ class EmbeddingLoss:
         return torch.stack(output["encoder_hidden_states" if "encoder_hidden_states" in output else "hidden_states"])
 
     def _run(self, X: Tensor, twice: bool = True, **options: Any) -> Any:
-        with borrowed(self.model, twice=twice), self._inlet.given(X):
+        with evaluation_mode(self.model, twice=twice), self._inlet.given(X):
             return self.model(**self._inputs, **options)
 
     def mean_over_tokens(self, per_token: Tensor) -> Float[Tensor, "batch"]:

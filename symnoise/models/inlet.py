@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from symnoise.core import InputError
-from symnoise.models.borrowed import borrowed
+from symnoise.models.evaluation import evaluation_mode
 from symnoise.models.multiplier import embedding_multiplier
 
 _TRIED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
@@ -42,7 +42,7 @@ class Inlet:
 
     def embeddings(self, ids: Tensor) -> Tensor:
         """X of `ids` (batch, token), without gradient."""
-        with torch.no_grad(), borrowed(self.model):
+        with torch.no_grad(), evaluation_mode(self.model):
             return self.table(ids) * self.multiplier
 
     @contextmanager
@@ -76,7 +76,7 @@ class Inlet:
             return
         ids, name = row[None, :_TOKENS], type(self.model).__name__
         X = self.embeddings(ids)
-        with torch.no_grad(), borrowed(self.model):
+        with torch.no_grad(), evaluation_mode(self.model):
             expected = self._output(ids, inputs)
             with self.given(X):
                 found = self._output(ids, inputs)

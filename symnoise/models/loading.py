@@ -17,7 +17,7 @@ import torch
 from symnoise.core import InputError, reason, sha256, unknown
 from symnoise.models import adapter, bundled
 from symnoise.models.converted import converted
-from symnoise.models.quiet import quiet
+from symnoise.models.muted import muted
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -89,14 +89,14 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
             loaded = _with_adapter(path, name, dtype)
         elif path.is_dir():
             _check_folder(path)
-            with quiet():
+            with muted():
                 loaded = LoadedModel(*_read(str(path), dtype), name, "folder", path)
         elif path.is_file():
             _check_file(path)
             loaded = LoadedModel(*_from_cache(path, path.stem, dtype), name, "gguf", path)
         else:
             _check_hub_id(name)
-            with quiet(bars=True):  # a download may take minutes
+            with muted(bars=True):  # a download may take minutes
                 model, tokenizer = _read(name, dtype)
             loaded = LoadedModel(model, tokenizer, name, "hub", revision=_commit(name))
         _check_language_model(loaded)
@@ -110,7 +110,7 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
 
 def _from_cache(source: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """The model in a GGUF file, by way of its conversion."""
-    with quiet():
+    with muted():
         folder, _ = converted(source, name)
         try:
             return _read(str(folder), dtype)
@@ -123,7 +123,7 @@ def _with_adapter(path: Path, name: str, dtype: torch.dtype) -> LoadedModel:
     from transformers import AutoTokenizer
 
     base = load_model(adapter.base_of(path), dtype=dtype)
-    with quiet():
+    with muted():
         own = any(path.glob("tokenizer*"))
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False) if own else base.tokenizer
         return LoadedModel(adapter.merged(base.model, path), tokenizer, name, "folder", path, base=base)

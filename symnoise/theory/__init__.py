@@ -1,22 +1,22 @@
 """The claims: statement, prediction, measurement, computed verdict."""
 
-from symnoise.theory.claims import CLAIMS, KINDS, OUTCOMES, SUBJECTS, Claim, claim, kind_of
-from symnoise.theory.findings import Findings
-from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict
-from symnoise.theory.mixing import check_first_layer, check_mixing
-from symnoise.theory.model_claims import (
+from symnoise.theory.checks.mixing import check_first_layer, check_mixing
+from symnoise.theory.checks.model_claims import (
     check_coupled_laws,
     check_norms,
     check_radial,
     check_split,
 )
-from symnoise.theory.noise_moments import check_moments, check_moments_at_scale
-from symnoise.theory.pair_claims import check_cancellation, check_least_variance, check_variances
-from symnoise.theory.smoothed_loss import check_smoothing_analytically, check_smoothing_sampled
+from symnoise.theory.checks.noise_moments import check_moments, check_moments_at_scale
+from symnoise.theory.checks.pair_claims import check_cancellation, check_least_variance, check_variances
+from symnoise.theory.checks.smoothed_loss import check_smoothing_analytically, check_smoothing_sampled
+from symnoise.theory.checks.tiny import check_tiny_transformer
+from symnoise.theory.checks.validity import check_validity
+from symnoise.theory.checks.variances import check_diagonal_on_text, check_variances_on_text
+from symnoise.theory.claims import CLAIMS, KINDS, OUTCOMES, SUBJECTS, Claim, claim, kind_of
+from symnoise.theory.findings import Findings
+from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict
 from symnoise.theory.subjects import Ridges, ScaleInvariant, Subject, tiny_llama, tiny_transformer
-from symnoise.theory.tiny import check_tiny_transformer
-from symnoise.theory.validity import check_validity
-from symnoise.theory.variances import check_diagonal_on_text, check_variances_on_text
 
 __all__ = [
     "CLAIMS",

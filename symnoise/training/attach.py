@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from symnoise.core import InputError, generator
-from symnoise.models.borrowed import borrowed
+from symnoise.models.evaluation import evaluation_mode
 from symnoise.noise import Noise
 from symnoise.training.documents import has_media, noised_lengths
 from symnoise.training.draws import draw
@@ -29,7 +29,7 @@ _occupied: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
-class Frame:
+class NoisePlan:
     """What one forward is to get.
 
     lengths: each token's L, 0 where no noise goes, of the batch before doubling; None to read it from what the
@@ -59,10 +59,10 @@ class Attached:
         self.on_draw: Callable[[Tensor, Tensor, Tensor], None] | None = None
         self.resting = False
         self._key: tuple[int, ...] = (0, 0)
-        self._given: Frame | None = None  # set by a Trainer, which knows more than the forward gets
+        self._given: NoisePlan | None = None  # set by a Trainer, which knows more than the forward gets
         self._forwards = 0  # since then
-        self._frame: Frame | None = None  # of the forward in progress, until the embedding has run
-        self._drawn: dict[int, Frame] = {}  # of forwards whose backward may run them again
+        self._plan: NoisePlan | None = None  # of the forward in progress, until the embedding has run
+        self._drawn: dict[int, NoisePlan] = {}  # of forwards whose backward may run them again
         self._handles: list[Any] = []
         self._warned = False
         self._apart: bool | None = None  # whether the model keeps the documents of a row apart
@@ -114,7 +114,7 @@ class Attached:
             handle.remove()
         if self._handles:
             _occupied.discard(self._target.embedding)
-        self._handles, self._frame, self._given = [], None, None
+        self._handles, self._plan, self._given = [], None, None
         self._drawn.clear()
 
     def at(self, step: int) -> None:
@@ -123,9 +123,9 @@ class Attached:
         self._key = (step, 0)
         self._drawn.clear()
 
-    def frame(self, batch: Mapping[str, Any], key: tuple[int, ...], side: str = "single") -> Frame:
-        """The `Frame` of a batch before doubling."""
-        return Frame(self._lengths(batch), key, side)
+    def plan(self, batch: Mapping[str, Any], key: tuple[int, ...], side: str = "single") -> NoisePlan:
+        """The `NoisePlan` of a batch before doubling."""
+        return NoisePlan(self._lengths(batch), key, side)
 
     def _lengths(self, batch: Mapping[str, Any]) -> Int[Tensor, "batch token"]:
         placeholders = self._target.placeholders
@@ -136,9 +136,9 @@ class Attached:
             )
         return noised_lengths(batch, self.options.length, self.options.where, placeholders)
 
-    def next_frame(self, batch: Mapping[str, Any]) -> Frame:
-        """The `Frame` of the next micro-step, which is thereby taken."""
-        return self.frame(batch, self._next_key())
+    def next_plan(self, batch: Mapping[str, Any]) -> NoisePlan:
+        """The `NoisePlan` of the next micro-step, which is thereby taken."""
+        return self.plan(batch, self._next_key())
 
     def _next_key(self) -> tuple[int, int]:
         step, micro = self._key
@@ -146,14 +146,14 @@ class Attached:
         return step, micro
 
     @contextmanager
-    def using(self, frame: Frame) -> Iterator[None]:
-        """Forwards in the block get `frame`'s noise, the same each time, instead of counting micro-steps."""
-        if frame.key[0] != self._key[0]:
+    def using(self, plan: NoisePlan) -> Iterator[None]:
+        """Forwards in the block get `plan`'s noise, the same each time, instead of counting micro-steps."""
+        if plan.key[0] != self._key[0]:
             self._drawn.clear()
-            self._key = (frame.key[0], 0)
+            self._key = (plan.key[0], 0)
         self._forwards = 0
         before = self._given, self.resting
-        self._given, self.resting = frame, False
+        self._given, self.resting = plan, False
         try:
             yield
         finally:
@@ -184,7 +184,7 @@ class Attached:
             more = {"position_ids": torch.tensor([[0, 1, 0, 1]], device=row.device), "use_cache": False}
             if batch.get("seq_idx") is not None:
                 more["seq_idx"] = torch.tensor([[0, 0, 1, 1]], device=row.device).to(batch["seq_idx"].dtype)
-            with torch.no_grad(), borrowed(self._target.model, twice=False):
+            with torch.no_grad(), evaluation_mode(self._target.model, twice=False):
                 one, other = (self._target.model(input_ids=ids[None], **more)[0][:, 2:].float() for ids in row)
             self._apart = float((one - other).norm()) <= 1e-3 * float(one.norm())
         if self._apart is False:
@@ -193,18 +193,18 @@ class Attached:
                 "the two sides of a pair: do not pack, or use pair_mode='two-pass'"
             )
 
-    def epsilon(self, frame: Frame, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The noise of `frame`, as it is added: a function of (seed, rank, frame) alone on one kind of device."""
+    def epsilon(self, plan: NoisePlan, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The noise of `plan`, as it is added: a function of (seed, rank, plan) alone on one kind of device."""
         assert self.noise is not None
-        assert frame.lengths is not None
-        step, *within = frame.key
+        assert plan.lengths is not None
+        step, *within = plan.key
         noise = replace(self.noise, alpha=self.noise.alpha * self.options.fraction(step))
         padded = self.options.length == "padded"
-        random = generator(self.seed, "noise", self.rank, step, *within, device=frame.lengths.device)
+        random = generator(self.seed, "noise", self.rank, step, *within, device=plan.lengths.device)
         one = partial(
             draw,
             noise,
-            frame.lengths,
+            plan.lengths,
             dim,
             generator=random,
             dtype=torch.promote_types(dtype, torch.float32),
@@ -213,13 +213,13 @@ class Attached:
         first = one()
         if not padded and self._target.multiplier != 1:
             first = first / self._target.multiplier
-        if frame.side in ("single", "first"):
+        if plan.side in ("single", "first"):
             return first.to(dtype)
         second = -first if noise.mirrored else one()
-        return (second if frame.side == "second" else join_sides(first, second, frame.side)).to(dtype)
+        return (second if plan.side == "second" else join_sides(first, second, plan.side)).to(dtype)
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._frame = None
+        self._plan = None
         if _in_backward() or self.resting or not self._policy.passes():
             return
         if not model.training:
@@ -231,10 +231,10 @@ class Attached:
         if batch.get("inputs_embeds") is not None or batch.get("input_ids") is None:
             raise InputError("noise needs input_ids: with inputs_embeds the embedding table never runs")
         if self._given is not None:
-            self._frame = self._given
-            if self._frame.lengths is None:
+            self._plan = self._given
+            if self._plan.lengths is None:
                 lengths = self._lengths(batch)
-                self._frame = replace(self._frame, lengths=lengths, key=(*self._frame.key, self._forwards))
+                self._plan = replace(self._plan, lengths=lengths, key=(*self._plan.key, self._forwards))
                 self._forwards += 1
             return
         side = "single"
@@ -244,9 +244,9 @@ class Attached:
             first_side(batch["input_ids"], side)
             if side == "tokens":
                 self.require_documents_apart(batch)
-            self._frame = Frame(lengths, self._next_key(), side)
+            self._plan = NoisePlan(lengths, self._next_key(), side)
         else:
-            self._frame = self.next_frame(batch)
+            self._plan = self.next_plan(batch)
 
     def _warn_of_evaluation(self, model: nn.Module) -> None:
         """Once, of gradients in evaluation mode: `from_pretrained` leaves a model there, and a loop may forget it."""
@@ -263,31 +263,31 @@ class Attached:
         ids = args[0] if args else kwargs["input"]
         if not self._handles or not isinstance(ids, Tensor) or ids.is_floating_point():
             return None
-        frame = self._frame
+        plan = self._plan
         if _in_backward():  # gradient checkpointing runs the forward again: the same tokens get the same draw
-            frame = self._drawn.get(ids.data_ptr())
-        if frame is None:  # evaluation, or a decoder that shares the encoder's table
+            plan = self._drawn.get(ids.data_ptr())
+        if plan is None:  # evaluation, or a decoder that shares the encoder's table
             return None
-        self._frame = None
-        self._drawn[ids.data_ptr()] = frame
+        self._plan = None
+        self._drawn[ids.data_ptr()] = plan
         while len(self._drawn) > _IN_FLIGHT:
             del self._drawn[next(iter(self._drawn))]
-        if frame.side == "none":
+        if plan.side == "none":
             return None
         with torch.no_grad():
-            epsilon = self.epsilon(frame, output.shape[-1], output.dtype)
+            epsilon = self.epsilon(plan, output.shape[-1], output.dtype)
         if epsilon.shape != output.shape:
             raise InputError(f"noise of shape {tuple(epsilon.shape)} met embeddings of {tuple(output.shape)}")
         if not _in_backward():
             self.fired += 1
-            if self.on_draw is not None and frame.lengths is not None:
+            if self.on_draw is not None and plan.lengths is not None:
                 here = self._target.multiplier  # what is reported is as the first layer receives it
-                self.on_draw(here * epsilon.detach(), here * output.detach(), frame.lengths)
+                self.on_draw(here * epsilon.detach(), here * output.detach(), plan.lengths)
         return output + epsilon
 
     def _after(self, model: nn.Module, args: Any, output: Any) -> None:
-        if self._frame is not None and self._handles:
-            self._frame = None
+        if self._plan is not None and self._handles:
+            self._plan = None
             raise InputError(
                 f"a training step of {type(model).__name__} passed without a draw: its text embedding "
                 f"({type(self._target.embedding).__name__}) did not run; attach noise to the model that the loop calls"

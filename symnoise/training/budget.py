@@ -237,7 +237,7 @@ def _budget(alpha: float, gram: Float[Tensor, "batch batch"], of: dict[str, Floa
 def _gradient_of(
     handle: Any, model: nn.Module, parameters: list[nn.Parameter], batch: Any, key: tuple[int, int], side: str
 ) -> Vector:
-    with handle.using(handle.frame(batch, key, side)):
+    with handle.using(handle.plan(batch, key, side)):
         return _gradient(model, parameters, batch)
 
 

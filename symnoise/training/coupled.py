@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from symnoise.training.attach import Attached, Frame
+from symnoise.training.attach import Attached, NoisePlan
 from symnoise.training.documents import has_media
 
 # Losses of TRL's DPO that sort over the batch.
@@ -37,13 +37,13 @@ def _router_loss(model: Any) -> bool:
 
 
 def one_after_the_other(
-    plain: Callable[..., Any], noise: Attached, frame: Frame, inputs: Mapping[str, Any], count: Any
+    plain: Callable[..., Any], noise: Attached, plan: NoisePlan, inputs: Mapping[str, Any], count: Any
 ) -> Any:
     """The mean of the losses of both sides, each of the batch as it is; outputs, where asked for, of the first."""
     results = []
     for side in ("first", "second"):
         own = {k: v.clone() if k == "input_ids" else v for k, v in inputs.items()}  # checkpointing knows a draw by it
-        with noise.using(replace(frame, side=side)):
+        with noise.using(replace(plan, side=side)):
             results.append(plain(own, num_items_in_batch=count))
     if isinstance(results[0], tuple):
         return (results[0][0] + results[1][0]) / 2, *results[0][1:]

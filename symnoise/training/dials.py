@@ -73,9 +73,9 @@ its leading term is that of α, and the higher orders shrink by 1/k²: for large
         Raises `InputError` for noise that dials do not work with: none, or two independent draws.
         """
         objective(noise.noise, self)
-        frame = noise.next_frame(batch)
-        weights = side_weights(noise, self, frame.key)
-        return [(weight, noise.using(replace(frame, side=side))) for side, weight in weights.items()]
+        plan = noise.next_plan(batch)
+        weights = side_weights(noise, self, plan.key)
+        return [(weight, noise.using(replace(plan, side=side))) for side, weight in weights.items()]
 
 
 def objective(noise: Noise | None, dials: Dials | None) -> Dials | None:

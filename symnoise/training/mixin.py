@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from symnoise.core import Diverged, InputError, unknown
-from symnoise.training.attach import Attached, Frame, attach, require_noise
+from symnoise.training.attach import Attached, NoisePlan, attach, require_noise
 from symnoise.training.checkpoints import last_whole_checkpoint, resolve, setting, warn_if_other, write_setting
 from symnoise.training.coupled import couples_rows, one_after_the_other, sides_apart, unrecorded
 from symnoise.training.dials import CleanLoss, Dials, objective, passes, side_weights
@@ -225,16 +225,16 @@ class SymNoiseMixin:
             raise InputError("noise needs input_ids: with inputs_embeds the embedding table never runs")
         noise = self.attached(model)
         one_batch = "input_ids" in inputs and "KL_input_ids" not in inputs
-        frame = noise.frame(inputs, self._micro) if one_batch else Frame(None, self._micro)
+        plan = noise.plan(inputs, self._micro) if one_batch else NoisePlan(None, self._micro)
         sides = side_weights(noise, self.dials, self._micro)
         clean = None
         if self.observer is not None and "none" not in sides and self._side in (None, *list(sides)[:1]):
-            quiet = noise.using(replace(frame, side="none"))
+            quiet = noise.using(replace(plan, side="none"))
             with torch.no_grad(), torch.random.fork_rng(), quiet, unrecorded(self):
                 clean = _loss_of(plain(dict(inputs), num_items_in_batch=num_items_in_batch))
         if self._side is not None:
             sides = {self._side: sides[self._side]}
-        results = list(self._passes(plain, noise, frame, inputs, num_items_in_batch, sides))
+        results = list(self._passes(plain, noise, plan, inputs, num_items_in_batch, sides))
         for side, _, found in results:
             if side == "none":
                 clean = _loss_of(found).detach()
@@ -254,7 +254,7 @@ class SymNoiseMixin:
         self,
         plain: partial[Any],
         noise: Attached,
-        frame: Frame,
+        plan: NoisePlan,
         inputs: Mapping[str, Any],
         count: Any,
         sides: dict[str, float],
@@ -262,26 +262,26 @@ class SymNoiseMixin:
         """(side, weight, the Trainer's loss) of each of `sides`; "both", in one batch, for two of equal weight."""
         rest = dict(sides)
         if "first" in sides and sides["first"] == sides.get("second"):
-            yield "both", rest.pop("first") + rest.pop("second"), self._doubled(plain, noise, frame, inputs, count)
+            yield "both", rest.pop("first") + rest.pop("second"), self._doubled(plain, noise, plan, inputs, count)
         for side, weight in rest.items():
             # Ids of its own for each side: by them a forward that is run again in the backward pass knows its draw.
             own = inputs
             if len(sides) > 1:
                 own = {key: value.clone() if key == "input_ids" else value for key, value in inputs.items()}
-            with noise.using(replace(frame, side=side)):
+            with noise.using(replace(plan, side=side)):
                 loss = plain(own, num_items_in_batch=count)
             yield side, weight, loss
 
-    def _doubled(self, plain: Any, noise: Attached, frame: Frame, inputs: Mapping[str, Any], count: Any) -> Any:
+    def _doubled(self, plain: Any, noise: Attached, plan: NoisePlan, inputs: Mapping[str, Any], count: Any) -> Any:
         trainer: Any = self
-        apart = partial(one_after_the_other, plain, noise, frame, inputs, count)
+        apart = partial(one_after_the_other, plain, noise, plan, inputs, count)
         if self._coupled or sides_apart(self, inputs):
             return apart()
         if layout(inputs) == "tokens" and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             noise.require_documents_apart(inputs)  # sharded, a forward on one process would wait for the others
 
         def doubled() -> Any:
-            with noise.using(replace(frame, side=layout(inputs))):
+            with noise.using(replace(plan, side=layout(inputs))):
                 return plain(double_batch(inputs), num_items_in_batch=None if count is None else 2 * count)
 
         if self._coupled is None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.study.claims import ledger
+from analysis.study.claims import outcome_ledger
 from analysis.study.data import read_study
 from analysis.study.dials import _fitted, slopes
 from analysis.study.report import write_study as write_page
@@ -68,7 +68,7 @@ def test_d1_follows_what_is_planted(tmp_path, even: float, odd: float, verdicts:
     facts = json.loads((folder / "study.json").read_text())
     facts["primary"] = {"contrasts": [], "outcomes": {"held-out loss": 0.002}, "slopes": True}
     (folder / "study.json").write_text(json.dumps(facts))
-    made = [row for row in ledger(read_study(folder)) if row.id == "D1"]
+    made = [row for row in outcome_ledger(read_study(folder)) if row.id == "D1"]
     assert {row.key.split(".")[-1]: row.verdict for row in made} == verdicts
     assert all(row.kind == "prediction" and row.n == 12 for row in made)
 

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import style
 from analysis.study import claims, report
-from analysis.study.claims import ledger, share_of_noise
+from analysis.study.claims import outcome_ledger, share_of_noise
 from analysis.study.contrasts import contrasts
 from analysis.study.costs import costs
 from analysis.study.data import notices, read_study
@@ -44,7 +44,7 @@ def verdicts(found, id: str, *words: str) -> set[str]:
 
 
 def test_planted_effects_are_found(tmp_path) -> None:
-    made = ledger(study(tmp_path, arms=FEW, loss=LOSS, curvature=BEND, alphas=(10.0,)))
+    made = outcome_ledger(study(tmp_path, arms=FEW, loss=LOSS, curvature=BEND, alphas=(10.0,)))
     assert list(dict.fromkeys(row.id for row in made)) == ["O1", "O2", "O3", "O4"]
     assert verdicts(made, "O1") == {"holds"}
     assert verdicts(made, "O3", "held-out loss") == {"holds"}
@@ -54,7 +54,7 @@ def test_planted_effects_are_found(tmp_path) -> None:
 
 
 def test_absent_effects_are_not_found(tmp_path) -> None:
-    made = ledger(study(tmp_path, arms=FEW, alphas=(10.0,)))
+    made = outcome_ledger(study(tmp_path, arms=FEW, alphas=(10.0,)))
     # 6 rows of O1 and 8 of O4 at 99.9 %: one of them holds or fails by chance in 70 seeds, and this one is fixed.
     assert verdicts(made, "O1") == {"undecided"}
     assert verdicts(made, "O4") == {"undecided"}
@@ -62,7 +62,7 @@ def test_absent_effects_are_not_found(tmp_path) -> None:
 
 def test_turned_effects_fail(tmp_path) -> None:
     away = {arm: -shift for arm, shift in LOSS.items()} | {"gaussian": 0.2, "gaussian-raw": 0.6}
-    made = ledger(study(tmp_path, arms=FEW, loss=away, curvature={"symnoise": 8.0}, alphas=(10.0,)))
+    made = outcome_ledger(study(tmp_path, arms=FEW, loss=away, curvature={"symnoise": 8.0}, alphas=(10.0,)))
     assert verdicts(made, "O1") == verdicts(made, "O4") == {"fails"}
     assert verdicts(made, "O3", "held-out loss", "(gaussian − uniform)") == {"fails"}
     assert verdicts(made, "O3", "held-out loss", "(rademacher − uniform)") == {"holds"}
@@ -71,19 +71,19 @@ def test_turned_effects_fail(tmp_path) -> None:
 def test_a_margin_that_would_call_noise_equal_to_none_decides_nothing(tmp_path) -> None:
     """The old rule, a fixed margin of 0.02 nats, certified laws where it would have certified no noise too."""
     idle = study(tmp_path / "idle", arms=LAWS, alphas=(10.0,))  # noise does nothing, nor do laws differ
-    assert verdicts(ledger(idle), "O3") == {"undecided"}
-    assert verdicts(ledger(idle), "O3", "positive control none − uniform is not outside")
+    assert verdicts(outcome_ledger(idle), "O3") == {"undecided"}
+    assert verdicts(outcome_ledger(idle), "O3", "positive control none − uniform is not outside")
     loss = {"uniform": -0.2, "gaussian": -0.2, "rademacher": -0.2, "gaussian-raw": -0.4}
-    made = ledger(study(tmp_path / "works", arms=LAWS, loss=loss, alphas=(10.0,)))
+    made = outcome_ledger(study(tmp_path / "works", arms=LAWS, loss=loss, alphas=(10.0,)))
     assert verdicts(made, "O3", "held-out loss") == {"holds"}
     # The share's own denominator is no control.
-    alone = ledger(study(tmp_path / "alone", arms=("none", "uniform", "gaussian"), loss=loss, alphas=(10.0,)))
+    alone = outcome_ledger(study(tmp_path / "alone", arms=("none", "uniform", "gaussian"), loss=loss, alphas=(10.0,)))
     assert verdicts(alone, "O3", "held-out loss", "no positive control was run but none − uniform") == {"undecided"}
     # A control that is as good as its law takes the verdict away, though nothing of the laws has changed.
-    same = ledger(study(tmp_path / "same", arms=LAWS, loss=loss | {"gaussian-raw": -0.2}, alphas=(10.0,)))
+    same = outcome_ledger(study(tmp_path / "same", arms=LAWS, loss=loss | {"gaussian-raw": -0.2}, alphas=(10.0,)))
     assert verdicts(same, "O3", "held-out loss", "control gaussian-raw − gaussian is not outside") == {"undecided"}
     # Differences of a third of what noise does are no equivalence, however clear they are.
-    third = ledger(study(tmp_path / "third", arms=LAWS, loss=loss | {"rademacher": -0.27}, alphas=(10.0,)))
+    third = outcome_ledger(study(tmp_path / "third", arms=LAWS, loss=loss | {"rademacher": -0.27}, alphas=(10.0,)))
     assert verdicts(third, "O3", "held-out loss", "(rademacher − uniform)") == {"fails"}
 
 
@@ -104,7 +104,7 @@ def test_the_share_of_noise_holds_its_level(tmp_path) -> None:
 
 def test_a_diverged_run_is_counted_and_never_flatters(tmp_path) -> None:
     lost = study(tmp_path, arms=FEW, loss=LOSS, curvature=BEND, alphas=(10.0,), diverged=(("symnoise", 2),))
-    made = ledger(lost)
+    made = outcome_ledger(lost)
     said = "1 of 10 pairs left out, a run diverged"
     assert verdicts(made, "O4", "held-out loss, end: symnoise − uniform", said) == {"undecided"}
     assert verdicts(made, "O4", "held-out loss, end: uniform − none") == {"holds"}
@@ -117,7 +117,7 @@ def test_a_diverged_run_is_counted_and_never_flatters(tmp_path) -> None:
     assert (row.pairs, row.diverged_first, row.diverged_second, row.better, row.worse) == (9, 1, 0, 9, 1)
     assert row.p == row.sign_p == pytest.approx(22 / 1024)
     # A rival that diverged takes nothing from the arm that did not.
-    other = ledger(study(tmp_path, arms=FEW, loss=LOSS, alphas=(10.0,), diverged=(("uniform", 2),)))
+    other = outcome_ledger(study(tmp_path, arms=FEW, loss=LOSS, alphas=(10.0,), diverged=(("uniform", 2),)))
     assert verdicts(other, "O4", "held-out loss, end: symnoise − uniform", said) == {"holds"}
 
 
@@ -190,7 +190,7 @@ def test_what_autocast_changed_is_said_where_it_was_measured(tmp_path) -> None:
 
 def test_one_seed_has_no_interval_and_three_tell_nothing_apart(tmp_path) -> None:
     one = study(tmp_path / "one", arms=FEW, loss=LOSS, curvature=BEND, seeds=1, alphas=(10.0,))
-    made = ledger(one)
+    made = outcome_ledger(one)
     assert {row.verdict for row in made} == {"undecided"} and not any(
         math.isfinite(row.low) for row in made if row.id != "O2"
     )
@@ -268,7 +268,9 @@ def test_words_select_nothing(tmp_path, monkeypatch) -> None:
 
     def found() -> list[pd.DataFrame]:
         made = read_study(folder)
-        rows = pd.DataFrame([asdict(row) for row in ledger(made)]).drop(columns=["quantity", "statement", "where"])
+        rows = pd.DataFrame([asdict(row) for row in outcome_ledger(made)]).drop(
+            columns=["quantity", "statement", "where"]
+        )
         return [rows, contrasts(made), report.arms(made), report.associated(made).drop(columns="outcome")]
 
     before = found()

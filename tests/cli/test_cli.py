@@ -329,7 +329,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_exact_says_the_limit(monkeypatch, home, tmp_path, capsys) -> None:
-    monkeypatch.setattr("symnoise.curvature.exact.LARGEST", 100)
+    monkeypatch.setattr("symnoise.curvature.operators.exact.LARGEST", 100)
     places = ["--model", home / "model", "--data", home / "rows.json"]
     assert call(monkeypatch, "curvature", *places, "--method", "exact", "--json", tmp_path / "out.json") == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]

@@ -12,7 +12,7 @@ from torch import distributed as dist
 
 from result_schema.files import ROOT
 from symnoise.cli import main
-from symnoise.cli.parts import Parts, key_of
+from symnoise.cli.batch_records import Parts, key_of
 from symnoise.cli.processes import Lost, Member
 from symnoise.core import InputError
 from tests.tiny import tiny, tiny_tokenizer

@@ -8,7 +8,7 @@ import torch
 
 from symnoise.core import generator
 from symnoise.curvature import spectrum
-from symnoise.curvature.block_lanczos import ORDERS, _missed, eigenpairs
+from symnoise.curvature.estimators.block_lanczos import ORDERS, _missed, eigenpairs
 from symnoise.models import EmbeddingLoss
 from tests.text import batch
 from tests.tiny import tiny
@@ -84,7 +84,7 @@ def test_a_missed_eigenvalue_is_seen_from_its_complement() -> None:
 
 
 def test_a_search_that_does_not_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("symnoise.curvature.block_lanczos._STEPS", 3)
+    monkeypatch.setattr("symnoise.curvature.estimators.block_lanczos._STEPS", 3)
     with pytest.warns(UserWarning, match="have residuals up to"):
         eigenpairs(Matrix(SPECTRA["flat"]), 5, "algebraic", generator(0, "start"), 1e-10)
 

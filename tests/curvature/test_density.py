@@ -5,7 +5,7 @@ import torch
 
 import symnoise
 from symnoise.core import InputError
-from symnoise.curvature import SpectralDensity, dense_hessian, probes, spectral_density, trace
+from symnoise.curvature import SpectralDensity, dense_hessian, random_probes, spectral_density, trace
 from symnoise.models import EmbeddingLoss
 from tests.text import lifted, loss_of
 
@@ -35,7 +35,7 @@ def test_as_many_steps_as_coordinates_give_the_dense_spectrum() -> None:
     assert found.coordinates.tolist() == [192, 128]
     for example, (values, vectors) in enumerate(dense):
         scale = float(values.abs().max())
-        z = probes(loss.example(example), 1, seed=0)[0, 0].flatten()
+        z = random_probes(loss.example(example), 1, seed=0)[0, 0].flatten()
         share = (vectors.T @ z) ** 2 / len(z)
         nodes, weights = found.nodes[example, 0], found.weights[example, 0]
         # The distribution functions agree between the eigenvalues, and so do the nodes that carry any weight. The

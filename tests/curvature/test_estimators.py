@@ -5,8 +5,8 @@ import torch
 
 from symnoise.core import InputError, generator
 from symnoise.curvature import exact_trace, trace
-from symnoise.curvature.estimators import leave_one_out
-from symnoise.curvature.loss import probes
+from symnoise.curvature.estimators.xtrace import leave_one_out
+from symnoise.curvature.loss import random_probes
 from tests.quadratic import Quadratic
 from tests.text import lifted, loss_of
 
@@ -45,7 +45,7 @@ def test_xtrace_s_short_form_is_the_leave_one_out_formula(n: int, rank: int, m: 
 def test_xtrace_is_the_naive_one_on_the_same_probes() -> None:
     loss = Quadratic(1, DECAY)
     estimate = trace(loss, "xtrace", probes=12, seed=3)
-    omega = probes(loss, 6, seed=3)[:, 0].flatten(1).T
+    omega = random_probes(loss, 6, seed=3)[:, 0].flatten(1).T
     terms = naive_xtrace(loss.A, omega)
     change = torch.zeros(6, 6, dtype=torch.float64)
     for j in range(6):
@@ -61,7 +61,7 @@ def test_hutch_plus_plus_is_its_definition_on_the_same_probes() -> None:
     loss = Quadratic(1, DECAY)
     A = loss.A
     estimate = trace(loss, "hutch++", probes=13, seed=3)  # 4 for the sketch, 4 for its basis, 5 for the rest
-    Z = probes(loss, 9, seed=3)[:, 0].flatten(1).T
+    Z = random_probes(loss, 9, seed=3)[:, 0].flatten(1).T
     Q = torch.linalg.qr(A @ Z[:, :4]).Q
     rest = torch.eye(60, dtype=torch.float64) - Q @ Q.T
     forms = ((rest @ A @ rest @ Z[:, 4:]) * Z[:, 4:]).sum(0)

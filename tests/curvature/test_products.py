@@ -14,7 +14,7 @@ from symnoise.curvature import (
     inner,
     spectrum,
 )
-from symnoise.curvature.exact import LARGEST
+from symnoise.curvature.operators.exact import LARGEST
 from symnoise.models import EmbeddingLoss
 from tests.text import batch, lifted, loss_of
 from tests.tiny import NAMES, tiny

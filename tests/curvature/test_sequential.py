@@ -5,8 +5,8 @@ import torch
 
 from symnoise.core import Estimate, InputError, generator
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
-from symnoise.curvature.sampler import Sampler
-from symnoise.curvature.sequential import needed, two_stages
+from symnoise.curvature.estimators.sampler import Sampler
+from symnoise.curvature.estimators.two_stages import needed, two_stages
 from tests.quadratic import Quadratic
 from tests.text import loss_of
 

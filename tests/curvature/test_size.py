@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from symnoise.core import InputError
-from symnoise.curvature import curvature_size, dense_hessian, gauss_newton_trace, probes, two_sided_divergence
+from symnoise.curvature import curvature_size, dense_hessian, gauss_newton_trace, random_probes, two_sided_divergence
 from symnoise.models import EmbeddingLoss, float64_throughout
 from symnoise.theory import tiny_llama
 
@@ -18,7 +18,7 @@ def test_sizes_are_those_of_the_dense_hessian(loss) -> None:
     count = 400
     with float64_throughout():
         hessian, found = dense_hessian(loss)[0], curvature_size(loss, count)
-        z = torch.cat([probes(loss, 1, seed=0, first=k)[0].flatten(1) for k in range(count)]).double()
+        z = torch.cat([random_probes(loss, 1, seed=0, first=k)[0].flatten(1) for k in range(count)]).double()
     forms = ((z @ hessian) * z).sum(1)
     assert float(found.absolute.value[0]) == pytest.approx(float(forms.abs().mean()), rel=1e-9)
     assert float(found.absolute.stderr[0]) == pytest.approx(float(forms.abs().std()) / count**0.5, rel=1e-9)
@@ -50,7 +50,7 @@ def test_the_divergence_is_by_hand_that_of_two_predictions(loss) -> None:
     sigma = torch.tensor([0.25])
     with float64_throughout():
         found = two_sided_divergence(loss, sigma, 1, seed=5)
-        (z,) = probes(loss, 1, seed=5)
+        (z,) = random_probes(loss, 1, seed=5)
         p, q = (loss.logits(loss.embeddings + s * 0.25 * z).softmax(-1) for s in (1, -1))
     both = (p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)
     assert float(found.value[0]) == pytest.approx(float(both.mean()) / 2, rel=1e-9)

@@ -16,9 +16,9 @@ from symnoise.curvature.taylor import (
     head,
     memory,
     memory_estimate,
-    rules_attention,
     taylor_quadratics,
 )
+from symnoise.curvature.taylor.rules import attention
 from symnoise.curvature.taylor.tensor import RULES, Frame, Taylor
 from symnoise.models import EmbeddingLoss, float64_throughout
 from tests.curvature.plain_quadratics import plain_quadratics
@@ -166,7 +166,7 @@ def test_blocks_change_rounding_only(monkeypatch):
     with float64_throughout():
         whole = taylor_quadratics(loss, V, groups=2)
         monkeypatch.setattr("symnoise.curvature.taylor.head._BLOCK", 1)
-        monkeypatch.setattr(rules_attention, "_BLOCK", 1)
+        monkeypatch.setattr(attention, "_BLOCK", 1)
         assert_agree(taylor_quadratics(loss, V, groups=2), whole, 1e-12)
 
 

@@ -135,7 +135,7 @@ def test_auto_falls_back_with_a_warning_and_taylor_does_not(monkeypatch) -> None
     def refuse(*_: object, **__: object) -> None:
         raise UnsupportedOperation("aten.fancy")
 
-    monkeypatch.setattr(sys.modules["symnoise.curvature.sampler"], "taylor_quadratics", refuse)
+    monkeypatch.setattr(sys.modules["symnoise.curvature.estimators.sampler"], "taylor_quadratics", refuse)
     loss = loss_of("llama")
     with pytest.warns(UserWarning, match=r"aten\.fancy"):
         estimate = trace(loss, "auto", probes=2)

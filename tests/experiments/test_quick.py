@@ -94,7 +94,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeyp
     assert (tmp_path / "whole" / "report.html").stat().st_size > 100_000
     assert list((tmp_path / "whole" / "figures").glob("*.pdf"))
 
-    real = quick.fine_tune
+    real = quick.fine_tune_arm
 
     def interrupted(arm: str, settings: dict) -> dict:
         if arm == "symnoise":
@@ -104,11 +104,11 @@ def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeyp
     (tmp_path / "twice" / "stages").mkdir(parents=True)
     for stage in ("moments", "analytic", "tiny"):  # long, and done before the interrupt comes
         shutil.copy(tmp_path / "whole" / "stages" / f"{stage}.json", tmp_path / "twice" / "stages")
-    monkeypatch.setattr(quick, "fine_tune", interrupted)
+    monkeypatch.setattr(quick, "fine_tune_arm", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quick.main(config, tmp_path / "twice")
     assert not (tmp_path / "twice" / "run.json").exists()
-    monkeypatch.setattr(quick, "fine_tune", real)
+    monkeypatch.setattr(quick, "fine_tune_arm", real)
     monkeypatch.setattr(quick, "check_moments", lambda **_: pytest.fail("a finished stage was done again"))
     quick.main(config, tmp_path / "twice")
     assert results(tmp_path / "twice") == results(tmp_path / "whole")

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from symnoise.core import InputError
 from symnoise.curvature import trace
-from symnoise.models import EmbeddingLoss, borrowed
+from symnoise.models import EmbeddingLoss, evaluation_mode
 from symnoise.noise import Noise
 from symnoise.training import attach
 from tests.text import batch, lifted, loss_of
@@ -287,7 +287,7 @@ def test_the_model_is_left_as_found_also_after_an_error() -> None:
     with pytest.raises(Exception):  # noqa: B017, PT011 - whatever Transformers raises for a wrong width
         loss(loss.embeddings[:, :, :-1])
     assert state(model) == before
-    with pytest.raises(RuntimeError, match="on purpose"), borrowed(model):
+    with pytest.raises(RuntimeError, match="on purpose"), evaluation_mode(model):
         assert not model.training and not any(p.requires_grad for p in model.parameters())
         raise RuntimeError("on purpose")
     assert state(model) == before

@@ -29,9 +29,9 @@ from symnoise.theory import (
     check_validity,
     check_variances,
     constants,
-    smoothed_loss,
     tiny_llama,
 )
+from symnoise.theory.checks import smoothed_loss
 from tests.tiny import tiny
 
 TINY = {"subject": "tiny", "where": "tiny"}

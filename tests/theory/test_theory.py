@@ -30,7 +30,7 @@ from symnoise.theory import (
     tiny_transformer,
     verdict,
 )
-from symnoise.theory.model_claims import _by_kurtosis
+from symnoise.theory.checks.model_claims import _by_kurtosis
 
 
 @pytest.mark.parametrize(

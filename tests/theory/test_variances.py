@@ -10,7 +10,7 @@ from symnoise.core import Estimate, generator
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature
 from symnoise.noise import LAWS
 from symnoise.theory import check_diagonal_on_text, check_variances_on_text
-from symnoise.theory.variances import diagonal_square
+from symnoise.theory.checks.variances import diagonal_square
 from tests.quadratic import Quadratic
 
 

@@ -243,10 +243,10 @@ def test_paused_forwards_are_clean_and_take_no_draw_from_the_others():
     clean = model(**inputs).logits
     with attach(model, NOISE) as noise:
         wanted = [model(**inputs).logits for _ in range(2)]
-        frame = noise.frame(inputs, (0, 1))
-        with noise.paused(), noise.using(frame):  # the inner one counts
+        plan = noise.plan(inputs, (0, 1))
+        with noise.paused(), noise.using(plan):  # the inner one counts
             assert torch.equal(model(**inputs).logits, wanted[1])
-        with noise.using(frame), noise.paused():
+        with noise.using(plan), noise.paused():
             assert torch.equal(model(**inputs).logits, clean)
     with attach(model, NOISE) as noise:
         found = [model(**inputs).logits]

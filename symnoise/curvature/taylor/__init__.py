@@ -1,12 +1,6 @@
 """Collapsed Taylor mode: quadratic forms of the Hessian from one forward pass, no graph."""
 
-from symnoise.curvature.taylor import (  # noqa: F401  (the rules register themselves)
-    rules_attention,
-    rules_elementwise,
-    rules_linear,
-    rules_normal,
-    rules_shape,
-)
+from symnoise.curvature.taylor import rules  # noqa: F401  (the rules register themselves)
 from symnoise.curvature.taylor.engine import TaylorQuadratics, taylor_quadratics
 from symnoise.curvature.taylor.memory import memory_estimate
 from symnoise.curvature.taylor.tensor import UnsupportedOperation

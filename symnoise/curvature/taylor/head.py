@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symnoise.curvature.taylor.rules_linear import linear, stacked_linear
+from symnoise.curvature.taylor.rules.linear import linear, stacked_linear
 from symnoise.curvature.taylor.tensor import Frame, Taylor, even_cuts
 from symnoise.models import EmbeddingLoss
 

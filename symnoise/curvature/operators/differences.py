@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.curvature.loss import Loss, coordinates, require_loss
-from symnoise.curvature.products import differentiable, inner, require_derivatives, require_finite
+from symnoise.curvature.operators.hessian import differentiable, inner, require_derivatives, require_finite
 
 
 @dataclass(frozen=True)

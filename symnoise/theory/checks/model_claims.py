@@ -17,16 +17,16 @@ from symnoise.curvature import (
     attenuation_slope,
     even_and_odd,
     inner,
-    probes,
+    random_probes,
     softmax_curvature,
 )
 from symnoise.models import EmbeddingLoss, Loss
 from symnoise.noise import LAWS, Noise, single_draws
 from symnoise.norms import expected_square_norm, radial_identity, square_norm
 from symnoise.theory import constants
+from symnoise.theory.checks.smoothed_loss import RAW_REACH, SPARSE
 from symnoise.theory.findings import Findings, timed
 from symnoise.theory.ledger import LEVEL, Row, half_width, mean_and_half, row, value_and_half, variance_interval
-from symnoise.theory.smoothed_loss import RAW_REACH, SPARSE
 from symnoise.theory.subjects import ScaleInvariant
 
 
@@ -116,7 +116,7 @@ def check_split(
     base = product.values.double()
     parts: dict[str, list[Tensor]] = {"G": [], "zGz": [], "R": [], "zRz": []}
     for k in track(range(draws), "pairs, split"):
-        (z,) = probes(loss, 1, seed=seed, first=k)
+        (z,) = random_probes(loss, 1, seed=seed, first=k)
         zGz = loss.mean_over_tokens(softmax_curvature(jacobian.logits, jacobian(z)))
         parts["zGz"].append(zGz)
         parts["zRz"].append(inner(z, product(z)) - zGz)

@@ -12,7 +12,7 @@ _TWICE_DIFFERENTIABLE = ("eager", "sdpa", None)
 
 
 @contextmanager
-def borrowed(model: Any, *, twice: bool = True) -> Iterator[None]:
+def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
     """Evaluation mode, frozen weights, attention with a second derivative; everything put back, also on error.
 
     twice: whether a second derivative is wanted; without, attention is left as it is.

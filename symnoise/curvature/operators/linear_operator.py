@@ -8,7 +8,7 @@ from torch import Tensor
 
 from symnoise.core import InputError
 from symnoise.curvature.loss import require_loss
-from symnoise.curvature.products import HessianProducts
+from symnoise.curvature.operators.hessian import HessianProducts
 from symnoise.models import EmbeddingLoss
 
 

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, track
-from symnoise.curvature.difference import hvp_difference
-from symnoise.curvature.estimators import hutch_plus_plus, xtrace
-from symnoise.curvature.gauss_newton import JacobianProducts, softmax_curvature
-from symnoise.curvature.loss import UNIT, Loss
-from symnoise.curvature.loss import probes as probes_of
-from symnoise.curvature.products import (
+from symnoise.curvature.estimators.hutch_plus_plus import hutch_plus_plus
+from symnoise.curvature.estimators.xtrace import xtrace
+from symnoise.curvature.loss import UNIT, Loss, random_probes
+from symnoise.curvature.operators.differences import hvp_difference
+from symnoise.curvature.operators.gauss_newton import JacobianProducts, softmax_curvature
+from symnoise.curvature.operators.hessian import (
     HessianProducts,
     differentiable,
     inner,
@@ -160,7 +160,7 @@ class Sampler:
         return self.probes // self.groups if self.directions == "orthogonal" else 1
 
     def _draw(self, loss: Loss, first: int, count: int) -> Float[Tensor, "probe batch token dim"]:
-        return probes_of(loss, count, seed=self.seed, first=first, law_name=self.directions, block=self._block)
+        return random_probes(loss, count, seed=self.seed, first=first, law_name=self.directions, block=self._block)
 
     def _independent(self, forms: list[Tensor]) -> Float[Tensor, "draw batch"]:
         """zᵀHz of each probe as independent draws: means over the blocks of dependent ones."""

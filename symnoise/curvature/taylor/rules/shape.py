@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symnoise.curvature.taylor.rules_elementwise import MeanSquare, Square
+from symnoise.curvature.taylor.rules.elementwise import MeanSquare, Square
 from symnoise.curvature.taylor.tensor import (
     FUNCTIONS,
     Stream,

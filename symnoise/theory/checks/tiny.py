@@ -7,12 +7,12 @@ import torch
 from symnoise.curvature import smoothed_curvature
 from symnoise.models import EmbeddingLoss, float64_throughout
 from symnoise.noise import Noise
+from symnoise.theory.checks.model_claims import check_radial, check_split
+from symnoise.theory.checks.pair_claims import check_cancellation, check_least_variance, check_variances
+from symnoise.theory.checks.smoothed_loss import check_smoothing_sampled
+from symnoise.theory.checks.validity import check_validity
 from symnoise.theory.findings import Findings
-from symnoise.theory.model_claims import check_radial, check_split
-from symnoise.theory.pair_claims import check_cancellation, check_least_variance, check_variances
-from symnoise.theory.smoothed_loss import check_smoothing_sampled
 from symnoise.theory.subjects import ScaleInvariant, tiny_llama, tiny_transformer
-from symnoise.theory.validity import check_validity
 
 SMALL, TRAINING = 0.02, 5.0  # α: σ = 0.002, where the quadratic regime must hold, and what NEFTune trains with
 

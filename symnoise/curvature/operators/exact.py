@@ -6,7 +6,7 @@ from torch import Tensor
 
 from symnoise.core import InputError, track
 from symnoise.curvature.loss import Loss
-from symnoise.curvature.products import HessianProducts
+from symnoise.curvature.operators.hessian import HessianProducts
 
 # n products are needed, and a dense Hessian of this size takes 512 MiB in float64.
 LARGEST = 8_192

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*, bars: bool = False) -> Iterator[None]:
+def muted(*, bars: bool = False) -> Iterator[None]:
     """Within the block, no Transformers warnings and, unless `bars`, no progress bars of Transformers or the hub."""
     from transformers.utils import logging
 

@@ -1,7 +1,4 @@
-"""Trace estimators that spend products on the largest eigenvalues first: Hutch++ and XTrace, for every example.
-
-Both beat Hutchinson where a few eigenvalues carry most of ‖H‖_F, and hold any symmetric H. A product is one of the
-whole batch; the linear algebra is of each example, over its real coordinates, in float64.
+"""XTrace: Hutch++ with every test vector left out in turn.
 
 symbol   here           shape, of one example (n = L·d)
 Ω        `omega`        (n, m) test vectors
@@ -10,49 +7,14 @@ Q, R     `Q`, `R`       (n, r), (r, m): the QR decomposition of Y, r = min(n, m)
 Z = HQ                  (n, r)
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import Estimate, track
+from symnoise.core import Estimate
+from symnoise.curvature.estimators.columns import Draw, Product, apply, as_probes, columns
 from symnoise.curvature.loss import Loss
-from symnoise.curvature.products import inner
-
-Product = Callable[[Tensor], Tensor]
-# draw(first, count): directions number first … first + count − 1, independent, (count, batch, token, dim).
-Draw = Callable[[int, int], Tensor]
-
-# Of both: one column, and two draws to take an error from.
-LEAST = 4
-
-
-def hutch_plus_plus(loss: Loss, product: Product, draw: Draw, count: int, first: int = 0) -> Estimate:
-    """tr H = tr QᵀHQ + tr (I − QQᵀ)H(I − QQᵀ), the first part exactly, the second by Hutchinson's estimate.
-
-    Q is an orthonormal basis of HS for ⌊count/3⌋ directions S; as many products give HQ, and the rest of `count` go to
-    the deflated directions g = (I − QQᵀ)z. Given Q the g are independent, so the standard error from the spread of
-    gᵀHg is as honest as Hutchinson's own, with (their number − 1) degrees of freedom; it is 0 where Q spans all of an
-    example's coordinates. (Meyer, Musco, Musco and Woodruff 2021, arXiv 2010.09649, algorithm 1.)
-    """
-    low = count // 3
-    sketch = _apply(product, draw(first, low), "Hessian products: sketch")
-    basis = torch.zeros_like(sketch)
-    for b, real in enumerate(loss.mask != 0):
-        Q, _ = torch.linalg.qr(_columns(sketch, b, real))
-        basis[: Q.shape[1], b, real] = _as_probes(Q, sketch)
-    del sketch
-    exact = torch.zeros(len(loss.embeddings), dtype=torch.float64, device=loss.embeddings.device)
-    for q in track(list(basis), "Hessian products: low rank"):
-        exact += inner(q, product(q))
-    forms = []
-    for k in track(range(low, count - low), "Hessian products: remainder"):
-        (z,) = draw(first + k, 1)
-        shares = torch.stack([inner(q, z) for q in basis]).to(z)  # Qᵀz, (low, batch)
-        g = z - torch.einsum("qb,qbtd->btd", shares, basis)
-        forms.append(inner(g, product(g)))
-    return Estimate.from_draws(exact + torch.stack(forms), count=count)
+from symnoise.curvature.operators.hessian import inner
 
 
 def xtrace(loss: Loss, product: Product, draw: Draw, count: int, first: int = 0) -> Estimate:
@@ -69,21 +31,21 @@ def xtrace(loss: Loss, product: Product, draw: Draw, count: int, first: int = 0)
     """
     m = count // 2
     omega = draw(first, m)
-    Y = _apply(product, omega, "Hessian products: sketch")
+    Y = apply(product, omega, "Hessian products: sketch")
     basis = torch.zeros_like(Y)
     R = torch.zeros((len(loss.embeddings), m, m), dtype=torch.float64, device=Y.device)
     for b, real in enumerate(loss.mask != 0):
-        Q, R_b = torch.linalg.qr(_columns(Y, b, real))
-        basis[: Q.shape[1], b, real] = _as_probes(Q, Y)
+        Q, R_b = torch.linalg.qr(columns(Y, b, real))
+        basis[: Q.shape[1], b, real] = as_probes(Q, Y)
         R[b, : len(R_b)] = R_b
     forms = inner(omega, Y)
     del Y
-    Z = _apply(product, basis, "Hessian products: basis")
+    Z = apply(product, basis, "Hessian products: basis")
     values, errors = [], []
     for b, real in enumerate(loss.mask != 0):
         r = min(m, int(real.sum()) * loss.embeddings.shape[-1])
-        Q = _columns(basis[:r], b, real)
-        T, W = Q.T @ _columns(Z[:r], b, real), Q.T @ _columns(omega, b, real)
+        Q = columns(basis[:r], b, real)
+        T, W = Q.T @ columns(Z[:r], b, real), Q.T @ columns(omega, b, real)
         terms, without = leave_one_out(T, R[b, :r], W, forms[:, b])
         values.append(terms.mean())
         change = terms[:, None] - without
@@ -126,16 +88,3 @@ def leave_one_out(
     a = along(W)
     pairs = terms[:, None] - bend + 2 * a * along(R) - 2 * a * along(T @ w) + a * a * bend
     return terms, torch.where(torch.eye(m, dtype=torch.bool, device=T.device), terms[:, None], pairs)
-
-
-def _apply(product: Product, V: Float[Tensor, "probe batch token dim"], what: str) -> Tensor:
-    return torch.stack([product(v) for v in track(list(V), what)])
-
-
-def _columns(V: Float[Tensor, "probe batch token dim"], b: int, real: Tensor) -> Float[Tensor, "n probe"]:
-    """Those vectors of example b as columns over its real coordinates, float64."""
-    return V[:, b, real].flatten(1).double().T
-
-
-def _as_probes(Q: Float[Tensor, "n r"], like: Tensor) -> Float[Tensor, "r length dim"]:
-    return Q.T.reshape(Q.shape[1], -1, like.shape[-1]).to(like)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import Estimate, jackknife_variance, track, without_each
-from symnoise.curvature import HessianProducts, SmoothedCurvature, probes
+from symnoise.curvature import HessianProducts, SmoothedCurvature, random_probes
 from symnoise.models import Loss
 from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
@@ -80,7 +80,7 @@ def check_diagonal_on_text(loss: Loss, count: int, *, where: str, seed: int = 0)
     product = HessianProducts(loss)
     along = []
     for k in track(range(count), "Hessian products"):
-        (z,) = probes(loss, 1, seed=seed, first=k)
+        (z,) = random_probes(loss, 1, seed=seed, first=k)
         Hz = product(z)
         along.append((z.double() * Hz.double(), Hz.double().square().sum((1, 2))))
     u = torch.stack([first for first, _ in along])

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.curvature.products import differentiable, require_derivatives
+from symnoise.curvature.operators.hessian import differentiable, require_derivatives
 from symnoise.models import EmbeddingLoss
 
 

@@ -1,0 +1,1 @@
+"""From products with an operator, and random probes, to estimates with standard errors."""

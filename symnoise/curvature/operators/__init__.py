@@ -1,0 +1,1 @@
+"""The curvature matrices as linear operators: Hessian, Gauss-Newton, differences of gradients, dense."""

@@ -1,0 +1,1 @@
+"""The measurements behind the claims: each check returns ledger rows and tables."""
