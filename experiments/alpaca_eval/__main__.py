@@ -11,10 +11,11 @@ import typer
 
 from experiments.alpaca_eval.files import read_rows
 from experiments.alpaca_eval.judge import load_judge, write_annotations
+from experiments.alpaca_eval.length import compared, read_plan, read_preferences
 from experiments.alpaca_eval.replies import write_replies
 from experiments.alpaca_eval.winrate import read_annotations, win_rate
 from result_schema.bad_input import one_line_on_bad_input
-from symnoise.core import progress_shown, write_json
+from symnoise.core import progress_shown, provenance, sha256, write_json
 from symnoise.models import load_model
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Replies, judge and win rates of AlpacaEval.")
@@ -64,6 +65,20 @@ def winrate(
     print(f"{made.count} preferences, {made.missing} missing; {made.note or f'length effect {made.length_effect:.2f}'}")
     if json:
         write_json(json, asdict(made))
+
+
+@app.command()
+def length(
+    plan: Annotated[Path, typer.Argument(help="What is compared, such as experiments/configs/length/7b.yaml.")],
+    preferences: Annotated[list[Path], typer.Argument(help="Annotations of AlpacaEval, or a table (.csv).")],
+    output: Output = Path("results/length-7b/gains.json"),
+) -> None:
+    """How much of a gain in preferences is left at equal length of replies, by several adjustments."""
+    given = read_plan(plan)
+    made = compared(read_preferences(preferences), given)
+    hashes = {file.name: sha256(file) for file in preferences}
+    write_json(output, {"plan": asdict(given), "files": hashes, "gains": made, **provenance()})
+    print(f"symnoise: {len(made)} gains are in {output}")
 
 
 if __name__ == "__main__":
