@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pandas as pd
+
 from analysis.endpoints import paired
+from analysis.length import WORDS
 from analysis.numbers import fixed, number, with_interval
 from analysis.paper.published import Published, StudyResults
 from analysis.study.dials import TERMS
@@ -22,6 +25,8 @@ def findings(published: Published) -> list[str]:
         said.append(_dials(dials))
     if study is not None:
         said += [_penalty(study)]
+    if published.length is not None:
+        said.append(_length(published.length.gains))
     return [sentence for sentence in said if sentence]
 
 
@@ -101,6 +106,25 @@ def _penalty(study: StudyResults) -> str:
     return (
         f"**Is a lower tr H flatter?** A penalty on it, minus no noise: {changes}, Δ held-out loss = "
         f"{fixed(rows['held-out loss']['mean'], 2)} nats. So tr H is shown as tr G + tr R."
+    )
+
+
+def _length(gains: pd.DataFrame) -> str:
+    """The first pair's gain: raw, and the least and the most that the adjustments which are not blind leave of it."""
+    own = gains[gains.noisy == gains.noisy.iloc[0]].set_index("adjustment")
+    raw, sighted = own.loc["raw"], own[own.blind.isna()].drop("raw", errors="ignore").sort_values("mean")
+    times = number(raw.characters_noisy / raw.characters_plain, 2)
+    said = (
+        "**Is NEFTune's gain at 7B one of length?** In AlpacaEval's public GPT-4 preferences (LLaMA-1-7B, Alpaca) it "
+        f"gains {with_interval(raw)} points, with replies {times} times as long. "
+    )
+    if sighted.empty:
+        return said + "Every adjustment for length also takes away the gain of a better model, so this is undecided."
+    ends = [sighted.iloc[0], sighted.iloc[-1]]
+    left = " to ".join(f"{with_interval(end)}, {WORDS[str(end.name)]}" for end in ends)
+    return (
+        f"{said}At equal length, by {len(sighted)} of {len(own) - 1} adjustments that keep the gain of better models, "
+        f"{left}."
     )
 
 

@@ -38,11 +38,19 @@ class StudyResults:
 
 
 @dataclass(frozen=True)
+class Length:
+    """rows: of Z1's ledger.  gains: the table of all adjustments."""
+
+    rows: list[dict[str, Any]]
+    gains: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Published:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
     tables: of the run, by name.  frames: figure -> data.  bench, peers: the bench's tables.
     studies, mechanism, first_looks: name -> results.  trained: the runs of smollm2-mirror, of which training alone was
-    recorded.  None where something has not been run."""
+    recorded.  length: Z1's ledger and table of gains.  None where something has not been run."""
 
     rows: list[dict[str, Any]]
     run: dict[str, Any]
@@ -55,6 +63,7 @@ class Published:
     mechanism: dict[str, StudyResults | None]
     first_looks: dict[str, StudyResults | None]
     trained: pd.DataFrame | None
+    length: Length | None
 
 
 def read_published(root: Path = ROOT) -> Published:
@@ -72,6 +81,7 @@ def read_published(root: Path = ROOT) -> Published:
         studies={name: study_results(root / "results" / name) for name in STUDIES},
         mechanism={name: study_results(root / "results" / name) for name in MECHANISM},
         trained=_csv(trained, "python -m analysis.readme") if trained.is_file() else None,
+        length=_length(root / "results" / "length-7b"),
         first_looks={name: study_results(root / "results" / name) for name in FIRST_LOOKS},
     )
 
@@ -96,6 +106,13 @@ def study_results(folder: Path) -> StudyResults | None:
         tables={name: _csv(path, command) for name, path in tables.items()},
         frames={name: _csv(path, command) for name, path in figures.items() if path.is_file()},
     )
+
+
+def _length(folder: Path) -> Length | None:
+    if not (folder / "ledger.json").is_file():
+        return None
+    command = "python -m analysis.length results/length-7b"
+    return Length(_json(folder / "ledger.json", command), _csv(folder / "tables" / "gains.csv", command))
 
 
 def _json(path: Path, command: str) -> Any:

@@ -13,7 +13,7 @@ from symnoise.theory.checks.smoothed_loss import check_smoothing_analytically, c
 from symnoise.theory.checks.tiny import check_tiny_transformer
 from symnoise.theory.checks.validity import check_validity
 from symnoise.theory.checks.variances import check_diagonal_on_text, check_variances_on_text
-from symnoise.theory.claims import CLAIMS, KINDS, OUTCOMES, SUBJECTS, Claim, claim, kind_of
+from symnoise.theory.claims import CLAIMS, KINDS, OUTCOMES, PREFERENCES, SUBJECTS, Claim, claim, kind_of
 from symnoise.theory.findings import Findings
 from symnoise.theory.ledger import LEVEL, Row, counts, row, verdict
 from symnoise.theory.subjects import Ridges, ScaleInvariant, Subject, tiny_llama, tiny_transformer
@@ -23,6 +23,7 @@ __all__ = [
     "KINDS",
     "LEVEL",
     "OUTCOMES",
+    "PREFERENCES",
     "SUBJECTS",
     "Claim",
     "Findings",

@@ -1,8 +1,8 @@
 """The claims that are held against measurement: what each says, and why it should be so.
 
 `CLAIMS` are theorems or follow from them, and one run on one model measures all of them. `OUTCOMES` are about what
-fine-tuning brings, and need runs over many seeds. `KINDS` says which rows of a ledger can be false of a real model, and
-which check the implementation only.
+fine-tuning brings, and need runs over many seeds; `PREFERENCES` are about published judgements. `KINDS` says which rows
+of a ledger can be false of a real model, and which check the implementation only.
 
 Notation: X embeddings of one example, n = L·d coordinates, ℓ its loss, g = ∇ℓ, H = ∇²ℓ; ε = σz, coordinates of z
 independent, symmetric, of unit variance and kurtosis κ; a raw draw has variance v.
@@ -134,9 +134,20 @@ OUTCOMES = {
     )
 }
 
+PREFERENCES = {
+    claim.id: claim
+    for claim in (
+        Claim(
+            "Z1",
+            "at equal length of replies, at most half of what NEFTune gains in a judge's preferences is left",
+            "no theorem: judges prefer long replies, and models fine-tuned with noise write longer ones",
+        ),
+    )
+}
+
 
 Kind = Literal["identity", "prediction"]
-SUBJECTS = ("sampled", "analytic", "tiny", "model", "training", "study")
+SUBJECTS = ("sampled", "analytic", "tiny", "model", "training", "study", "preferences")
 
 
 @dataclass(frozen=True)
@@ -176,6 +187,7 @@ KINDS = (
     Rule("V1", SUBJECTS, "prediction", "how far the quadratic regime reaches is for the model to say"),
     Rule("N3", SUBJECTS, "prediction", "needs a loss invariant to the scale of X, which a residual stream is not"),
     *(Rule(id, SUBJECTS, "prediction", "no theorem says what training brings") for id in OUTCOMES),
+    Rule("Z1", ("preferences",), "prediction", "no theorem says what a judge prefers"),
 )
 
 
@@ -188,8 +200,8 @@ def kind_of(key: str, subject: str) -> Kind:
 
 
 def claim(id: str) -> Claim:
-    """The claim with this id, of `CLAIMS` or `OUTCOMES`; `InputError` if there is none."""
-    known = CLAIMS | OUTCOMES
+    """The claim with this id, of `CLAIMS`, `OUTCOMES` or `PREFERENCES`; `InputError` if there is none."""
+    known = CLAIMS | OUTCOMES | PREFERENCES
     if id not in known:
         raise unknown("claim", id, known)
     return known[id]

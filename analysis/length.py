@@ -1,0 +1,146 @@
+"""How much of a gain in preferences is left at equal length: Z1's ledger, the table and the figure.
+
+python -m analysis.length results/length-7b     # from its gains.json
+"""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from matplotlib.figure import Figure
+from scipy import stats
+
+from analysis.numbers import fixed, with_interval
+from analysis.page import write_csv
+from analysis.style import DOUBLE, FAINT, INK, figure, save, styled
+from result_schema.bad_input import one_line_on_bad_input
+from result_schema.files import read_json
+from symnoise.core import write_json
+from symnoise.theory import Row, row
+from symnoise.theory.ledger import half_width, slug, verdict
+
+SHOWN_LEVEL = 0.95  # of the table's and the figure's intervals; the ledger has its own
+TITLE = "Gain in preferences at equal length of replies"
+ALT = "For each pair of models and each adjustment for length, the gain in win rate with its interval."
+# What each adjustment compares, for a reader; in the order of the figure.
+WORDS = {
+    "raw": "as published",
+    "like length": "replies of like length",
+    "difference": "line through differences",
+    "strata": "strata of length",
+    "two fits": "length control, each model alone",
+    "all generators": "all generators, one slope",
+    "own slopes": "all generators, own slopes",
+}
+
+
+def gains(record: dict[str, Any]) -> pd.DataFrame:
+    """The record's gains with 95 % intervals, in percentage points, and whether the adjustment is blind."""
+    table = pd.DataFrame(record["gains"])
+    half = _half(SHOWN_LEVEL) * table.stderr
+    table = table.assign(mean=100 * table.gain, low=100 * (table.gain - half), high=100 * (table.gain + half))
+    blind = {name: blinded(record, name) for name in table.adjustment.unique()}
+    return table.assign(blind=table.adjustment.map(blind))
+
+
+def _half(level: float) -> float:
+    """Of a normal interval, in standard errors."""
+    return float(stats.norm.ppf(0.5 + level / 2))
+
+
+def blinded(record: dict[str, Any], adjustment: str) -> str:
+    """The control of whose gain the adjustment does not demonstrably leave more than the stated share; "" if none."""
+    for one in record["gains"]:
+        if one["role"] == "control" and one["adjustment"] == adjustment and _decided(one) != "fails":
+            return f"{one['noisy']} − {one['plain']}"
+    return ""
+
+
+def _decided(one: dict[str, Any]) -> str:
+    half = half_width(one["left_stderr"])
+    return verdict("at most", 0, one["left"] - half, one["left"] + half, 0)
+
+
+def ledger(record: dict[str, Any]) -> list[Row]:
+    """Z1: for each pair and adjustment, the adjusted gain minus the stated share of the raw one is at most 0.
+
+    Where the adjustment also takes away the gain of a better model (a control), nothing is decided.
+    """
+    rows, share = [], record["plan"]["share"]
+    for one in record["gains"]:
+        if one["role"] != "pair" or one["adjustment"] == "raw":
+            continue
+        half = half_width(one["left_stderr"])
+        ends, said = (
+            (one["left"] - half, one["left"] + half),
+            f"{WORDS[one['adjustment']]}: gain − {share:g} · raw gain",
+        )
+        if control := blinded(record, one["adjustment"]):
+            ends, said = (-math.inf, math.inf), f"{said}; blind: it does not keep the gain {control}"
+        facts: dict[str, Any] = {
+            "key": f"gain.{slug(one['noisy'])}.{slug(one['adjustment'])}",
+            "subject": "preferences",
+        }
+        facts |= {"where": f"{one['noisy']} − {one['plain']}", "n": one["used"]}
+        facts |= {"seed": record["plan"]["bootstrap"]["seed"], "relation": "at most", "resolution": 0}
+        rows.append(row("Z1", said, 0, one["left"], ends, **facts))
+    return rows
+
+
+@styled
+def draw(data: pd.DataFrame) -> Figure:
+    """A panel for each pair, controls last; half of the raw gain is dashed. Hollow: the adjustment is blind."""
+    pairs = list(dict.fromkeys(zip(data.plain, data.noisy, strict=True)))
+    drawn = figure(DOUBLE, 2.1)
+    axes = drawn.subplots(1, len(pairs), sharey=True)
+    for ax, (plain, noisy) in zip(axes, pairs, strict=True):
+        own = data[(data.plain == plain) & (data.noisy == noisy)].set_index("adjustment").reindex(WORDS)
+        raw = own["mean"].iloc[0]
+        ax.axvline(0, color=INK, linewidth=0.6)
+        ax.axvline(raw / 2, color=FAINT, linewidth=0.8, linestyle="--")
+        for y, (_, one) in enumerate(own.iterrows()):
+            colour = INK if one.role == "control" else "#0072B2"
+            ax.plot([one.low, one.high], [y, y], color=colour, linewidth=1)
+            ax.plot(one["mean"], y, "o", color=colour, markersize=3.5, markerfacecolor="white" if one.blind else colour)
+        said = "\n(control)" if own.role.iloc[0] == "control" else "\n"
+        ax.set_title(f"{noisy}\nminus {plain}{said}", fontsize=5.5)
+        ax.set_xlabel("gain, points")
+    axes[0].set_yticks(range(len(WORDS)), list(WORDS.values()))
+    axes[0].invert_yaxis()
+    return drawn
+
+
+def caption(data: pd.DataFrame) -> str:
+    """What is left of the first pair's gain, by how the lengths are made equal."""
+    own = data[data.noisy == data.noisy.iloc[0]].set_index("adjustment")
+    said = [f"{WORDS[name]} {with_interval(own.loc[name].to_dict())}" for name in WORDS]
+    return (
+        f"Win rate of {own.noisy.iloc[0]} minus {own.plain.iloc[0]} against the same references, percentage points: "
+        f"{'; '.join(said)}. Mean replies of {fixed(own.characters_noisy.iloc[0], 0)} and "
+        f"{fixed(own.characters_plain.iloc[0], 0)} characters. 95 % intervals over instructions; dashed: half of the "
+        "published gain; hollow: an adjustment that takes away a better model's gain as well, in one of the controls."
+    )
+
+
+def write(folder: Path) -> Path:
+    """Write ledger.json, ledger.csv, tables/gains.csv and figures/length.* into `folder`; the path of the ledger."""
+    record = read_json(folder / "gains.json", "run `python -m experiments.alpaca_eval length` first")
+    rows, table = [asdict(made) for made in ledger(record)], gains(record)
+    write_json(folder / "ledger.json", rows)
+    write_csv(folder / "ledger.csv", pd.DataFrame(rows))
+    write_csv(folder / "tables" / "gains.csv", table)
+    write_csv(folder / "figures" / "length.csv", table)
+    save(draw(table), folder / "figures", "length")
+    return folder / "ledger.json"
+
+
+def main(folder: Annotated[Path, typer.Argument(help="A folder with gains.json.")]) -> None:
+    """Ledger, table and figure of gains in preferences at equal length."""
+    print(f"symnoise: the ledger is in {write(folder)}")
+
+
+if __name__ == "__main__":
+    one_line_on_bad_input(lambda: typer.run(main))
