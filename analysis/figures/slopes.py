@@ -78,7 +78,7 @@ def _draw_reference_slopes(ax: Axes, part: pd.DataFrame) -> None:
         chosen = part[(part["first"] == first) & (part.second == second)]
         if chosen.empty:
             continue
-        top = chosen.sort_values("sigma").iloc[-1]
+        top = chosen.nlargest(1, "sigma").iloc[0]
         start = top.value / 2.6 * (low / top.sigma) ** order
         ax.plot([low, top.sigma], [start, top.value / 2.6], color=FAINT, lw=0.8, ls=(0, (4, 2.5)), zorder=1)
         middle = (low * top.sigma) ** 0.5
