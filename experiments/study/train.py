@@ -56,14 +56,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
     )
     curve = Curve(study, steps, place, trainer, source.tokenizer, rows, started)
     trainer.add_callback(curve)
-    reason, means = "", {}
-    try:
-        with muted():
-            if is_finished(place / "trainer", steps):  # killed when all but train.json was done
-                curve.begin(steps)
-            means = train_to_end(trainer)
-    except Diverged as error:
-        reason = f"diverged: {error}"
+    means, reason = _trained(trainer, curve)
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
@@ -87,6 +80,17 @@ def train(study: Study, run: Run, folder: Path) -> None:
             **provenance(),
         },
     )
+
+
+def _trained(trainer: Any, curve: "Curve") -> tuple[dict[str, float], str]:
+    """The means over the steps and "", or no means and why training stopped."""
+    try:
+        with muted():
+            if is_finished(curve.place / "trainer", curve.steps):  # killed when all but train.json was done
+                curve.begin(curve.steps)
+            return train_to_end(trainer), ""
+    except Diverged as error:
+        return {}, f"diverged: {error}"
 
 
 def _arguments(study: Study, run: Run, place: Path) -> dict[str, Any]:
