@@ -23,6 +23,7 @@ from experiments.fine_tuning import fine_tune_arm, measure_start
 from experiments.quick.settings import CONFIG, read_settings
 from experiments.quick.stages import Stages
 from experiments.rows import first_usable
+from result_schema.quick import START, training_stage
 from symnoise.core import peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
 from symnoise.curvature.taylor import UnsupportedOperation
@@ -79,9 +80,9 @@ def main(
         theory(stages, settings)
         text(stages, settings, source)
         validity(stages, settings, source)
-        stages.run("training-start", partial(measure_start, settings), "the model before fine-tuning", TRAINED)
+        stages.run(training_stage(START), partial(measure_start, settings), "the model before fine-tuning", TRAINED)
         for arm in settings["training"]["arms"]:
-            stages.run(f"training-{arm}", partial(fine_tune_arm, arm, settings), f"fine-tuning, {arm}", TRAINED)
+            stages.run(training_stage(arm), partial(fine_tune_arm, arm, settings), f"fine-tuning, {arm}", TRAINED)
         run = {
             "settings": settings,
             "seconds_this_time": time.perf_counter() - started,
