@@ -24,6 +24,7 @@ from analysis.paper.published import FIRST_LOOKS, Published, StudyResults, read_
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
+from result_schema.bench import OWN, TAYLOR, TAYLOR_BFLOAT16
 from result_schema.files import ROOT
 from result_schema.measures import SPLIT
 from symnoise.core import InputError, write_atomically, write_json
@@ -150,8 +151,8 @@ def costs(published: Published) -> str:
     bench, peers = published.bench.set_index("key"), published.peers.set_index("method")
     training = pd.read_csv(ROOT / "docs" / "training.csv").set_index("loop")
     taylor, halves, products = (bench.loc[key] for key in ("taylor", "taylor-bfloat16", "products"))
-    own, halved = peers.loc["symnoise, Taylor"], peers.loc["symnoise, Taylor, bfloat16 coefficients"]
-    others = peers[~peers.index.str.startswith("symnoise") & (peers.malloc != "as found")]
+    own, halved = peers.loc[TAYLOR], peers.loc[TAYLOR_BFLOAT16]
+    others = peers[~peers.index.isin(OWN) & (peers.malloc != "as found")]
     plain, noise, pair = (training.loc[loop] for loop in ("plain Trainer", "unpaired noise", "pair, one doubled batch"))
     biased = f"{100 * abs(halved.trace / own.trace - 1):.1f} % biased"
     rows = {

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from result_schema.files import read_json
+from result_schema.quick import START, TRAINING_STAGES, training_stage
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS
 
-# The stages of the quick run in their order; fine-tuning is `training-start`, then `training-ARM` for each arm.
+# The stages of the quick run in their order; "training" stands for those of fine-tuning.
 STAGES = (
     "sources",
     "moments",
@@ -74,11 +75,11 @@ def read_run(folder: Path) -> QuickRun:
         raise InputError(f"{folder}: no stage records; run `{command}` first")
     run = read_json(folder / "run.json", f"run `{command}`") if (folder / "run.json").is_file() else {}
     arms = run.get("settings", {}).get("training", {}).get("arms", [])
-    trained = [name for name in found if name.startswith("training-")]
+    trained = [name for name in found if name in TRAINING_STAGES]
     expected: list[str] = []
     for stage in STAGES:
         if stage == "training":
-            expected += [f"training-{part}" for part in ("start", *arms)] if arms else trained or [stage]
+            expected += [training_stage(part) for part in (START, *arms)] if arms else trained or [stage]
         else:
             expected.append(stage)
     names = [name for name in expected if name in found] + [name for name in found if name not in expected]

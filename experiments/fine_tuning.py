@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symnoise.core import InputError
+from experiments.rows import first_usable
 from symnoise.curvature import finite_curvature, trace_parts
-from symnoise.data import encode, encode_row, load_data, usable
+from symnoise.data import encode, encode_row, load_data
 from symnoise.finetune.callbacks import Periodic, StepBar
 from symnoise.finetune.engine import make_trainer, train_to_end
 from symnoise.finetune.held_out import held_out_loss
@@ -40,9 +40,8 @@ class Setting:
         model, tokenizer, length, size = source.model, source.tokenizer, options["max_length"], options["batch"]
         wanted = options["held_out"] + options["rows"]
         pool = list(load_data(settings["data"]))[: 8 * wanted]
-        chosen = usable(pool, tokenizer, max_length=length, model=model)[:wanted]
-        if len(chosen) < wanted:
-            raise InputError(f"{settings['data']}: too few rows fit {length} tokens; raise training.max_length")
+        key = "training.max_length"
+        chosen = first_usable(pool, wanted, tokenizer, model, length, data=settings["data"], key=key)
         held_out, training = chosen[: options["held_out"]], chosen[options["held_out"] :]
         rows = [encode_row(example, tokenizer, max_length=length, model=model) for example in training]
         return Setting(

@@ -21,6 +21,7 @@ PACKAGES = {
 }
 ROOMS = ["core", "noise", "data", "models", "curvature", "norms", "theory", "training", "finetune", "cli"]
 LIBRARY = [path for room in ROOMS for path in sorted((ROOT / "symnoise" / room).rglob("*.py"))]
+BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -66,6 +67,35 @@ def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
     files = {module(path): path for path in FILES if path.relative_to(ROOT).parts[0] == package}
     graph = {name: imported(path, at_once=True) & set(files) - {name} for name, path in files.items()}
     list(TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
+
+
+def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _nesting(node: ast.AST, level: int = 0) -> int:
+    """The deepest block in a function, without the functions and classes in it; `elif` is as deep as its `if`."""
+    deepest = level
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        is_elif = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]
+        deepest = max(deepest, _nesting(child, level + (isinstance(child, BLOCKS) and not is_elif)))
+    return deepest
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_a_function_fits_on_a_screen(path: Path) -> None:
+    sizes = [(function.name, function.end_lineno - function.lineno + 1) for function in _functions(path)]
+    assert not [(name, size) for name, size in sizes if size > 50]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=module)
+def test_a_function_is_nested_at_most_three_deep(path: Path) -> None:
+    depths = [(function.name, _nesting(function)) for function in _functions(path)]
+    assert not [(name, depth) for name, depth in depths if depth > 3]
 
 
 @pytest.mark.parametrize("name", symnoise.__all__)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
@@ -37,47 +38,58 @@ def draw(data: pd.DataFrame) -> Figure:
         floor = part.value.min() / 4  # intervals that reach 0 have no place on a logarithmic axis: cut, with an arrow
         ends = []
         for k, ((first, second), points) in enumerate(part.groupby(["first", "second"], sort=False)):
-            ink = colour(first)
-            exact = points[points.kind == "closed form"].sort_values("sigma")
-            sampled = points[points.kind == "sampled"].sort_values("sigma")
-            if len(exact):
-                ax.plot(exact.sigma, exact.value, color=ink)
-            else:
-                ax.plot(sampled.sigma, sampled.value, color=ink, lw=0.6, alpha=0.6)
-            for p in sampled.itertuples():
-                at = p.sigma * 1.025 ** (k - 1)  # side by side, or the bars hide one another
-                cut(ax, at, p.value, p.low, p.high, (floor, np.inf), ink, marker=_MARKERS.get(first, "o"))
+            _draw_difference(ax, points, str(first), k, floor)
             last = points.loc[points.sigma.idxmax()]
             said = " − ".join(LABELS.get(law, law) for law in (str(first), str(second)))
-            ends.append((last.sigma, last.value, said, ink))
+            ends.append((last.sigma, last.value, said, colour(str(first))))
+        labels.append((ax, ends))
         ax.set_xlabel("σ (of one coordinate)")
         decades(ax)
         log_axis(ax)
-        low, high = part.sigma.min(), part.sigma.max()
-        ax.set_xlim(low / 1.15, high * 1.15)
+        ax.set_xlim(part.sigma.min() / 1.15, part.sigma.max() * 1.15)
         ax.set_ylim(floor / 1.5, np.nanmax([part.value.max(), part.high.max()]) * 2)
-        for (first, second), order in _ORDERS.items():
-            chosen = part[(part["first"] == first) & (part.second == second)]
-            if len(chosen):
-                top = chosen.loc[chosen.sigma.idxmax()]
-                start = top.value / 2.6 * (low / top.sigma) ** order
-                ax.plot([low, top.sigma], [start, top.value / 2.6], color=FAINT, lw=0.8, ls=(0, (4, 2.5)), zorder=1)
-                middle = (low * top.sigma) ** 0.5
-                ax.annotate(
-                    f"slope {order}",
-                    (middle, top.value / 2.6 * (middle / top.sigma) ** order),
-                    (3, -4),
-                    textcoords="offset points",
-                    color=FAINT,
-                    va="top",
-                )
+        _draw_reference_slopes(ax, part)
         if letter == "a":
             ax.set_ylabel("|difference of E ℓ(X+σz)|, in units of ℓ")
         ax.grid(color=RULE, lw=0.3)
         ax.set_title(f"{letter}  {heading(subject)}")
-        labels.append((ax, ends))
     label_ends(drawn, labels)
     return drawn
+
+
+def _draw_difference(ax: Axes, points: pd.DataFrame, first: str, k: int, floor: float) -> None:
+    """The k-th pair of laws of a panel, in the colour of its first."""
+    ink = colour(first)
+    exact = points[points.kind == "closed form"].sort_values("sigma")
+    sampled = points[points.kind == "sampled"].sort_values("sigma")
+    if len(exact):
+        ax.plot(exact.sigma, exact.value, color=ink)
+    else:
+        ax.plot(sampled.sigma, sampled.value, color=ink, lw=0.6, alpha=0.6)
+    for p in sampled.to_dict("records"):
+        at = p["sigma"] * 1.025 ** (k - 1)  # side by side, or the bars hide one another
+        cut(ax, at, p["value"], p["low"], p["high"], (floor, np.inf), ink, marker=_MARKERS.get(first, "o"))
+
+
+def _draw_reference_slopes(ax: Axes, part: pd.DataFrame) -> None:
+    """A dashed line of the slope that the theory gives, below the data of each pair that has one."""
+    low = part.sigma.min()
+    for (first, second), order in _ORDERS.items():
+        chosen = part[(part["first"] == first) & (part.second == second)]
+        if chosen.empty:
+            continue
+        top = chosen.nlargest(1, "sigma").iloc[0]
+        start = top.value / 2.6 * (low / top.sigma) ** order
+        ax.plot([low, top.sigma], [start, top.value / 2.6], color=FAINT, lw=0.8, ls=(0, (4, 2.5)), zorder=1)
+        middle = (low * top.sigma) ** 0.5
+        ax.annotate(
+            f"slope {order}",
+            (middle, top.value / 2.6 * (middle / top.sigma) ** order),
+            (3, -4),
+            textcoords="offset points",
+            color=FAINT,
+            va="top",
+        )
 
 
 def caption(data: pd.DataFrame) -> str:

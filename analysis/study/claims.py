@@ -38,8 +38,11 @@ ASSOCIATIONS: dict[str, Callable[..., Association]] = {
 }
 
 
-def outcome_ledger(study: StudyTables) -> list[Row]:
-    """Every row of O1 to O4 and D1 that the study's runs allow, in alphabetical order."""
+def outcome_ledger(study: StudyTables, dials: pd.DataFrame | None = None) -> list[Row]:
+    """Every row of O1 to O4 and D1 that the study's runs allow, in alphabetical order.
+
+    dials: `slopes` of the study, where the caller has them already.
+    """
     rows: list[Row] = []
     measured = measurements(study)
     for setting, runs in study.runs.groupby("setting", sort=False):
@@ -48,15 +51,15 @@ def outcome_ledger(study: StudyTables) -> list[Row]:
         rows += associated(own, runs, str(setting))
         rows += equivalent(own, runs, str(setting), study.equivalence)
         rows += ordered(own, runs, str(setting))
-    rows += dialled(study)
+    rows += dialled(study, slopes(study) if dials is None else dials)
     return sorted(rows, key=lambda made: made.id)
 
 
-def dialled(study: StudyTables) -> list[Row]:
+def dialled(study: StudyTables, dials: pd.DataFrame) -> list[Row]:
     """D1, for each outcome that the study's file names: its slope on λ² is 0 within the difference that the file calls
     worth knowing, and the slope on μ of tr G and of the held-out loss is at most 0. Student's interval over seeds."""
     rows = []
-    for _, found in slopes(study).iterrows():
+    for _, found in dials.iterrows():
         if not found.primary or (found.term == EVEN and found.measure not in FALLING):
             continue
         half, even = half_width(found.stderr, found.seeds - 1), found.term == EVEN

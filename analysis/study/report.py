@@ -46,7 +46,8 @@ def write_study(folder: Path) -> Path:
     """
     folder = Path(folder)
     study = read_study(folder)
-    rows = [asdict(made) for made in outcome_ledger(study)]
+    dials = slopes(study)
+    rows = [asdict(made) for made in outcome_ledger(study, dials)]
     compared = contrasts(study)
     tables = {
         "arms": arms(study),
@@ -55,7 +56,7 @@ def write_study(folder: Path) -> Path:
         "power": plan(compared, study),
         "costs": costs(study.runs),
     }
-    if len(dials := slopes(study)):
+    if len(dials):
         tables["dials"] = dials
     write_json(folder / "ledger.json", rows)
     write_csv(folder / "ledger.csv", pd.DataFrame(rows))

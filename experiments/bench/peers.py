@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.bench.process import ROWS, SCORED, Clock, Row, batch, in_process, measured, model_of, seconds
+from result_schema.bench import OWN, PRODUCTS, TAYLOR, TAYLOR_BFLOAT16
 from symnoise.core import generator
 from symnoise.curvature import HessianProducts, inner, random_probes
 from symnoise.curvature.taylor import taylor_quadratics
@@ -221,11 +222,9 @@ class Method:
 
 # The first is what the others are divided by.
 METHODS: dict[str, Method] = {
-    "symnoise, Taylor": Method(_taylor(), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE),
-    "symnoise, Taylor, bfloat16 coefficients": Method(
-        _taylor(torch.bfloat16), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE
-    ),
-    "symnoise, Hessian products": Method(_products),
+    TAYLOR: Method(_taylor(), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE),
+    TAYLOR_BFLOAT16: Method(_taylor(torch.bfloat16), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE),
+    PRODUCTS: Method(_products),
     "plain graph reuse": Method(_graph_reuse, note=EAGER),
     "double backward for each probe": Method(_double_backward, note=EAGER),
     "PyHessian": Method(_pyhessian, package="pyhessian", note=f"{EAGER}; one probe a call of trace"),
@@ -288,7 +287,7 @@ def run(smoke: bool, say: Callable[[str], None]) -> list[Row]:
             say(f"{name}: left out, {method.package} is not installed (make bench installs it)")
             continue
         # symnoise tells malloc to keep freed memory by itself, so both settings are one to it.
-        for retained in (True,) if name.startswith("symnoise") else (True, False):
+        for retained in (True,) if name in OWN else (True, False):
             say(f"{name}, malloc {'retained' if retained else 'as found'}")
             record = in_process("peers", {"method": name, "retained": retained, "smoke": smoke})
             record["probes"] = needed

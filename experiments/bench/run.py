@@ -27,6 +27,7 @@ from experiments.bench import growth as bench_growth
 from experiments.bench import peers as bench_peers
 from experiments.bench import ratios as bench_ratios
 from experiments.bench.process import ROWS, SCORED, TOKENS, write_csv
+from result_schema.bench import OWN
 from symnoise.core import unknown
 
 
@@ -92,7 +93,7 @@ def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
     console.print(table)
     for note, rows in frame[frame.note.fillna("") != ""].groupby("note", sort=False):
         console.print(f"{', '.join(dict.fromkeys(rows.method))}: {note}", highlight=False)
-    others = frame[~frame.method.str.startswith("symnoise")]
+    others = frame[~frame.method.isin(OWN)]
     for malloc, rows in others.groupby(others.malloc == "as found"):
         console.print(
             f"best peer ÷ symnoise, malloc {'as found' if malloc else 'retained'}: "

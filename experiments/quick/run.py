@@ -23,6 +23,7 @@ from experiments.fine_tuning import fine_tune_arm, measure_start
 from experiments.quick.settings import CONFIG, read_settings
 from experiments.quick.stages import Stages
 from experiments.rows import first_usable
+from result_schema.quick import START, training_stage
 from symnoise.core import peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
 from symnoise.curvature.taylor import UnsupportedOperation
@@ -79,9 +80,9 @@ def main(
         theory(stages, settings)
         text(stages, settings, source)
         validity(stages, settings, source)
-        stages.run("training-start", partial(measure_start, settings), "the model before fine-tuning", TRAINED)
+        stages.run(training_stage(START), partial(measure_start, settings), "the model before fine-tuning", TRAINED)
         for arm in settings["training"]["arms"]:
-            stages.run(f"training-{arm}", partial(fine_tune_arm, arm, settings), f"fine-tuning, {arm}", TRAINED)
+            stages.run(training_stage(arm), partial(fine_tune_arm, arm, settings), f"fine-tuning, {arm}", TRAINED)
         run = {
             "settings": settings,
             "seconds_this_time": time.perf_counter() - started,
@@ -128,74 +129,94 @@ def theory(stages: Stages, settings: dict[str, Any]) -> None:
 
 def text(stages: Stages, settings: dict[str, Any], source: "Source") -> None:
     """The pretrained model on real text: curvature, laws compared, norms."""
-    options, seed = settings["text"], settings["seed"]
-    where = source.where()
-
-    def loss(examples: int = options["examples"]) -> EmbeddingLoss:
-        return source.loss(examples, options["max_length"])
-
-    def curvature() -> dict[str, Any]:
-        chosen, probes = loss(), options["probes"]
-        parts = trace_parts(chosen, probes=probes, seed=seed)
-        by_method = {
-            "hvp": trace(chosen, "hvp", probes, seed),  # the same probes: equal but for rounding
-            "difference": trace(chosen, "difference", probes // 8, seed),
-        }
-        records = [
-            {"example": b, "tokens": int(chosen.lengths[b]), "scored_tokens": int(chosen.scored_tokens[b])}
-            | {"quantity": name, "method": estimate.method, "probes": estimate.probes, "dof": estimate.dof}
-            | {"value": float(estimate.value[b]), "stderr": float(estimate.stderr[b]), "seconds": estimate.seconds}
-            for name, estimate in (
-                ("tr H", parts.hessian),
-                ("tr G", parts.gauss_newton),
-                ("tr R", parts.rest),
-                *(("tr H", estimate) for estimate in by_method.values()),
-            )
-            for b in range(len(chosen.ids))
-        ]
-        return {"rows": [], "tables": {"curvature": records}}
-
-    def laws() -> Findings:
-        chosen = loss(options["law_examples"])
-        facts: dict[str, Any] = {"where": where, "seed": seed}
-        return (
-            check_coupled_laws(chosen, 5.0, options["coupled_draws"], **facts)
-            + check_split(chosen, 1.0, options["split_draws"], **facts)
-            + check_diagonal_on_text(chosen, options["diagonal_probes"], **facts)
-            + check_first_layer(source.model.model, **facts)
-        )
-
-    def norms() -> Findings:
-        short = source.loss(options["radial_examples"], options["radial_tokens"])
-        radial = check_radial(short, options["radial_probes"], where=where, seed=seed)
-        chosen = loss()
-        records = []
-        for name in ("uniform", "gaussian", "gaussian-raw", "symnoise"):
-            noise = Noise.named(name, 5.0)
-            assert noise is not None
-            growth = layer_growth(chosen, noise, options["layer_draws"], seed)
-            for layer in range(len(growth.clean)):
-                mean, moved = (
-                    replace(e, value=e.value[layer], stderr=e.stderr[layer]).mean()
-                    for e in (growth.growth, growth.displacement)
-                )
-                records.append(
-                    {"law": name, "alpha": 5.0, "layer": layer, "clean": float(growth.clean[layer].mean())}
-                    | {"growth": float(mean.value), "growth_stderr": float(mean.stderr)}
-                    | {"displacement": float(moved.value), "displacement_stderr": float(moved.stderr), "dof": mean.dof}
-                )
-        return check_norms(chosen, 5.0, where=where, seed=seed) + radial + Findings(tables={"layers": records})
-
     stages.run(
-        "curvature", curvature, "tr H, tr G and the rest, by Taylor mode, Hessian products and differences", MEASURED
+        "curvature",
+        partial(curvature, settings, source),
+        "tr H, tr G and the rest, by Taylor mode, Hessian products and differences",
+        MEASURED,
     )
     stages.run(
         "laws",
-        laws,
+        partial(laws, settings, source),
         "the laws compared by coupled draws; the parts of a pair; the diagonal of H; the first layer",
         MEASURED,
     )
-    stages.run("norms", norms, "embedding norms, growth through the layers, the radial identity", MEASURED)
+    stages.run(
+        "norms",
+        partial(norms, settings, source),
+        "embedding norms, growth through the layers, the radial identity",
+        MEASURED,
+    )
+
+
+def curvature(settings: dict[str, Any], source: "Source") -> dict[str, Any]:
+    """tr H and its parts of each example, by every method."""
+    options, seed = settings["text"], settings["seed"]
+    chosen, probes = source.loss(options["examples"], options["max_length"]), options["probes"]
+    parts = trace_parts(chosen, probes=probes, seed=seed)
+    by_method = {
+        "hvp": trace(chosen, "hvp", probes, seed),  # the same probes: equal but for rounding
+        "difference": trace(chosen, "difference", probes // 8, seed),
+    }
+    records = [
+        {"example": b, "tokens": int(chosen.lengths[b]), "scored_tokens": int(chosen.scored_tokens[b])}
+        | {"quantity": name, "method": estimate.method, "probes": estimate.probes, "dof": estimate.dof}
+        | {"value": float(estimate.value[b]), "stderr": float(estimate.stderr[b]), "seconds": estimate.seconds}
+        for name, estimate in (
+            ("tr H", parts.hessian),
+            ("tr G", parts.gauss_newton),
+            ("tr R", parts.rest),
+            *(("tr H", estimate) for estimate in by_method.values()),
+        )
+        for b in range(len(chosen.ids))
+    ]
+    return {"rows": [], "tables": {"curvature": records}}
+
+
+def laws(settings: dict[str, Any], source: "Source") -> Findings:
+    """The laws by coupled draws, the parts of a pair, the diagonal of H and the first layer."""
+    options = settings["text"]
+    chosen = source.loss(options["law_examples"], options["max_length"])
+    facts: dict[str, Any] = {"where": source.where(), "seed": settings["seed"]}
+    return (
+        check_coupled_laws(chosen, 5.0, options["coupled_draws"], **facts)
+        + check_split(chosen, 1.0, options["split_draws"], **facts)
+        + check_diagonal_on_text(chosen, options["diagonal_probes"], **facts)
+        + check_first_layer(source.model.model, **facts)
+    )
+
+
+def norms(settings: dict[str, Any], source: "Source") -> Findings:
+    """Embedding norms, the radial identity, and growth through the layers."""
+    options, seed, where = settings["text"], settings["seed"], source.where()
+    short = source.loss(options["radial_examples"], options["radial_tokens"])
+    radial = check_radial(short, options["radial_probes"], where=where, seed=seed)
+    chosen = source.loss(options["examples"], options["max_length"])
+    layers = [
+        record
+        for law in ("uniform", "gaussian", "gaussian-raw", "symnoise")
+        for record in _layers(chosen, law, options["layer_draws"], seed)
+    ]
+    return check_norms(chosen, 5.0, where=where, seed=seed) + radial + Findings(tables={"layers": layers})
+
+
+def _layers(loss: EmbeddingLoss, law: str, draws: int, seed: int) -> list[dict[str, Any]]:
+    """Growth and displacement of the norm layer by layer under one law, means over examples."""
+    noise = Noise.named(law, 5.0)
+    assert noise is not None
+    growth = layer_growth(loss, noise, draws, seed)
+    records = []
+    for layer in range(len(growth.clean)):
+        mean, moved = (
+            replace(e, value=e.value[layer], stderr=e.stderr[layer]).mean()
+            for e in (growth.growth, growth.displacement)
+        )
+        records.append(
+            {"law": law, "alpha": 5.0, "layer": layer, "clean": float(growth.clean[layer].mean())}
+            | {"growth": float(mean.value), "growth_stderr": float(mean.stderr)}
+            | {"displacement": float(moved.value), "displacement_stderr": float(moved.stderr), "dof": mean.dof}
+        )
+    return records
 
 
 def validity(stages: Stages, settings: dict[str, Any], source: "Source") -> None:

@@ -52,12 +52,23 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
 
     Returns the mean loss of the first and the last 50 steps.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     text = text[: options.rows]
     if len(text) < options.batch:
         raise InputError(f"{len(text)} rows are left for pretraining; lower training.pool or measuring.held_out")
     tokenizer = vocabulary(text, options.vocabulary, TEMPLATE if options.chat else None)
+    model = _untrained(options, tokenizer)
+    losses = _train(model, tokenizer, _token_ids(text, tokenizer, model, options), options)
+    with muted():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    first, last = losses[:50], losses[-50:]
+    return {"pretraining_loss": [sum(first) / len(first), sum(last) / len(last)]}
+
+
+def _untrained(options: Pretraining, tokenizer: Any) -> Any:
+    """The Llama before its first step."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden,
@@ -76,14 +87,24 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
         model = LlamaForCausalLM(config)
     if options.embeddings:
         start_from_table(model, borrowed_table(tokenizer, options.embeddings, options.hidden))
-    lines = ["\n".join(content for _, content in example.messages) for example in text]
-    ended = [ids + [tokenizer.eos_token_id] for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
-    rows = [{"input_ids": ids[: options.max_length]} for ids in ended]
-    if options.chat:
-        limits = {"max_length": options.max_length, "model": model}
-        rows = [encode_row(example, tokenizer, **limits) for example in usable(text, tokenizer, **limits)]
-        if len(rows) < options.batch:
-            raise InputError(f"only {len(rows)} conversations fit; raise pretraining.max_length")
+    return model
+
+
+def _token_ids(text: list[Example], tokenizer: Any, model: Any, options: Pretraining) -> list[dict[str, list[int]]]:
+    """The rows as plain text, truncated to `max_length`, or as conversations of at most so many tokens."""
+    if not options.chat:
+        lines = ["\n".join(content for _, content in example.messages) for example in text]
+        ended = [ids + [tokenizer.eos_token_id] for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
+        return [{"input_ids": ids[: options.max_length]} for ids in ended]
+    limits = {"max_length": options.max_length, "model": model}
+    rows = [encode_row(example, tokenizer, **limits) for example in usable(text, tokenizer, **limits)]
+    if len(rows) < options.batch:
+        raise InputError(f"only {len(rows)} conversations fit; raise pretraining.max_length")
+    return rows
+
+
+def _train(model: Any, tokenizer: Any, rows: list[dict[str, list[int]]], options: Pretraining) -> list[float]:
+    """Train on all tokens of rows drawn at random; the loss of each step."""
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=0.1, betas=(0.9, 0.95))
     warm_up = max(1, options.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -101,11 +122,7 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    with muted():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    first, last = losses[:50], losses[-50:]
-    return {"pretraining_loss": [sum(first) / len(first), sum(last) / len(last)]}
+    return losses
 
 
 def borrowed_table(tokenizer: Any, name: str, width: int) -> Tensor:

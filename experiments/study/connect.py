@@ -6,7 +6,7 @@ Runs that are not finished are left out and counted; a diverged run is a row lik
 cannot come in: the schema is part of what names the folder (`Study.key`).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 
 from experiments.study.command import study_command
 from experiments.study.results import records
-from experiments.study.spec import Study
+from experiments.study.spec import Run, Study
 from result_schema.measures import BENCHMARKS, WIN_RATE
 from result_schema.study import ARMS, SCHEMA, TABLES, check_table
 from symnoise.core import InputError, write_atomically, write_json
@@ -25,68 +25,103 @@ NAMES = {"train": "train.json", "measure": "measure.json", "replies": "replies.j
 
 def connect(study: Study, folder: Path, results: Path = Path("results")) -> None:
     """Write the tables of every finished run."""
-    runs, curves, curvature, outcomes, unfinished = [], [], [], [], []
     start = records(folder / "start.json")
     _require_same_settings(study, start, folder / "start.json")
-    versions: set[str] = set()
-    contents = {start.get("data_sha256")}  # of the data set; records of before it was kept have none
     sections = {"benchmarks": study.tasks, "preferences": study.alpaca_eval}
-    asked: dict[str, list[Any]] = {step: [] for step, section in sections.items() if section}
+    gathered = _Gathered({step: [] for step, section in sections.items() if section})
+    gathered.contents.add(start.get("data_sha256"))
     for run in study.runs:
-        files = {name: folder / run.name / file for name, file in NAMES.items()}
-        if not all(file.is_file() for file in files.values()):
-            unfinished.append(run.name)
-            continue
-        found = {name: records(file) for name, file in files.items()}
-        train, measure = found["train"], found["measure"]
-        versions |= {record["versions"]["symnoise"] for record in found.values()}
-        for name in ("measure", "replies", "outcomes"):
-            _require_same_settings(study, found[name], files[name])
-        contents.add(train.get("data_sha256"))
-        runs.append(
-            {"run": run.name, "arm": run.arm, "alpha": run.alpha, "seed": run.seed, "model": study.model}
-            | {"data": study.data, "batch": train["batch"], "steps": study.steps(run.arm)}
-            | {key: train[key] for key in ("status", "train_loss", "gradient_norm", "seconds", "peak_rss_mib")}
-            | {"measure_seconds": measure["seconds"], "trace_seconds": measure["trace_seconds"]}
-            | {"tokens_per_second": found["replies"]["tokens_per_second"]}
-        )
-        curves += [
-            {"run": run.name, "step": point["step"], "quantity": name, "value": value}
-            for point in train["curve"]
-            for name, value in point.items()
-            if name != "step"
-        ]
-        points = [{"step": 0, **point} for point in start["points"]] + measure["points"]
-        curvature += [{"run": run.name, **point} for point in points]
-        outcomes += [{"run": run.name, **outcome} for outcome in found["outcomes"]["outcomes"]]
-        for step, settings in asked.items():
-            if (file := folder / run.name / f"{step}.json").is_file():
-                more = records(file)
-                versions.add(more["versions"]["symnoise"])
-                settings.append(more["settings"])
-                outcomes += [{"run": run.name, **outcome} for outcome in more["outcomes"]]
-    if not runs:
+        gathered.add(study, run, folder / run.name, start["points"])
+    if not gathered.tables["runs"]:
         raise InputError(f"no run of {study.name} is finished in {folder}: make study STUDY={study.name}")
-    if len(versions) > 1:
-        raise InputError(
-            f"runs were made by several versions of symnoise ({', '.join(sorted(versions))}); run them again"
-        )
-    contents.discard(None)
-    if len(contents) > 1:
-        raise InputError(f"runs were made while {study.data} had different contents; run {study.name} again")
-    for step, settings in asked.items():
-        if any(other != settings[0] for other in settings):
-            raise InputError(f"runs were not asked the same: delete {folder}/*/{step}.json and run again")
+    gathered.require_alike(study, folder)
     place = results / study.name
-    tables = {"runs": runs, "curves": curves, "curvature": curvature, "outcomes": outcomes}
-    for name, rows in tables.items():
+    for name, rows in gathered.tables.items():
         table = pd.DataFrame(rows, columns=None if rows else list(TABLES[name].columns))
         check_table(name, table, f"{folder}, {name}", f"make study STUDY={study.name}")
         write_atomically(place / f"{name}.parquet", partial(table.to_parquet, index=False))
     base = records(folder / "base.json")
-    own = {"symnoise": versions.pop(), "data_sha256": next(iter(contents), None)}
-    own |= {"unfinished": unfinished, "missing": missing(study, asked, len(runs))}
-    write_json(place / "study.json", facts(study, base, asked) | own)
+    own = {
+        "symnoise": gathered.versions.pop(),
+        "data_sha256": next(iter(gathered.contents - {None}), None),
+        "unfinished": gathered.unfinished,
+        "missing": missing(study, gathered.asked, len(gathered.tables["runs"])),
+    }
+    write_json(place / "study.json", facts(study, base, gathered.asked) | own)
+
+
+@dataclass
+class _Gathered:
+    """What the records of the runs come to.
+
+    asked: of each step that only some studies have, the settings that it had in each run.
+    unfinished: names of runs that are left out.  versions: of symnoise, of all records.
+    contents: the data set's SHA-256 by each record; None for those of before it was kept.
+    """
+
+    asked: dict[str, list[Any]]
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in TABLES})
+    unfinished: list[str] = field(default_factory=list)
+    versions: set[str] = field(default_factory=set)
+    contents: set[str | None] = field(default_factory=set)
+
+    def add(self, study: Study, run: Run, place: Path, start: list[dict[str, Any]]) -> None:
+        """The rows of one run, whose records lie in `place`. start: the points measured before training."""
+        files = {name: place / file for name, file in NAMES.items()}
+        if not all(file.is_file() for file in files.values()):
+            self.unfinished.append(run.name)
+            return
+        found = {name: records(file) for name, file in files.items()}
+        for name in ("measure", "replies", "outcomes"):
+            _require_same_settings(study, found[name], files[name])
+        self.versions |= {record["versions"]["symnoise"] for record in found.values()}
+        self.contents.add(found["train"].get("data_sha256"))
+        self.tables["runs"].append(_row(study, run, found))
+        self.tables["curves"] += [
+            {"run": run.name, "step": point["step"], "quantity": name, "value": value}
+            for point in found["train"]["curve"]
+            for name, value in point.items()
+            if name != "step"
+        ]
+        points = [{"step": 0, **point} for point in start] + found["measure"]["points"]
+        self.tables["curvature"] += [{"run": run.name, **point} for point in points]
+        outcomes = found["outcomes"]["outcomes"] + self._asked_of(place)
+        self.tables["outcomes"] += [{"run": run.name, **outcome} for outcome in outcomes]
+
+    def _asked_of(self, place: Path) -> list[dict[str, Any]]:
+        """The outcomes of the steps that only some studies have, where the run has been asked already."""
+        outcomes = []
+        for step, settings in self.asked.items():
+            if (file := place / f"{step}.json").is_file():
+                more = records(file)
+                self.versions.add(more["versions"]["symnoise"])
+                settings.append(more["settings"])
+                outcomes += more["outcomes"]
+        return outcomes
+
+    def require_alike(self, study: Study, folder: Path) -> None:
+        """`InputError` where versions, contents of the data set or settings of a step differ between runs."""
+        if len(self.versions) > 1:
+            raise InputError(
+                f"runs were made by several versions of symnoise ({', '.join(sorted(self.versions))}); run them again"
+            )
+        if len(self.contents - {None}) > 1:
+            raise InputError(f"runs were made while {study.data} had different contents; run {study.name} again")
+        for step, settings in self.asked.items():
+            if any(other != settings[0] for other in settings):
+                raise InputError(f"runs were not asked the same: delete {folder}/*/{step}.json and run again")
+
+
+def _row(study: Study, run: Run, found: dict[str, Any]) -> dict[str, Any]:
+    """A run's row in the table of runs."""
+    train, measure = found["train"], found["measure"]
+    return (
+        {"run": run.name, "arm": run.arm, "alpha": run.alpha, "seed": run.seed, "model": study.model}
+        | {"data": study.data, "batch": train["batch"], "steps": study.steps(run.arm)}
+        | {key: train[key] for key in ("status", "train_loss", "gradient_norm", "seconds", "peak_rss_mib")}
+        | {"measure_seconds": measure["seconds"], "trace_seconds": measure["trace_seconds"]}
+        | {"tokens_per_second": found["replies"]["tokens_per_second"]}
+    )
 
 
 def _require_same_settings(study: Study, record: dict[str, Any], path: Path) -> None:

@@ -226,6 +226,10 @@ class Study:
         """Rows that are kept from all training."""
         return self.measuring.set_apart or self.measuring.skip + self.measuring.held_out
 
+    def batch(self, arm: str) -> int:
+        """Rows of an optimizer step of an arm, on all processes together."""
+        return int(self.training.batch * ARMS[arm].batch)
+
     def steps(self, arm: str) -> int:
         """Optimizer steps of an arm."""
         return round(self.training.steps / ARMS[arm].rate)
@@ -259,6 +263,21 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
         if settings.get(name) is not None:
             settings[name] = _filled(kind, settings[name], f"{path}, {name}")
     study = _filled(Study, settings, str(path))
+    _check_settings(study, path)
+    _check_endpoints(study, path)
+    if _absent(study.data):
+        raise InputError(f"{path}: there is no data file {study.data}; give DATA=<hub id or file>")
+    if study.tasks:
+        _check_tasks(study.tasks, tasks or path)
+    if study.alpaca_eval:
+        for file in (study.alpaca_eval.instructions, study.alpaca_eval.judge or ""):
+            if _absent(file):
+                raise InputError(f"{path}: there is no file {file}; alpaca_eval needs it")
+    return study
+
+
+def _check_settings(study: Study, path: Path) -> None:
+    """Before anything runs: arms, sections and numbers that can be."""
     for arm in (*study.arms, *study.controls):
         if arm not in ARMS:
             raise unknown("arm", arm, ARMS)
@@ -279,19 +298,9 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
     if study.training.schedule not in SCHEDULES:
         raise unknown("schedule", study.training.schedule, SCHEDULES)
     for arm in (*study.arms, *study.controls):
-        rows, part = int(study.training.batch * ARMS[arm].batch), study.training.micro_batch
+        rows, part = study.batch(arm), study.training.micro_batch
         if part and rows % part:
             raise InputError(f"{path}: {arm} takes {rows} rows a step, no multiple of training.micro_batch {part}")
-    _check_endpoints(study, path)
-    if _absent(study.data):
-        raise InputError(f"{path}: there is no data file {study.data}; give DATA=<hub id or file>")
-    if study.tasks:
-        _check_tasks(study.tasks, tasks or path)
-    if study.alpaca_eval:
-        for file in (study.alpaca_eval.instructions, study.alpaca_eval.judge or ""):
-            if _absent(file):
-                raise InputError(f"{path}: there is no file {file}; alpaca_eval needs it")
-    return study
 
 
 def _check_endpoints(study: Study, path: Path) -> None:

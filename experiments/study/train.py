@@ -40,48 +40,23 @@ def train(study: Study, run: Run, folder: Path) -> None:
     those of the first process; after a kill, seconds of the steps that count.
     """
     place, options, started = folder / run.name, study.training, time.perf_counter()
-    arm, steps = ARMS[run.arm], study.steps(run.arm)
-    batch, processes = int(options.batch * arm.batch), int(os.environ.get("WORLD_SIZE", "1"))
-    size, accumulation = parts(batch, options.micro_batch, processes)
+    arguments, steps = _arguments(study, run, place), study.steps(run.arm)
     source = base_model(study, folder)
-    model, tokenizer = source.model, source.tokenizer
-    rows = training_rows(study, run.seed, tokenizer, model)
+    rows = training_rows(study, run.seed, source.tokenizer, source.model)
     trainer = make_trainer(
-        model,
-        tokenizer,
+        source.model,
+        source.tokenizer,
         rows,
-        {
-            "output_dir": str(place / "trainer"),
-            "max_steps": steps,
-            "optim": OPTIMIZERS[options.optimizer],
-            "per_device_train_batch_size": size,
-            "gradient_accumulation_steps": accumulation,
-            "learning_rate": options.learning_rate * arm.rate,
-            "weight_decay": 0.0,  # decay shrinks the norms that are measured
-            "warmup_steps": options.warmup,
-            "max_grad_norm": 1e9,  # no clipping, which would act on some arms more than on others; norms are logged
-            "bf16": options.precision == "bf16",
-            "save_steps": options.save_every,
-            "save_total_limit": 1,
-            "logging_steps": 1,  # the losses of all steps, kept in checkpoints
-            "report_to": "none",
-        },
+        arguments,
         seed=run.seed,
         schedule=options.schedule,
         gradient_checkpointing=options.gradient_checkpointing,
         noise=run.noise,
         dials=run.dials,
     )
-    curve = Curve(study, steps, place, trainer, tokenizer, rows, started)
+    curve = Curve(study, steps, place, trainer, source.tokenizer, rows, started)
     trainer.add_callback(curve)
-    reason, means = "", {}
-    try:
-        with muted():
-            if is_finished(place / "trainer", steps):  # killed when all but train.json was done
-                curve.begin(steps)
-            means = train_to_end(trainer)
-    except Diverged as error:
-        reason = f"diverged: {error}"
+    means, reason = _trained(trainer, curve)
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
@@ -93,8 +68,8 @@ def train(study: Study, run: Run, folder: Path) -> None:
             "run": run.name,
             "status": "diverged" if reason else "done",
             "reason": reason,
-            "batch": batch,
-            "processes": processes,
+            "batch": study.batch(run.arm),
+            "processes": processes(),
             "data_sha256": split(study).data.sha256,
             "train_loss": means.get("loss"),
             "gradient_norm": means.get("grad_norm"),
@@ -105,6 +80,44 @@ def train(study: Study, run: Run, folder: Path) -> None:
             **provenance(),
         },
     )
+
+
+def _trained(trainer: Any, curve: "Curve") -> tuple[dict[str, float], str]:
+    """The means over the steps and "", or no means and why training stopped."""
+    try:
+        with muted():
+            if is_finished(curve.place / "trainer", curve.steps):  # killed when all but train.json was done
+                curve.begin(curve.steps)
+            return train_to_end(trainer), ""
+    except Diverged as error:
+        return {}, f"diverged: {error}"
+
+
+def _arguments(study: Study, run: Run, place: Path) -> dict[str, Any]:
+    """The arguments of the Trainer, whose checkpoints go to `place`/trainer."""
+    options = study.training
+    size, accumulation = parts(study.batch(run.arm), options.micro_batch, processes())
+    return {
+        "output_dir": str(place / "trainer"),
+        "max_steps": study.steps(run.arm),
+        "optim": OPTIMIZERS[options.optimizer],
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": options.learning_rate * ARMS[run.arm].rate,
+        "weight_decay": 0.0,  # decay shrinks the norms that are measured
+        "warmup_steps": options.warmup,
+        "max_grad_norm": 1e9,  # no clipping, which would act on some arms more than on others; norms are logged
+        "bf16": options.precision == "bf16",
+        "save_steps": options.save_every,
+        "save_total_limit": 1,
+        "logging_steps": 1,  # the losses of all steps, kept in checkpoints
+        "report_to": "none",
+    }
+
+
+def processes() -> int:
+    """How many train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def parts(batch: int, micro_batch: int, processes: int) -> tuple[int, int]:

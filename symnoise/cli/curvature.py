@@ -50,13 +50,10 @@ def curvature(
     **source: Any,
 ) -> None:
     """Print, and write, tr H and tr G of every example; started by torchrun, each process measures some of them."""
-    for kind, word, known in (("method", method, METHODS), ("directions", directions, DIRECTIONS)):
-        if word not in known:
-            raise unknown(kind, word, known)
-    positive("--probes", probes)
-    positive("--batch", batch)
     options = {"method": method, "probes": probes, "seed": seed, "directions": directions}
     options |= {"rtol": rtol, "max_probes": max_probes, "coefficients": coefficients}
+    _require_known(options)
+    positive("--batch", batch)
     estimator = options | {"coefficients": None if coefficients == "model" else dtype_named(coefficients)}
     parts = Parts(json)
     with long_work(json, alone=False) as console, processes(device) as us:
@@ -86,6 +83,14 @@ def curvature(
         parts.remove()
     if us.rank == 0:
         _print(result)
+
+
+def _require_known(options: dict[str, Any]) -> None:
+    """`InputError` for a method or a law of probes that is not there, and for less than one probe."""
+    for name, known in (("method", METHODS), ("directions", DIRECTIONS)):
+        if options[name] not in known:
+            raise unknown(name, options[name], known)
+    positive("--probes", options["probes"])
 
 
 def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardTimer") -> Record:

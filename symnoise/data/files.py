@@ -17,6 +17,7 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
 # A number and a row, or what is wrong with the row of that number.
 Rows = Iterator[tuple[int, Any]]
 _CHUNK = 1 << 16
+_DECODER = json.JSONDecoder()
 # json reports a literal or an escape that the end of the text cuts off at most this far before the end.
 _MARGIN = 16
 
@@ -130,30 +131,33 @@ def _array(file: TextIOWrapper) -> Rows:
     Where one is not JSON nothing after it can be read, and of a file that was cut off the last is half an item: that
     comes as the last row.
     """
-    decoder, text, number, ended = json.JSONDecoder(), file.read(_CHUNK).lstrip()[1:], 0, False
-    while True:
-        text = text.lstrip()
+    text, number, ended = file.read(_CHUNK).lstrip()[1:].lstrip(), 0, False
+    while not text.startswith("]"):
         try:
-            if text.startswith("]"):
-                if (text[1:] + file.read(_CHUNK)).strip():
-                    yield number + 1, RowError(number + 1, "it comes after the end of the list, where nothing is read")
-                return
-            item, end = decoder.raw_decode(text)
-            rest = text[end:].lstrip()
-            if rest[:1] not in (",", "]"):
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+            item, rest = _first_item(text)
         except (ValueError, RecursionError) as error:  # as above
             cut = isinstance(error, json.JSONDecodeError) and _is_cut(error, text, 0 if ended else _MARGIN)
             if cut and not ended:  # twice as much, so that a long item is not tried again and again
                 more = file.read(max(_CHUNK, len(text)))
-                text, ended = text + more, not more
+                text, ended = (text + more).lstrip(), not more
                 continue
             fault = "the file is cut off in it" if cut else "it is not JSON, so that no row after it can be read"
             yield number + 1, RowError(number + 1, fault, advice=reason(error))
             return
         number += 1
         yield number, item
-        text = rest[1:] if rest[0] == "," else rest
+        text = rest
+    if (text[1:] + file.read(_CHUNK)).strip():
+        yield number + 1, RowError(number + 1, "it comes after the end of the list, where nothing is read")
+
+
+def _first_item(text: str) -> tuple[Any, str]:
+    """The first item of the rest of a list, and what follows its comma: more items, or the list's end."""
+    item, end = _DECODER.raw_decode(text)
+    rest = text[end:].lstrip()
+    if rest[:1] not in (",", "]"):
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+    return item, (rest[1:] if rest[0] == "," else rest).lstrip()
 
 
 def _is_cut(error: json.JSONDecodeError, text: str, margin: int) -> bool:

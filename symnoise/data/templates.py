@@ -55,15 +55,14 @@ def render(example: Example, tokenizer: Any) -> tuple[str, Spans]:
     text, blocks = whole.text_and_blocks()
     places = whole.places(text)
     replies: Spans = []
-    for i, (role, _) in enumerate(example.messages):
-        if role == "assistant" and i not in example.unscored:
-            for run in _runs(places, i):
-                start, said, mark = _Part(whole, text, places, run).found()
-                end = _end_of_block(blocks, text, said) if whole.marks_replies else said + len(mark)
-                if end is not None:
-                    replies.append((start, end))
-                    # The last mark may be the one that the next turn would begin with.
-                    text += mark[max(0, len(text) - said) :] if end > len(text) else ""
+    scored = [i for i, (role, _) in enumerate(example.messages) if role == "assistant" and i not in example.unscored]
+    for run in (run for i in scored for run in _runs(places, i)):
+        start, said, mark = _Part(whole, text, places, run).found()
+        end = _end_of_block(blocks, text, said) if whole.marks_replies else said + len(mark)
+        if end is not None:
+            replies.append((start, end))
+            # The last mark may be the one that the next turn would begin with.
+            text += mark[max(0, len(text) - said) :] if end > len(text) else ""
     return text, replies
 
 

@@ -41,24 +41,12 @@ def model_card(
         data: provenance of the rows.
         run: steps, rows, held_out, processes, prompt (the form that rows were rendered in) and measured.
     """
-    what = "LoRA adapter" if settings.lora_rank else "full fine-tuning"
-    weights = "".join(f"\n  - `{name}` sha256 `{digest}`" for name, digest in model["sha256"].items())
-    revision = f", revision `{model['revision']}`" if model["revision"] else ""
     measured = "".join(f"- {key}: {value:.6g}\n" for key, value in run["measured"].items())
     chosen = "".join(f"| {key} | {getattr(settings, key)} |\n" for key in _SETTINGS)
-    return f"""---
-base_model: {settings.model}
-datasets: [{settings.data}]
-library_name: {"peft" if settings.lora_rank else "transformers"}
-tags: [{", ".join(dict.fromkeys(("symnoise", settings.noise)))}]
----
+    return f"""{_front_matter(settings)}
 # {settings.model} on {settings.data} with {settings.noise} noise
 
-- **Base model**: `{model["name"]}` ({model["class"]}, {model["parameters"]:,} parameters{revision}){weights}
-- **Data**: `{data["name"]}` ({data["form"]} form), sha256 `{data["sha256"]}`; {run["rows"]} rows trained on, \
-{run["held_out"]} held out, {data["left_out"]} left out
-- **Training**: {what}, {run["steps"]} optimizer steps on {run["processes"]} process(es)
-
+{_sources(settings, model, data, run)}
 ## Use
 
 ```python
@@ -90,6 +78,30 @@ It was trained on rows in this form, of which the reply is scored:
 ## Versions
 
 {_versions()}"""
+
+
+def _front_matter(settings: TrainSettings) -> str:
+    """What the hub reads."""
+    return f"""---
+base_model: {settings.model}
+datasets: [{settings.data}]
+library_name: {"peft" if settings.lora_rank else "transformers"}
+tags: [{", ".join(dict.fromkeys(("symnoise", settings.noise)))}]
+---"""
+
+
+def _sources(settings: TrainSettings, model: dict[str, Any], data: dict[str, Any], run: dict[str, Any]) -> str:
+    """Base model, data and how much training."""
+    what = "LoRA adapter" if settings.lora_rank else "full fine-tuning"
+    weights = "".join(f"\n  - `{name}` sha256 `{digest}`" for name, digest in model["sha256"].items())
+    revision = f", revision `{model['revision']}`" if model["revision"] else ""
+    return (
+        f"- **Base model**: `{model['name']}` ({model['class']}, {model['parameters']:,} parameters{revision})"
+        f"{weights}\n"
+        f"- **Data**: `{data['name']}` ({data['form']} form), sha256 `{data['sha256']}`; {run['rows']} rows trained "
+        f"on, {run['held_out']} held out, {data['left_out']} left out\n"
+        f"- **Training**: {what}, {run['steps']} optimizer steps on {run['processes']} process(es)\n"
+    )
 
 
 def noise_of(settings: TrainSettings) -> str:

@@ -62,17 +62,22 @@ def publish(checkpoint: Path, output: Path, card: str) -> dict[str, str]:
     weights = {}
     for file in sorted(checkpoint.iterdir()):
         if file.is_file() and file.name != CARD and not file.name.startswith(_STATE):
-            with tempfile.TemporaryDirectory(dir=output, prefix=".publish-") as folder:
-                fresh = Path(folder) / file.name
-                try:
-                    os.link(file, fresh)  # the same bytes on the disk once
-                except OSError:
-                    shutil.copyfile(file, fresh)
-                os.replace(fresh, output / file.name)
+            _put(file, output)
             if file.suffix == ".safetensors":
                 weights[file.name] = sha256(file)
     write_atomically(output / CARD, lambda path: path.write_text(card, encoding="utf-8"))
     return weights
+
+
+def _put(file: Path, output: Path) -> None:
+    """The file in `output` in one step: the same bytes on the disk once, or a copy where that cannot be."""
+    with tempfile.TemporaryDirectory(dir=output, prefix=".publish-") as folder:
+        fresh = Path(folder) / file.name
+        try:
+            os.link(file, fresh)
+        except OSError:
+            shutil.copyfile(file, fresh)
+        os.replace(fresh, output / file.name)
 
 
 def remove_optimizer_state(output: Path) -> None:

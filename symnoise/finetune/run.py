@@ -19,7 +19,7 @@ from symnoise.finetune.engine import make_trainer, train_to_end
 from symnoise.finetune.folder import LOG, claim, publish, refuse_other_settings, remove_optimizer_state, require_state
 from symnoise.finetune.rows import Rows, read_rows, require
 from symnoise.finetune.settings import TrainSettings
-from symnoise.models import load_model
+from symnoise.models import LoadedModel, load_model
 from symnoise.models.muted import muted
 from symnoise.training.checkpoints import last_whole_checkpoint, step_of
 from symnoise.training.trackers import CurvatureTracker, NoiseTracker, NormTracker
@@ -68,10 +68,7 @@ def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> 
         claim(output, written)
     stop = Stop()
     with muted(), progress_shown() if main else nullcontext() as console:
-        loaded = load_model(settings.model)
-        require("family", settings.family, loaded.model.config.model_type)
-        if settings.chat_template:
-            set_chat_template(loaded.tokenizer, settings.chat_template)
+        loaded = _load(settings)
         rows = read_rows(settings, loaded)
         base = loaded.provenance() if main else {}
         model = with_lora(loaded.model, settings) if settings.lora_rank else loaded.model
@@ -87,17 +84,33 @@ def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> 
     step = max(at, steps) if stop.at is None else stop.at
     measured, weights = {}, {}
     if main:
-        ended = last_whole_checkpoint(output)
-        assert ended is not None  # the Trainer saves its last step
         measured = _measured(means, trainer.state.log_history)
         if stop.at is None:
             run = {"steps": step, "rows": len(rows.training), "processes": _processes(), "measured": measured}
             run |= {"held_out": len(rows.held_out), "prompt": prompt_format(loaded.tokenizer, rows.provenance["form"])}
-            weights = publish(ended, output, model_card(settings, base, rows.provenance, run))
-            if not settings.keep_state:
-                remove_optimizer_state(output)
+            weights = _finish(settings, model_card(settings, base, rows.provenance, run))
     seconds = time.perf_counter() - started
     return Outcome(output, step, max(at, steps), seconds, measured, weights, len(rows.held_out), rows.provenance)
+
+
+def _load(settings: TrainSettings) -> LoadedModel:
+    """The model with its chat template; `InputError` where it is of another family than asked for."""
+    loaded = load_model(settings.model)
+    require("family", settings.family, loaded.model.config.model_type)
+    if settings.chat_template:
+        set_chat_template(loaded.tokenizer, settings.chat_template)
+    return loaded
+
+
+def _finish(settings: TrainSettings, card: str) -> dict[str, str]:
+    """The model of the last checkpoint and the card into the output folder; the SHA-256 of each file of weights."""
+    output = Path(settings.output)
+    ended = last_whole_checkpoint(output)
+    assert ended is not None  # the Trainer saves its last step
+    weights = publish(ended, output, card)
+    if not settings.keep_state:
+        remove_optimizer_state(output)
+    return weights
 
 
 def _watch(trainer: SymNoiseTrainer, settings: TrainSettings, loaded: Any, rows: Rows, console: Any) -> None:

@@ -115,27 +115,35 @@ def variance_budget(
     not finite.
     """
     noise = noise or Noise.symnoise(0.0)
-    objective(noise, Dials())
-    if len(batches) < 3 or draws < 2:
-        raise InputError(f"a variance budget needs 3 batches and 2 draws or more; got {len(batches)} and {draws}")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise InputError("the model has no weight that requires a gradient; a variance budget is one of training")
+    _require_budget(noise, len(batches), draws)
+    parameters = _trained(model)
     records: MutableMapping[int, Record] = {} if kept is None else kept
     last = max((j for j in range(len(batches)) if j not in records), default=-1)
     clean: list[Vector] = []
+    noises = [replace(noise, alpha=alpha) for alpha in alphas]
     with _without_dropout(model):
         for j in track(range(last + 1), "batches"):
             batch = batches[j]
             clean.append(_gradient(model, parameters, batch))
             if j not in records:
-                gram = [dot(clean[j], other) for other in clean]
-                noisy = [
-                    _noised(model, parameters, batch, clean[j], replace(noise, alpha=alpha), draws, seed, j)
-                    for alpha in alphas
-                ]
-                records[j] = {"gram": gram, "alphas": noisy}
+                noisy = [_noised(model, parameters, batch, clean[j], one, draws, seed, j) for one in noises]
+                records[j] = {"gram": [dot(clean[j], other) for other in clean], "alphas": noisy}
     return budgets(alphas, [records[j] for j in range(len(batches))])
+
+
+def _require_budget(noise: Noise, batches: int, draws: int) -> None:
+    """`InputError` for noise that dials refuse, and for too few batches or draws."""
+    objective(noise, Dials())
+    if batches < 3 or draws < 2:
+        raise InputError(f"a variance budget needs 3 batches and 2 draws or more; got {batches} and {draws}")
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that are trained; `InputError` where none is."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InputError("the model has no weight that requires a gradient; a variance budget is one of training")
+    return parameters
 
 
 Vector = Sequence[Tensor]  # a gradient: one tensor per weight

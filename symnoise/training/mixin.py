@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -191,17 +191,20 @@ class SymNoiseMixin:
         trainer: Any = self
         sides = list(side_weights(self.attached(model), self.dials, self._micro))
         room = recomputed(trainer.model) if len(sides) > 1 and adds_gradients(trainer.model) else nullcontext()
-        losses: list[Tensor] = []
+        first, *others = sides
         try:
-            with ExitStack() as later:
-                for self._side in sides:
-                    if len(losses) == 1:
-                        later.enter_context(room)
-                    with nullcontext() if self._side == sides[-1] else trainer.accelerator.no_sync(model):
-                        losses.append(one_pass())
+            losses = [self._one_side(first, model, one_pass, last=not others)]
+            with room:
+                losses += [self._one_side(side, model, one_pass, last=side == sides[-1]) for side in others]
         finally:
             self._side = None
         return torch.stack(losses).sum()
+
+    def _one_side(self, side: str, model: nn.Module, one_pass: Callable[[], Tensor], *, last: bool) -> Tensor:
+        trainer: Any = self
+        self._side = side
+        with nullcontext() if last else trainer.accelerator.no_sync(model):
+            return one_pass()
 
     def _not_finite(self, loss: float, process: int | None) -> str:
         kept = last_whole_checkpoint(self.args.output_dir)  # type: ignore[attr-defined]

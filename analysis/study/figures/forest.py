@@ -1,6 +1,7 @@
 """Paired contrasts with their intervals; those that were primary coloured by the corrected verdict."""
 
 import math
+from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -37,9 +38,18 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-@styled
-def draw(data: pd.DataFrame) -> Figure:
-    """One line a contrast and α, a panel a measure; left is better for the first arm in each."""
+@dataclass(frozen=True)
+class _Lines:
+    """The lines of the figure from top to bottom. places: of a contrast's key, its y.  ticks: (y, text, whether it
+    heads a family).  bottom: the y after the last."""
+
+    places: dict[tuple[str, str, str, float | None], float]
+    ticks: list[tuple[float, str, bool]]
+    bottom: float
+
+
+def _laid_out(data: pd.DataFrame) -> _Lines:
+    """Families, in them pairs of arms, in them α."""
     lines = data.drop_duplicates(["family", "first", "second", "alpha"])
     places, ticks, at_y = {}, [], 0.0
     for family in FAMILIES:
@@ -49,41 +59,29 @@ def draw(data: pd.DataFrame) -> Figure:
             at_y += 1
         for (first, second), pair in own.groupby(["first", "second"], sort=False):
             for k, alpha in enumerate(pair.alpha):
-                places[family, first, second, _key(alpha)] = at_y
+                places[family, str(first), str(second), _key(alpha)] = at_y
                 ticks.append((at_y, _label(str(first), str(second), alpha, whole=k == 0), False))
                 at_y += 1
             at_y += 0.25
         at_y += 0.4
+    return _Lines(places, ticks, at_y)
+
+
+@styled
+def draw(data: pd.DataFrame) -> Figure:
+    """One line a contrast and α, a panel a measure; left is better for the first arm in each."""
+    lines = _laid_out(data)
     panels = sorted(data.panel.unique())
-    drawn = figure(DOUBLE, 0.7 + max(0.105 * at_y, 1.3))  # a few lines need room for their names
+    drawn = figure(DOUBLE, 0.7 + max(0.105 * lines.bottom, 1.3))  # a few lines need room for their names
     axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, panel in zip(axes, panels, strict=True):
-        part = data[data.panel == panel]
-        ax.axvline(0, color=INK, lw=0.6)
-        for p in part.to_dict("records"):
-            y, ink = places[p["family"], p["first"], p["second"], _key(p["alpha"])], INKS.get(p["verdict"], FAINT)
-            full = p["verdict"] in INKS or (p["verdict"] == "exploratory" and (p["low"] > 0 or p["high"] < 0))
-            if p["low"] == p["low"]:
-                ax.plot([p["low"], p["high"]], [y, y], color=ink, lw=1)
-            ax.plot(p["mean"], y, "o", color=ink, mfc=ink if full else "white", ms=3, mew=0.8)
-            if p["diverged_first"] or p["diverged_second"]:
-                ax.annotate("†", (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=6)
+    for ax, panel, letter in zip(axes, panels, "abcd", strict=False):
         measure, when = PANELS[panel]
-        ax.set_title(f"{chr(97 + panels.index(panel))}  {heading(measure)},\n    {when}")
-        ax.set_xlabel("difference (nats)" if MEASURES[measure].unit == NATS else "difference")
-        ax.grid(axis="x", color=RULE, lw=0.3)
-        if improvement(measure) > 0:
-            ax.invert_xaxis()
-        ax.locator_params(axis="x", nbins=4)
-        ends = pd.concat([part.low, part.high, part["mean"]]).dropna()
-        stretch(ax, ends, share=0.5)
-        _few_ticks(ax, ends)
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
-    axes[0].set_yticks([y for y, *_ in ticks], [said for _, said, _ in ticks], fontsize=5.8)
-    for text, (_, _, head) in zip(axes[0].get_yticklabels(), ticks, strict=True):
+        _draw_panel(ax, data[data.panel == panel], lines, measure)
+        ax.set_title(f"{letter}  {heading(measure)},\n    {when}")
+    axes[0].set_yticks([y for y, *_ in lines.ticks], [said for _, said, _ in lines.ticks], fontsize=5.8)
+    for text, (_, _, head) in zip(axes[0].get_yticklabels(), lines.ticks, strict=True):
         text.set_fontweight("bold" if head else "normal")
-    axes[0].set_ylim(at_y - 0.4, -0.8)
+    axes[0].set_ylim(lines.bottom - 0.4, -0.8)
     marks = [
         Line2D([], [], marker="o", ms=3.5, color=INKS["lower"], lw=1, label="primary, first arm lower"),
         Line2D([], [], marker="o", ms=3.5, color=INKS["higher"], lw=1, label="primary, first arm higher"),
@@ -92,6 +90,29 @@ def draw(data: pd.DataFrame) -> Figure:
     ]
     drawn.legend(handles=marks, loc="outside lower center", ncols=4)
     return drawn
+
+
+def _draw_panel(ax: Axes, part: pd.DataFrame, lines: _Lines, measure: str) -> None:
+    """The contrasts of one measure, each on its line."""
+    ax.axvline(0, color=INK, lw=0.6)
+    for p in part.to_dict("records"):
+        y, ink = lines.places[p["family"], p["first"], p["second"], _key(p["alpha"])], INKS.get(p["verdict"], FAINT)
+        full = p["verdict"] in INKS or (p["verdict"] == "exploratory" and (p["low"] > 0 or p["high"] < 0))
+        if p["low"] == p["low"]:
+            ax.plot([p["low"], p["high"]], [y, y], color=ink, lw=1)
+        ax.plot(p["mean"], y, "o", color=ink, mfc=ink if full else "white", ms=3, mew=0.8)
+        if p["diverged_first"] or p["diverged_second"]:
+            ax.annotate("†", (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=6)
+    ax.set_xlabel("difference (nats)" if MEASURES[measure].unit == NATS else "difference")
+    ax.grid(axis="x", color=RULE, lw=0.3)
+    if improvement(measure) > 0:
+        ax.invert_xaxis()
+    ax.locator_params(axis="x", nbins=4)
+    ends = pd.concat([part.low, part.high, part["mean"]]).dropna()
+    stretch(ax, ends, share=0.5)
+    _few_ticks(ax, ends)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
 
 
 def _few_ticks(ax: Axes, values: pd.Series) -> None:

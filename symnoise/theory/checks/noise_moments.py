@@ -5,10 +5,13 @@ from typing import Any
 import torch
 
 from symnoise.core import generator
-from symnoise.noise import Noise, law, noise_names, sampled_moments, single_draws
+from symnoise.noise import Moments, Noise, SampledMoments, law, noise_names, sampled_moments, single_draws
 from symnoise.theory import constants
-from symnoise.theory.findings import Findings, timed
+from symnoise.theory.findings import Findings, Table, timed
 from symnoise.theory.ledger import Row, row, value_and_half
+
+# float32 rounds the scale and each square: a few units in the last place of ‖ε‖².
+_ROUNDING = 4 * torch.finfo(torch.float32).eps
 
 
 @timed
@@ -18,68 +21,56 @@ def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int
     The resolution asked for: 1 % of a mean, 10 % of a variance, and of a mean norm its whole distance from
     α√v, which is what M2 predicts. Rademacher norms do not vary; their intervals are float32 rounding alone.
     """
-    rows, table = [], []
+    rows: list[Row] = []
+    table: Table = []
     where = f"sampled, L = {length}, d = {dim}"
     for name in single_draws():
         noise = Noise.named(name, alpha)
         assert noise is not None
         expected = noise.moments(length, dim)
         found = sampled_moments(noise, length, dim, draws, seed)
-        # float32 rounds the scale and each square: a few units in the last place of ‖ε‖².
-        rounding = 4 * torch.finfo(torch.float32).eps
-        mean, half = value_and_half(found.mean_square_norm)
         facts: dict[str, Any] = {"where": where, "subject": "sampled", "n": draws, "seed": seed}
-        half += rounding * mean
-        rows.append(
-            row(
-                "M1",
-                f"E‖ε‖², {name}",
-                _mean_square_norm(noise),
-                mean,
-                half,
-                key=f"mean-square-norm.{name}",
-                resolution=0.01 * mean,
-                **facts,
-            )
-        )
-        variance, spread = value_and_half(found.var_square_norm)
-        scale = max(expected.var_square_norm, (rounding * mean) ** 2 * 10)
-        rows.append(
-            row(
-                "M2",
-                f"Var‖ε‖², {name}",
-                expected.var_square_norm,
-                variance,
-                spread + (rounding * mean) ** 2,
-                key=f"var-square-norm.{name}",
-                resolution=0.1 * scale,
-                **facts,
-            )
-        )
-        first, width = value_and_half(found.mean_norm)
-        deficit = abs(alpha * noise.calibration * law(noise.law).variance ** 0.5 - expected.mean_norm)
-        rows.append(
-            row(
-                "M2",
-                f"E‖ε‖, {name}",
-                expected.mean_norm,
-                first,
-                width + rounding * first,
-                key=f"mean-norm.{name}",
-                resolution=max(deficit, 10 * rounding * first),
-                **facts,
-            )
-        )
-        for quantity, predicted, measured, error in (
-            ("mean square norm", expected.mean_square_norm, mean, half),
-            ("variance of the square norm", expected.var_square_norm, variance, spread),
-            ("mean norm", expected.mean_norm, first, width),
-        ):
-            table.append(
-                {"law": name, "quantity": quantity, "predicted": predicted, "measured": measured, "half": error}
-            )
+        rows += _moment_rows(name, noise, expected, found, facts)
+        table += _moment_records(name, expected, found)
     rows.append(_pair_row(alpha, length, dim, seed, where))
     return Findings(rows, {"moments": table, "square_norms": _histogram(alpha, length, dim, seed)})
+
+
+def _moment_rows(name: str, noise: Noise, expected: Moments, found: SampledMoments, facts: dict[str, Any]) -> list[Row]:
+    """M1 and M2 of one law; intervals are widened by what float32 rounds."""
+    mean, half = _mean_and_half(found)
+    variance, spread = value_and_half(found.var_square_norm)
+    scale = max(expected.var_square_norm, (_ROUNDING * mean) ** 2 * 10)
+    spread += (_ROUNDING * mean) ** 2
+    first, width = value_and_half(found.mean_norm)
+    deficit = abs(noise.alpha * noise.calibration * law(noise.law).variance ** 0.5 - expected.mean_norm)
+    width += _ROUNDING * first
+    of_square = facts | {"key": f"mean-square-norm.{name}", "resolution": 0.01 * mean}
+    of_variance = facts | {"key": f"var-square-norm.{name}", "resolution": 0.1 * scale}
+    of_norm = facts | {"key": f"mean-norm.{name}", "resolution": max(deficit, 10 * _ROUNDING * first)}
+    return [
+        row("M1", f"E‖ε‖², {name}", _mean_square_norm(noise), mean, half, **of_square),
+        row("M2", f"Var‖ε‖², {name}", expected.var_square_norm, variance, spread, **of_variance),
+        row("M2", f"E‖ε‖, {name}", expected.mean_norm, first, width, **of_norm),
+    ]
+
+
+def _moment_records(name: str, expected: Moments, found: SampledMoments) -> Table:
+    """The three moments of one law, for the figure; the mean of ‖ε‖² with the interval of its row in the ledger."""
+    return [
+        {"law": name, "quantity": quantity, "predicted": predicted, "measured": measured, "half": half}
+        for quantity, predicted, (measured, half) in (
+            ("mean square norm", expected.mean_square_norm, _mean_and_half(found)),
+            ("variance of the square norm", expected.var_square_norm, value_and_half(found.var_square_norm)),
+            ("mean norm", expected.mean_norm, value_and_half(found.mean_norm)),
+        )
+    ]
+
+
+def _mean_and_half(found: SampledMoments) -> tuple[float, float]:
+    """E‖ε‖² with its half width and what float32 rounds."""
+    mean, half = value_and_half(found.mean_square_norm)
+    return mean, half + _ROUNDING * mean
 
 
 @timed
@@ -91,9 +82,8 @@ def check_moments_at_scale(
     for name in single_draws():
         noise = Noise.named(name, alpha)
         assert noise is not None
-        mean, half = value_and_half(sampled_moments(noise, length, dim, draws, seed).mean_square_norm)
+        mean, half = _mean_and_half(sampled_moments(noise, length, dim, draws, seed))
         predicted = _mean_square_norm(noise)
-        half += 4 * torch.finfo(torch.float32).eps * mean
         where = f"sampled, L = {length}, d = {dim}"
         facts: dict[str, Any] = {"resolution": 0.01 * mean, "where": where, "n": draws, "seed": seed}
         facts |= {"subject": "sampled", "key": f"mean-square-norm-at-scale.{name}"}

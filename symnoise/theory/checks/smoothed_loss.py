@@ -11,8 +11,8 @@ import torch
 from symnoise.core import generator
 from symnoise.noise import LAWS, Law, sparse
 from symnoise.theory import constants
-from symnoise.theory.findings import Findings, timed
-from symnoise.theory.ledger import limit_and_half, mean_and_half, row
+from symnoise.theory.findings import Findings, Table, timed
+from symnoise.theory.ledger import Row, limit_and_half, mean_and_half, row
 from symnoise.theory.subjects import Ridges, Subject
 
 SPARSE = (sparse(10), sparse(100))  # K1: kurtoses far from those of the laws in use
@@ -29,38 +29,26 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
     extrapolation. A slope must be resolved to 0.1, a ratio to 2 %.
     """
     ridges = Ridges.drawn(seed=seed)
-    where, fine = "analytic function", _SIGMAS[1]
-    facts: dict[str, Any] = {"where": where, "subject": "analytic", "seed": seed}
+    facts: dict[str, Any] = {"where": "analytic function", "subject": "analytic", "seed": seed}
+    rows = [*_rest_rows(ridges, facts), *_law_rows(ridges, facts), *_raw_rows(ridges, facts)]
+    return Findings(rows, {"slopes": _closed_form_points(ridges, facts["where"])})
 
-    def remainder(law: str, sigma: float) -> float:
-        kappa = LAWS[law].kurtosis
-        fourth = constants.MIXED * ridges.mixed_fourth + kappa * float(ridges.fourth.sum())
-        second = constants.SECOND * sigma**2 * ridges.trace
-        return ridges.smoothed(LAWS[law], sigma) - second - constants.FOURTH * sigma**4 * fourth
 
-    def difference(a: Law, b: Law, sigma: float) -> float:
-        return ridges.smoothed(a, sigma) - ridges.smoothed(b, sigma)
-
-    def coefficient(a: Law, b: Law, sigma: float) -> float:
-        return difference(a, b, sigma) / sigma**4
-
-    def raw_excess(sigma: float) -> float:
-        return ridges.smoothed(LAWS["gaussian"], RAW_REACH * sigma) - ridges.smoothed(LAWS["uniform"], sigma)
-
-    def slope(of: Callable[[float], float], sigma: float) -> tuple[float, float]:
-        at = [math.log2(abs(of(sigma * 2**k))) for k in (1, 0, -1)]
-        return limit_and_half(at[0] - at[1], at[1] - at[2])
-
-    def limit(of: Callable[[float], float], sigma: float) -> tuple[float, float]:
-        return limit_and_half(of(sigma), of(sigma / 2))
-
+def _rest_rows(ridges: Ridges, facts: dict[str, Any]) -> list[Row]:
+    """S1: the order in σ of what the second- and fourth-order terms leave out, law by law."""
     rows = []
     for law in LAWS:
-        measured, half = slope(partial(remainder, law), 0.08)
+        measured, half = _slope(partial(_remainder, ridges, LAWS[law]), 0.08)
         quantity = f"order in σ of what S1 leaves out, {law}"
         rows.append(
             row("S1", quantity, constants.ORDER_OF_REST, measured, half, key=f"order.{law}", resolution=0.1, **facts)
         )
+    return rows
+
+
+def _law_rows(ridges: Ridges, facts: dict[str, Any]) -> list[Row]:
+    """S2: order and coefficient of the difference between two laws, and the ratio of two such differences."""
+    rows, fine = [], _SIGMAS[1]
     uniform, gaussian, rademacher = (LAWS[name] for name in ("uniform", "gaussian", "rademacher"))
     for a, b in (
         (uniform, gaussian),
@@ -69,38 +57,80 @@ def check_smoothing_analytically(seed: int = 0) -> Findings:
         *((s, rademacher) for s in SPARSE),
     ):
         start = fine / a.kurtosis**0.5 if a in SPARSE else fine  # a sparse coordinate is √κ times σ
-        measured, half = slope(partial(difference, a, b), start)
+        difference = partial(_difference, ridges, a, b)
+        measured, half = _slope(difference, start)
         own: dict[str, Any] = {"key": f"order.{a.name}-{b.name}", "resolution": 0.1}
         quantity = f"slope of {a.name} − {b.name}"
         rows.append(row("S2", quantity, constants.ORDER_OF_LAWS, measured, half, **own, **facts))
         predicted = (a.kurtosis - b.kurtosis) * constants.FOURTH * float(ridges.fourth.sum())
-        measured, half = limit(partial(coefficient, a, b), start)
+        measured, half = _limit(partial(_over_power, difference, 4), start)
         own = {"key": f"coefficient.{a.name}-{b.name}", "resolution": 0.02 * abs(predicted)}
         rows.append(row("S2", f"({a.name} − {b.name})/σ⁴", predicted, measured, half, **own, **facts))
-    measured, half = limit(lambda s: difference(rademacher, gaussian, s) / difference(uniform, gaussian, s), fine)
+    measured, half = _limit(
+        lambda s: _difference(ridges, rademacher, gaussian, s) / _difference(ridges, uniform, gaussian, s), fine
+    )
     quantity = "(rademacher − gaussian)/(uniform − gaussian)"
     predicted = (rademacher.kurtosis - gaussian.kurtosis) / (uniform.kurtosis - gaussian.kurtosis)
     rows.append(row("S2", quantity, predicted, measured, half, key="ratio", resolution=0.02 * predicted, **facts))
-    measured, half = slope(raw_excess, fine)
-    own = {"key": "order", "resolution": 0.1}
-    rows.append(row("S3", "slope of raw gaussian − uniform", constants.ORDER_OF_RAW, measured, half, **own, **facts))
-    measured, half = limit(lambda s: raw_excess(s) / s**2, fine)
+    return rows
+
+
+def _raw_rows(ridges: Ridges, facts: dict[str, Any]) -> list[Row]:
+    """S3: order and coefficient of what an uncalibrated Gaussian adds."""
+    raw_excess, fine = partial(_raw_excess, ridges), _SIGMAS[1]
+    slope, slope_half = _slope(raw_excess, fine)
+    own: dict[str, Any] = {"key": "order", "resolution": 0.1}
+    order = row("S3", "slope of raw gaussian − uniform", constants.ORDER_OF_RAW, slope, slope_half, **own, **facts)
+    measured, half = _limit(partial(_over_power, raw_excess, 2), fine)
     predicted = constants.SECOND * (constants.RAW - 1) * ridges.trace
     own = {"key": "coefficient", "resolution": 0.02 * abs(predicted)}
-    rows.append(row("S3", "(raw gaussian − uniform)/σ²", predicted, measured, half, **own, **facts))
+    return [order, row("S3", "(raw gaussian − uniform)/σ²", predicted, measured, half, **own, **facts)]
 
-    table = []
-    for sigma in _SIGMAS:
+
+def _closed_form_points(ridges: Ridges, where: str) -> Table:
+    """The sizes of three differences at each σ, for the log-log figure."""
+    uniform, gaussian, rademacher = (LAWS[name] for name in ("uniform", "gaussian", "rademacher"))
+    return [
+        {"where": where, "sigma": sigma, "first": first, "second": second}
+        | {"value": abs(value), "low": None, "high": None}
+        for sigma in _SIGMAS
         for first, second, value in (
-            ("uniform", "gaussian", difference(uniform, gaussian, sigma)),
-            ("rademacher", "gaussian", difference(rademacher, gaussian, sigma)),
-            ("gaussian-raw", "uniform", raw_excess(sigma)),
-        ):
-            table.append(
-                {"where": where, "sigma": sigma, "first": first, "second": second}
-                | {"value": abs(value), "low": None, "high": None}
-            )
-    return Findings(rows, {"slopes": table})
+            ("uniform", "gaussian", _difference(ridges, uniform, gaussian, sigma)),
+            ("rademacher", "gaussian", _difference(ridges, rademacher, gaussian, sigma)),
+            ("gaussian-raw", "uniform", _raw_excess(ridges, sigma)),
+        )
+    ]
+
+
+def _remainder(ridges: Ridges, law: Law, sigma: float) -> float:
+    """What smoothing by `law` adds beyond the second and the fourth order in σ."""
+    fourth = constants.MIXED * ridges.mixed_fourth + law.kurtosis * float(ridges.fourth.sum())
+    second = constants.SECOND * sigma**2 * ridges.trace
+    return ridges.smoothed(law, sigma) - second - constants.FOURTH * sigma**4 * fourth
+
+
+def _difference(ridges: Ridges, a: Law, b: Law, sigma: float) -> float:
+    return ridges.smoothed(a, sigma) - ridges.smoothed(b, sigma)
+
+
+def _raw_excess(ridges: Ridges, sigma: float) -> float:
+    """Smoothing by the raw Gaussian minus smoothing by the uniform law."""
+    return ridges.smoothed(LAWS["gaussian"], RAW_REACH * sigma) - ridges.smoothed(LAWS["uniform"], sigma)
+
+
+def _over_power(of: Callable[[float], float], power: int, sigma: float) -> float:
+    return of(sigma) / sigma**power
+
+
+def _slope(of: Callable[[float], float], sigma: float) -> tuple[float, float]:
+    """The order of `of` in σ: its slope on logarithmic axes as σ → 0, with the half width."""
+    at = [math.log2(abs(of(sigma * 2**k))) for k in (1, 0, -1)]
+    return limit_and_half(at[0] - at[1], at[1] - at[2])
+
+
+def _limit(of: Callable[[float], float], sigma: float) -> tuple[float, float]:
+    """The limit of `of` as σ → 0, with the half width."""
+    return limit_and_half(of(sigma), of(sigma / 2))
 
 
 @timed

@@ -1,0 +1,7 @@
+"""The rows of peers.csv that are symnoise's own; all others are its peers'."""
+
+OWN = TAYLOR, TAYLOR_BFLOAT16, PRODUCTS = (
+    "symnoise, Taylor",
+    "symnoise, Taylor, bfloat16 coefficients",
+    "symnoise, Hessian products",
+)
