@@ -20,10 +20,12 @@ _READ = ("input_ids", "attention_mask", "labels", "decoder_input_ids", "token_ty
 class EmbeddingLoss:
     """Loss of each example as a function of its token embeddings.
 
-    ℓ_b(X) = mean over the scored tokens t of example b of −log p(label_t | X), in nats, b = 1 … batch. X (batch, token, dim) are the embeddings as the model's layers receive them: the output of
-    the embedding table (for Gemma after scaling by √d, for Granite after its multiplier), before positions are added.
-    For encoder-decoder models X are the encoder's embeddings, and the labels are the decoder's targets. Examples do not
-    interact in the model, so the Hessian of the batch is block-diagonal with one (L·d × L·d) block per example.
+    ℓ_b(X) = mean over the scored tokens t of example b of −log p(label_t | X), in nats, b = 1 … batch.
+
+    X (batch, token, dim) are the embeddings as the model's layers receive them: the output of the embedding table (for
+    Gemma after scaling by √d, for Granite after its multiplier), before positions are added. For encoder-decoder models
+    X are the encoder's embeddings, and the labels are the decoder's targets. Examples do not interact in the model, so
+    the Hessian of the batch is block-diagonal with one (L·d × L·d) block per example.
 
     The model runs on the token ids with X in place of the embedding's output, so ℓ is the function that training noise
     perturbs. This is checked against the forward with ids on the first use of a model (`Inlet.try_once`). Logits are
