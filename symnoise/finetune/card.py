@@ -1,4 +1,4 @@
-"""The model card of a trained model: what it was made from, and with which noise."""
+"""The model card of a trained model: base model, data, noise, settings and results."""
 
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -34,12 +34,13 @@ def model_card(
     data: dict[str, Any],
     run: dict[str, Any],
 ) -> str:
-    """README.md in the hub's form.
+    """Model card (README.md) in the hub's format.
 
     Args:
-        model: provenance of the base model.
-        data: provenance of the rows.
-        run: steps, rows, held_out, processes, prompt (the form that rows were rendered in) and measured.
+        settings: Settings of the run.
+        model: Provenance of the base model.
+        data: Provenance of the rows.
+        run: steps, rows, held_out, processes, prompt (the format in which rows were rendered) and measured.
     """
     what = "LoRA adapter" if settings.lora_rank else "full fine-tuning"
     weights = "".join(f"\n  - `{name}` sha256 `{digest}`" for name, digest in model["sha256"].items())

@@ -256,7 +256,7 @@ class Attached:
             self._plan = self.next_plan(batch)
 
     def _warn_of_evaluation(self, model: nn.Module) -> None:
-        """Warn once of gradients in evaluation mode, in which `from_pretrained` leaves models and a loop may forget them."""
+        """Warn once of gradients in evaluation mode, in which `from_pretrained` leaves models."""
         if self._warned or not torch.is_grad_enabled() or not any(p.requires_grad for p in model.parameters()):
             return
         self._warned = True
