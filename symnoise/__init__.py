@@ -1,7 +1,7 @@
 """Embedding noise in language-model fine-tuning: curvature, noise moments, norm growth, symmetric pairs.
 
-This is the front door: every public name, no logic. Names are imported when first used, so that
-`import symnoise` costs nothing and `symnoise --help` answers without loading PyTorch.
+Every public name, no logic. Names are imported when first used, so that `import symnoise` costs nothing and
+`symnoise --help` answers without loading PyTorch.
 """
 
 from importlib import import_module

@@ -105,35 +105,6 @@ def test_what_comes_from_the_readme_is_there(monkeypatch) -> None:
     assert "sn.EmbeddingLoss(" in page
 
 
-DOCSTRING = """Which quantity, Σ_k z_k.
-
-method: "one"      the first way, which
-                   goes on
-        "two"      the second
-L, d:   lengths of a_b
-    that go on
-
-Raises `an_error`."""
-
-
-def test_entries_of_a_docstring_become_lists(monkeypatch) -> None:
-    made = hook("docstrings", monkeypatch, griffe=SimpleNamespace(Extension=object, Object=object))
-    assert made.markdown(DOCSTRING).split("\n") == [
-        "Which quantity, Σ\\_k z\\_k.",
-        "",
-        "- **`method`**:",
-        "",
-        '    - `"one"` the first way, which',
-        "        goes on",
-        '    - `"two"` the second',
-        "",
-        "- **`L`, `d`**: lengths of a\\_b",
-        "    that go on",
-        "",
-        "Raises `an_error`.",
-    ]
-
-
 def test_a_notebook_becomes_a_page_with_its_pictures(monkeypatch) -> None:
     files = SimpleNamespace(File=object, Files=object)
     made = hook("notebooks", monkeypatch, mkdocs_structure_files=files)

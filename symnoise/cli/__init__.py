@@ -1,7 +1,7 @@
 """The command line: parses, calls, prints, writes JSON. `symnoise --help` answers without loading PyTorch.
 
-Exit codes: 0 done; 2 bad input; 1 a process of a distributed run was lost, or a bug; 130 interrupted. What is no bug is
-one line on standard error. torchrun itself always ends with 1 where one of its processes fails.
+Exit codes: 0 done; 2 bad input; 1 a process of a distributed run was lost, or a bug; 130 interrupted. Errors other than
+bugs are one line on standard error. torchrun itself always exits with 1 if one of its processes fails.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from typer import Abort, BadParameter
 
 from symnoise.cli.app import app
 
-# What Typer raises for a wrong option or command: it has no public name of its own.
+# Typer's error for a wrong option or command, which has no public name.
 _UsageError: Any = BadParameter.__base__
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     except _UsageError as error:
         if hasattr(error, "option_name"):
             near = near_options(error.option_name, error.ctx.command)
-            error.possibilities = []  # Typer's own compare the dashes too, so that --lr comes out as near to --form
+            error.possibilities = []  # Typer's also compare the dashes, which makes --lr similar to --form
             error.message += f": did you mean {' or '.join(near)}?" if near else ""
         message = error.format_message()  # empty for a command without arguments: its help was printed
         _end(message and f"{message.rstrip('.')} (try {error.ctx.command_path} --help)", 2)
@@ -40,7 +40,7 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             _say(str(error))
             sys.stdout.flush()
-            os._exit(1)  # the ordinary way out waits for the process that was lost
+            os._exit(1)  # an ordinary exit waits for the lost process
         if isinstance(error, Interrupted):
             _end(str(error), 130)
         if not isinstance(error, InputError | UnsupportedOperation):
@@ -49,9 +49,9 @@ def main() -> None:
 
 
 def near_options(given: str, command: Any) -> list[str]:
-    """The option of `command` that was probably meant: the nearest in spelling, or the one with these initials.
+    """The option of `command` that was probably meant: the nearest in spelling, or one with these initials.
 
-    The leading dashes do not count, since all options share them.
+    Leading dashes are ignored, since all options share them.
     """
     names = {name.lstrip("-"): name for parameter in command.params for name in parameter.opts}
     word = given.lstrip("-")
@@ -60,7 +60,7 @@ def near_options(given: str, command: Any) -> list[str]:
 
 
 def _end(message: str, code: int) -> None:
-    """Of several processes that fail alike, the first says why."""
+    """Exit; if several processes fail alike, only the first prints the message."""
     if os.environ.get("RANK", "0") == "0":
         _say(message)
     sys.exit(code)

@@ -16,21 +16,21 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="Hub id, local folder or PEFT adapter, .gguf file, or smollm2 (bundled).")]
 Data = Annotated[str, typer.Option(help="Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")]
-Examples = Annotated[int, typer.Option(help="How many usable rows, from the start.")]
+Examples = Annotated[int, typer.Option(help="Number of usable rows, from the start.")]
 MaxLength = Annotated[int, typer.Option(help="Truncate rows to this many tokens.")]
 ChatTemplate = Annotated[
     Path | None, typer.Option("--chat-template", help="Jinja file that replaces the model's chat template.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")]
 Batch = Annotated[int, typer.Option(help="Rows measured together; fewer take less memory.")]
-Seed = Annotated[int, typer.Option(help="Names the random draws.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
 Method = Annotated[
     str,
     typer.Option(help="auto, taylor, hvp, hutch++, xtrace, difference or exact (small models only)."),
 ]
-Alpha = Annotated[float, typer.Option(help="Noise strength α, as NEFTune's.")]
-Draws = Annotated[int, typer.Option(help="How many draws of the noise.")]
+Alpha = Annotated[float, typer.Option(help="Noise strength α, as in NEFTune.")]
+Draws = Annotated[int, typer.Option(help="Number of draws of the noise.")]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 
@@ -79,11 +79,11 @@ def curvature(
     probes: Annotated[int, typer.Option(help="Random directions per example.")] = 16,
     directions: Annotated[str, typer.Option(help="rademacher (signs), gaussian or orthogonal.")] = "rademacher",
     rtol: Annotated[
-        float | None, typer.Option(help="Take as many probes as make the error of each batch this small a share.")
+        float | None, typer.Option(help="Target relative standard error of each batch; sets the number of probes.")
     ] = None,
-    max_probes: Annotated[int, typer.Option(help="The most probes for --rtol.")] = 256,
+    max_probes: Annotated[int, typer.Option(help="Limit on the probes for --rtol.")] = 256,
     coefficients: Annotated[
-        str, typer.Option(help="Precision of Taylor mode's derivatives: model (as the model's), or bfloat16.")
+        str, typer.Option(help="Precision of derivatives in Taylor mode: model (that of the model) or bfloat16.")
     ] = "model",
     batch: Batch = 4,
     dtype: Dtype = "float32",
@@ -93,7 +93,7 @@ def curvature(
 ) -> None:
     """Curvature in embedding space: tr H and its Gauss-Newton part, per example, with standard errors.
 
-    Started as torchrun --nproc-per-node N -m symnoise curvature …, N processes share the examples.
+    With torchrun --nproc-per-node N -m symnoise curvature …, N processes share the examples.
 
     With --json, rerun the same command to resume an interrupted run from its finished batches.
     """
@@ -128,9 +128,9 @@ def spectrum(
     max_length: MaxLength = 128,
     chat_template: ChatTemplate = None,
     strict: Strict = False,
-    count: Annotated[int, typer.Option(help="How many eigenvalues per example.")] = 10,
+    count: Annotated[int, typer.Option(help="Eigenvalues per example.")] = 10,
     which: Annotated[str, typer.Option(help="algebraic, magnitude (largest in size) or smallest.")] = "algebraic",
-    density: Annotated[bool, typer.Option("--density", help="Spectral density too, to --json.")] = False,
+    density: Annotated[bool, typer.Option("--density", help="Also write the spectral density to --json.")] = False,
     steps: Annotated[int, typer.Option(help="Lanczos steps per probe of the density.")] = 64,
     probes: Annotated[int, typer.Option(help="Probes of the density.")] = 4,
     dtype: Dtype = "float32",
@@ -204,9 +204,9 @@ def budget(
     data: Data = "chitchat",
     alphas: Annotated[str, typer.Option(help="Noise strengths, comma-separated.")] = "5,10",
     noise: Annotated[str, typer.Option(help="Law of the draws: uniform, gaussian or rademacher.")] = "rademacher",
-    batch: Annotated[int, typer.Option(help="Rows of a batch, as in training.")] = 8,
-    batches: Annotated[int, typer.Option(help="How many batches, drawn at random from the rows.")] = 8,
-    draws: Annotated[int, typer.Option(help="How many draws of the noise per batch.")] = 3,
+    batch: Annotated[int, typer.Option(help="Rows per batch, as in training.")] = 8,
+    batches: Annotated[int, typer.Option(help="Number of batches, drawn at random from the rows.")] = 8,
+    draws: Annotated[int, typer.Option(help="Draws of the noise per batch.")] = 3,
     max_length: MaxLength = 128,
     chat_template: ChatTemplate = None,
     strict: Strict = False,
@@ -217,7 +217,7 @@ def budget(
 ) -> None:
     """Variance of a training step's gradient: how much is due to batches, to the noise's odd part, to its even part.
 
-    With --json, an interrupted run resumes from its finished batches when the same command is given again.
+    With --json, rerun the same command to resume an interrupted run from its finished batches.
     """
     from symnoise.cli import budget as command
 
@@ -277,7 +277,7 @@ def norms(
 
 @app.command()
 def doctor(model: Model = "smollm2", json: Json = None) -> None:
-    """What is installed, which model and data are at hand, and whether noise reaches MODEL."""
+    """Check the installation: packages, bundled model and data, and whether noise reaches MODEL."""
     from symnoise.cli import doctor as command
 
     command.doctor(model=model, json=json)

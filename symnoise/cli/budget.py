@@ -54,7 +54,7 @@ def budget(
         parts = Parts(json)
         kept = _Kept(parts, [key_of(settings, loaded.provenance(), j, texts[: j + 1]) for j in range(len(texts))])
         if len(kept):
-            console.print(f"symnoise: {len(kept)} of {batches} batches are done, by an earlier run", **PLAIN)
+            console.print(f"symnoise: {len(kept)} of {batches} batches are done by an earlier run", **PLAIN)
         inputs = [{key: value.to(device) for key, value in collate(text, loaded.tokenizer).items()} for text in texts]
         found = variance_budget(loaded.model.requires_grad_(True), inputs, strengths, law, draws, seed, kept)
     signal = found[0].signal
@@ -72,8 +72,8 @@ def budget(
 def _rows(
     loaded: LoadedModel, data: str, count: int, max_length: int, seed: int, strict: bool
 ) -> tuple[list[dict[str, list[int]]], Counter[str]]:
-    """`count` encoded rows, drawn at random without replacement from those that have something to score; and how many
-    could not be used, by reason: of the file, and of those drawn."""
+    """`count` encoded rows, drawn at random without replacement from those that have something to score; and counts of
+    the skipped rows, of the file and of those drawn, by reason."""
     given, unfit = load_data(data, strict=strict), LeftOut(strict)
     drawn = (given[i] for i in torch.randperm(len(given), generator=generator(seed, "budget rows")).tolist())
     fits = fitting(drawn, unfit.add, loaded.tokenizer, max_length=max_length, model=loaded.model)
@@ -109,7 +109,7 @@ class _Kept(MutableMapping[int, Any]):
 
 
 def _plain(one: VarianceBudget) -> dict[str, Any]:
-    """α, and of each quantity the value, standard error and 95 % interval."""
+    """α, and the value, standard error and 95 % interval of each quantity."""
     found: dict[str, Any] = {"alpha": one.alpha}
     for field in fields(one):
         if field.name != "alpha":

@@ -49,7 +49,7 @@ def curvature(
     json: Path | None,
     **source: Any,
 ) -> None:
-    """Print, and write, tr H and tr G of every example; started by torchrun, each process measures some of them."""
+    """Print, and write, tr H and tr G of every example; under torchrun each process measures some of them."""
     options = {"method": method, "probes": probes, "seed": seed, "directions": directions}
     options |= {"rtol": rtol, "max_probes": max_probes, "coefficients": coefficients}
     _require_known(options)
@@ -64,7 +64,7 @@ def curvature(
             "torch": torch.__version__,
             "device": device[:4],
         }
-        # Reading the weights once more for their SHA-256 is of use only where something is kept.
+        # Reading the weights again for their SHA-256 is needed only if results are kept.
         settings["model"] = text.model.provenance() if json else text.model.name
         if method in ("auto", "taylor") and us.rank == 0:
             console.print(_memory_line(text, runs, estimator), **PLAIN)
@@ -94,7 +94,7 @@ def _require_known(options: dict[str, Any]) -> None:
 
 
 def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardTimer") -> Record:
-    """What the result needs of one batch, in JSON's types."""
+    """The record of one batch, in JSON types."""
     seconds = forward.seconds(loss)
     if estimator["method"] in _WITH_PARTS:
         found = trace_parts(loss, **estimator)
@@ -124,14 +124,14 @@ def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardT
 
 
 def _memory_line(text: Text, runs: list[range], estimator: dict[str, Any]) -> str:
-    """What the largest batch takes in Taylor mode."""
+    """Memory of the largest batch in Taylor mode."""
     longest = max(runs, key=lambda ids: len(ids) * max(len(text.rows[i]["input_ids"]) for i in ids))
     loss, coefficients = text.loss(longest), estimator["coefficients"]
     probes, groups = estimator["probes"], Sampler(estimator["probes"], 0, estimator["directions"], coefficients).groups
     size = chunk_size(loss, probes, groups, memory_limit(loss.embeddings.device), coefficients)
     need = memory_estimate(loss, size, max(1, groups * size // probes), coefficients)
     amount = f"{need / 2**30:.1f} GiB" if need >= 2**30 else f"{need / 2**20:.0f} MiB"
-    return f"symnoise: about {amount} of memory above the model, {size} of {probes} probes a pass"
+    return f"symnoise: about {amount} of memory above the model, {size} of {probes} probes per pass"
 
 
 def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _probes(examples: list[dict[str, Any]]) -> str:
-    """How many probes the estimates are from; with a tolerance batches may differ."""
+    """Number of probes per example; with --rtol batches may differ."""
     counts = sorted({example["probes"] for example in examples})
     few = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f", {few} probes" if counts[-1] else ", no probes"
@@ -200,7 +200,7 @@ class _ForwardTimer:
         self._warm = False
 
     def seconds(self, loss: EmbeddingLoss) -> float:
-        """The best of three after a warm-up for the first batch; once for the others, since thousands may follow."""
+        """Best of three after a warm-up for the first batch; one pass for the others, since thousands may follow."""
         found = [_seconds_of_one(loss) for _ in range(1 if self._warm else 4)]
         self._warm = True
         return min(found[-3:])
@@ -208,5 +208,5 @@ class _ForwardTimer:
 
 def _seconds_of_one(loss: EmbeddingLoss) -> float:
     started = time.perf_counter()
-    loss.plain().tolist()  # a GPU is waited for
+    loss.plain().tolist()  # waits for a GPU
     return time.perf_counter() - started

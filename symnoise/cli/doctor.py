@@ -1,4 +1,4 @@
-"""`symnoise doctor`: is everything there, and does noise reach the model?"""
+"""`symnoise doctor`: is everything installed, and does noise reach the model?"""
 
 import warnings
 from importlib.metadata import PackageNotFoundError, version

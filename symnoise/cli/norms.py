@@ -10,7 +10,7 @@ from symnoise.norms import expected_square_norm, layer_growth, square_norm
 
 
 def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None, data: str, **source: Any) -> None:
-    """Print, and write, how much noise lengthens embeddings and hidden states, by layer and by token."""
+    """Print, and write, how much noise increases the norms of embeddings and hidden states, by layer and by token."""
     chosen = Noise.named(noise, alpha)
     if chosen is None:
         raise InputError("noise 'none' changes no norm; choose a noise such as symnoise")

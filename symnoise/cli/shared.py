@@ -1,4 +1,4 @@
-"""What the measuring commands share: loading, progress, tables, JSON."""
+"""Shared by the measuring commands: loading, progress, tables, JSON."""
 
 import math
 import os
@@ -33,11 +33,11 @@ class Text:
         return len(self.rows)
 
     def facts(self) -> dict[str, Any]:
-        """What a result says of its source: names, and how many rows before the last one were left out and why."""
+        """The source in a result: names, and counts of the rows skipped before the last one, by reason."""
         return {"model": self.model.name, "data": self.data.name, **left_out(self.data.left_out)}
 
     def loss(self, ids: range) -> EmbeddingLoss:
-        """The loss of some rows; their numbers name their probes."""
+        """The loss of some rows; probes are keyed by row number."""
         batch = collate([self.rows[i] for i in ids], self.model.tokenizer)
         return EmbeddingLoss(self.model.model, batch, ids)
 
@@ -53,7 +53,7 @@ def load(
     chat_template: Path | None,
     strict: bool,
 ) -> Text:
-    """The model, and the first `examples` rows that can be used; those before that cannot are counted."""
+    """The model and the first `examples` usable rows; skipped rows are counted."""
     positive("--examples", examples)
     kind, source = dtype_named(dtype), Source(data, strict=strict)
     given = iter(source)
@@ -101,10 +101,10 @@ def batches(count: int, size: int) -> list[range]:
 
 @contextmanager
 def long_work(json: Path | None, *, alone: bool = True) -> Iterator[Console]:
-    """A progress bar, memory kept between steps, and a first try at the output file before the work, not after it.
+    """Progress bar, retained memory, and a check before the work that the output file can be written.
 
-    Yields the console of the bar, for lines above it; warnings go there too. Of several processes only the first
-    shows a bar; a command that works `alone` does not run in several.
+    Yields the console of the bar, for lines above it; warnings go there, too. Only the first of several processes shows
+    a bar; a command that works `alone` refuses to run in several.
     """
     if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("only curvature and train run in several processes: start this command without torchrun")
@@ -114,12 +114,12 @@ def long_work(json: Path | None, *, alone: bool = True) -> Iterator[Console]:
     first = os.environ.get("RANK", "0") == "0"
     shown = progress_shown() if first else nullcontext(Console(stderr=True, quiet=True))
     with shown as console, retained_heap(), warnings.catch_warnings():
-        # A warning is a line for the user here; where in the library it was raised tells them nothing.
+        # A warning is one line for the user, to whom its place in the library means nothing.
         warnings.showwarning = lambda message, *_, **__: console.print(f"symnoise: {message}", **PLAIN)
         yield console
 
 
-# Text of a user's or a library's making: no markup in it is meant.
+# For text from users or libraries, which is not markup.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 

@@ -16,7 +16,7 @@ from symnoise.noise import Noise
 def smooth(
     *, alphas: str, noise: str, draws: int, batch: int, seed: int, json: Path | None, data: str, **source: Any
 ) -> None:
-    """Print, and write, what is left of the quadratic term at the σ of each of the comma-separated `alphas`."""
+    """Print, and write, how much of the quadratic term remains at the σ of each of the comma-separated `alphas`."""
     strengths = numbers("--alphas", alphas)
     positive("--batch", batch)
     with long_work(json):
@@ -48,7 +48,7 @@ _UNITS = {"example": "examples (texts like these)", "draw": "draws (this text al
 
 
 def _row(smoothed: SmoothedCurvature, i: int, alpha: float) -> dict[str, Any]:
-    """One α: both pooled numbers with 95 % intervals over examples, or over draws where there is one example."""
+    """One α: both pooled numbers with 95 % intervals over examples, or over draws if there is only one example."""
     y, x, sigma = smoothed.pair[i], smoothed.second_order[i], smoothed.sigmas[i]
     unit: Unit = "example" if len(sigma) > 1 else "draw"
     slope, ratio = attenuation_slope(y, x, unit), ratio_of_means(y, x, unit)
@@ -64,7 +64,7 @@ def _row(smoothed: SmoothedCurvature, i: int, alpha: float) -> dict[str, Any]:
 
 
 def _span(row: dict[str, Any], name: str) -> str:
-    """`0.92 (0.80 to 1.04)`, or why there is no interval."""
+    """Such as `0.92 (0.80 to 1.04)`, or why there is no interval."""
     if row[f"{name}_unbounded"]:
         return f"{row[name]:.3g} (unbounded: Σx may be 0)"
     if math.isnan(row[f"{name}_low"]):

@@ -21,7 +21,7 @@ def spectrum(
     data: str,
     **source: Any,
 ) -> None:
-    """Print, and write, `count` eigenvalues of every example with residuals, and a density where it is asked for."""
+    """Print, and write, `count` eigenvalues of every example with residuals, and the density if requested."""
     positive("--count", count)
     if density and json is None:
         raise InputError("the density is written, not printed: give --json FILE with --density")

@@ -21,7 +21,7 @@ _KINDS = get_type_hints(TrainSettings)
 
 
 def _option(setting: "Field[Any]") -> inspect.Parameter:
-    """The option of a setting: None where it is not given, so that config files are not overruled by defaults."""
+    """The option of a setting: None if it is not given, so that defaults do not override config files."""
     names = [*setting.metadata["names"], f"--{setting.name.replace('_', '-')}"]
     kind = next(iter(get_args(_KINDS[setting.name])), _KINDS[setting.name])
     if kind is bool:
@@ -96,17 +96,17 @@ def _losses(outcome: "Outcome") -> str:
 
 
 def _held_out(outcome: "Outcome") -> str:
-    """Whether it helped, on rows that were not trained on."""
+    """Held-out loss before and after training."""
     measured = outcome.measured
     if "eval_loss" not in measured:
-        return "no held-out loss: give --eval-rows N to see whether training helped on rows that it has not seen"
+        return "no held-out loss: give --eval-rows N to see whether training helped on unseen rows"
     before, after = measured["eval_loss_before"], measured["eval_loss"]
     return f"held-out loss without noise, on {outcome.held_out} rows: {before:.5g} before, {after:.5g} after training"
 
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Warnings of ours as lines like the errors; those of other libraries stay away."""
+    """Show our own warnings as one line, like errors; hide those of other libraries."""
 
     def show(message: Any, category: Any, filename: str, *_: Any, **__: Any) -> None:
         if category is UserWarning and "/torch/" not in filename:

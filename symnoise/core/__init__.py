@@ -1,4 +1,4 @@
-"""Shapes, masks, seeded generators, `Estimate`, result files: what every other room stands on."""
+"""Estimates, masks, seeded generators, errors and result files, used by every other room."""
 
 from symnoise.core.errors import Diverged, InputError, reason, unknown
 from symnoise.core.estimate import Estimate, plus_minus

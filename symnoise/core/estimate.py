@@ -1,4 +1,4 @@
-"""`Estimate`: a stochastic answer that carries its error."""
+"""`Estimate`: a stochastic result with its standard error."""
 
 import math
 from collections.abc import Sequence
@@ -13,22 +13,32 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN = 6  # entries of an estimate in its repr: a line
+_SHOWN = 6  # entries of an estimate in its repr: about one line
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Means of independent draws, one entry for each example (or whatever the shape holds).
+    """Estimate with its standard error: means over independent draws, usually one entry per example.
 
-    `estimate[i]` has those entries, `float(estimate)` is a single value, `a - b` the difference of independent
-    estimates, and `f"{estimate}"` shows value ± stderr: "132.2 ± 6.5".
+    `estimate[i]` selects entries, `float(estimate)` is a single value, `a - b` the difference of independent
+    estimates. `f"{estimate}"` shows value ± stderr.
 
-    value:   the means, float64.
-    stderr:  their standard errors, float64; 0 for an exact result, NaN where fewer than two draws allow none.
-    count:   how many draws (for traces: probes) each mean is over.
-    dof:     degrees of freedom behind `stderr`: draws − 1, or groups − 1 where draws are only known in groups.
-    method:  how it was obtained.
-    seconds: wall-clock time.
+    Attributes:
+        value: The means, float64.
+        stderr: Their standard errors, float64; 0 for an exact result, NaN for fewer than two draws.
+        count: Number of draws (for traces: probes) per mean.
+        dof: Degrees of freedom of `stderr`: draws − 1, or groups − 1 where only groups of draws are known.
+        method: How the estimate was obtained.
+        seconds: Wall-clock time.
+
+    Examples:
+        >>> import torch
+        >>> from symnoise import Estimate
+        >>> four = Estimate.from_draws(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        >>> four
+        Estimate(2.50 ± 0.65; 4 draws)
+        >>> print(four - Estimate.exact(torch.tensor(0.5)))
+        2.00 ± 0.65
     """
 
     value: Float[Tensor, "*shape"]
@@ -40,10 +50,14 @@ class Estimate:
 
     @staticmethod
     def from_draws(draws: Float[Tensor, "draws *shape"], **facts: Any) -> "Estimate":
-        """Mean over the first dimension, with stderr = sample standard deviation / √draws (sums in float64).
+        """Mean over the first dimension, with stderr = sample standard deviation / √draws, summed in float64.
 
-        draws: (draws, …), each entry of the rest an independent sample.
-        facts: any field of `Estimate`, in the place of what follows from the draws.
+        Args:
+            draws: (draws, …), independent along the first dimension.
+            facts: Fields of `Estimate` that replace those computed from the draws.
+
+        Returns:
+            The mean, of shape (…).
         """
         draws, count = draws.double(), draws.shape[0]
         mean = draws.mean(0)
@@ -52,16 +66,27 @@ class Estimate:
 
     @staticmethod
     def exact(value: Float[Tensor, "*shape"], **facts: Any) -> "Estimate":
-        """A value without sampling error: stderr 0, infinitely many degrees of freedom."""
+        """A value without sampling error: stderr 0, infinitely many degrees of freedom.
+
+        Args:
+            value: The value, of any shape; stored in float64.
+            facts: Other fields of `Estimate`.
+        """
         value = value.double()
         return Estimate(value, torch.zeros_like(value), **{"count": 0, "dof": float("inf"), **facts})
 
     @staticmethod
     def variance(draws: Float[Tensor, "draws *shape"]) -> "Estimate":
-        """Sample variance of independent draws over the first dimension, in float64.
+        """Sample variance s² of independent draws over the first dimension, in float64.
 
         The standard error √((m₄ − s⁴)/draws) uses the sample's own fourth central moment m₄, so the draws need not be
         normal.
+
+        Args:
+            draws: (draws, …), at least two.
+
+        Returns:
+            s², of shape (…), with draws − 1 degrees of freedom.
         """
         draws, count = draws.double(), draws.shape[0]
         draws = draws - draws.mean(0)
@@ -71,25 +96,32 @@ class Estimate:
 
     @staticmethod
     def joined(parts: Sequence["Estimate"]) -> "Estimate":
-        """Estimates of parts of a batch as one, along the last dimension; seconds are added up."""
+        """Concatenate the estimates of parts of a batch along the last dimension; seconds are summed."""
         value, stderr = (torch.cat([getattr(part, name) for part in parts], -1) for name in ("value", "stderr"))
         return replace(parts[0], value=value, stderr=stderr, seconds=sum(part.seconds for part in parts))
 
     @property
     def probes(self) -> int:
-        """The count, under the name that trace estimation uses."""
+        """Number of probes per example: `count` in the words of trace estimation."""
         return self.count
 
     def interval(self, level: float = 0.95) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        """Student-t interval with coverage `level`: (low, high) = value ± t(dof)·stderr, each shaped like `value`."""
+        """Confidence interval (Student t): value ± t(dof)·stderr.
+
+        Args:
+            level: The coverage, between 0 and 1.
+
+        Returns:
+            (low, high), each shaped like `value`.
+        """
         half = float(stats.t.ppf(0.5 + level / 2, self.dof)) * self.stderr
         return self.value - half, self.value + half
 
     def mean(self) -> "Estimate":
-        """The mean over all entries (for traces: over examples), whose draws must be independent of each other.
+        """Mean over all entries (for traces: over examples), whose draws must be independent of each other.
 
-        stderr = √(Σ stderr²)/m for m entries; it speaks of these m entries, not of others like them. The degrees
-        of freedom are Satterthwaite's, (Σ s²)²/Σ(s⁴/dof).
+        stderr = √(Σ stderr²)/m for m entries: the error of the mean of these m entries, not of a population mean. The
+        degrees of freedom are Satterthwaite's, (Σ s²)²/Σ(s⁴/dof).
         """
         s2, m = self.stderr.square().flatten(), self.value.numel()
         total = s2.sum()
@@ -97,27 +129,31 @@ class Estimate:
         return replace(self, value=self.value.mean(), stderr=total.sqrt() / m, dof=dof)
 
     def noting(self, **facts: Any) -> "Estimate":
-        """The same with other fields, such as method and seconds."""
+        """A copy with some fields replaced, such as `method` and `seconds`."""
         return replace(self, **facts)
 
     def with_shared_error(self, error: Float[Tensor, "*shape"]) -> "Estimate":
-        """The same with an error that all draws share, such as rounding, in its standard error: √(stderr² + error²)."""
+        """A copy with an error that all draws share, such as rounding, added to stderr: √(stderr² + error²).
+
+        Args:
+            error: The shared error, shaped like `value`.
+        """
         return replace(self, stderr=(self.stderr**2 + error**2).sqrt())
 
     def __getitem__(self, index: Any) -> "Estimate":
         return replace(self, value=self.value[index], stderr=self.stderr[index])
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """The difference of independent estimates: errors add in quadrature, with Satterthwaite's degrees of freedom.
+        """Difference of independent estimates: errors add in quadrature, with Satterthwaite's degrees of freedom.
 
-        Where both come from the same draws, take `Estimate.from_draws` of the draws' differences instead.
+        For estimates from the same draws, use `Estimate.from_draws` of the draws' differences instead.
         """
         if not isinstance(other, Estimate):
             return NotImplemented
         parts = (self.stderr.square(), other.stderr.square())
         s2 = parts[0] + parts[1]
         below = parts[0].square() / self.dof + parts[1].square() / other.dof
-        dofs = (s2.square() / below)[below > 0]  # one for each entry; the least of them holds for all
+        dofs = (s2.square() / below)[below > 0]  # one per entry; the smallest is safe for all
         dof = float(dofs.min()) if dofs.numel() else math.inf
         method = self.method if self.method == other.method else ""
         count = min((c for c in (self.count, other.count) if c), default=0)  # an exact value has none
@@ -128,7 +164,7 @@ class Estimate:
         return float(self.value)
 
     def __format__(self, spec: str) -> str:
-        """Value ± stderr, or as many of them as there are; `spec`, if any, formats both numbers."""
+        """Value ± stderr of each entry; `spec`, if given, formats both numbers."""
         pairs = list(zip(self.value.flatten().tolist(), self.stderr.flatten().tolist(), strict=True))
         shown = [f"{v:{spec}} ± {e:{spec}}" if spec else plus_minus(v, e) for v, e in pairs[:_SHOWN]]
         return ", ".join(shown + [f"… ({len(pairs)} in all)"] * (len(pairs) > _SHOWN))
@@ -137,7 +173,11 @@ class Estimate:
         return format(self)
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each entry, indexed like `value`: its value and stderr. `attrs` has count, dof and method."""
+        """A data frame with one row per entry, indexed like `value`.
+
+        Returns:
+            Columns `value` and `stderr`; `attrs` holds count, dof and method.
+        """
         import pandas as pd
 
         index = pd.MultiIndex.from_product([range(size) for size in self.value.shape or (1,)])
@@ -152,7 +192,13 @@ class Estimate:
 
 
 def plus_minus(value: float, error: float) -> str:
-    """Value and standard error, both to the error's second digit: 132.2 ± 6.5, −40 ± 17, −20 ± 110."""
+    """Value and standard error, both rounded to the error's second digit.
+
+    Examples:
+        >>> from symnoise.core import plus_minus
+        >>> plus_minus(132.2178, 6.512), plus_minus(-40.3, 17.4), plus_minus(-23.0, 112.0)
+        ('132.2 ± 6.5', '-40 ± 17', '-20 ± 110')
+    """
     if not (math.isfinite(value) and math.isfinite(error) and error > 0):
         return f"{value:.4g}"
     digits = 1 - math.floor(math.log10(float(f"{error:.1e}")))

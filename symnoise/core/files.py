@@ -1,4 +1,4 @@
-"""Results on disk: written whole or not at all, and saying where they came from."""
+"""Result files: written atomically, with their provenance."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from symnoise.core.errors import InputError, reason
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
     """Call `write(temporary path in the same folder)`, then move the result to `path` in one step.
 
-    A reader sees the old file or the new one, never half of one; the temporary file goes away on failure.
+    A reader sees the old file or the new one, never half of one. The temporary file is removed on failure.
     """
     path = Path(path)
     try:
@@ -40,16 +40,16 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """`value` as indented UTF-8 JSON, atomically. NaN and infinity become null, since JSON has no word for them."""
+    """Write `value` atomically as indented UTF-8 JSON. NaN and infinity, which JSON lacks, become null."""
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
 def made_in_one_step(folder: Path) -> Iterator[Path]:
-    """A path to make a folder at, which then becomes `folder` in one step.
+    """Build a folder at the temporary path that this yields, then rename it to `folder` in one step.
 
-    An interrupt leaves nothing behind, and of two processes that make it at once the slower uses what the faster made.
+    An interrupt leaves nothing behind. Of two processes that build it at once, the slower uses the faster one's.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as made:
@@ -75,7 +75,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
-    """What the YAML file `path` holds; `InputError`, calling it the `what`, where it cannot be read."""
+    """The content of the YAML file `path`; `InputError`, which calls it the `what`, if it cannot be read."""
     import yaml
 
     try:
@@ -101,8 +101,8 @@ def sha256(path: str | Path) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What ran: versions, git commit (null outside a checkout), platform."""
-    versions: dict[str, str | None] = {"symnoise": __version__}  # also where it runs without being installed
+    """Versions, git commit (null outside a checkout) and platform of this process."""
+    versions: dict[str, str | None] = {"symnoise": __version__}  # works without being installed
     for name in ("torch", "transformers", "numpy", "scipy"):
         try:
             versions[name] = version(name)

@@ -1,4 +1,4 @@
-"""The delete-one jackknife: errors of what is no mean, from its values without each independent unit in turn."""
+"""Delete-one jackknife: standard errors of statistics other than means, such as ratios."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from symnoise.core.estimate import Estimate
 
 
 def jackknife_variance(without: Float[Tensor, "n *shape"]) -> Float[Tensor, "*shape"]:
-    """(n − 1)/n · Σ_j (θ₍₋ⱼ₎ − mean)², from the statistic θ₍₋ⱼ₎ without unit j, for each of n independent units.
+    """Jackknife variance (n − 1)/n · Σ_j (θ₍₋ⱼ₎ − mean)², where θ₍₋ⱼ₎ is the statistic without unit j of n.
 
     The squared standard error of θ, with n − 1 degrees of freedom; on average too large (Efron and Stein 1981).
     """
@@ -21,20 +21,20 @@ def jackknife_variance(without: Float[Tensor, "n *shape"]) -> Float[Tensor, "*sh
 def without_each(
     statistic: Callable[[Int[Tensor, " some"]], Float[Tensor, "*shape"]], count: int
 ) -> Float[Tensor, "n *shape"]:
-    """`statistic(indices)` of `count` units, without each in turn."""
+    """`statistic(indices)` of `count` units, leaving out each unit in turn."""
     every = torch.arange(count)
     return torch.stack([statistic(every[every != j]) for j in range(count)])
 
 
 def jackknife(statistic: Callable[[Int[Tensor, " some"]], Float[Tensor, "*shape"]], count: int) -> Estimate:
-    """`statistic(indices)` of `count` units with its bias of order 1/count removed: nθ − (n − 1) mean θ₍₋ⱼ₎."""
+    """Jackknife estimate of `statistic(indices)` of n units, its bias of order 1/n removed: nθ − (n − 1) mean θ₍₋ⱼ₎."""
     without = without_each(statistic, count)
     value = (count * statistic(torch.arange(count)) - (count - 1) * without).mean(0)
     return Estimate(value, jackknife_variance(without).sqrt(), count=count, dof=count - 1.0, method="jackknife")
 
 
 def ratio_of_sums(above: Float[Tensor, "draw *shape"], below: Float[Tensor, "draw *shape"]) -> Estimate:
-    """Σ above/Σ below over the draws; standard error by the jackknife, NaN for one draw."""
+    """Ratio of sums over the draws, Σ above/Σ below; standard error by the jackknife, NaN for one draw."""
     n, value = len(above), above.sum(0) / below.sum(0)
     if n == 1:
         return Estimate(value, torch.full_like(value, torch.nan), count=1, dof=0.0, method="ratio")

@@ -1,4 +1,4 @@
-"""Which tokens are real, and how many there are."""
+"""Attention masks: which tokens are real, and how many."""
 
 from jaxtyping import Bool, Int
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""When memory runs out: the same work in smaller pieces. One answer to what an out-of-memory error is."""
+"""Out-of-memory errors: how to recognise one, and how to retry in smaller pieces."""
 
 import gc
 import warnings
@@ -11,19 +11,19 @@ from symnoise.core.heap import return_free_memory
 
 Result = TypeVar("Result")
 
-# PyTorch's CPU allocator raises a plain RuntimeError, and CUDA libraries errors of their own.
+# PyTorch's CPU allocator raises a plain RuntimeError, and CUDA libraries raise their own errors.
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out."""
+    """Whether `error` is an out-of-memory error."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in _WORDS)
 
 
 def until_it_fits(work: Callable[[int], Result], size: int, warning: str, least: int = 1) -> tuple[Result, int]:
-    """(work(size), size), with `size` halved as often as memory runs out.
+    """(work(size), size), halving `size` each time memory runs out.
 
-    warning: what to say each time, with {size} and {smaller} filled in. Raises `MemoryError` where `least` is too much.
+    `warning` is shown each time, with {size} and {smaller} filled in. Raises `MemoryError` if `least` does not fit.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Progress on long work: silent in a library, shown where a program asks for it."""
+"""Progress bars: silent in a library, shown when a program asks for them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,14 +33,14 @@ def progress_shown() -> Iterator[Console]:
 
 @runtime_checkable
 class Counted(Protocol[Item_co]):
-    """Items whose number is known: a sequence, or work that is dealt out as it goes."""
+    """Items of known number: a sequence, or work assigned as it proceeds."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Item_co]: ...
 
 
 def track(items: Counted[Item], what: str) -> Iterator[Item]:
-    """The items one by one, with a bar named `what` where `progress_shown` is in force."""
+    """The items one by one, with a bar named `what` inside `progress_shown`."""
     progress = _shown.get()
     if progress is None:
         yield from items

@@ -15,15 +15,16 @@ from symnoise.models import EmbeddingLoss
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """Gauss quadratures of the spectra (1/n) Σ_i δ(λ − λ_i), one for each probe; all float64.
+    """Spectral density (1/n) Σ_i δ(λ − λ_i) of every example's Hessian, as one Gauss quadrature per probe; float64.
 
     λ is in nats per squared embedding unit.
 
-    nodes:       Ritz values θ_j, ascending.
-    weights:     τ_j ≥ 0, of sum 1: Σ_j τ_j f(θ_j) estimates tr f(H)/n without bias where f is a polynomial of
-                 degree below 2·steps, and closely where f is smooth. A quadrature that ended early, all of its probe's
-                 Krylov space being known, is filled up with nodes 0 of weight 0.
-    coordinates: n = L·d of each example.
+    Attributes:
+        nodes: Ritz values θ_j, ascending.
+        weights: τ_j ≥ 0 with sum 1. Σ_j τ_j f(θ_j) estimates tr f(H)/n, without bias if f is a polynomial of degree
+            below 2·steps, and closely if f is smooth. A quadrature that ended early, because the probe's Krylov space
+            was exhausted, is padded with nodes 0 of weight 0.
+        coordinates: n = L·d of each example.
     """
 
     nodes: Float[Tensor, "batch probe step"] = field(repr=False)
@@ -31,19 +32,35 @@ class SpectralDensity:
     coordinates: Int[Tensor, " batch"]
 
     def moment(self, power: int) -> Estimate:
-        """tr Hᵖ/n of every example, (batch,), with its standard error over probes.
+        """Moment tr Hᵖ/n of every example, with its standard error over probes.
 
-        Raises `InputError` for a power below 0, or from 2·steps on, where the quadrature is not exact.
+        Args:
+            power: p.
+
+        Returns:
+            The moment, (batch,).
+
+        Raises:
+            InputError: For a power outside 0 … 2·steps − 1, for which the quadrature is not exact.
         """
         if not 0 <= power < 2 * self.nodes.shape[-1]:
             raise InputError(f"{self.nodes.shape[-1]} Lanczos steps give moments 0 … {2 * self.nodes.shape[-1] - 1}")
         return self._mean(self.nodes**power)
 
     def density(self, grid: Float[Tensor, " point"], width: float) -> Estimate:
-        """The density at `grid`, (batch, point), each eigenvalue widened to a Gaussian of standard deviation `width`.
+        """Smoothed density (1/n) Σ_i N(λ; λ_i, width²) on a grid, per unit of λ.
 
-        (1/n) Σ_i N(λ; λ_i, width²) per unit of λ, with its standard error over probes. The quadrature resolves what is
-        wider than the distance of its nodes: choose no smaller width there. Raises `InputError` for width ≤ 0.
+        The quadrature cannot resolve anything narrower than the distance between nodes; choose no smaller width.
+
+        Args:
+            grid: Values of λ, (point,).
+            width: Standard deviation of the Gaussian that replaces each eigenvalue.
+
+        Returns:
+            The density, (batch, point), with its standard error over probes.
+
+        Raises:
+            InputError: For width ≤ 0.
         """
         if width <= 0:
             raise InputError(f"width must be above 0; got {width}")
@@ -57,13 +74,24 @@ class SpectralDensity:
 
 
 def spectral_density(loss: EmbeddingLoss, steps: int = 64, probes: int = 4, seed: int = 0) -> SpectralDensity:
-    """The spectrum of every example's H as a density, from `steps` Hessian products per probe.
+    """Spectral density of every example's Hessian by stochastic Lanczos quadrature.
 
-    Stochastic Lanczos quadrature (Golub and Meurant 2010; Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019):
-    Lanczos from a Rademacher probe z gives a tridiagonal matrix whose eigenvalues are the nodes, and whose
-    eigenvectors' squared first entries are the weights, of the quadrature for zᵀf(H)z/n. Every vector is orthogonalised
-    against all before it, twice; the basis takes 8·steps·n bytes. The probes are those of `trace` with the same seed,
-    so n·moment(1) is its estimate. Raises `InputError` for steps or probes below 1.
+    Lanczos from a Rademacher probe z gives a tridiagonal matrix. Its eigenvalues are the nodes, and its eigenvectors'
+    squared first entries the weights, of a quadrature for zᵀf(H)z/n (Golub and Meurant 2010; Ubaru, Chen and Saad 2017;
+    Ghorbani, Krishnan and Xiao 2019). Every vector is orthogonalised twice against all previous ones; the basis takes
+    8·steps·n bytes. The probes are those of `trace` with the same seed, so n·moment(1) is its estimate.
+
+    Args:
+        loss: The model and batch.
+        steps: Hessian products per probe.
+        probes: Probes per example.
+        seed: Random seed of the probes.
+
+    Returns:
+        One quadrature per example and probe.
+
+    Raises:
+        InputError: For steps or probes below 1.
     """
     require_loss(loss, EmbeddingLoss)
     if steps < 1 or probes < 1:
@@ -83,11 +111,11 @@ def spectral_density(loss: EmbeddingLoss, steps: int = 64, probes: int = 4, seed
 
 
 def lanczos(H: Any, start: Float[Tensor, " n"], steps: int) -> Float[Tensor, "step step"]:
-    """The tridiagonal QᵀHQ, Q an orthonormal basis of the Krylov space of `start`; fewer steps where it ends early.
+    """Lanczos: the tridiagonal QᵀHQ, Q an orthonormal basis of the Krylov space of `start`; may end early.
 
     H: an `EmbeddingHessian`, or any symmetric operator with `dtype` and `@`.
-    It ends where what is left of Hq after orthogonalisation is below ε times the largest ‖Hq‖ so far, ε the precision
-    of H, and so nothing but rounding. Products are taken in the dtype of H, all else in float64.
+    It ends when what is left of Hq after orthogonalisation is rounding: below ε times the largest ‖Hq‖ so far, ε the
+    precision of H. Products are computed in the dtype of H, everything else in float64.
     """
     Q = start.new_zeros(steps, len(start), dtype=torch.float64)
     Q[0] = start.double() / start.double().norm()
@@ -96,7 +124,7 @@ def lanczos(H: Any, start: Float[Tensor, " n"], steps: int) -> Float[Tensor, "st
         w = (H @ Q[j].to(H.dtype)).double()
         largest = max(largest, float(w.norm()))
         diagonal.append(float(w @ Q[j]))
-        for _ in range(2):  # once leaves rounding errors of w's size, which may be far above what is left of w
+        for _ in range(2):  # one pass leaves rounding errors of w's size, which may far exceed what is left of w
             w = w - Q[: j + 1].T @ (Q[: j + 1] @ w)
         left = float(w.norm())
         if j + 1 == steps or left <= torch.finfo(H.dtype).eps * largest:

@@ -1,4 +1,4 @@
-"""When memory runs out: the same measurement on fewer examples at a time."""
+"""Out of memory: the same measurement on fewer examples at a time."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,10 +10,10 @@ Result = TypeVar("Result")
 
 
 class Halving:
-    """measure ↦ its results on parts of a batch; the parts are halved as often as memory runs out, and stay small.
+    """measure ↦ its results on parts of a batch; parts are halved each time memory runs out, and stay small.
 
-    Examples do not meet and their probes are keyed to them, so parts change results by rounding only. A loss without
-    `rows(indices)` (see `EmbeddingLoss.rows`) cannot be cut. Raises `InputError` where one example is too much.
+    Examples do not interact and probes are keyed by example, so parts change results by rounding only. A loss without
+    `rows(indices)` (see `EmbeddingLoss.rows`) cannot be split. Raises `InputError` if one example does not fit.
     """
 
     def __init__(self, loss: Loss) -> None:
@@ -31,7 +31,7 @@ class Halving:
 
         while done < batch:
             size = min(self._size, batch - done)
-            warning = "out of memory with {size} examples at a time; going on with {smaller}"
+            warning = "out of memory with {size} examples at a time; continuing with {smaller}"
             try:
                 found, fitted = until_it_fits(first, size, warning, least)
             except MemoryError:

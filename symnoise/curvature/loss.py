@@ -13,7 +13,7 @@ UNIT = "nats per squared embedding unit"  # of curvature
 
 
 def require_loss(loss: Any, kind: type = Loss) -> None:
-    """`InputError` for what is no loss of that kind, such as a model."""
+    """`InputError` for something that is not a loss of that kind, such as a model."""
     if not isinstance(loss, kind):
         raise InputError(
             f"curvature is of a loss, such as EmbeddingLoss(model, batch), not of {type(loss).__name__}; make one first"

@@ -1,4 +1,4 @@
-"""The options that all traces share, checked once."""
+"""Options that all traces share, with their checks."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Options:
         return Sampler(self.probes, self.seed, self.directions, self.coefficients)
 
     def require_valid(self, methods: Collection[str]) -> None:
-        """`InputError` for an option that is wrong, or that does not go with the method, one of `methods`."""
+        """`InputError` for a wrong option, or one that does not apply to the method, which is one of `methods`."""
         if self.method not in methods:
             raise unknown("method", self.method, methods)
         if self.directions not in DIRECTIONS:

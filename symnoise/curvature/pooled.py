@@ -1,12 +1,12 @@
-"""What is left of the quadratic term at the size of the noise, over many draws and examples: two numbers.
+"""How much of the quadratic term remains at the size of the noise, pooled over draws and examples: two numbers.
 
 y = ½[ℓ(X+ε) + ℓ(X−ε)] − ℓ(X) is a pair's excess and x = ½εᵀHε its second order, for each draw and example.
 
-attenuation slope  Σxy/Σx²   draws weigh by x²: how much of a *large* curvature is left at this σ
-ratio of means     Σy/Σx     training averages y, signed: how much of the *mean* curvature is left, ΣC(σ)/Σtr H where
+attenuation slope  Σxy/Σx²   draws weigh by x²: how much of a *large* curvature remains at this σ
+ratio of means     Σy/Σx     training averages y, signed: how much of the *mean* curvature remains, ΣC(σ)/Σtr H if
                              all examples have the same σ
 
-They differ where the excess is no multiple of x, and neither stands for the other.
+They differ unless the excess is a multiple of x, and neither can replace the other.
 """
 
 import math
@@ -24,12 +24,14 @@ Unit = Literal["draw", "example"]
 
 @dataclass(frozen=True)
 class Pooled:
-    """A ratio of sums with its interval [low, high].
+    """Ratio of sums with its confidence interval [low, high].
 
-    −∞ to ∞ where the denominator may be 0 (`unbounded`), NaN where there are fewer than two of what is independent.
-
-    stderr: of the value, to first order.
-    dof:    degrees of freedom behind the interval.
+    Attributes:
+        value: The ratio.
+        low: Lower end; −∞ if the denominator may be 0 (`unbounded`), NaN for fewer than two independent units.
+        high: Upper end, likewise.
+        stderr: Standard error of the value, to first order.
+        dof: Degrees of freedom of the interval.
     """
 
     value: float
@@ -40,20 +42,27 @@ class Pooled:
 
     @property
     def unbounded(self) -> bool:
-        """Whether the denominator cannot be told from 0, so that no finite interval has the coverage."""
+        """Whether the denominator does not differ significantly from 0, so that no finite interval has the coverage."""
         return math.isinf(self.low) or math.isinf(self.high)
 
 
 def attenuation_slope(
     y: Float[Tensor, "draw batch"], x: Float[Tensor, "draw batch"], unit: Unit, level: float = 0.95
 ) -> Pooled:
-    """Σxy/Σx², least squares through 0, with an interval of coverage `level` by the delete-one jackknife.
+    """Slope Σxy/Σx², least squares through 0, with a confidence interval by the delete-one jackknife.
 
-    unit: what is independent. "example": whole examples are left out, however their draws hang together; the interval
-          speaks of texts like these. "draw": draws are left out within each example; it speaks of these texts.
+    The jackknife interval is wider than the residuals' spread when few draws of large x² dominate, as with HC3
+    (MacKinnon and White 1985).
 
-    The jackknife is wider than the residuals' spread where few draws of large x² decide (as HC3 is: MacKinnon and White
-    1985).
+    Args:
+        y: (draw, batch), a pair's excess loss.
+        x: (draw, batch), its second order ½εᵀHε.
+        unit: The independent unit. "example" leaves out whole examples, whose draws may be dependent; the interval is
+            for texts like these. "draw" leaves out draws within each example; the interval is for these texts.
+        level: Coverage of the interval.
+
+    Returns:
+        The slope with its interval.
     """
     above, below = _sums((x * y).double(), (x * x).double(), unit)
     value = float(above.sum() / below.sum())
@@ -69,10 +78,19 @@ def attenuation_slope(
 def ratio_of_means(
     y: Float[Tensor, "draw batch"], x: Float[Tensor, "draw batch"], unit: Unit, level: float = 0.95
 ) -> Pooled:
-    """Σy/Σx with Fieller's interval: all r for which Σ(y − rx) is not told from 0 at `level`.
+    """Ratio Σy/Σx with Fieller's interval: all r for which Σ(y − rx) does not differ significantly from 0.
 
-    Unlike value ± error it keeps its coverage where Σx, whose sign is open, is near 0; it is then unbounded, and
-    −∞ to ∞ is returned also where the set is two half-lines. `unit` as in `attenuation_slope` (Fieller 1954).
+    Unlike value ± error it keeps its coverage when Σx, whose sign is open, is near 0. It is then unbounded; −∞ to ∞ is
+    returned even if the set is two half-lines (Fieller 1954).
+
+    Args:
+        y: (draw, batch), a pair's excess loss.
+        x: (draw, batch), its second order ½εᵀHε.
+        unit: The independent unit, as in `attenuation_slope`.
+        level: Coverage of the interval.
+
+    Returns:
+        The ratio with its interval.
     """
     above, below = _sums(y.double(), x.double(), unit)
     n = len(above)

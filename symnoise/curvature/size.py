@@ -1,5 +1,4 @@
-"""How large curvature is, whatever its sign: E|zᵀHz| and ‖H‖_F from Hessian products, and how far a pair's two sides
-disagree, from forward passes."""
+"""Size of the curvature regardless of sign, E|zᵀHz| and ‖H‖_F, and the divergence between a pair's two sides."""
 
 from dataclasses import dataclass, field, replace
 
@@ -31,11 +30,11 @@ class CurvatureSize:
 def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:
     """E|zᵀHz| and ‖H‖_F of every example from `count` Hessian products.
 
-    Neither can be lowered by letting positive and negative curvature cancel, as tr H can. Raises `InputError` for fewer
-    than one product, and where the loss is not finite or not differentiable.
+    Positive and negative curvature cannot cancel in either, as they can in tr H. Raises `InputError` for fewer than one
+    product, and if the loss is not finite or not differentiable.
     """
     if count < 1:
-        raise InputError(f"{count} products: ask for at least 1")
+        raise InputError(f"count must be 1 or more; got {count}")
     product, forms, squares = HessianProducts(loss), [], []
     for k in track(range(count), "products"):
         (z,) = random_probes(loss, 1, seed=seed, first=k)
@@ -51,13 +50,12 @@ def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:
 def two_sided_divergence(
     loss: EmbeddingLoss, sigma: Float[Tensor, " batch"], draws: int = 8, seed: int = 0
 ) -> Estimate:
-    """½[KL(p₊‖p₋) + KL(p₋‖p₊)] in nats per token, p± the predictions at X ± σz: (batch,), means over draws of
-    Rademacher z.
+    """Symmetric KL divergence ½[KL(p₊‖p₋) + KL(p₋‖p₊)] between the predictions p± at X ± σz, in nats per token.
 
-    Each draw is the mean over the example's scored tokens of ½ Σ_v (p₊ − p₋)(log p₊ − log p₋), which is
-    2σ² zᵀGz + O(σ⁴) with G the Gauss-Newton part of the Hessian: what a mirrored pair presses on, at the size of its
-    noise, without an expansion in σ. Costs 2·draws forward passes. Raises `InputError` for σ ≤ 0 or not finite, and
-    draws < 1.
+    (batch,), means over draws of Rademacher z. Each draw is the mean over the example's scored tokens of
+    ½ Σ_v (p₊ − p₋)(log p₊ − log p₋), which is 2σ² zᵀGz + O(σ⁴) with G the Gauss-Newton part of the Hessian: what a
+    mirrored pair penalises, at the size of its noise, without an expansion in σ. Costs 2·draws forward passes. Raises
+    `InputError` for σ ≤ 0 or not finite, and draws < 1.
     """
     if not bool((sigma.isfinite() & (sigma > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")

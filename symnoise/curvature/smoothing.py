@@ -1,4 +1,4 @@
-"""Curvature at the size of the noise itself: C(σ) and T(σ), and how they leave the Hessian behind."""
+"""Curvature at the size of the noise: C(σ) and T(σ), and how they depart from the Hessian."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,19 +23,20 @@ SECOND_ORDER = 1 / 2  # of Taylor's expansion: ½εᵀHε
 
 @dataclass(frozen=True)
 class SmoothedCurvature:
-    """Finite-σ curvature of every example; z are the same directions at every σ (coupled draws).
+    """Finite-σ curvature of every example, from the same directions z at every σ (coupled draws).
 
     σ is in embedding units, losses in nats, C and zᵀHz in nats per squared embedding unit.
 
-    sigmas:  (sigma, batch) standard deviation of one coordinate of the noise.
-    C:       (sigma, batch) C(σ) = 2(E ℓ(X + σz) − ℓ(X))/σ², by mirrored pairs. → tr H as σ → 0.
-    T:       (sigma, batch) T(σ) = Σ_z (½[ℓ(X+σz) + ℓ(X−σz)] − ℓ) / Σ_z (σ²/2) zᵀHz. → 1 as σ → 0 (claim V1). A
-             ratio of sums over the draws, error by the jackknife: a single draw's zᵀHz may be near 0.
-    pair:    (sigma, draw, batch) ½[ℓ(X+σz) + ℓ(X−σz)] − ℓ(X): what a pair keeps, its even part.
-    odd:     (sigma, draw, batch) ½[ℓ(X+σz) − ℓ(X−σz)]: what a pair cancels, σ∇ℓ·z to first order.
-    forms:   (draw, batch) zᵀHz.
-    loss:    (batch,) ℓ(X).
-    gradient_square_norm: (batch,) ‖∇ℓ(X)‖².
+    Attributes:
+        sigmas: (sigma, batch) standard deviation of one coordinate of the noise.
+        C: (sigma, batch) C(σ) = 2(E ℓ(X + σz) − ℓ(X))/σ², by mirrored pairs. → tr H as σ → 0.
+        T: (sigma, batch) T(σ) = Σ_z (½[ℓ(X+σz) + ℓ(X−σz)] − ℓ) / Σ_z (σ²/2) zᵀHz. → 1 as σ → 0 (claim V1). A ratio of
+            sums over draws, since a single draw's zᵀHz may be near 0; its error is by the jackknife.
+        pair: (sigma, draw, batch) ½[ℓ(X+σz) + ℓ(X−σz)] − ℓ(X): what a pair keeps, its even part.
+        odd: (sigma, draw, batch) ½[ℓ(X+σz) − ℓ(X−σz)]: what a pair cancels, σ∇ℓ·z to first order.
+        forms: (draw, batch) zᵀHz.
+        loss: (batch,) ℓ(X).
+        gradient_square_norm: (batch,) ‖∇ℓ(X)‖².
     """
 
     sigmas: Float[Tensor, "sigma batch"]
@@ -49,11 +50,15 @@ class SmoothedCurvature:
 
     @property
     def second_order(self) -> Float[Tensor, "sigma draw batch"]:
-        """½εᵀHε of each draw, ε = σz: what `pair` is to second order."""
+        """½εᵀHε of each draw, ε = σz: `pair` to second order."""
         return SECOND_ORDER * self.sigmas[:, None] ** 2 * self.forms
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each σ and example: sigma, C and T with their standard errors. `attrs` has units and draws."""
+        """A data frame with one row per σ and example: sigma, C and T with their standard errors.
+
+        Returns:
+            The frame; `attrs` holds units and the number of draws.
+        """
         import pandas as pd
 
         sizes, batch = self.sigmas.shape
@@ -74,7 +79,7 @@ class SmoothedCurvature:
 
     @staticmethod
     def joined(parts: Sequence["SmoothedCurvature"]) -> "SmoothedCurvature":
-        """Batches of the same σ and draws as one, example after example."""
+        """Concatenate the results of batches with the same σ and draws, example after example."""
         first = parts[0]
         joined: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts], -1)
@@ -93,17 +98,39 @@ def smoothed_curvature(
     *,
     method: str = "hvp",
 ) -> SmoothedCurvature:
-    """C(σ) and T(σ) for each σ in `sigmas`, one number or (sigma,) for all examples alike, or (sigma, batch).
+    """Curvature at the size of the noise: C(σ) and T(σ) of every example, for each σ.
 
-    noise: the law of z, standardised to unit variance ("uniform", "gaussian", "rademacher").
-    draws: how many z, each mirrored; a T with an error needs two.
-    method: of zᵀHz: "hvp", a Hessian product per draw, or "taylor", one pass for all draws in a fraction of the memory,
-            for an `EmbeddingLoss` of a model whose operations all have Taylor rules.
+    C(σ) = 2(E ℓ(X + σz) − ℓ(X))/σ², and T(σ) is the pairs' mean excess loss over its second-order prediction; see
+    `SmoothedCurvature`. Costs 2·sigmas·draws forward passes and the forms zᵀHz. Losses are differenced in float64 but
+    computed in the model's dtype: below σ²·|tr H| ≈ 1e-6 a float32 model gives only rounding. The standard errors
+    include the rounding of ℓ(X), which all draws share: one unit in its last place.
 
-    Costs 2·sigmas·draws forward passes and the forms zᵀHz. Losses are differenced in float64 but computed
-    in the model's dtype: below σ²·|tr H| ≈ 1e-6 a float32 model has nothing left to say. The standard errors have the
-    rounding of ℓ(X) in them, which all draws share: one unit in its last place.
-    Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an unknown law or method, a loss that is not finite.
+    Args:
+        loss: The loss and the embeddings X.
+        sigmas: One number or (sigma,) for all examples, or (sigma, batch); in embedding units.
+        noise: Law of z, standardised to unit variance: "uniform", "gaussian", "rademacher".
+        draws: Number of z, each mirrored; an error of T needs two.
+        seed: Random seed of the draws.
+        method: Method for zᵀHz: "hvp", one Hessian product per draw, or "taylor", one pass for all draws in a fraction
+            of the memory, for an `EmbeddingLoss` whose model has only operations with Taylor rules.
+
+    Returns:
+        C and T with standard errors over draws, and the draws themselves.
+
+    Raises:
+        InputError: For σ ≤ 0 or not finite, draws < 1, an unknown law or method, or a loss that is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from symnoise import smoothed_curvature
+        >>> class Square:  # ℓ(x) = ½‖x‖², so C(σ) = tr H = 6 at every σ
+        ...     embeddings = torch.ones(1, 2, 3, dtype=torch.float64)
+        ...     mask, ids = torch.ones(1, 2, dtype=torch.long), [0]
+        ...     def __call__(self, X):
+        ...         return X.square().sum((1, 2)) / 2
+        >>> found = smoothed_curvature(Square(), [0.1, 1.0], draws=4)
+        >>> [f"{value:.6f}" for value in found.C.value.flatten().tolist()]
+        ['6.000000', '6.000000']
     """
     require_loss(loss)
     X = loss.embeddings

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues and eigenvectors of every example's H; some eigenvalue lies within the residual of each value.
+    """Eigenvalues and eigenvectors of every example's Hessian; an eigenvalue lies within the residual of each value.
 
-    values:    (batch, k) from the largest down, in nats per squared embedding unit.
-    residuals: (batch, k) ‖Hv − λv‖ of the unit vectors found.
-    vectors:   for each example (k, token, dim), over its real tokens.
+    Attributes:
+        values: (batch, k), largest first, in nats per squared embedding unit.
+        residuals: (batch, k) ‖Hv − λv‖ of the unit vectors found.
+        vectors: For each example (k, token, dim), over its real tokens.
     """
 
     values: Float[Tensor, "batch k"]
@@ -31,7 +32,11 @@ class Spectrum:
     vectors: tuple[Float[Tensor, "k _ dim"], ...]
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each example and eigenvalue, the largest of rank 0: value and residual. `attrs` has the unit."""
+        """A data frame with one row per example and eigenvalue, the largest of rank 0: value and residual.
+
+        Returns:
+            The frame; `attrs` holds the unit.
+        """
         import pandas as pd
 
         batch, k = self.values.shape
@@ -56,12 +61,23 @@ class Spectrum:
 def spectrum(
     loss: EmbeddingLoss, k: int = 10, which: str = "algebraic", seed: int = 0, tolerance: float = 1e-4
 ) -> Spectrum:
-    """The k eigenvalues of H that are largest ("algebraic"), largest in size ("magnitude") or "smallest", with
-    multiplicity.
+    """Extreme eigenvalues and eigenvectors of every example's Hessian, with multiplicity.
 
-    By block Lanczos on Hessian-vector products from k random vectors (`block_lanczos.eigenpairs`), until each residual
-    ‖Hv − λv‖ is below `tolerance`·|λ|, or is rounding. Warns where it is not reached. Raises `InputError` for k
-    outside 1 … n − 1 or an unknown `which`.
+    By block Lanczos on Hessian-vector products from random vectors (`block_lanczos.eigenpairs`), until each residual
+    ‖Hv − λv‖ is below `tolerance`·|λ| or is rounding. Warns if that is not reached.
+
+    Args:
+        loss: The model and batch.
+        k: Number of eigenvalues.
+        which: "algebraic" (largest), "magnitude" (largest in size) or "smallest".
+        seed: Random seed of the start vectors.
+        tolerance: Target residual relative to |λ|.
+
+    Returns:
+        k eigenpairs per example, with residuals.
+
+    Raises:
+        InputError: For k outside 1 … n − 1, or an unknown `which`.
     """
     require_loss(loss, EmbeddingLoss)
     if which not in ORDERS:

@@ -1,4 +1,4 @@
-"""Text: rows of any source as conversations, and conversations as token ids and labels."""
+"""Text data: rows of any source as conversations, and conversations as token ids and labels."""
 
 from symnoise.data.chitchat import chitchat_file
 from symnoise.data.encoding import collate, encode, encode_row, fitting, prompt_format, usable

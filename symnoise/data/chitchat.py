@@ -13,17 +13,17 @@ LONG_ANSWER_WORDS = 24
 
 
 def chitchat_file() -> Path:
-    """The JSON file of the installed package, which is not imported; `InputError` with the command to install it."""
+    """The JSON file of the installed package, which is not imported; `InputError` with the install command."""
     return packaged_file("the default data set", "chitchat_dataset", "chitchat-dataset==0.9.0", "dataset.json")
 
 
 def chitchat_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Pairs from the Chit-Chat conversations between people, in messages form.
+    """Pairs of turns from the Chit-Chat conversations between people, in messages form.
 
-    A turn is what one sender wrote before the other answered, its utterances joined by spaces. Who opens is the user,
-    who answers the assistant; a pair is one turn of the user and the turn that answers it, so no turn is in two. Kept
-    are pairs whose answer has at least 24 words: 14,946 of the 66,853 in version 0.9.0, in the file's order. Four
-    fifths of those answers have 32 tokens or more of SmolLM2's tokenizer; the median is 40.
+    A turn is what one sender wrote before the other answered, its utterances joined by spaces. The person who opens is
+    the user, the other the assistant. A pair is a user turn and its answer, so no turn is in two pairs. Pairs are kept
+    if the answer has at least 24 words: 14,946 of the 66,853 in version 0.9.0, in file order. Four fifths of those
+    answers have 32 tokens or more with SmolLM2's tokenizer; the median is 40.
     """
     number = 0
     for conversation in json.loads(path.read_text(encoding="utf-8")).values():

@@ -1,9 +1,9 @@
 """Conversations as token ids: which tokens a model reads, and which of them are scored.
 
-With the tokenizer's own chat template where it has one, else with the template of Stanford Alpaca (Taori et al. 2023,
-train.py). A template may add text of its own, which the model reads, and which noise perturbs, like any other:
-SmolLM2's puts "You are a helpful AI assistant named SmolLM, trained by Hugging Face" as a system message before
-conversations that bring none (21 tokens with its marks).
+Uses the tokenizer's own chat template if it has one, else the template of Stanford Alpaca (Taori et al. 2023,
+train.py). A template may add its own text, which the model reads and noise perturbs like any other. SmolLM2's puts "You
+are a helpful AI assistant named SmolLM, trained by Hugging Face" as a system message before conversations without one
+(21 tokens with its markers).
 """
 
 from bisect import bisect_right
@@ -30,27 +30,34 @@ _RESPONSE = "\n\n### Response:"
 
 
 class ReplyCutOffError(RowError):
-    """A row of which truncation leaves nothing to score; a larger maximum length would."""
+    """Truncation leaves nothing to score in this row; a larger maximum length would."""
 
 
 def encode(
     examples: Iterable[Example], tokenizer: Any, *, max_length: int, model: Any = None
 ) -> dict[str, torch.Tensor]:
-    """A batch: `input_ids`, `attention_mask` and `labels`, int64, right-padded to the longest row.
+    """Tokenize examples as one batch, right-padded to the longest row.
 
-    input_ids, attention_mask: (batch, token); the mask is 1 at real tokens, so its row sums are the true lengths.
-    labels: (batch, token); the token ids of every assistant reply, its end-of-turn mark included, and -100 elsewhere,
-            padding included.
+    Every assistant reply is scored, including its end-of-turn marker. Plain text is tokenized as it is, with EOS at its
+    end, and its completion is scored. Labels are not shifted: as in Transformers, a causal model predicts the label at
+    t from the tokens before t.
 
-    Labels are not shifted: like Transformers, a causal model predicts the label at t from the tokens before t.
+    For an encoder-decoder the target is the last reply alone, ended by EOS, and the input is everything before it.
 
-    `model` says whether the text is for an encoder-decoder, and is checked for room for the tokens. There the last
-    reply alone, ended by EOS, is the decoder's target, `labels` (batch, target), and what comes before it is the input.
+    Args:
+        examples: As from `load_data`.
+        tokenizer: A Transformers tokenizer.
+        max_length: Longer rows (and targets) are truncated to this many tokens.
+        model: Tells whether the text is for an encoder-decoder, and is checked for room for the tokens.
 
-    Plain text is tokenized as it is, with EOS at its end, and its completion is scored.
+    Returns:
+        `input_ids` and `attention_mask`, (batch, token), and `labels`, (batch, token) or (batch, target) for an
+        encoder-decoder; all int64. The mask is 1 at real tokens, so its row sums are the true lengths. Labels are -100
+        where nothing is scored, padding included.
 
-    Rows longer than `max_length` (the target too) are truncated. Raises `RowError` where that leaves nothing to score;
-    `usable` picks the examples where it does not.
+    Raises:
+        RowError: If truncation leaves nothing to score in a row; `usable` filters such examples out.
+        InputError: For no examples, or for something else than examples.
     """
     examples = list(examples)
     if strange := [type(example).__name__ for example in examples if not isinstance(example, Example)]:
@@ -62,7 +69,7 @@ def encode(
 
 
 def encode_row(example: Example, tokenizer: Any, *, max_length: int, model: Any = None) -> dict[str, list[int]]:
-    """`input_ids` and `labels` of one example, as `encode` has them before padding."""
+    """`input_ids` and `labels` of one example, as in `encode` before padding."""
     if max_length < 2:
         raise InputError(f"the maximum length is {max_length}: a row needs at least 2 tokens")
     seq2seq = model is not None and bool(model.config.is_encoder_decoder)
@@ -84,10 +91,11 @@ def encode_row(example: Example, tokenizer: Any, *, max_length: int, model: Any 
 
 
 def prompt_format(tokenizer: Any, form: str) -> str:
-    """What a conversation of one turn is rendered to, with {question} and {reply} instead of its texts.
+    """Prompt format as text: a conversation of one turn, rendered with {question} and {reply} instead of its texts.
 
     Args:
-        form: of the data; rows of "text" and "prompt-completion" are tokenized as they are.
+        tokenizer: A Transformers tokenizer.
+        form: Form of the data; rows of "text" and "prompt-completion" are tokenized as they are.
     """
     if form in ("text", "prompt-completion"):
         return "{prompt}{completion}" + (tokenizer.eos_token or "")
@@ -101,7 +109,18 @@ def prompt_format(tokenizer: Any, form: str) -> str:
 def fitting(
     examples: Iterable[Example], leave_out: Callable[[RowError], None], tokenizer: Any, *, max_length: int, model: Any
 ) -> Iterator[tuple[Example, dict[str, list[int]]]]:
-    """(example, `encode_row` of it), one by one; what cannot be encoded goes to `leave_out` instead."""
+    """Encode examples one by one, skipping those that cannot be encoded.
+
+    Args:
+        examples: As from `load_data`.
+        leave_out: Called with the error of each skipped example.
+        tokenizer: A Transformers tokenizer.
+        max_length: Longer rows are truncated to this many tokens.
+        model: As in `encode`.
+
+    Returns:
+        An iterator over (example, its `input_ids` and `labels`).
+    """
     for example in examples:
         try:
             row = encode_row(example, tokenizer, max_length=max_length, model=model)
@@ -112,7 +131,15 @@ def fitting(
 
 
 def collate(rows: Sequence[dict[str, list[int]]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """Rows of `encode_row` as one batch; any padding token does, since the mask and the labels hide it."""
+    """Pad encoded rows to one batch; any padding token will do, since the mask and the labels hide it.
+
+    Args:
+        rows: `input_ids` and `labels` of each row.
+        tokenizer: Gives the padding token.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels`, as from `encode`.
+    """
     pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     ids = [row["input_ids"] for row in rows]
     return {
@@ -123,9 +150,19 @@ def collate(rows: Sequence[dict[str, list[int]]], tokenizer: Any) -> dict[str, t
 
 
 def usable(examples: Iterable[Example], tokenizer: Any, *, max_length: int, model: Any = None) -> list[Example]:
-    """The examples, in order, that `encode` takes; callers should report how many it leaves out.
+    """Examples that `encode` accepts, in order; callers should report how many were skipped.
 
-    Where it takes none, and not for their length, the first one's error is raised: there is something else to mend.
+    Args:
+        examples: As from `load_data`.
+        tokenizer: A Transformers tokenizer.
+        max_length: Longer rows are truncated to this many tokens.
+        model: As in `encode`.
+
+    Returns:
+        The examples; empty if truncation leaves nothing to score in any.
+
+    Raises:
+        RowError: If none is accepted for another reason than its length.
     """
     errors: list[RowError] = []
     kept = [example for example, _ in fitting(examples, errors.append, tokenizer, max_length=max_length, model=model)]
@@ -149,7 +186,7 @@ def _check_room(example: Example, ids: list[int], labels: list[int], model: Any)
 
 
 def _tokens(example: Example, tokenizer: Any, seq2seq: bool) -> tuple[list[int], list[int]]:
-    """Token ids and labels, whole. For an encoder-decoder, those of the input and of the target."""
+    """Untruncated token ids and labels. For an encoder-decoder, those of the input and of the target."""
     text, replies, written = _text_and_replies(example, tokenizer)
     if not is_text(text):
         raise RowError(example.row, "it has a lone surrogate, which no tokenizer reads")
@@ -165,9 +202,9 @@ def _tokens(example: Example, tokenizer: Any, seq2seq: bool) -> tuple[list[int],
 
 
 def _text_and_replies(example: Example, tokenizer: Any) -> tuple[str, Spans, bool]:
-    """The text, where each reply with its end-of-turn mark stands in it, and whether its special tokens are written.
+    """The text, the span of each reply with its end-of-turn marker, and whether special tokens are already in the text.
 
-    A chat template writes BOS itself; to other text the tokenizer adds what it is used to.
+    A chat template writes BOS itself; to other text the tokenizer adds its usual special tokens.
     """
     eos = tokenizer.eos_token or ""
     if example.plain:
@@ -192,14 +229,14 @@ def _input_and_target(example: Example, tokenizer: Any, text: str, written: bool
 
 
 def _ids_and_places(tokenizer: Any, text: str, replies: Spans, written: bool) -> tuple[list[int], Spans]:
-    """Token ids, and which of them are each reply.
+    """Token ids, and the span of each reply in them.
 
-    A token that straddles the boundary is the reply's at its start, and is not at its end.
+    A token that straddles a boundary belongs to the reply at its start, but not at its end.
     """
     options = {"add_special_tokens": not written, "verbose": False}
     if tokenizer.is_fast:
         found = tokenizer(text, return_offsets_mapping=True, **options)
-        # Where each token ends. Tokens of white space and EOS may be given no place; they are after the one before.
+        # End of each token. Tokens of white space and EOS may have no offsets; they follow the previous token.
         ends = list(accumulate((end for _, end in found["offset_mapping"]), max))
         places = [(bisect_right(ends, start), bisect_right(ends, end)) for start, end in replies]
         return list(found["input_ids"]), places
@@ -212,15 +249,15 @@ def _ids_and_places(tokenizer: Any, text: str, replies: Spans, written: bool) ->
 
 
 def _shared(ids: list[int], others: list[int]) -> int:
-    """Length of the common beginning."""
+    """Length of the common prefix."""
     return next((t for t, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), min(len(ids), len(others)))
 
 
 def _alpaca(example: Example, eos: str) -> tuple[str, Spans]:
-    """The text, and where each reply that counts with its EOS stands in it.
+    """The text, and the span of each scored reply with its EOS.
 
-    Stanford Alpaca defines one instruction and one response. Other turns follow the EOS as FastChat has them, without
-    the preamble, and a system message takes the preamble's place.
+    Stanford Alpaca defines one instruction and one response. Further turns follow the EOS as in FastChat, without the
+    preamble, and a system message replaces the preamble.
     """
     text = ""
     replies: Spans = []

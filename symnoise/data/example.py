@@ -1,4 +1,4 @@
-"""A conversation, the error of a row that cannot be used, and the count of such rows."""
+"""A conversation (`Example`), the error of an unusable row, and counts of such rows."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,14 +12,15 @@ from symnoise.core import InputError
 class Example:
     """One conversation that ends with a reply, or one plain text.
 
-    messages: (role, text) pairs; roles are "system", "user", "assistant" and "tool", and the last is "assistant".
-              Plain text, which no template touches, is ("prompt", text), where there is one, and ("completion", text).
-    input:    Alpaca's second field, which belongs to the last user message; empty in the other forms.
-    row:      where it stands in its source, counted from 1 (in JSON lines: the line), for messages to people.
-    unscored: positions in `messages` of replies that are context only, such as those of `weight: 0`.
-    extras:   (position, JSON) of what a message has besides its role and text: `tool_calls`, `reasoning_content`, and
-              the `name` and `tool_call_id` of a tool's answer.
-    tools:    JSON of the tools that the conversation may call; empty for none.
+    Attributes:
+        messages: (role, text) pairs; roles are "system", "user", "assistant" and "tool", and the last is "assistant".
+            Plain text, to which no template is applied, is ("prompt", text), if any, and ("completion", text).
+        input: Alpaca's second field, which belongs to the last user message; empty in the other forms.
+        row: Row number in its source, from 1 (in JSON lines: the line), for error messages.
+        unscored: Positions in `messages` of replies that are context only, such as those with `weight: 0`.
+        extras: (position, JSON) of other fields of a message: `tool_calls`, `reasoning_content`, and the `name` and
+            `tool_call_id` of a tool's answer.
+        tools: JSON of the tools that the conversation may call; empty for none.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -35,29 +36,35 @@ class Example:
         return self.messages[-1][0] == "completion"
 
     def extra(self, position: int) -> dict[str, Any]:
-        """What the message at `position` has besides its role and text."""
+        """Fields of the message at `position` other than its role and text."""
         return dict(json.loads(dict(self.extras).get(position, "{}")))
 
 
 class RowError(InputError):
-    """A row that cannot be used.
+    """A row of data that cannot be used.
 
-    reason: the same words for every row with the same fault, so that rows can be counted by it.
+    Args:
+        row: Row number, from 1.
+        reason: What is wrong, in the same words for every row with the same fault, so that rows can be counted by it.
+        turn: Number of the turn at fault, if any.
+        advice: What to do.
     """
 
     def __init__(self, row: int, reason: str, *, turn: int | None = None, advice: str = "leave it out") -> None:
         self.where, self.advice = f"row {row}" + (f", turn {turn}" if turn is not None else ""), advice
-        # It may quote the row: keys and roles of any length, with line breaks and what cannot be printed.
+        # It may quote the row: keys and roles of any length, with line breaks and unprintable characters.
         self.reason = shorten(reason.encode("utf-8", "backslashreplace").decode(), 300, placeholder=" …")
         super().__init__(f"{self.where}: {self.reason}; {advice}")
 
 
 @dataclass
 class LeftOut:
-    """Rows that cannot be used, counted by reason; where `strict` is set the first is an error.
+    """Counts of skipped rows by reason; with `strict`, the first is an error.
 
-    counts: rows for each reason.
-    first:  the error of the first row of each reason.
+    Attributes:
+        strict: Whether to raise instead of counting.
+        counts: Rows per reason.
+        first: Error of the first row for each reason.
     """
 
     strict: bool = False
@@ -75,7 +82,7 @@ class LeftOut:
         return sum(self.counts.values())
 
     def __str__(self) -> str:
-        """Like "3: its 'output' is empty (the first: row 7)", the most frequent reason first."""
+        """Such as "3: its 'output' is empty (the first: row 7)", most frequent reason first."""
         return "; ".join(
             f"{count}: {reason} (the first: {self.first[reason].where})" for reason, count in self._ordered()
         )
@@ -99,7 +106,7 @@ def is_text(text: str) -> bool:
 
 
 def without_nulls(value: Any) -> Any:
-    """`value` without the keys that are null: readers of tables fill in those that another row has."""
+    """`value` without keys that are null: readers of tables add those that another row has."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -14,26 +14,26 @@ from symnoise.core import InputError, reason
 from symnoise.data.example import RowError
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
-# A number and a row, or what is wrong with the row of that number.
+# A row number with the row, or with its `RowError`.
 Rows = Iterator[tuple[int, Any]]
 _CHUNK = 1 << 16
 _DECODER = json.JSONDecoder()
-# json reports a literal or an escape that the end of the text cuts off at most this far before the end.
+# json reports a literal or an escape cut off by the end of the text at most this far before the end.
 _MARGIN = 16
 
 
 def is_data_file(name: str) -> bool:
-    """Whether a file of that name is read here."""
+    """Whether a file of that name can be read."""
     return name.removesuffix(".gz").endswith(SUFFIXES)
 
 
 def file_rows(path: Path) -> Rows:
-    """The rows of a file, read as they are asked for: ten rows of a million cost ten.
+    """The rows of a file, read lazily.
 
-    A .json file is a list of rows or JSON lines, which are numbered by their line. A .csv file has its column names in
-    the first line. Each line of a .txt file that is not blank is a row with the key `text`.
+    A .json file is a list of rows, or JSON lines, which are numbered by line. A .csv file has its column names in the
+    first line. Each non-blank line of a .txt file is a row with the key `text`.
 
-    A line that is not JSON comes as a `RowError` in the row's place. Raises `InputError` where the file cannot be read.
+    A line that is not JSON yields a `RowError` instead of a row. Raises `InputError` if the file cannot be read.
     """
     if not is_data_file(path.name):
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: give a {', '.join(SUFFIXES)} file, or .gz of one")
@@ -44,7 +44,7 @@ def file_rows(path: Path) -> Rows:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             if encoding := _wide(file.read(4)):
                 raise InputError(f"{path} is {encoding}: convert it to UTF-8, as with iconv -f {encoding} -t UTF-8")
-        # Bytes that are not UTF-8 become lone surrogates, which are refused where they are in a text that counts.
+        # Bytes that are not UTF-8 become lone surrogates, which are refused if they occur in a text that is used.
         how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
         with gzip.open(path, **how) if path.suffix == ".gz" else path.open(**how) as text:
             yield from _READERS[Path(path.name.removesuffix(".gz")).suffix](text)
@@ -61,7 +61,7 @@ def file_rows(path: Path) -> Rows:
 
 
 def _wide(start: bytes) -> str | None:
-    """The encoding with several bytes per character that a file begins in: by its mark, or by its zeros."""
+    """The multi-byte encoding of a file, by its byte-order mark or its zeros; None for others."""
     if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
         return "UTF-32"
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -73,7 +73,7 @@ def _wide(start: bytes) -> str | None:
 
 
 def checked_rows(path: Path) -> Rows:
-    """`file_rows` of a file that must be whole: `InputError` at the first row that cannot be read."""
+    """`file_rows`, with `InputError` at the first row that cannot be read."""
     for number, row in file_rows(path):
         if isinstance(row, RowError):
             raise InputError(f"{path}, {row}") from row
@@ -128,8 +128,7 @@ def _parsed(line: str, number: int) -> Any:
 def _array(file: TextIOWrapper) -> Rows:
     """The items of a JSON list, decoded one by one.
 
-    Where one is not JSON nothing after it can be read, and of a file that was cut off the last is half an item: that
-    comes as the last row.
+    After an item that is not JSON, or that is cut off, nothing can be read; its `RowError` is the last row.
     """
     text, number, ended = file.read(_CHUNK).lstrip()[1:].lstrip(), 0, False
     while not text.startswith("]"):
@@ -137,7 +136,7 @@ def _array(file: TextIOWrapper) -> Rows:
             item, rest = _first_item(text)
         except (ValueError, RecursionError) as error:  # as above
             cut = isinstance(error, json.JSONDecodeError) and _is_cut(error, text, 0 if ended else _MARGIN)
-            if cut and not ended:  # twice as much, so that a long item is not tried again and again
+            if cut and not ended:  # read twice as much each time, so that a long item is not parsed over and over
                 more = file.read(max(_CHUNK, len(text)))
                 text, ended = (text + more).lstrip(), not more
                 continue
@@ -161,7 +160,7 @@ def _first_item(text: str) -> tuple[Any, str]:
 
 
 def _is_cut(error: json.JSONDecodeError, text: str, margin: int) -> bool:
-    """Whether it is the end of the text that is at fault."""
+    """Whether the error comes from the text being cut off."""
     return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - margin
 
 

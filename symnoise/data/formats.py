@@ -1,4 +1,4 @@
-"""Rows as examples: every form of row that published data sets have, recognised by its keys."""
+"""Rows as examples: the row formats of published data sets, recognised by their keys."""
 
 import json
 from collections.abc import Callable
@@ -16,13 +16,13 @@ _ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bing", "bard", "function_call"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function", "function_response"), "tool"),
 }
-# What marks a reply as context only where it is false or 0, in the formats of OpenAI, Mistral, axolotl and ms-swift.
+# If false or 0, the reply is context only: keys of OpenAI, Mistral, axolotl and ms-swift.
 _WEIGHTS = ("weight", "train", "training", "loss")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 class _FaultError(ValueError):
-    """What is wrong with a row, and with which turn."""
+    """What is wrong with a row, and in which turn."""
 
     def __init__(self, reason: str, turn: int | None = None) -> None:
         super().__init__(reason)
@@ -40,7 +40,7 @@ class _Turn:
 
     @property
     def empty(self) -> bool:
-        """Nothing is said; a tool may answer with nothing, and a call needs no text."""
+        """No text; a tool may answer with nothing, and a call needs no text."""
         return self.role != "tool" and not self.text and not self.extra
 
 
@@ -62,14 +62,14 @@ def example_of(row: Any, number: int) -> tuple[str, Example]:
 
 def _from_messages(key: str, row: Row, number: int) -> Example:
     turns = _turns(row, key)
-    # LLaMA-Factory keeps the system message in a column of its own, which counts where the conversation has none.
+    # LLaMA-Factory keeps the system message in its own column, which is used if the conversation has none.
     if not any(turn.role == "system" for turn in turns) and (system := _text(row, "system", optional=True)):
         turns.insert(0, _Turn("system", system, 0, "system"))
     return _conversation(turns, row, number)
 
 
 def _from_prompt(row: Row, number: int) -> Example:
-    """TRL's prompt and completion: both plain text, or both lists of messages."""
+    """TRL's prompt and completion: both plain text or both lists of messages."""
     kinds = [type(row.get(key, "")) for key in ("prompt", "completion")]
     if list in kinds:
         if kinds != [list, list]:
@@ -85,7 +85,7 @@ def _from_prompt(row: Row, number: int) -> Example:
 
 
 def _from_instruction(row: Row, number: int) -> Example:
-    """Alpaca, with `system` and `history` where it has them, and Dolly."""
+    """Alpaca, with optional `system` and `history`, and Dolly."""
     reply, more = ("response", "context") if "response" in row and "output" not in row else ("output", "input")
     turns = [_Turn("system", system, 1)] if (system := _text(row, "system", optional=True)) else []
     for pair in _history(row):
@@ -105,7 +105,7 @@ def _from_text(row: Row, number: int) -> Example:
     return Example((("completion", _text(row, "text")),), row=number)
 
 
-# The forms, with the key that each is recognised by, and what reads it; the first whose key is there counts.
+# Each form with the key that identifies it and its reader; the first whose key is present is used.
 _FORMS: dict[str, tuple[str, Callable[[Row, int], Example]]] = {
     "messages": ("messages", partial(_from_messages, "messages")),
     "ShareGPT": ("conversations", partial(_from_messages, "conversations")),
@@ -147,7 +147,7 @@ def _turn(item: Any, number: int) -> _Turn:
 
 
 def _extra(item: Row, role: str) -> Row:
-    """What the chat template gets besides role and content."""
+    """What the chat template gets in addition to role and content."""
     if role == "tool":
         return {key: item[key] for key in ("name", "tool_call_id") if isinstance(item.get(key), str)}
     if role != "assistant":
@@ -164,13 +164,13 @@ def _extra(item: Row, role: str) -> Row:
 
 
 def _call(value: Any) -> list[Row] | None:
-    """ShareGPT's `function_call`: a call, or a list of them, written as JSON; None where it is something else."""
+    """ShareGPT's `function_call`: a call, or a list of them, as JSON; None if it is something else."""
     found = _parsed(value)
     return _calls(found if isinstance(found, list) else [found])
 
 
 def _calls(given: Any) -> list[Row] | None:
-    """Calls as chat templates take them; None where one of them is none."""
+    """Calls as chat templates take them; None if one of them is not a call."""
     found = _parsed(given)
     calls = [_function_call(call) for call in found] if isinstance(found, list) else []
     return [call for call in calls if call] if calls and all(calls) else None
@@ -186,7 +186,7 @@ def _function_call(call: Any) -> Row | None:
 
 
 def _parsed(value: Any) -> Any:
-    """JSON within text, as in a .csv file and where tables hold nested values; anything else as it is."""
+    """Parsed JSON text, as in .csv files and in tables with nested values; anything else unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return without_nulls(json.loads(value))
@@ -206,13 +206,13 @@ def _scored(item: Row) -> bool:
 
 
 def _conversation(turns: list[_Turn], row: Row, number: int) -> Example:
-    """The turns up to the last reply that counts, from the first of a user on and before the first empty one."""
+    """The turns from the first user message to the last scored reply, stopping before the first empty turn."""
     if not turns:
         raise _FaultError("its conversation is empty")
     turns = [turn for turn in turns if not (turn.role == "system" and turn.empty)]
     end = next((i for i, turn in enumerate(turns) if turn.empty), len(turns))
     first = next((i for i, turn in enumerate(turns[:end]) if turn.role == "user"), end)
-    # What a model says before it is asked answers nothing.
+    # Replies before the first user message answer nothing.
     kept = [turn for i, turn in enumerate(turns[:end]) if i >= first or turn.role == "system"]
     last = max((i for i, turn in enumerate(kept) if turn.role == "assistant" and turn.scored), default=None)
     if last is None:
@@ -237,7 +237,7 @@ def _conversation(turns: list[_Turn], row: Row, number: int) -> Example:
 
 
 def _text(item: Row, key: str, *, optional: bool = False, may_be_empty: bool = False) -> str:
-    """The text at `key`; "" where it is blank or, if `optional`, missing."""
+    """The text at `key`; "" if it is blank or, with `optional`, missing."""
     text = item.get(key)
     if text is None:
         if optional:

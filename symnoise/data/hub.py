@@ -1,4 +1,4 @@
-"""Rows of hub data sets, and of folders of data files."""
+"""Rows of Hugging Face hub data sets and of folders of data files."""
 
 import difflib
 import warnings
@@ -13,7 +13,7 @@ from symnoise.data.files import SUFFIXES, Rows, file_rows, is_data_file
 
 
 class HubName(NamedTuple):
-    """`DATA[:config][@split]`, taken apart; a folder too has splits."""
+    """The parts of `DATA[:config][@split]`; a folder has splits, too."""
 
     data: str
     config: str | None
@@ -21,7 +21,7 @@ class HubName(NamedTuple):
 
 
 def hub_name(name: str) -> HubName:
-    """Take `name` apart. Raises `InputError` for what is meant as a path or as the bundled name."""
+    """Parse `name`. Raises `InputError` for a mistyped path or bundled name."""
     data, _, split = name.partition("@")
     data, _, config = data.partition(":")
     if not data.strip():
@@ -35,9 +35,10 @@ def hub_name(name: str) -> HubName:
 
 
 def hub_rows(name: HubName, *, streaming: bool) -> Rows:
-    """The rows of one split; with `streaming` only what is asked for is fetched, and nothing is kept for next time.
+    """The rows of one split; with `streaming`, rows are fetched as needed and not cached.
 
-    A folder's files are read here, one after the other, so that a bad row stops none; rows are numbered through all.
+    A folder's files are read here one after the other, so that a bad row does not stop the rest. Row numbers continue
+    from file to file.
     """
     there = Path(name.data).is_dir()
     try:
@@ -45,7 +46,7 @@ def hub_rows(name: HubName, *, streaming: bool) -> Rows:
         yield from _rows_of(files) if files else enumerate(_loaded(name, streaming), 1)
     except InputError:
         raise
-    except Exception as error:  # of a dozen kinds, from the network, the hub, the data set's own files
+    except Exception as error:  # the network, the hub and the data set's files raise a dozen kinds
         kind = "it is a folder, and of that `datasets`" if there else "it is no file here, and as a hub data set it"
         raise InputError(
             f"cannot load {name.data}: {kind} says: {reason(error)}; give {CHITCHAT}, a {', '.join(SUFFIXES)} file, a "
@@ -54,9 +55,9 @@ def hub_rows(name: HubName, *, streaming: bool) -> Rows:
 
 
 def _folder_files(name: HubName) -> list[Path]:
-    """The data files of a split of a folder, as `datasets` finds them; none where some are of a kind not read here.
+    """The data files of a folder's split, as `datasets` finds them; none if some are of a kind not read here.
 
-    `datasets` takes the files of the most frequent kind: warns of those that are passed over.
+    `datasets` takes the files of the most frequent kind; warns about those that it ignores.
     """
     import datasets
 
@@ -90,6 +91,6 @@ def _loaded(name: HubName, streaming: bool) -> Iterable[Any]:
     if streaming:
         try:
             return datasets.load_dataset(name.data, **options, streaming=True)
-        except Exception:  # what is in the cache but not within reach can only be loaded whole
+        except Exception:  # a cached data set whose hub cannot be reached can only be loaded whole
             pass
     return datasets.load_dataset(name.data, **options)

@@ -1,4 +1,4 @@
-"""`load_data`: conversations from a hub id, a file, or the bundled default, in one form whatever they came in."""
+"""`load_data`: conversations from a hub id, a file or the bundled default, in one common form."""
 
 import hashlib
 import json
@@ -20,11 +20,14 @@ from symnoise.data.hub import hub_name, hub_rows
 
 @dataclass(frozen=True)
 class Data:
-    """The examples of one source, and which source it was.
+    """Examples of one data source, with their provenance.
 
-    form:     "Alpaca", "ShareGPT", "messages", "prompt-completion" or "text", as the first example has it.
-    path:     the file; None for a hub id or a folder.
-    left_out: rows that cannot be used, for each reason.
+    Attributes:
+        examples: The examples, in the source's order.
+        name: Name of the source, as given to `load_data`.
+        form: Form of the first example: "Alpaca", "ShareGPT", "messages", "prompt-completion" or "text".
+        path: The file; None for a hub id or a folder.
+        left_out: Number of skipped rows per reason.
     """
 
     examples: tuple[Example, ...] = field(repr=False)
@@ -48,27 +51,29 @@ class Data:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file; for a hub id or a folder, of the examples themselves."""
+        """SHA-256 of the file; for a hub id or a folder, of the examples themselves."""
         if self.path is not None:
             return sha256(self.path)
         lines = json.dumps([astuple(example) for example in self.examples], ensure_ascii=False)
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def provenance(self) -> dict[str, Any]:
-        """What was loaded, for a result record; the SHA-256 is computed now (about 1 s per GB)."""
+        """Name, form, SHA-256 and counts, for a result record; the SHA-256 is computed now (about 1 s per GB)."""
         facts: dict[str, Any] = {"name": self.name, "form": self.form, "sha256": self.sha256, "examples": len(self)}
         left_out = {"left_out": sum(self.left_out.values())}
         return facts | left_out | ({"left_out_because": self.left_out} if self.left_out else {})
 
 
 class Source:
-    """The examples of one source, read once, as they are asked for; rows that cannot be used count in `left_out`.
+    """Examples of one data source, read lazily and once; unusable rows are skipped and counted in `left_out`.
 
-    name:   as for `load_data`.
-    strict: the first row that cannot be used is an error.
-    whole:  every row will be asked for, so a hub data set is downloaded and kept rather than streamed.
+    Args:
+        name: As in `load_data`.
+        strict: Whether the first unusable row is an error.
+        whole: Whether every row will be read, so that a hub data set is downloaded and cached rather than streamed.
 
-    Raises `InputError` at once where there is no such source, and while reading where it cannot be read.
+    Raises:
+        InputError: At once if there is no such source, and while iterating if it cannot be read.
     """
 
     def __init__(self, name: str | Path, *, strict: bool = False, whole: bool = False) -> None:
@@ -96,14 +101,25 @@ class Source:
                 yield example
 
     def leave_out(self, error: RowError) -> None:
-        """Count a row that cannot be used; an error where the source is strict."""
+        """Count a skipped row; an error if the source is strict.
+
+        Args:
+            error: What is wrong with the row.
+        """
         try:
             self.left_out.add(error)
         except RowError:
             raise InputError(f"{self.name}, {error}") from error
 
     def data(self, examples: Sequence[Example]) -> Data:
-        """`examples` of this source, with a warning where rows were left out; `InputError` where there are none."""
+        """Collect `examples` of this source as `Data`, with a warning if rows were skipped.
+
+        Args:
+            examples: Those to keep.
+
+        Raises:
+            InputError: If there are none.
+        """
         if not examples and self.left_out:
             count = len(self.left_out)
             raise InputError(f"{self.name}: none of its {count} rows can be used: {self.left_out.why()}")
@@ -116,25 +132,42 @@ class Source:
 
 
 def load_data(name: str | Path, *, limit: int | None = None, strict: bool = False) -> Data:
-    """The first `limit` examples (None: all) of the data called `name`, in their order there.
+    """Load conversations from a file, a folder, a hub id or the bundled data set.
 
-    name:   `chitchat` (bundled; `chitchat_rows` says what is kept); a .json, .jsonl, .csv, .txt or .parquet file, also
-            as .json.gz and the like; a folder of such files; or a hub id, as ID:CONFIG@SPLIT where it has several
-            (without: the only configuration and the train split).
-    limit:  rows after these are not looked at.
-    strict: the first row that cannot be used is an error, instead of being left out and counted.
+    The form of each row is recognised by its keys: `messages` (role, content), ShareGPT's `conversations` (from,
+    value), TRL's `prompt` and `completion` (texts, or lists of messages), Alpaca's instruction, input and output (with
+    optional `system` and `history`), Dolly's instruction, context and response, or `text` alone. Columns that are null
+    count as absent.
 
-    A row's form is recognised by its keys, each row for itself: `messages` (role, content), ShareGPT's `conversations`
-    (from, value), TRL's `prompt` and `completion` (texts, or lists of messages), Alpaca's instruction, input and
-    output, with `system` and `history` where it has them, Dolly's instruction, context and response, and `text` alone.
-    Columns that are null count as absent.
+    Text is not changed. Replies before the first user message, everything from the first empty message, and messages
+    after the last reply are dropped, since nothing in them would be scored. A reply with `weight: 0` or `train: false`
+    is context and not scored.
 
-    Text is taken as it is. Of a conversation, what the model says before the first user message, everything from the
-    first empty message on, and messages after the last reply are dropped, since nothing in them would be scored. A
-    reply with `weight: 0` or `train: false` is context and not scored.
+    Rows that cannot be used are skipped and counted by reason, with one warning.
 
-    Rows that cannot be used are left out and counted by reason, with one warning. Raises `InputError` where none can
-    be used, and for a source that is not there or cannot be read.
+    Args:
+        name: `chitchat` (bundled; see `chitchat_rows`); a .json, .jsonl, .csv, .txt or .parquet file, also compressed
+            as .json.gz and so on; a folder of such files; or a hub id, with ID:CONFIG@SPLIT to select a configuration
+            and a split (default: the only configuration and the train split).
+        limit: Number of examples, from the start; None for all. Later rows are not read.
+        strict: Whether the first unusable row is an error instead of being skipped.
+
+    Returns:
+        The examples, in the source's order.
+
+    Raises:
+        InputError: If no row can be used, or if the source does not exist or cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from symnoise import load_data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "rows.jsonl"
+        ...     _ = file.write_text('{"instruction": "Add 1 to 2.", "output": "3"}')
+        ...     data = load_data(file)
+        >>> data.form, data[0].messages
+        ('Alpaca', (('user', 'Add 1 to 2.'), ('assistant', '3')))
     """
     if limit is not None and limit < 1:
         raise InputError(f"{limit} examples were asked for: ask for at least 1")

@@ -1,7 +1,7 @@
-"""One conversation in one chat template, rendered twice: as it is, and with a mark instead of every text.
+"""Chat-template rendering that locates every text: rendered once as it is, once with a marker in place of each text.
 
-What stands between two marks is the template's own and is the same in both renderings, which gives the place of every
-text, however the template has moved, trimmed or dropped the others.
+Whatever is between two markers comes from the template and is the same in both renderings. That locates every text,
+however the template has moved, trimmed or dropped the others.
 """
 
 import itertools
@@ -17,15 +17,15 @@ from symnoise.data.example import Example, RowError
 
 Spans = list[tuple[int, int]]
 Message = dict[str, Any]
-Place = tuple[str, int, int]  # a mark, and where what it stands for begins and ends
+Place = tuple[str, int, int]  # a marker, and the span of the text that it stands for
 
-# Templates write today's date where none is given; this one, Llama 3's own default, makes runs repeatable. A macro in
-# the template's own text goes before the function of that name.
+# Templates write today's date if none is given; this fixed one, Llama 3's own default, makes runs repeatable. A macro
+# in the template's text takes precedence over the function of that name.
 _DATE = "26 Jul 2024"
 _CLOCK = (
     "{%- macro strftime_now(format) -%}{{ {'%Y-%m-%d': '2024-07-26'}.get(format, '" + _DATE + "') }}{%- endmacro -%}"
 )
-# Marks stand between two characters of the private use area. R is for reasoning, T for text, N for a tool's name.
+# Markers are enclosed by two characters of the private use area. R: reasoning, T: text, N: a tool's name.
 _MARK = re.compile("\ue000([RTN])(\\d+)\ue001")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _THOUGHT = re.compile(r"(\s*(?:<think>)?\s*)((?:(?!<think>).)*)(\s*</think>\s*)(.*)", re.DOTALL)
@@ -33,18 +33,18 @@ _THOUGHT = re.compile(r"(\s*(?:<think>)?\s*)((?:(?!<think>).)*)(\s*</think>\s*)(
 
 @dataclass(frozen=True)
 class _Style:
-    """One way of giving a conversation to a template; they want it in different ones."""
+    """One way of passing a conversation to a template; templates differ in what they accept."""
 
-    parts: bool = False  # texts as lists of content parts, as vision models' templates have them
-    folded: bool = False  # the system message as the beginning of the first user message
+    parts: bool = False  # texts as lists of content parts, as in vision models' templates
+    folded: bool = False  # the system message as the start of the first user message
     null: bool = False  # a call without text has the content null instead of ""
     as_text: bool = False  # a call's arguments as JSON text
 
 
 class Rendering:
-    """One example in one template: its text, where everything stands in it, and what the template writes around it.
+    """One example in one template: its text, the span of every piece, and what the template writes around them.
 
-    texts, extras: of each message, the text as the template gets it, and what else it gets.
+    texts, extras: for each message, the text that the template gets, and its other fields.
     """
 
     def __init__(self, example: Example, tokenizer: Any) -> None:
@@ -109,7 +109,7 @@ class Rendering:
             dropped.append(lost)
         if dropped:
             raise self._dropped(min(dropped, key=len)[0])
-        # What the template itself says is clearer than what fails inside it.
+        # The template's own error message is clearer than one from inside it.
         said = next((error for error in refusals if type(error) is jinja2.TemplateError), refusals[0])
         raise RowError(self.example.row, f"the model's chat template does not take it: {reason(said)}") from said
 
@@ -121,7 +121,7 @@ class Rendering:
                 yield _Style(parts, folded, null, as_text)
 
     def _lost(self, skeleton: str) -> list[str]:
-        """The marks that do not appear; reasoning may be dropped."""
+        """The missing markers; reasoning may be dropped."""
         found = {match.group() for match in _MARK.finditer(skeleton)}
         return [key for key in self.real if kind(key) != "R" and key not in found]
 
@@ -135,7 +135,7 @@ class Rendering:
         )
 
     def _pieces(self, i: int) -> Iterator[tuple[str, str]]:
-        """(mark, what it stands for) of message i, in order; reasoning is what the template may drop."""
+        """(marker, what it stands for) of message i, in order; only reasoning may be dropped by the template."""
         extra = self.extras[i]
         thought = self.thought(i)
         if thought:
@@ -150,7 +150,7 @@ class Rendering:
             yield _mark("N", i + _CALLS * k), call["function"]["name"]
 
     def thought(self, i: int) -> tuple[str, ...] | None:
-        """What is before, in and after the thinking that a reply's own text begins with, and the end tag."""
+        """The parts of a reply whose own text begins with thinking: before it, the thinking, the end tag, the rest."""
         if self.example.messages[i][0] != "assistant" or "reasoning_content" in self.extras[i]:
             return None
         match = _THOUGHT.fullmatch(self.texts[i])
@@ -189,7 +189,7 @@ class Rendering:
         return {"role": self.example.messages[i][0], "content": content, **extra}
 
     def places(self, text: str) -> list[Place]:
-        """(mark, start, end) of every piece of the rendered `text`, in order."""
+        """(marker, start, end) of every piece of the rendered `text`, in order."""
         own = _MARK.split(self.skeleton)[::3]
         keys = [match.group() for match in _MARK.finditer(self.skeleton)]
         at, places = len(own[0]), []
@@ -207,9 +207,9 @@ class Rendering:
         return places
 
     def without_calls(self, i: int) -> tuple[str, str, bool] | None:
-        """What the template writes before and after a text instead of the calls of message i, and if it is last.
+        """What the template writes before and after a text in place of the calls of message i, and whether it is last.
 
-        With the messages after it or, where the template does not take an answer to no call, without.
+        Rendered with the messages after it, or without them if the template rejects a tool's answer without a call.
         """
         messages = self._messages(marked=True)
         at = i - (len(self.texts) - len(messages))
@@ -248,7 +248,7 @@ class Rendering:
         return _MARK.split(skeleton.partition(key)[0])[-1]
 
 
-# A mark's number is its message's, plus this for each call before.
+# A marker's number is that of its message, plus this for each preceding call.
 _CALLS = 1_000_000
 
 
@@ -265,7 +265,7 @@ def owner(key: str) -> int:
 
 
 def _end_of(piece: str, text: str, at: int, after: str, final: bool) -> int | None:
-    """Where `piece`, which the template may have trimmed or escaped, ends in `text`, where `after` must follow."""
+    """The end in `text` of `piece`, which the template may have trimmed or escaped; `after` must follow it."""
     for written in (piece, piece.strip(), piece.rstrip(), piece.lstrip(), json.dumps(piece, ensure_ascii=False)[1:-1]):
         end = at + len(written)
         if text.startswith(written, at) and (text[end:] == after if final else text.startswith(after, end)):

@@ -1,8 +1,8 @@
-"""Chat templates: a conversation as the text that a model reads, and where each reply stands in it.
+"""Chat templates: a conversation as the text that a model reads, and the span of each reply.
 
 Templates rewrite what they are given: they trim, drop the reasoning of earlier turns, write `<think></think>` before a
-reply, fold the system message into the first turn. So a reply is not found by rendering the conversation up to it, but
-in the whole.
+reply, fold the system message into the first turn. So replies are located in the rendering of the whole conversation,
+not by rendering the conversation up to each of them.
 """
 
 import json
@@ -23,7 +23,15 @@ _BEGUN_WORD = re.compile(r"\s+\S*$")
 
 
 def set_chat_template(tokenizer: Any, path: str | Path) -> None:
-    """Give `tokenizer` the Jinja template in the file at `path`; `InputError` where that is none."""
+    """Set the tokenizer's chat template from a Jinja file.
+
+    Args:
+        tokenizer: A Transformers tokenizer, which is changed.
+        path: The template file, UTF-8.
+
+    Raises:
+        InputError: If the file cannot be read, is empty or is not a Jinja template.
+    """
     import jinja2
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -42,14 +50,14 @@ def set_chat_template(tokenizer: Any, path: str | Path) -> None:
 
 
 def render(example: Example, tokenizer: Any) -> tuple[str, Spans]:
-    """The text, and where each reply that counts stands in it, with its end-of-turn mark.
+    """The text, and the span of each scored reply with its end-of-turn marker.
 
-    A `{% generation %}` block that a reply stands in says where its turn ends, and a reply outside of every block
-    does not count. Else the turn ends with the template's end mark; where it has none, with the special token that
-    begins the next turn, which is what the model must say to end its own. White space after the mark is not the
-    reply's, nor is a `<think></think>` that the template writes of its own.
+    In a template with `{% generation %}` blocks, the block around a reply marks the end of its turn, and replies
+    outside of blocks are not scored. In other templates the turn ends with the end-of-turn marker. If there is none, it
+    ends with the special token that begins the next turn, which the model must produce to end its own. White space
+    after the marker does not belong to the reply, nor does a `<think></think>` added by the template.
 
-    Raises `RowError` where the template does not take the conversation, or drops a text of it.
+    Raises `RowError` if the template rejects the conversation or drops one of its texts.
     """
     whole = Rendering(example, tokenizer)
     text, blocks = whole.text_and_blocks()
@@ -61,13 +69,13 @@ def render(example: Example, tokenizer: Any) -> tuple[str, Spans]:
         end = _end_of_block(blocks, text, said) if whole.marks_replies else said + len(mark)
         if end is not None:
             replies.append((start, end))
-            # The last mark may be the one that the next turn would begin with.
+            # The last marker may be the one that would begin the next turn.
             text += mark[max(0, len(text) - said) :] if end > len(text) else ""
     return text, replies
 
 
 class _Part:
-    """One reply in the rendered text, or one part of it where a template writes tools' answers between its parts."""
+    """One reply in the rendered text, or one part of it if the template writes tools' answers between its parts."""
 
     def __init__(self, whole: Rendering, text: str, places: list[Place], run: list[int]) -> None:
         self.whole, self.text = whole, text
@@ -80,7 +88,7 @@ class _Part:
         self.after = len(text) if following is None else following
 
     def found(self) -> tuple[int, int, str]:
-        """Where it begins, where it ends, and the end-of-turn mark, which follows."""
+        """Its start, its end, and the end-of-turn marker that follows."""
         calls = any(kind(key) == "N" for key in self.keys)
         start = self._start_of_call() if kind(self.keys[0]) == "N" else self._start_of_text()
         end, mark = (
@@ -89,7 +97,7 @@ class _Part:
         return start, end, mark
 
     def _start_of_text(self) -> int:
-        """Where the text begins, or the tag before the thinking that is the reply's own."""
+        """Start of the text, or of the tag before the reply's own thinking."""
         thought = self.whole.thought(self.i)
         if kind(self.keys[0]) == "R":
             match = _OPEN_THOUGHT.search(self.text, self.before, self.start)
@@ -100,12 +108,12 @@ class _Part:
         return match.start() if match else self.start
 
     def _start_of_call(self) -> int:
-        """Calls begin where the template writes something else than before a text."""
+        """Start of the calls: where the template writes something other than it does before a text."""
         found = self.whole.without_calls(self.i)
         before, written = _EMPTY_THOUGHT.sub("", found[0]) if found else "", self.text[self.before : self.start]
         if not written.startswith(before):
             before = before[: _common(before, written)]
-            for match in self.whole.special.finditer(written):  # no token is cut in two, and no word
+            for match in self.whole.special.finditer(written):  # do not cut a token or a word in two
                 if match.start() < len(before) < match.end():
                     before = before[: match.start()]
             if not self.text[self.before + len(before)].isspace():
@@ -135,20 +143,20 @@ class _Part:
         return (match.start(), match.group()) if match else (self.after, "")
 
     def _mark_in(self, after: str, final: bool) -> str:
-        """The end-of-turn mark in what follows a reply, up to the next text."""
+        """The end-of-turn marker in what follows a reply, up to the next text."""
         mark = self.whole.tail.rstrip() or self.whole.tail
         if final and after:
             return after.rstrip() or after
         if mark and after.startswith(mark):
             return mark
         match = self.whole.special.match(self.whole.next_turn if final else after)
-        # Or a word that ends the last turn too, before what is written at the very end.
+        # Or a word that also ends the last turn, before the end of the text.
         match = match or _WORD.match(after[: _common(after, mark)])
         return match.group() if match else ""
 
 
 def _runs(places: list[Place], i: int) -> Iterator[list[int]]:
-    """The places of message i in unbroken runs; a tool's name may come again in its answer, which is no call."""
+    """The places of message i in consecutive runs; a tool's name may recur in its answer, which is not a call."""
     seen: set[str] = set()
     run: list[int] = []
     for k, (key, _, _) in enumerate(places):
@@ -163,14 +171,14 @@ def _runs(places: list[Place], i: int) -> Iterator[list[int]]:
 
 
 def _common(one: str, other: str) -> int:
-    """Length of the common beginning."""
+    """Length of the common prefix."""
     return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _end_of_block(blocks: Spans, text: str, at: int) -> int | None:
-    """The end of the block, or of the row of blocks, that a reply whose words end at `at` stands in.
+    """The end of the block, or of the adjacent blocks, around a reply whose words end at `at`.
 
-    White space at the end is the reply's only where there is nothing else.
+    White space at the end belongs to the reply only if there is nothing else.
     """
     end = next((b for a, b in blocks if a < at <= b), None)
     while end is not None and (more := next((b for a, b in blocks if a == end and b > a), None)):

@@ -1,4 +1,4 @@
 """Fine-tuning runs: one engine for `symnoise train`, the quick run and the study.
 
-`symnoise.finetune.settings` needs no PyTorch, so that the command line can make its options of it.
+`symnoise.finetune.settings` needs no PyTorch, so that the command line can build its options from it.
 """

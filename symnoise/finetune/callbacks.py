@@ -1,4 +1,4 @@
-"""What a run does in addition to training: log, progress bar, learning rate, measurements along the way, its end."""
+"""Callbacks of a run: log file, progress bar, learning rate, periodic measurements, stopping."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ from symnoise.core import track, write_atomically
 from symnoise.finetune.held_out import held_out_loss
 from symnoise.training.trackers import log_at_once
 
-_TORCHRUN = 2.0  # seconds in which torchrun passes on a Ctrl-C that its processes have seen already
+_TORCHRUN = 2.0  # seconds within which torchrun forwards a Ctrl-C that its processes have already received
 _SHOWN = {
     "loss": "loss",
     "noise/clean_loss": "clean loss",
@@ -29,8 +29,11 @@ _SHOWN = {
 
 
 class LogFile(TrainerCallback):
-    """Every logged line as JSON in `path`. A continued run first puts back the lines up to its checkpoint, so the file
-    is that of a run never interrupted, except for what was measured again where it resumed."""
+    """Log file: every logged line as JSON in `path`.
+
+    A resumed run first restores the lines up to its checkpoint, so the file is that of an uninterrupted run, except for
+    measurements repeated on resuming.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +52,7 @@ class LogFile(TrainerCallback):
 
 
 class StepBar(TrainerCallback):
-    """A progress bar over the steps that are left."""
+    """Progress bar over the remaining steps."""
 
     def __init__(self, what: str = "steps") -> None:
         self.what = what
@@ -66,7 +69,7 @@ class StepBar(TrainerCallback):
 
 
 class Bar(StepBar):
-    """A progress bar, and a line for each step that something was logged at."""
+    """Progress bar, with a line for each step at which something was logged."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -74,7 +77,7 @@ class Bar(StepBar):
         self._logged: dict[str, float] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Keep what a person looks for."""
+        """Keep the values to print."""
         self._logged |= {name: logs[key] for key, name in _SHOWN.items() if key in logs}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -90,11 +93,14 @@ class Bar(StepBar):
 
 
 class LearningRate(TrainerCallback):
-    """Lets a continued run follow the learning rate and schedule of its own settings; Transformers takes the rates of
-    the checkpoint, which after a finished schedule are 0. Where nothing changed the rates come out as they were."""
+    """Makes a resumed run follow its own learning rate and schedule.
+
+    Transformers takes the rates of the checkpoint, which are 0 after a finished schedule. If nothing changed, the rates
+    are the same.
+    """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **_: Any) -> None:
-        """Put the rate of the step that comes next into the optimizer."""
+        """Set the rate of the next step in the optimizer."""
         inner = getattr(lr_scheduler, "scheduler", lr_scheduler)  # accelerate wraps it
         rates = [args.learning_rate * rule(inner.last_epoch) for rule in inner.lr_lambdas]
         inner.base_lrs, inner._last_lr = [args.learning_rate] * len(rates), rates
@@ -103,13 +109,13 @@ class LearningRate(TrainerCallback):
 
 
 class Periodic(TrainerCallback):
-    """Calls `note(step)` on the model that training starts from, every `every` steps and after the last step."""
+    """Calls `note(step)` before training, every `every` steps and after the last step."""
 
     def __init__(self, every: int, note: Callable[[int], None]) -> None:
         self.every, self.note = every, note
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """At the start, or where a checkpoint left off."""
+        """At the start, or on resuming from a checkpoint."""
         self.begin(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -118,13 +124,13 @@ class Periodic(TrainerCallback):
             self.note(state.global_step)
 
     def begin(self, step: int) -> None:
-        """Of a resumed run the start has been noted."""
+        """A resumed run has already noted its start."""
         if step == 0:
             self.note(0)
 
 
 def log_held_out_loss(trainer: Any, batches: Sequence[Mapping[str, Tensor]], every: int) -> None:
-    """Let `trainer` log `held_out_loss` of `batches` as eval_loss."""
+    """Make `trainer` log `held_out_loss` of `batches` as eval_loss."""
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
     def note(step: int) -> None:
@@ -134,9 +140,9 @@ def log_held_out_loss(trainer: Any, batches: Sequence[Mapping[str, Tensor]], eve
 
 
 class Stop(TrainerCallback):
-    """Ends a run after the optimizer step in progress, with a checkpoint, once a signal has asked for it.
+    """Stops a run on a signal, after the optimizer step in progress, with a checkpoint.
 
-    at: the step it ended at; None where nobody asked.
+    at: the step at which it stopped; None if it was not asked to.
     """
 
     def __init__(self) -> None:
@@ -145,7 +151,7 @@ class Stop(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block the first Ctrl-C or SIGTERM asks, and a later one interrupts at once."""
+        """Within the block the first Ctrl-C or SIGTERM requests a stop, and a later one interrupts at once."""
         before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -159,7 +165,7 @@ class Stop(TrainerCallback):
         self._asked = self._asked or time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop; all processes at the same step, though a signal reaches each at its own time."""
+        """Save and stop, all processes at the same step, although a signal reaches each at a different time."""
         asked = bool(self._asked)
         if args.world_size > 1:
             flag = torch.tensor(float(asked), device=args.device)

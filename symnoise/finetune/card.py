@@ -1,4 +1,4 @@
-"""The model card of a trained model: what it was made from, and with which noise."""
+"""The model card of a trained model: base model, data, noise, settings and results."""
 
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -34,12 +34,13 @@ def model_card(
     data: dict[str, Any],
     run: dict[str, Any],
 ) -> str:
-    """README.md in the hub's form.
+    """Model card (README.md) in the hub's format.
 
     Args:
-        model: provenance of the base model.
-        data: provenance of the rows.
-        run: steps, rows, held_out, processes, prompt (the form that rows were rendered in) and measured.
+        settings: Settings of the run.
+        model: Provenance of the base model.
+        data: Provenance of the rows.
+        run: steps, rows, held_out, processes, prompt (the format in which rows were rendered) and measured.
     """
     measured = "".join(f"- {key}: {value:.6g}\n" for key, value in run["measured"].items())
     chosen = "".join(f"| {key} | {getattr(settings, key)} |\n" for key in _SETTINGS)

@@ -1,4 +1,4 @@
-"""A run in seconds, without a network: its settings, but a tiny random model of the family and synthetic rows."""
+"""Dry run: a run's settings on a tiny random model of the family and synthetic rows, in seconds and offline."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from symnoise.models.muted import muted
 
 STEPS = 2
 _ROWS = 24
-_LENGTH = 384  # the template and a row, at one token a character
-# Sizes under the names that the families give them; a family takes those it has.
+_LENGTH = 384  # the template and a row, at one token per character
+# Sizes under the names used by the model families; a family uses those that it has.
 _SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -44,15 +44,15 @@ _SIZES = {
 
 
 def dry_run(settings: TrainSettings) -> Outcome:
-    """`fine_tune` with `settings`, but for two steps, a model of `family` (width 16, two layers) and 24 rows of `form`.
+    """`fine_tune` for two steps, on a model of `family` (width 16, two layers) and 24 rows of `form`.
 
-    Precision, LoRA, gradient checkpointing, batch, noise and what is tracked stay as set; a step has at most two
-    micro-batches. Everything is made in a temporary folder and removed, unless an output folder is given.
-    Raises `InputError` where the settings name no family, or none that Transformers knows.
+    Precision, LoRA, gradient checkpointing, batch, noise and trackers are as set; a step has at most two micro-batches.
+    Everything is created in a temporary folder and removed, unless an output folder is given. Raises `InputError` if
+    the settings have no family, or one unknown to Transformers.
     """
     if not settings.family:
         raise InputError("a dry run needs to know the family of the model; add a line such as `family: llama`")
-    # The same name in every process that one launcher has started.
+    # The same name in every process of one launcher.
     owner = os.getppid() if "RANK" in os.environ else os.getpid()
     folder = Path(tempfile.gettempdir()) / f"symnoise-dry-run-{owner}"
     mine = folder / os.environ.get("RANK", "0")
@@ -88,7 +88,7 @@ def dry_run(settings: TrainSettings) -> Outcome:
 
 
 def tiny_model(family: str, folder: Path, *, room: int) -> None:
-    """A random model of `family` and a tokenizer of one token a character, saved in `folder`."""
+    """Save a random model of `family`, and a tokenizer with one token per character, in `folder`."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     tokenizer = tiny_tokenizer()
@@ -98,7 +98,7 @@ def tiny_model(family: str, folder: Path, *, room: int) -> None:
         raise InputError(f"Transformers knows no model family {family!r}; see config.json's model_type") from error
     sizes = {name: size for name, size in _SIZES.items() if hasattr(usual, name)}
     if usual.is_encoder_decoder:
-        sizes["decoder_start_token_id"] = 0  # T5's configuration has no such name until it is given
+        sizes["decoder_start_token_id"] = 0  # absent from T5's configuration until it is set
     config = AutoConfig.for_model(
         family, **sizes, vocab_size=len(tokenizer), max_position_embeddings=room, tie_word_embeddings=_tied(usual)
     )
@@ -116,7 +116,7 @@ def _tied(config: Any) -> bool:
 
 
 def tiny_tokenizer() -> Any:
-    """One token a printable ASCII character, and no chat template, as base models have none."""
+    """One token per printable ASCII character, without a chat template, like base models."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -129,7 +129,7 @@ def tiny_tokenizer() -> Any:
 
 
 def rows(form: str) -> list[dict[str, Any]]:
-    """24 rows in the given form, of different lengths."""
+    """24 rows of different lengths in the given form."""
     made: list[dict[str, Any]] = []
     for i in range(_ROWS):
         question, answer = f"Count to {i}.", " ".join(map(str, range(1, i + 1))) or "Nothing to count."
@@ -150,10 +150,10 @@ def rows(form: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def fsdp_on_cpu() -> Iterator[None]:
-    """Within the block accelerate's FSDP setting holds on CPUs too.
+    """Within the block accelerate's FSDP setting also applies on CPUs.
 
-    accelerate 1.15 turns FSDP on for accelerators alone and gives CPU processes DDP without a word (state.py,
-    `AcceleratorState`), though PyTorch's FSDP2 shards and exchanges over gloo just as well.
+    accelerate 1.15 enables FSDP only on accelerators and silently gives CPU processes DDP (state.py,
+    `AcceleratorState`), although PyTorch's FSDP2 works over gloo as well.
     """
     from accelerate.state import DistributedType, PartialState
 

@@ -1,4 +1,4 @@
-"""The one way a run is trained: a Trainer from a few words, taken to its last step, resumed where it was killed."""
+"""The training engine of all runs: builds a Trainer, trains it to its last step, and resumes killed runs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,14 @@ def make_trainer(
     """A quiet Trainer of `model` on encoded `rows`.
 
     Args:
-        arguments: of `TrainingArguments`, those in which callers differ.
-        seed: the random seed of row order, dropout and noise.
-        schedule: of the learning rate: constant, linear or cosine; each with the warmup of `arguments`.
-        more: of the Trainer, such as `noise`, `dials`, `noise_options` and `pair_mode`.
+        model: The model to train.
+        tokenizer: Its tokenizer, for padding.
+        rows: Encoded rows.
+        arguments: `TrainingArguments` that differ between callers.
+        seed: Random seed of row order, dropout and noise.
+        schedule: Learning-rate schedule: constant, linear or cosine, with the warmup of `arguments`.
+        gradient_checkpointing: Whether to recompute activations in the backward pass.
+        more: Arguments of the Trainer, such as `noise`, `dials`, `noise_options` and `pair_mode`.
     """
     trainer = SymNoiseTrainer(
         model=model,
@@ -53,12 +57,12 @@ def make_trainer(
         noise_seed=seed,
         **more,
     )
-    trainer.remove_callback(PrinterCallback)  # it prints a dictionary where a bar is enough
+    trainer.remove_callback(PrinterCallback)  # it prints dictionaries; the bar is enough
     return trainer
 
 
 def _checkpointing(on: bool) -> dict[str, Any]:
-    """`TrainingArguments` for gradient checkpointing, under the name that this version of Transformers has for it."""
+    """`TrainingArguments` for gradient checkpointing, under the name in this version of Transformers."""
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
@@ -73,15 +77,15 @@ class _LoggedWhereSaved(TrainerCallback):
 
 
 def train_to_end(trainer: SymNoiseTrainer) -> dict[str, float]:
-    """Train to the last step, from the newest whole checkpoint in the Trainer's folder where there is one.
+    """Train to the last step, resuming from the newest complete checkpoint in the Trainer's folder, if any.
 
-    Of a run that was killed after its last step no more is trained; its log is read from the checkpoint.
+    A run that was killed after its last step is not trained further; its log is read from the checkpoint.
 
     Returns:
-        Of each of `MEANS` that was logged, its mean over all steps of the run, those before a kill included.
+        Mean over all steps of the run, including those before a kill, of each of `MEANS` that was logged.
 
     Raises:
-        Diverged: if a training loss is not finite.
+        Diverged: If a training loss is not finite.
     """
     trainer.add_callback(_LoggedWhereSaved())  # after those that save
     checkpoint = last_whole_checkpoint(trainer.args.output_dir)
@@ -93,7 +97,7 @@ def train_to_end(trainer: SymNoiseTrainer) -> dict[str, float]:
 
 
 def mean_of_steps(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the steps of a Trainer's log; a line stands for all steps since the line before that has its key."""
+    """Means over the steps of a Trainer's log; a line covers all steps since the previous line with its key."""
     means = {}
     for key in MEANS:
         lines = [(int(line["step"]), line[key]) for line in history if key in line]
@@ -105,6 +109,6 @@ def mean_of_steps(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def is_finished(folder: Path, steps: int) -> bool:
-    """Whether the newest whole checkpoint in `folder` is of step `steps` or a later one."""
+    """Whether the newest complete checkpoint in `folder` is from step `steps` or later."""
     checkpoint = last_whole_checkpoint(folder)
     return checkpoint is not None and step_of(checkpoint) >= steps

@@ -12,7 +12,7 @@ from symnoise.core import InputError, read_yaml, sha256, write_atomically
 from symnoise.finetune.settings import TrainSettings
 
 SETTINGS, LOG, CARD = "train.yaml", "log.jsonl", "README.md"
-# Of a checkpoint, what is for continuing only; all else is the model.
+# Files of a checkpoint that are needed only to resume; the others are the model.
 _OPTIMIZER = "optimizer"
 _STATE = (
     *(_OPTIMIZER, "scheduler", "scaler", "rng_state", "trainer_state", "training_args", "pytorch_model_fsdp"),
@@ -21,10 +21,10 @@ _STATE = (
 
 
 def refuse_other_settings(output: Path, settings: TrainSettings, checkpoint: Path | None) -> None:
-    """Nothing is changed in a folder whose run had other settings.
+    """Refuse a folder that holds a run with other settings.
 
     Raises:
-        InputError: naming the settings that differ.
+        InputError: Naming the settings that differ.
     """
     file = output / SETTINGS
     if file.is_file() and (checkpoint or (output / CARD).is_file()):
@@ -37,7 +37,7 @@ def refuse_other_settings(output: Path, settings: TrainSettings, checkpoint: Pat
 
 
 def require_state(checkpoint: Path | None, step: int, steps: int) -> None:
-    """`InputError` where a run is to continue to `steps` from a checkpoint without its optimizer state."""
+    """`InputError` if a run is to continue to `steps` from a checkpoint without optimizer state."""
     if checkpoint is None or step >= steps:
         return
     if not any(file.name.startswith((_OPTIMIZER, "global_step")) for file in checkpoint.iterdir()):  # or DeepSpeed's
@@ -48,16 +48,16 @@ def require_state(checkpoint: Path | None, step: int, steps: int) -> None:
 
 
 def claim(output: Path, settings: TrainSettings) -> None:
-    """Write the settings into the folder, which also shows that it can be written."""
+    """Write the settings into the folder, which also checks that it is writable."""
     text = yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True)
     write_atomically(output / SETTINGS, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def publish(checkpoint: Path, output: Path, card: str) -> dict[str, str]:
-    """Put the model of the last checkpoint into `output`, file by file in one step each, and the card last.
+    """Put the model of the last checkpoint into `output`, each file atomically, and the card last.
 
     Returns:
-        The SHA-256 of each file of weights.
+        The SHA-256 of each weight file.
     """
     weights = {}
     for file in sorted(checkpoint.iterdir()):
@@ -70,7 +70,7 @@ def publish(checkpoint: Path, output: Path, card: str) -> dict[str, str]:
 
 
 def _put(file: Path, output: Path) -> None:
-    """The file in `output` in one step: the same bytes on the disk once, or a copy where that cannot be."""
+    """Put the file into `output` in one step: as a hard link, or as a copy where the file system has no links."""
     with tempfile.TemporaryDirectory(dir=output, prefix=".publish-") as folder:
         fresh = Path(folder) / file.name
         try:
@@ -81,7 +81,7 @@ def _put(file: Path, output: Path) -> None:
 
 
 def remove_optimizer_state(output: Path) -> None:
-    """Two floats for each weight in every checkpoint, of no use once the run is finished."""
+    """Remove the optimizer state, two floats per weight in every checkpoint, of no use after the run."""
     for file in output.glob(f"checkpoint-*/{_OPTIMIZER}*"):
         if file.is_file():
             file.unlink()

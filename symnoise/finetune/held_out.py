@@ -13,18 +13,19 @@ from symnoise.models.evaluation import evaluation_mode
 
 
 def held_out_loss(model: Any, batches: Sequence[Mapping[str, Tensor]], *, sharded: bool = False) -> float:
-    """Mean cross-entropy of all scored tokens of `batches`, without noise and dropout.
+    """Held-out loss: mean cross-entropy over all scored tokens of `batches`, without noise and dropout.
 
-    Sums are in float64 and divided once, so batches with more tokens weigh more. It is the loss of the weights as they
-    are kept (float32 also where training computes in bfloat16).
+    Sums are in float64 and divided once, so batches with more tokens weigh more. It is the loss of the stored weights
+    (float32 even if training computes in bfloat16).
 
     Args:
-        model: a causal or encoder-decoder language model. Training mode and autocast are restored.
-        sharded: whether FSDP has spread the model. Then every process has to take all batches, and the loss is in the
+        model: A causal or encoder-decoder language model. Training mode and autocast are restored.
+        batches: Encoded batches with labels.
+        sharded: Whether FSDP has sharded the model. Then every process must take all batches, and the loss is in the
             precision of training.
 
     Raises:
-        Diverged: if the loss is not finite.
+        Diverged: If the loss is not finite.
     """
     first = 0 if model.config.is_encoder_decoder else 1  # a causal model does not predict its first token
     total, count = 0.0, 0
@@ -50,6 +51,6 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def mean_of_processes(trainer: Any, value: float) -> float:
-    """The mean of what the processes of `trainer` call `value`; `value` itself where there is one process."""
+    """Mean of `value` over the processes of `trainer`."""
     value_here = torch.tensor(value, dtype=torch.float64, device=trainer.args.device)
     return float(trainer.accelerator.reduce(value_here, "mean"))

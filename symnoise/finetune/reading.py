@@ -14,7 +14,7 @@ from symnoise.training.mixin import PAIR_MODES
 
 
 def check(settings: TrainSettings) -> None:
-    """`InputError` for a value that no run can have."""
+    """`InputError` for an invalid setting."""
     known = {"schedule": SCHEDULES, "pair_mode": PAIR_MODES, "form": ("", *FORMS)}
     for key, words in known.items():
         if getattr(settings, key) not in words:
@@ -35,7 +35,7 @@ def check(settings: TrainSettings) -> None:
 
 
 def read_settings(configs: Iterable[str | Path], flags: Mapping[str, Any]) -> TrainSettings:
-    """Defaults, overruled by the YAML files in their order, overruled by `flags`. `InputError` for an unknown key."""
+    """Settings: `flags` override YAML files, later files override earlier ones. `InputError` for an unknown key."""
     given: dict[str, Any] = {}
     for path in configs:
         given |= _read(path)
@@ -58,7 +58,7 @@ def _checked(given: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _as(kind: Any, key: str, value: Any, where: str) -> Any:
-    """`value` as `kind`; YAML reads 5e-5 as text, which is meant as a number."""
+    """`value` as `kind`; YAML reads 5e-5 as text, so text may be a number."""
     if kind in (float | None, int | None):
         if value is None:
             return None

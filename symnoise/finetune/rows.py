@@ -1,4 +1,4 @@
-"""The rows of a run: which are trained on, which are held out."""
+"""The rows of a run: those to train on and those held out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from symnoise.finetune.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenized rows for training and held-out ones, and where they came from."""
+    """Tokenized rows, for training and held out, with their provenance."""
 
     training: list[dict[str, list[int]]]
     held_out: list[dict[str, list[int]]]
@@ -20,12 +20,12 @@ class Rows:
 
 
 def read_rows(settings: TrainSettings, loaded: Any) -> Rows:
-    """Rows of which `max_length` tokens leave something to score; the first ones are held out.
+    """Rows that have something to score within `max_length` tokens; the first ones are held out.
 
-    Of as many rows as are wanted no more are read; where all are, they are read first, so that there is a bar.
+    No more rows are read than needed. If all are, they are read before they are encoded, so that there is a bar.
 
     Raises:
-        InputError: if the form is not the one asked for, or no row is left to train on.
+        InputError: If the form is not the required one, or no row is left to train on.
     """
     wanted = settings.rows + settings.held_out(settings.rows) if settings.rows else None
     source = Source(settings.data, strict=settings.strict, whole=wanted is None)
@@ -46,6 +46,6 @@ def read_rows(settings: TrainSettings, loaded: Any) -> Rows:
 
 
 def require(what: str, wanted: str, found: str) -> None:
-    """`InputError` where something else was `found` than what is `wanted`; empty accepts anything."""
+    """`InputError` if `found` is not what is `wanted`; an empty `wanted` accepts anything."""
     if wanted and wanted != found:
         raise InputError(f"the run asks for the {what} {wanted!r}, but this is {found!r}; change one of the two")

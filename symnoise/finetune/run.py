@@ -1,4 +1,4 @@
-"""`fine_tune`: a whole training run from its settings, resumable at any moment."""
+"""`fine_tune`: a whole training run from its settings, resumable at any time."""
 
 import math
 import os
@@ -28,8 +28,8 @@ from symnoise.training.trainer import SymNoiseTrainer
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. step < steps where it was interrupted; `held_out` is the number of rows held out; `data` is the
-    provenance of the rows, with how many could not be used and why."""
+    """Result of a run. step < steps if it was interrupted; `held_out` is the number of rows held out; `data` is the
+    provenance of the rows, with counts of skipped rows by reason."""
 
     output: Path
     step: int
@@ -42,19 +42,20 @@ class Outcome:
 
 
 def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> Outcome:
-    """Train as `settings` say, from the newest whole checkpoint in the output folder where there is one.
+    """Run a fine-tuning, resuming from the newest complete checkpoint in the output folder, if any.
 
-    In the folder: train.yaml (the settings), log.jsonl, checkpoints, and at the end the model as safetensors with its
-    tokenizer and README.md, the card, which marks the run as finished. A second call finds it finished. Under torchrun
+    The folder has train.yaml (the settings), log.jsonl, checkpoints, and at the end the model as safetensors with its
+    tokenizer, and the card README.md, which marks the run as finished. A second call finds it finished. Under torchrun
     or accelerate each process calls this; the first writes.
 
     Args:
-        written: what train.yaml has and another run in the folder is compared with, where model and data of `settings`
-            are made up for a dry run.
+        settings: Settings of the run.
+        written: Settings for train.yaml, also compared with those of a run in the folder; they differ from `settings`
+            in a dry run, whose model and data are synthetic.
 
     Raises:
-        InputError: for what cannot be trained, and for a folder that holds a run with other settings.
-        Diverged: if a loss is not finite.
+        InputError: For settings that cannot be trained, and for a folder that holds a run with other settings.
+        Diverged: If a loss is not finite.
     """
     started, output, main = time.perf_counter(), Path(settings.output), is_main_process()
     if not settings.output:
@@ -114,7 +115,7 @@ def _finish(settings: TrainSettings, card: str) -> dict[str, str]:
 
 
 def _watch(trainer: SymNoiseTrainer, settings: TrainSettings, loaded: Any, rows: Rows, console: Any) -> None:
-    """Add what is logged, shown and measured along the way; the log first, which the others write to."""
+    """Add the callbacks that log, show and measure; the log first, since the others write to it."""
     trainer.add_callback(LearningRate())
     trainer.add_callback(LogFile(Path(settings.output) / LOG))
     if console:
@@ -138,7 +139,7 @@ def _require_tracker(name: str) -> None:
 
 
 def with_lora(model: Any, settings: TrainSettings) -> Any:
-    """`model` with adapters on all linear layers but the head, at scale 2; their start depends on the seed alone."""
+    """`model` with LoRA on all linear layers but the head, at scale 2; its initial weights depend only on the seed."""
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
@@ -154,7 +155,7 @@ def with_lora(model: Any, settings: TrainSettings) -> Any:
 
 
 def count_steps(settings: TrainSettings, rows: int) -> int:
-    """Optimizer steps of the whole run: as set, or `epochs` times those that take every row once."""
+    """Optimizer steps of the whole run: as set, or those of `epochs` epochs."""
     per_step = settings.batch * settings.accumulation * _processes()
     return settings.steps or max(1, math.ceil(settings.epochs * math.ceil(rows / per_step)))
 
@@ -194,7 +195,7 @@ def trainer_of(settings: TrainSettings, model: Any, tokenizer: Any, rows: Rows, 
 
 
 def trackers(settings: TrainSettings, loaded: Any, rows: Rows) -> Iterator[Any]:
-    """What the settings ask to be measured along the way."""
+    """The trackers that the settings ask for."""
     if settings.track_every:
         yield NormTracker(settings.track_every)
         if settings.make_noise() is not None:

@@ -18,28 +18,47 @@ _READ = ("input_ids", "attention_mask", "labels", "decoder_input_ids", "token_ty
 
 
 class EmbeddingLoss:
-    """ℓ_b(X) = mean over the scored tokens t of example b of −log p(label_t | X), in nats, b = 1 … batch.
+    """Loss of each example as a function of its token embeddings.
 
-    X (batch, token, dim) are the embeddings as the model's layers receive them: the output of its embedding
-    table (for Gemma after its scaling by √d, for Granite after its multiplier), before positions are added. For
-    encoder-decoder models X are the encoder's, and the labels are the decoder's targets. Examples do not interact in
-    the model, so the Hessian of the batch is block-diagonal with one (L·d × L·d) block per example.
+    ℓ_b(X) = mean over the scored tokens t of example b of −log p(label_t | X), in nats, b = 1 … batch.
+
+    X (batch, token, dim) are the embeddings as the model's layers receive them: the output of the embedding table (for
+    Gemma after scaling by √d, for Granite after its multiplier), before positions are added. For encoder-decoder models
+    X are the encoder's embeddings, and the labels are the decoder's targets. Examples do not interact in the model, so
+    the Hessian of the batch is block-diagonal with one (L·d × L·d) block per example.
 
     The model runs on the token ids with X in place of the embedding's output, so ℓ is the function that training noise
-    moves; on the first use of a model this is held against its forward with ids (`Inlet.try_once`).
-    Logits are formed at scored positions only, cross-entropy in float32 or better, means in float64. The model
-    computes in evaluation mode with frozen weights and is left exactly as found.
+    perturbs. This is checked against the forward with ids on the first use of a model (`Inlet.try_once`). Logits are
+    computed at scored positions only, cross-entropy in float32 or better, means in float64. The model runs in
+    evaluation mode with frozen weights, and its state is restored.
 
-    model: a Transformers causal, encoder-decoder or masked language model, or a sequence or token classifier.
-    batch: input_ids (batch, token); attention_mask (batch, token), default all ones; labels, −100 where nothing is
-           scored: (batch, token) aligned with input_ids for causal models, which predict label t from the tokens before
-           t, for masked ones and token classifiers, which predict it at t; (batch, target) for encoder-decoder models;
-           (batch,) for sequence classifiers. token_type_ids and decoder_input_ids are passed on.
-    ids:   one number per example, 0 … batch − 1 unless given; random probes are keyed by it, so an example gets
-           the same probes in any batch, on any rank.
-    Raises `InputError` for a model without embedding table or head, or that sees the tokens it is to predict; for rows
-    of one token, rows without a scored token, labels of another shape, token ids outside the vocabulary, and for other
-    inputs of the model (position_ids, pixel_values), without which its loss would be another.
+    Args:
+        model: A Transformers causal, encoder-decoder or masked language model, or a sequence or token classifier.
+        batch: input_ids (batch, token); attention_mask (batch, token), default all ones; labels, −100 where nothing is
+            scored. Labels are (batch, token), aligned with input_ids, for causal models, which predict label t from the
+            tokens before t, and for masked models and token classifiers, which predict it at t. They are
+            (batch, target) for encoder-decoder models and (batch,) for sequence classifiers. token_type_ids and
+            decoder_input_ids are passed on.
+        ids: One number per example, default 0 … batch − 1. Random probes are keyed by it, so an example gets the same
+            probes in any batch and on any rank.
+
+    Raises:
+        InputError: For a model without embedding table or head, or that sees the tokens it predicts; for rows of one
+            token, rows without a scored token, labels of the wrong shape, or token ids outside the vocabulary; and for
+            other model inputs (position_ids, pixel_values), without which the loss would differ.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from symnoise import EmbeddingLoss
+        >>> sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
+        >>> ids = torch.arange(8)[None]
+        >>> loss = EmbeddingLoss(model, {"input_ids": ids, "labels": ids})
+        >>> loss.shape
+        torch.Size([1, 8, 16])
+        >>> bool((loss(loss.embeddings) - model(input_ids=ids, labels=ids).loss).abs() < 1e-4)
+        True
     """
 
     def __init__(self, model: Any, batch: Mapping[str, Tensor], ids: Sequence[int] | None = None) -> None:
@@ -77,17 +96,17 @@ class EmbeddingLoss:
 
     @property
     def scored_tokens(self) -> Int[Tensor, " batch"]:
-        """How many tokens of each example are scored; 1 of a sequence classifier."""
+        """Number of scored tokens per example; 1 for a sequence classifier."""
         return self.targeted.count
 
     @property
     def targets(self) -> Int[Tensor, " scored"]:
-        """What is to be predicted at each scored position."""
+        """Class to predict at each scored position."""
         return self.targeted.classes
 
     @property
     def averages(self) -> Float[Tensor, "batch scored"]:
-        """Averages the scored tokens of each example."""
+        """Matrix that averages over the scored tokens of each example."""
         return self.targeted.averages
 
     @property
@@ -96,11 +115,19 @@ class EmbeddingLoss:
         return self.embeddings.shape
 
     def example(self, index: int) -> "EmbeddingLoss":
-        """The loss of one example alone, with right padding cut away."""
+        """Loss of one example alone, without right padding.
+
+        Args:
+            index: Its place in the batch.
+        """
         return self.rows([index])
 
     def rows(self, indices: Sequence[int]) -> "EmbeddingLoss":
-        """The loss of some examples, with their ids; right padding that none of them needs is cut away."""
+        """Loss of some examples, with their ids; right padding that none of them needs is removed.
+
+        Args:
+            indices: Their places in the batch.
+        """
         chosen = torch.as_tensor(indices)
         mask = self.mask[chosen.to(self.mask.device)]
         longest = int(lengths(mask).max()) if is_right_padded(mask) else None
@@ -113,13 +140,18 @@ class EmbeddingLoss:
         return self.mean_over_tokens(F.cross_entropy(self.logits(X), self.targets, reduction="none"))
 
     def plain(self) -> Float[Tensor, " batch"]:
-        """ℓ(X) without gradients, by the attention kernel of PyTorch's choice: the unit of cost is this pass."""
+        """ℓ(X) without gradients, with PyTorch's default attention kernel: the unit of cost is this pass."""
         with torch.no_grad():
             logits = self.logits(self.embeddings, twice=False)
         return self.mean_over_tokens(F.cross_entropy(logits, self.targets, reduction="none"))
 
     def logits(self, X: Tensor, *, twice: bool = True) -> Float[Tensor, "scored vocabulary"]:
-        """Logits at the scored positions, row by row; float32 or better. twice: as in `evaluation_mode`."""
+        """Logits at the scored positions, row by row; float32 or better.
+
+        Args:
+            X: The embeddings, (batch, token, dim).
+            twice: Whether a second derivative will be taken (`evaluation_mode`).
+        """
         rows, positions = self.targeted.rows, self.targeted.positions
         if self._head is None:  # a classifier, whose outputs are few
             logits = self._run(X, twice).logits
@@ -137,16 +169,20 @@ class EmbeddingLoss:
         along = self._inputs["decoder_input_ids"] if self.task == "seq2seq" else self.mask
         if states.shape[:2] != along.shape:
             raise InputError(
-                f"{type(self.model).__name__} computes {states.shape[1]} outputs of {along.shape[1]} tokens (virtual "
+                f"{type(self.model).__name__} computes {states.shape[1]} outputs for {along.shape[1]} tokens (virtual "
                 "tokens, or images): which of them belong to the labels is not known"
             )
         return states[self.targeted.rows, self.targeted.positions][None], *others
 
     def hidden_states(self, X: Tensor) -> Float[Tensor, "layer batch token dim"]:
-        """States of every layer (for encoder-decoder models, the encoder's), without gradients.
+        """Hidden states of every layer (for encoder-decoder models, the encoder's), without gradients.
 
-        Layer 0 is what enters the first block, layer l what leaves block l; the last one is taken, as
-        Transformers does, after the final norm.
+        Args:
+            X: The embeddings, (batch, token, dim).
+
+        Returns:
+            Layer 0 is the input of the first block, layer l the output of block l; the last one is after the final
+            norm, as in Transformers.
         """
         with torch.no_grad():
             output = self._run(X, output_hidden_states=True)
@@ -157,13 +193,18 @@ class EmbeddingLoss:
             return self.model(**self._inputs, **options)
 
     def mean_over_tokens(self, per_token: Tensor) -> Float[Tensor, "batch"]:
-        """Means over each example's scored tokens, in float64."""
+        """Mean over each example's scored tokens, in float64.
+
+        Args:
+            per_token: One value per scored token.
+        """
         return self.averages @ per_token.double()
 
     def token_losses(self) -> Float[Tensor, " scored"]:
-        """−log p of every scored token at the model's own embeddings.
+        """Loss −log p of every scored token at the model's own embeddings.
 
-        Raises `InputError` naming example and token where one is NaN or infinite.
+        Raises:
+            InputError: If one is NaN or infinite, naming example and token.
         """
         with torch.no_grad():
             losses = F.cross_entropy(self.logits(self.embeddings), self.targets, reduction="none")

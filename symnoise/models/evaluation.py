@@ -1,4 +1,4 @@
-"""Use a model for a while, twice differentiably, and hand it back exactly as it was."""
+"""Run a model in evaluation mode with second derivatives, and restore its state afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,15 +13,17 @@ _TWICE_DIFFERENTIABLE = ("eager", "sdpa", None)
 
 @contextmanager
 def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
-    """Evaluation mode, frozen weights, attention with a second derivative; everything put back, also on error.
+    """Evaluation mode, frozen weights, twice-differentiable attention; everything is restored, also on error.
 
-    twice: whether a second derivative is wanted; without, attention is left as it is.
+    Args:
+        model: A Transformers model.
+        twice: Whether a second derivative is needed; if not, attention is left as it is.
 
-    What is touched: each module's `training`, each parameter's `requires_grad`, PyTorch's choice of attention
-    kernel (fused kernels have no double backward, pytorch#116350), the attention implementation where it
-    is one without second derivatives (flash, flex), and the autocast that accelerate puts around `forward` for
-    mixed-precision training (second derivatives in bfloat16 are wrong by tens of percent; what is measured is the
-    loss of the weights as they are kept). Graphs built inside stay valid outside.
+    Changed within the block: each module's `training`, each parameter's `requires_grad`, and PyTorch's attention kernel
+    (fused kernels have no double backward, pytorch#116350). Attention implementations without second derivatives
+    (flash, flex) are replaced. So is the autocast that accelerate puts around `forward` for mixed-precision training:
+    second derivatives in bfloat16 are wrong by tens of percent, and the loss of the stored weights is measured. Graphs
+    built inside stay valid outside.
     """
     training = [module for module in model.modules() if module.training]
     trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]

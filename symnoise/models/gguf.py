@@ -84,7 +84,9 @@ def _set_rotary_factors(config: Any, path: Path, held: Any) -> None:
         return
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") != "default":
-        raise InputError(f"{path} has {_ROPE} besides another scaling of positions: give the model as safetensors")
+        raise InputError(
+            f"{path} has {_ROPE} in addition to another scaling of positions: give the model as safetensors"
+        )
     config.rope_parameters = {
         **rope,
         "rope_type": "longrope",

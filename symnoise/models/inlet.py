@@ -1,4 +1,4 @@
-"""Where embeddings enter a model: the output of its text embedding, to which training adds its noise."""
+"""Where embeddings enter a model: the output of its text embedding, to which training adds noise."""
 
 import weakref
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ _SAME = 1e-3  # relative; kernels may round otherwise
 
 
 class Inlet:
-    """Runs a model on its token ids with X in place of what its text embedding makes of them.
+    """Runs a model on its token ids with X in place of the text embedding's output.
 
-    Models may use the ids besides (per-layer embeddings in Gemma 3n and 4, positions in RoBERTa) and compute something
-    else from `inputs_embeds`. This is the function that noise on the embedding moves, in every model.
+    Models may also use the ids elsewhere (per-layer embeddings in Gemma 3n and 4, positions in RoBERTa) and compute
+    something else from `inputs_embeds`. This is the function that noise on the embedding perturbs, in every model.
 
-    table:      the embedding module. Of encoder-decoder models the encoder's.
+    table:      the embedding module; for encoder-decoder models the encoder's.
     multiplier: as in `embedding_multiplier`; X are the embeddings after it.
-    Raises `InputError` for a model without embedding table, and from `given` where a forward does not call it.
+    Raises `InputError` for a model without embedding table, and from `given` if a forward does not call it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -66,11 +66,11 @@ class Inlet:
             )
 
     def try_once(self, row: Tensor, inputs: dict[str, Any], *, causal: bool) -> None:
-        """Hold the forward with embeddings against the forward with ids on the first use of a model, at X and off it.
+        """Check the forward with embeddings against the forward with ids on the first use of a model, at X and off it.
 
-        row: real token ids (token,); the first few are tried. inputs: what the model is given besides.
-        Raises `InputError` where the output is another than that from the ids, does not depend on X, or, of a
-        `causal` model, depends on later tokens.
+        row: real token ids (token,), of which the first few are tried. inputs: the model's other inputs.
+        Raises `InputError` if the output differs from that with ids, does not depend on X or, for a `causal` model,
+        depends on later tokens.
         """
         if self.model in _TRIED:
             return
@@ -91,7 +91,7 @@ class Inlet:
             raise InputError(f"{name} computes something else with its embeddings in place than from input_ids")
         if bool((moved == found).all()) and not bool((later == expected).all()):  # on the ids alone
             raise InputError(f"the output of {name} does not depend on its text embedding; symnoise needs a text model")
-        # Weights that are unpacked by a method are quantised with the range of the whole row, which all tokens share.
+        # Weights unpacked by a method are quantised with the range of the whole row, which all tokens share.
         ranges = any(callable(getattr(part, "weight", None)) for part in self.model.modules())
         if causal and not ranges and not _near(later[:, :-1], expected[:, :-1]):
             raise InputError(f"{name} sees the tokens that it is to predict: give a causal language model")

@@ -24,13 +24,16 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A language model in eval mode, its tokenizer, and where they came from.
+    """A language model in evaluation mode with its tokenizer and provenance.
 
-    model:    a `transformers.PreTrainedModel`.
-    source:   "bundled", "folder", "gguf" or "hub".
-    path:     the file or folder that was read; None for a hub id.
-    revision: the commit of a hub id, where the hub cache knows it.
-    base:     of an adapter, what it was merged into.
+    Attributes:
+        model: A `transformers.PreTrainedModel`.
+        tokenizer: Its tokenizer.
+        name: Name, as given to `load_model`.
+        source: "bundled", "folder", "gguf" or "hub".
+        path: The file or folder that was read; None for a hub id.
+        revision: Commit of a hub id, if the hub cache knows it.
+        base: For an adapter, the model that it was merged into.
     """
 
     model: Any
@@ -47,7 +50,7 @@ class LoadedModel:
         return bool(self.model.config.is_encoder_decoder)
 
     def provenance(self) -> dict[str, Any]:
-        """What was loaded, for a result record. The SHA-256 of each weight file is computed now (about 1 s a GB)."""
+        """Name, revision, SHA-256 and sizes, for a result record; the SHA-256 are computed now (about 1 s per GB)."""
         if self.path is None:
             weights = []
         else:
@@ -65,17 +68,22 @@ class LoadedModel:
 
 
 def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
-    """The model called `name`, in eval mode, with weights in `dtype` on `device`.
+    """Load a language model and its tokenizer, in evaluation mode.
 
-    name:   `smollm2` (bundled), an existing folder with safetensors or a PEFT adapter, which is merged into the model
-            that its configuration names, an existing .gguf file, or a hub id.
-    dtype:  of the weights; curvature is best measured in float32.
-    device: "cpu", "cuda", "cuda:1" …
+    Encoder-decoder models are loaded as such. With HF_HUB_OFFLINE set, hub ids come from the local cache only.
 
-    Encoder-decoder models are loaded as such. With HF_HUB_OFFLINE set, hub ids come from the local cache or not at all.
+    Args:
+        name: `smollm2` (bundled), a folder with safetensors or a PEFT adapter (merged into the model that its
+            configuration names), a .gguf file, or a hub id.
+        dtype: dtype of the weights; curvature is best measured in float32.
+        device: "cpu", "cuda", "cuda:1" …
 
-    Raises `InputError` where nothing can be loaded: the line says why, and what to give instead. That includes weights
-    which lack a tensor of the model, since Transformers would fill it with random numbers.
+    Returns:
+        Model, tokenizer and provenance.
+
+    Raises:
+        InputError: If nothing can be loaded, with the reason and what to give instead. That includes weights that lack
+            a tensor of the model, which Transformers would fill with random numbers.
     """
     path, name = Path(name).expanduser(), str(name)
     if not name.strip():
@@ -114,12 +122,12 @@ def _from_cache(source: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
         folder, _ = converted(source, name)
         try:
             return _read(str(folder), dtype)
-        except Exception as error:  # whatever is wrong with a file that we wrote, the cure is the same
+        except Exception as error:  # whatever is wrong with a file that we wrote, the remedy is the same
             raise InputError(f"{folder} is corrupted ({reason(error)}): delete it to rebuild it") from error
 
 
 def _with_adapter(path: Path, name: str, dtype: torch.dtype) -> LoadedModel:
-    """The adapter in a folder, merged into its model; with the tokenizer next to it, or else the model's."""
+    """The adapter in a folder, merged into its model; with its own tokenizer, or else the model's."""
     from transformers import AutoTokenizer
 
     base = load_model(adapter.base_of(path), dtype=dtype)
@@ -130,7 +138,7 @@ def _with_adapter(path: Path, name: str, dtype: torch.dtype) -> LoadedModel:
 
 
 def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Through the ordinary Transformers loaders: a hub id or a folder."""
+    """A hub id or a folder, through the ordinary Transformers loaders."""
     from transformers import AutoConfig, AutoTokenizer
 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -152,7 +160,7 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _class_for(config: Any) -> Any:
-    """The auto class of a configuration; a vision-language model that is no causal one alone is loaded for its text."""
+    """The auto class of a configuration; a vision-language model that is not also causal is loaded for its text."""
     import transformers
 
     if config.is_encoder_decoder:
@@ -206,7 +214,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_hub_id(name: str) -> None:
-    """Refuse what is meant as a path or a misspelt bundled name, before asking the network for it."""
+    """Refuse mistyped paths and bundled names before asking the network."""
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith((".gguf", ".safetensors", *_PICKLED)):
         raise InputError(f"there is no model file or folder {name}")
     if difflib.get_close_matches(name.lower(), [bundled.MODEL], cutoff=0.75):
@@ -246,7 +254,7 @@ _MEANINGS = (
 
 @contextmanager
 def _reported(name: str) -> Iterator[None]:
-    """Any failure to read `name` becomes one `InputError` line: readers of foreign files fail in every way there is."""
+    """Turn any failure to read `name` into one `InputError` line: readers of foreign files fail in many ways."""
     try:
         yield
     except InputError:

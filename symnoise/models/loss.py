@@ -1,4 +1,4 @@
-"""What curvature needs of a loss."""
+"""The interface that curvature functions need from a loss."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -8,14 +8,11 @@ from torch import Tensor
 
 @runtime_checkable
 class Loss(Protocol):
-    """One differentiable number per example: `EmbeddingLoss`, or any function shaped like it.
-
-    Examples must not influence each other.
-    """
+    """Interface of a loss: one differentiable number per example, as in `EmbeddingLoss`. Examples must not interact."""
 
     @property
     def embeddings(self) -> Tensor:
-        """(batch, token, dim): where curvature is measured."""
+        """(batch, token, dim): the point at which curvature is measured."""
         ...
 
     @property
@@ -25,7 +22,7 @@ class Loss(Protocol):
 
     @property
     def ids(self) -> Sequence[int]:
-        """One number per example, to which its random probes are keyed."""
+        """One number per example, by which its random probes are keyed."""
         ...
 
     def __call__(self, X: Tensor) -> Tensor:

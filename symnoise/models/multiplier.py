@@ -1,4 +1,4 @@
-"""What a model multiplies its embeddings by between the table and the first layer."""
+"""Factor on the embeddings between the table and the first layer."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Transformers without its chatter."""
+"""Silence Transformers' warnings and progress bars."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""float64 that is float64 throughout: Transformers casts to float32 inside norms, rotary angles and softmax."""
+"""float64 throughout a model: Transformers casts to float32 inside norms, rotary angles and softmax."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ _PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 
 
 class _NoDowncast(TorchFunctionMode):
-    """Reads every request for float32 made of a float64 tensor as a request for float64."""
+    """Treats every request for float32 from a float64 tensor as a request for float64."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -33,11 +33,18 @@ class _NoDowncast(TorchFunctionMode):
 
 @contextmanager
 def float64_throughout() -> Iterator[None]:
-    """Within the block, operations on float64 tensors ignore requests to compute in float32.
+    """Compute a float64 model in float64 throughout: within the block, float64 tensors ignore casts to float32.
 
-    On a stock `.double()` model two correct second-order methods agree to about 5e-6, since RMSNorm, rotary
-    embeddings and softmax round to float32 on the way; inside this block they agree to about 1e-13. Only float64
-    tensors are affected. Code that is compiled or scripted is out of reach.
+    On a stock `.double()` model two correct second-order methods agree to about 5e-6, since RMSNorm, rotary embeddings
+    and softmax round to float32. Inside this block they agree to about 1e-13. Only float64 tensors are affected, and
+    not in compiled or scripted code.
+
+    Examples:
+        >>> import torch
+        >>> from symnoise import float64_throughout
+        >>> with float64_throughout():
+        ...     torch.ones(2, dtype=torch.float64).float().dtype
+        torch.float64
     """
     with _NoDowncast():
         yield

@@ -30,9 +30,9 @@ def task_of(model: Any) -> str:
 class Targets:
     """The scored outputs of a batch, row by row.
 
-    rows, positions: (scored,) where in the model's output each lies; of a sequence classifier positions are 0.
-    classes:         (scored,) what is to be predicted there.
-    averages:        (batch, scored) averages those of each example, float64.
+    rows, positions: (scored,) place of each in the model's output; positions are 0 for a sequence classifier.
+    classes:         (scored,) class to predict.
+    averages:        (batch, scored) matrix that averages over each example's, float64.
     """
 
     rows: Int[Tensor, " scored"]
@@ -42,15 +42,15 @@ class Targets:
 
     @property
     def count(self) -> Int[Tensor, " batch"]:
-        """How many are scored of each example."""
+        """Number of scored outputs per example."""
         return (self.averages != 0).sum(1)
 
 
 def targets(task: str, ids: Tensor, mask: Tensor, labels: Tensor, model: Any) -> Targets:
     """The `Targets` of a batch: labels[t] at output t − 1 of causal models, at output t of all others.
 
-    Raises `InputError` for shapes that do not match and for a row without anything scored, too short to predict, or,
-    of a sequence classifier, without one class.
+    Raises `InputError` for shapes that do not match, for a row that is too short or has nothing scored and, for a
+    sequence classifier, unless there is one class per row.
     """
     _check_shapes(task, ids, mask, labels, model)
     if task == "sequence":
@@ -87,7 +87,7 @@ def _check_shapes(task: str, ids: Tensor, mask: Tensor, labels: Tensor, model: A
 
 
 def selected(batch: Mapping[str, Tensor], indices: Tensor, longest: int | None, task: str) -> dict[str, Tensor]:
-    """Some rows of a batch; their tokens up to `longest`, but not what lies along others (classes, a decoder's)."""
+    """Some rows of a batch, their tokens cut at `longest`; classes and a decoder's tokens are kept whole."""
     whole = ("labels", "decoder_input_ids") if task in ("sequence", "seq2seq") else ()
     kept = {name: tensor[indices.to(tensor.device)] for name, tensor in batch.items()}
     return {name: tensor if name in whole else tensor[:, :longest] for name, tensor in kept.items()}

@@ -1,4 +1,4 @@
-"""Noise laws, NEFTune's scale, calibration, pairs, and moments in closed form and as realised."""
+"""Noise laws, NEFTune's scale, calibration, pairs, and closed-form and realised moments."""
 
 from symnoise.noise.directions import directions, orthogonal_directions
 from symnoise.noise.laws import LAWS, Law, law, sparse

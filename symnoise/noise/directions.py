@@ -1,4 +1,4 @@
-"""Random directions in embedding space, keyed to the example they belong to."""
+"""Random directions in embedding space, keyed by example."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ def directions(
     first: int = 0,
     law_name: str = "rademacher",
 ) -> Float[Tensor, "probe batch token dim"]:
-    """Directions z number `first` … `first + count − 1`: independent, unit variance at real tokens, 0 at padding.
+    """Random directions z, numbers `first` … `first + count − 1`: independent, unit variance, 0 at padding.
 
-    Direction k of an example depends on (seed, its id, k) and its true length alone: neither on the batch the
-    example is in nor on how many are drawn. Only shape, dtype and device of `embeddings` matter.
+    Direction k of an example depends only on (seed, its id, k) and its true length, not on its batch or on `count`.
+    Only shape, dtype and device of `embeddings` matter.
     """
     chosen, real = law(law_name), mask != 0
     z = torch.zeros((count, *embeddings.shape), dtype=embeddings.dtype, device=embeddings.device)
@@ -45,16 +45,16 @@ def orthogonal_directions(
     block: int,
     first: int = 0,
 ) -> Float[Tensor, "probe batch token dim"]:
-    """Directions in blocks of `block`: orthogonal to each other within a block, independent from block to block.
+    """Random directions in blocks of `block`: orthogonal within a block, independent between blocks.
 
-    A block is √n times a frame of orthonormal vectors, uniform (Haar) among all such frames of an example's n = L·d
-    real coordinates; so E[zzᵀ] = I for each z, and ‖z‖² = n exactly. A block of more than n directions holds several
-    independent frames. The mean of zᵀHz over a frame of m ≤ n has variance
-    2n(n − m)/(m(n − 1)(n + 2))·(‖H‖_F² − (tr H)²/n): 0 for m = n, and (n − m)/(n − 1) times that of m independent
-    directions on the sphere. So it pays where m is not small compared with n.
+    A block is √n times a uniform (Haar) frame of orthonormal vectors in an example's n = L·d real coordinates, so
+    E[zzᵀ] = I for each z, and ‖z‖² = n exactly. A block of more than n directions holds several independent frames.
+    The mean of zᵀHz over a frame of m ≤ n has variance 2n(n − m)/(m(n − 1)(n + 2))·(‖H‖_F² − (tr H)²/n): 0 for m = n,
+    and (n − m)/(n − 1) times that of m independent directions on the sphere. It pays when m is not small compared
+    with n.
 
-    `first` and `count` must be multiples of `block`. Direction k of an example depends on (seed, its id, block, k) and
-    its true length alone. The frames are made in float64.
+    `first` and `count` must be multiples of `block`. Direction k of an example depends only on (seed, its id, block, k)
+    and its true length. Frames are computed in float64.
     """
     real = mask != 0
     z = torch.zeros((count, *embeddings.shape), dtype=embeddings.dtype, device=embeddings.device)
@@ -70,6 +70,6 @@ def orthogonal_directions(
 
 
 def _frame(n: int, m: int, random: torch.Generator) -> Float[Tensor, "m n"]:
-    """m rows of length √n, orthogonal, uniform among all such."""
+    """m orthogonal rows of length √n, uniformly distributed."""
     Q, R = torch.linalg.qr(torch.randn((n, m), generator=random, dtype=torch.float64))
-    return (Q * R.diagonal().sign()).T * n**0.5  # R's signs fixed: else Q is not uniform
+    return (Q * R.diagonal().sign()).T * n**0.5  # without fixing R's signs Q is not uniform

@@ -3,10 +3,10 @@
 law          density or weights       v = E u²    κ = E u⁴ / v²
 uniform      U[-1, 1]                 1/3         9/5
 gaussian     N(0, 1)                  1           3
-rademacher   ±1 with equal odds       1           1
-sparse       ±κ^½ with odds 1/2κ each 1           κ        (0 otherwise; `sparse`)
+rademacher   ±1, probability ½ each   1           1
+sparse       ±κ^½, prob. 1/2κ each    1           κ        (0 otherwise; `sparse`)
 
-A `Law` carries all that the package asks of one, so a new law is one definition, put into `LAWS`.
+A `Law` holds everything that the package needs to know about a law; adding one to `LAWS` is enough.
 """
 
 import math
@@ -26,16 +26,27 @@ Fill = Callable[[Tensor, float, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Law:
-    """A symmetric law of one coordinate u, and all that follows from it.
+    """Symmetric distribution of one noise coordinate u, with its moments and sampler.
 
-    name:                  in configs, on the command line and in the keys of results.
-    label, description:    the law's name and what u is, for readers.
-    variance:              v = E u².
-    kurtosis:              κ = E u⁴ / v².
-    quantile:              the inverse distribution function on (0, 1), in the dtype of its argument.
-    characteristic_less_1: t ↦ E cos(tz) − 1 of z = u/√v, with the digits that a difference of near equals would lose.
-    fill:                  draws s·u in place; by default s times the quantile of uniform draws.
-    mean_norm:             n ↦ E‖u‖ over n coordinates in closed form; None where only its expansion is known.
+    Attributes:
+        name: Name in configs, on the command line and in the keys of results.
+        label: Name for readers.
+        description: What u is, for readers.
+        variance: v = E u².
+        kurtosis: κ = E u⁴ / v².
+        quantile: Inverse distribution function on (0, 1), in the dtype of its argument.
+        characteristic_less_1: t ↦ E cos(tz) − 1 with z = u/√v, computed without cancellation.
+        fill: Draws s·u in place; the default is s times the quantile of uniform draws.
+        mean_norm: n ↦ E‖u‖ over n coordinates in closed form; None if only its expansion is known.
+
+    Examples:
+        >>> from symnoise import generator
+        >>> from symnoise.noise import law
+        >>> law("gaussian").kurtosis, law("rademacher").kurtosis
+        (3.0, 1.0)
+        >>> draw = law("rademacher").sample((4, 3), generator=generator(0))
+        >>> draw.shape, draw.square().mean().item()
+        (torch.Size([4, 3]), 1.0)
     """
 
     name: str
@@ -57,14 +68,32 @@ class Law:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "*shape"]:
-        """Independent draws of `size`·u, from `generator` alone, made on its device and then moved to `device`."""
+        """Independent draws of `size`·u, made on the generator's device and then moved to `device`.
+
+        Args:
+            shape: Shape of the result.
+            generator: Source of all randomness.
+            size: Factor s on u.
+            dtype: dtype of the draws.
+            device: Device of the result.
+
+        Returns:
+            A tensor of independent coordinates.
+        """
         draw = torch.empty(shape, dtype=dtype, device=generator.device)
         if self.fill is not None:
             return self.fill(draw, size, generator).to(device)
         return self.quantile(draw.uniform_(generator=generator)).mul_(size).to(device)
 
     def standardised(self, uniforms: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """z = quantile(uniforms)/√v: unit variance. The same `uniforms` for two laws couples their draws."""
+        """Coordinates of unit variance, z = quantile(uniforms)/√v.
+
+        Args:
+            uniforms: Numbers in (0, 1), of any shape. Using the same ones for two laws couples their draws.
+
+        Returns:
+            z, shaped like `uniforms`.
+        """
         return self.quantile(uniforms) / math.sqrt(self.variance)
 
 
@@ -95,7 +124,7 @@ GAUSSIAN = Law(
 RADEMACHER = Law(
     name="rademacher",
     label="Rademacher",
-    description="±1 with equal odds",
+    description="±1 with equal probability",
     variance=1.0,
     kurtosis=1.0,
     quantile=lambda p: torch.where(p < 0.5, -1.0, 1.0).to(p.dtype),
@@ -108,13 +137,12 @@ LAWS = {law.name: law for law in (UNIFORM, GAUSSIAN, RADEMACHER)}
 
 
 def sparse(kurtosis: float) -> Law:
-    """z = ±q^(−½) with probability q/2 each and 0 otherwise, q = 1/κ: unit variance and any kurtosis κ ≥ 1 (K1).
+    """Law of any kurtosis κ ≥ 1: z = ±q^(−½) with probability q/2 each and 0 otherwise, q = 1/κ; unit variance (K1).
 
-    Not for training: a law to set κ with, so that what depends on it can be seen. Raises `InputError` for κ < 1, which
-    no law has.
+    For checking what depends on κ, not for training. Raises `InputError` for κ < 1, which no law has.
     """
     if not (math.isfinite(kurtosis) and kurtosis >= 1):
-        raise InputError(f"a kurtosis is a finite number, 1 or larger; got {kurtosis}")
+        raise InputError(f"the kurtosis must be a finite number, 1 or larger; got {kurtosis}")
     q = 1 / kurtosis
 
     def quantile(p: Tensor) -> Tensor:
@@ -132,7 +160,7 @@ def sparse(kurtosis: float) -> Law:
 
 
 def law(name: str) -> Law:
-    """The law called `name`; `InputError` with the nearest name if there is none."""
+    """The law called `name`; `InputError` suggesting the nearest name if there is none."""
     if name not in LAWS:
         raise unknown("law", name, LAWS)
     return LAWS[name]

@@ -1,4 +1,4 @@
-"""Moments of a draw: closed forms (claims M1 and M2) and what was realised."""
+"""Moments of the noise: closed forms (claims M1 and M2) and those of a draw."""
 
 import math
 from dataclasses import dataclass
@@ -9,20 +9,21 @@ from torch import Tensor
 from symnoise.core import Mask, lengths
 from symnoise.noise.laws import Law
 
-LEAST_KURTOSIS = 1  # that of a coordinate whose square is constant: E u⁴ ≥ (E u²)²
-DEFICIT = 1 / 8  # of E√S where S has mean m: √m (1 − Var S/8m²)
+LEAST_KURTOSIS = 1  # E u⁴ ≥ (E u²)², with equality if u² is constant
+DEFICIT = 1 / 8  # in E√S ≈ √m (1 − Var S/8m²), m the mean of S
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Closed-form moments of ε = s·u over n coordinates, u of variance v and kurtosis κ; in embedding units.
+    """Closed-form moments of noise ε = s·u over n coordinates, u of variance v and kurtosis κ; in embedding units.
 
-    mean_square_norm: E‖ε‖² = n s² v            (α²v for s = α/√n; α²/3 once calibrated)
-    var_square_norm:  Var‖ε‖² = n s⁴ v² (κ − 1)  (0 for Rademacher)
-    mean_norm:        E‖ε‖: exactly s√2·Γ((n+1)/2)/Γ(n/2) for Gaussian, exactly s√n for Rademacher; for laws without
-                      a closed form s√(nv)·(1 − (κ−1)/(8n)), with an error of order n⁻².
-    variance:         s² v, of one coordinate.
-    kurtosis:         κ, of one coordinate.
+    Attributes:
+        mean_square_norm: E‖ε‖² = n s² v: α²v for s = α/√n, and α²/3 once calibrated.
+        var_square_norm: Var‖ε‖² = n s⁴ v² (κ − 1): 0 for Rademacher.
+        mean_norm: E‖ε‖: exactly s√2·Γ((n+1)/2)/Γ(n/2) for Gaussian and s√n for Rademacher. For laws without a closed
+            form it is s√(nv)·(1 − (κ−1)/(8n)), with an error of order n⁻².
+        variance: s² v, of one coordinate.
+        kurtosis: κ, of one coordinate.
     """
 
     mean_square_norm: float
@@ -33,7 +34,14 @@ class Moments:
 
 
 def closed_form_moments(law: Law, scale: float, n: int) -> Moments:
-    """Moments of `scale`·u over `n` independent coordinates u of `law`; formulas in `Moments`."""
+    """Moments of `scale`·u over `n` independent coordinates u of `law`; formulas in `Moments`.
+
+    Examples:
+        >>> from symnoise.noise import closed_form_moments, law
+        >>> moments = closed_form_moments(law("rademacher"), scale=0.5, n=100)
+        >>> moments.mean_square_norm, moments.var_square_norm, moments.mean_norm
+        (25.0, 0.0, 5.0)
+    """
     v, kappa = law.variance, law.kurtosis
     if law.mean_norm is not None:
         mean_norm = scale * law.mean_norm(n)
@@ -50,13 +58,14 @@ def closed_form_moments(law: Law, scale: float, n: int) -> Moments:
 
 @dataclass(frozen=True)
 class RealisedMoments:
-    """What one draw ε of each row turned out to be, over the n = L·d coordinates of its real tokens; float64.
+    """Realised moments of one draw ε per row, over the n = L·d coordinates of its real tokens; (batch,), float64.
 
-    square_norm: ‖ε‖².
-    norm:        ‖ε‖.
-    mean:        Σε/n.
-    variance:    Σε²/n (about the known mean 0).
-    kurtosis:    n·Σε⁴/(Σε²)², NaN where ε = 0.
+    Attributes:
+        square_norm: ‖ε‖².
+        norm: ‖ε‖.
+        mean: Σε/n.
+        variance: Σε²/n, about the known mean 0.
+        kurtosis: n·Σε⁴/(Σε²)², NaN if ε = 0.
     """
 
     square_norm: Float[Tensor, " batch"]
@@ -70,9 +79,20 @@ def realised_moments(
     epsilon: Float[Tensor, "batch token dim"],
     mask: Mask,
 ) -> RealisedMoments:
-    """Realised moments of each row of `epsilon`, (batch, token, dim), padding left out; sums in float64.
+    """Realised norm, variance and kurtosis of each row's noise, excluding padding; sums in float64.
 
-    mask: (batch, token), 1 at real tokens. Each field of the result is (batch,).
+    Args:
+        epsilon: (batch, token, dim), one draw per row.
+        mask: (batch, token), 1 at real tokens.
+
+    Returns:
+        The moments; each field is (batch,).
+
+    Examples:
+        >>> import torch
+        >>> from symnoise import realised_moments
+        >>> realised_moments(torch.full((1, 4, 25), 0.5), torch.tensor([[1, 1, 1, 0]])).square_norm.item()
+        18.75
     """
     kept = (epsilon * (mask != 0)[:, :, None]).double().flatten(1)
     n = lengths(mask).double() * epsilon.shape[-1]

@@ -1,4 +1,4 @@
-"""`Noise`: a law at NEFTune's scale, calibrated or not, one draw or a pair."""
+"""`Noise`: a law at NEFTune's scale, calibrated or raw, one draw or a pair."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from symnoise.noise import laws
 from symnoise.noise.moments import Moments, closed_form_moments
 
 Setting = tuple[str, bool, bool, bool]  # (law, calibrated, paired, mirrored)
-# Names that do not follow from the law's.
+# Names that are not derived from the law's.
 _OWN: dict[str, Setting | None] = {
     "none": None,
     "gaussian-raw": ("gaussian", False, False, True),
@@ -22,7 +22,7 @@ _OWN: dict[str, Setting | None] = {
 
 
 def noise_names() -> dict[str, Setting | None]:
-    """Command-line and config names of noises: each law's own (one calibrated draw), LAW-pair, and special ones."""
+    """Command-line and config names of noises: each law's name (one calibrated draw), LAW-pair, and special ones."""
     single = {law: (law, True, False, True) for law in laws.LAWS}
     pairs = {f"{law}-pair": (law, True, True, True) for law in laws.LAWS}
     named = {name: setting for name, setting in pairs.items() if setting not in _OWN.values()}
@@ -30,35 +30,45 @@ def noise_names() -> dict[str, Setting | None]:
 
 
 def single_draws() -> list[str]:
-    """Names of the noises that are one draw: each law calibrated, then raw ones."""
+    """Names of the single-draw noises: each law calibrated, then raw ones."""
     return [name for name, setting in noise_names().items() if setting and not setting[2]]
 
 
 def scale_of(
     amount: float, lengths: Int[Tensor, "*shape"], dim: int, dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "*shape"]:
-    """NEFTune's scale amount/√(L·d), 0 where L is 0, computed in `dtype`: measuring and training use this one.
+    """NEFTune's scale amount/√(L·d), 0 for L = 0, computed in `dtype`; used in measuring and in training.
 
-    Without a check of the lengths, which would make an accelerator wait; `Noise.scale` checks.
+    Lengths are not checked here, since that would make an accelerator wait; `Noise.scale` checks them.
     """
     return (amount / (lengths.to(dtype) * dim).sqrt()).masked_fill(lengths == 0, 0.0)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Embedding noise ε = s·u with u from a law of variance v and s = c·α/√(L·d).
+    """Embedding noise (NEFTune, SymNoise and others): ε = s·u, u from a law of variance v, s = c·α/√(L·d).
 
     L is the true (unpadded) length of the row, d the embedding width (Jain et al. 2023, arXiv 2310.05914, §2).
     Calibration sets c = √(1/(3v)), so that E‖ε‖² = α²/3 for every law: 1 for uniform, 1/√3 for Gaussian and
-    Rademacher (Yadav 2026, arXiv 2605.23171); uncalibrated, c = 1.
+    Rademacher (Yadav 2026, arXiv 2605.23171). Uncalibrated, c = 1.
 
-    law:        a name in `LAWS`: "uniform", "gaussian", "rademacher".
-    alpha:      α ≥ 0, finite.
-    calibrated: whether every law gets the mean square norm of NEFTune's uniform noise.
-    paired:     whether two sides are trained on; `sample_pair` draws them.
-    mirrored:   whether the second side of a pair is −ε (SymNoise) or a second independent draw (its control).
+    Attributes:
+        law: A name in `LAWS`: "uniform", "gaussian", "rademacher".
+        alpha: α ≥ 0, finite.
+        calibrated: Whether the law gets the mean square norm of NEFTune's uniform noise.
+        paired: Whether training uses two sides, drawn by `sample_pair`.
+        mirrored: Whether the second side of a pair is −ε (SymNoise) or a second independent draw (its control).
 
-    Raises `InputError` for an unknown law, and for α below 0 or not finite.
+    Raises:
+        InputError: For an unknown law, or if α is negative or not finite.
+
+    Examples:
+        >>> from symnoise import Noise
+        >>> noise = Noise.neftune(5.0)
+        >>> round(noise.sigma(16, 64).item(), 6)  # 5 / √(3 · 16 · 64)
+        0.090211
+        >>> Noise.symnoise(5.0)
+        Noise(law='rademacher', alpha=5.0, calibrated=True, paired=True, mirrored=True)
     """
 
     law: str
@@ -74,17 +84,36 @@ class Noise:
 
     @classmethod
     def neftune(cls, alpha: float) -> "Noise":
-        """One draw of uniform noise (Jain et al. 2023)."""
+        """NEFTune: one draw of uniform noise (Jain et al. 2023).
+
+        Args:
+            alpha: α.
+        """
         return cls("uniform", alpha)
 
     @classmethod
     def symnoise(cls, alpha: float) -> "Noise":
-        """A mirrored pair of calibrated Rademacher noise (Singh & Yadav 2023, arXiv 2312.01523)."""
+        """SymNoise: a mirrored pair of calibrated Rademacher noise (Singh & Yadav 2023, arXiv 2312.01523).
+
+        Args:
+            alpha: α.
+        """
         return cls("rademacher", alpha, calibrated=True, paired=True)
 
     @classmethod
     def named(cls, name: str, alpha: float) -> "Noise | None":
-        """The noise that the command line and configs call `name`; None for "none". `InputError` if there is none."""
+        """The noise called `name` on the command line and in configs.
+
+        Args:
+            name: Such as "uniform" (NEFTune), "gaussian", "symnoise", "uniform-pair" or "none".
+            alpha: α.
+
+        Returns:
+            The noise; None for "none".
+
+        Raises:
+            InputError: For an unknown name.
+        """
         known = noise_names()
         if name not in known:
             raise unknown("noise", name, known)
@@ -93,8 +122,8 @@ class Noise:
 
     @property
     def name(self) -> str:
-        """The command-line name, or a description where this combination has none."""
-        mirrored = self.mirrored or not self.paired  # mirroring says nothing of a single draw
+        """The command-line name, or a description if this combination has none."""
+        mirrored = self.mirrored or not self.paired  # mirroring means nothing for a single draw
         setting = (self.law, self.calibrated or self.law == "uniform", self.paired, mirrored)
         for name, known in noise_names().items():
             if known == setting:
@@ -110,16 +139,21 @@ class Noise:
 
     @property
     def calibration(self) -> float:
-        """c: √(1/(3v)) where calibrated, else 1."""
+        """c: √(1/(3v)) if calibrated, else 1."""
         return math.sqrt(1 / (3 * laws.law(self.law).variance)) if self.calibrated else 1.0
 
     def scale(self, lengths: Int[Tensor, " batch"] | int, dim: int) -> Float[Tensor, " batch"]:
-        """s = c·α/√(L·d) of each row, (batch,), float64; the standard deviation of a coordinate is σ = s·√v.
+        """Scale s = c·α/√(L·d) of each row.
 
-        lengths: true lengths L, (batch,) or one number.
-        dim:     the embedding width d.
+        Args:
+            lengths: True lengths L, (batch,) or one number.
+            dim: Embedding width d.
 
-        Raises `InputError` for a row without a real token and for a width below 1.
+        Returns:
+            s, (batch,), float64. The standard deviation of a coordinate is σ = s·√v.
+
+        Raises:
+            InputError: For a row without a real token, or a width below 1.
         """
         length = torch.as_tensor(lengths).reshape(-1)
         if bool((length < 1).any()) or dim < 1:
@@ -127,9 +161,17 @@ class Noise:
         return scale_of(self.calibration * self.alpha, length, dim)
 
     def sigma(self, lengths: Int[Tensor, " batch"] | int, dim: int) -> Float[Tensor, " batch"]:
-        """σ = s·√v of each row, (batch,), float64, in embedding units: the standard deviation of one coordinate of ε.
+        """Standard deviation σ = s·√v of one coordinate of ε, for each row.
 
-        Arguments and errors as in `scale`.
+        Args:
+            lengths: True lengths L, (batch,) or one number.
+            dim: Embedding width d.
+
+        Returns:
+            σ in embedding units, (batch,), float64.
+
+        Raises:
+            InputError: As in `scale`.
         """
         return self.scale(lengths, dim) * math.sqrt(laws.law(self.law).variance)
 
@@ -140,10 +182,21 @@ class Noise:
         *,
         generator: torch.Generator,
     ) -> Float[Tensor, "batch token dim"]:
-        """One draw ε, (batch, token, dim), exactly 0 at padding.
+        """Draw ε for a batch, exactly 0 at padding.
 
-        Drawn and scaled in float32 (float64 for float64 embeddings) and only then cast to the embeddings' dtype,
-        so that half precision rounds the finished noise once. Only shape, dtype and device of `embeddings` matter.
+        Drawn and scaled in float32 (float64 for float64 embeddings) and only then cast to the embeddings' dtype, so
+        that half precision rounds the finished noise once.
+
+        Args:
+            embeddings: (batch, token, dim); only shape, dtype and device matter.
+            mask: (batch, token), 1 at real tokens.
+            generator: Source of all randomness.
+
+        Returns:
+            ε, (batch, token, dim).
+
+        Raises:
+            InputError: For a row without a real token.
         """
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
         draw = laws.law(self.law).sample(embeddings.shape, generator=generator, dtype=dtype, device=embeddings.device)
@@ -158,11 +211,31 @@ class Noise:
         *,
         generator: torch.Generator,
     ) -> tuple[Float[Tensor, "batch token dim"], Float[Tensor, "batch token dim"]]:
-        """The two sides: (ε, −ε) where mirrored, else two independent draws."""
+        """Draw the two sides of a pair: (ε, −ε) if mirrored, else two independent draws.
+
+        Args:
+            embeddings: (batch, token, dim); only shape, dtype and device matter.
+            mask: (batch, token), 1 at real tokens.
+            generator: Source of all randomness.
+
+        Returns:
+            Two tensors of (batch, token, dim), as from `sample`.
+
+        Raises:
+            InputError: For a row without a real token.
+        """
         first = self.sample(embeddings, mask, generator=generator)
         return first, -first if self.mirrored else self.sample(embeddings, mask, generator=generator)
 
     def moments(self, length: int, dim: int) -> Moments:
-        """Closed-form moments of one draw over n = length·dim coordinates; see `Moments`."""
+        """Closed-form moments of one draw over n = length·dim coordinates.
+
+        Args:
+            length: True length L of the row.
+            dim: Embedding width d.
+
+        Returns:
+            The moments; formulas in `Moments`.
+        """
         law = laws.law(self.law)
         return closed_form_moments(law, float(self.scale(length, dim)), length * dim)

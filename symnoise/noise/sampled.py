@@ -1,4 +1,4 @@
-"""Moments of the noise as drawn, next to their closed forms."""
+"""Sampled moments of the noise, to compare with the closed forms."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from symnoise.noise.noise import Noise
 
 @dataclass(frozen=True)
 class SampledMoments:
-    """E‖ε‖², Var‖ε‖² and E‖ε‖ estimated from draws, with standard errors, and the draws' norms, (draw,), float64."""
+    """Estimates of E‖ε‖², Var‖ε‖² and E‖ε‖ with standard errors, and the norm of each draw, (draw,), float64."""
 
     mean_square_norm: Estimate
     var_square_norm: Estimate
@@ -22,7 +22,7 @@ class SampledMoments:
 
 
 def sampled_moments(noise: Noise, length: int, dim: int, draws: int, seed: int = 0) -> SampledMoments:
-    """Moments of `draws` draws of one row of (length, dim), made in float32 as in training, summed in float64.
+    """Moments over `draws` draws of one row of (length, dim), made in float32 as in training, summed in float64.
 
     Raises `InputError` for fewer than 2 draws, or a length or width below 1.
     """

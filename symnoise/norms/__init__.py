@@ -1,4 +1,4 @@
-"""Embedding-norm growth: closed forms, through the layers of a model, and along the ray through the embeddings."""
+"""Embedding-norm growth: in closed form, through the layers of a model, and the radial identity."""
 
 from symnoise.norms.closed_forms import SquareNorm, expected_square_norm, square_norm
 from symnoise.norms.layers import LayerGrowth, layer_growth

@@ -14,11 +14,13 @@ CROSS = 4  # Var(2X·ε) = 4σ²‖X‖²
 
 @dataclass(frozen=True)
 class SquareNorm:
-    """Moments of ‖X + ε‖² over draws, one entry per row, float64.
+    """Moments of ‖X + ε‖² over draws, one entry per row; (batch,), float64.
 
-    mean:          E‖X+ε‖² = ‖X‖² + nσ² (N1; nσ² = α²v of the calibrated scale).
-    variance:      Var‖X+ε‖² = 4σ²‖X‖² + nσ⁴(κ−1), of one draw.
-    pair_variance: variance of ½(‖X+ε‖² + ‖X−ε‖²) = ‖X‖² + ‖ε‖², exactly, for each mirrored pair (N2): nσ⁴(κ−1).
+    Attributes:
+        mean: E‖X+ε‖² = ‖X‖² + nσ² (N1; nσ² = α²v of the calibrated scale).
+        variance: Var‖X+ε‖² = 4σ²‖X‖² + nσ⁴(κ−1), of one draw.
+        pair_variance: nσ⁴(κ−1), the variance of ½(‖X+ε‖² + ‖X−ε‖²), which is exactly ‖X‖² + ‖ε‖² for each mirrored
+            pair (N2).
     """
 
     mean: Float[Tensor, " batch"]
@@ -31,12 +33,25 @@ def expected_square_norm(
     mask: Mask,
     noise: Noise,
 ) -> SquareNorm:
-    """Mean and variance of the squared Frobenius norm ‖X + ε‖² of each row's noisy embeddings, padding left out.
+    """Mean and variance of the squared Frobenius norm ‖X + ε‖² of each row's noisy embeddings, excluding padding.
 
-    embeddings: (batch, token, dim).
-    mask:       (batch, token), 1 at real tokens.
+    Args:
+        embeddings: (batch, token, dim).
+        mask: (batch, token), 1 at real tokens.
+        noise: The noise ε.
 
-    Norms are in squared embedding units. Raises `InputError` for a row without a real token.
+    Returns:
+        Moments over draws, in squared embedding units.
+
+    Raises:
+        InputError: For a row without a real token.
+
+    Examples:
+        >>> import torch
+        >>> from symnoise import Noise, expected_square_norm
+        >>> X, mask = torch.ones(1, 4, 25), torch.tensor([[1, 1, 1, 0]])
+        >>> round(expected_square_norm(X, mask, Noise.symnoise(3.0)).mean.item(), 6)  # 75 + 3²/3
+        78.0
     """
     length, dim = lengths(mask), embeddings.shape[-1]
     variance = noise.sigma(length, dim).to(embeddings.device) ** 2

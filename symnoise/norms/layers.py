@@ -1,4 +1,4 @@
-"""How noise on the embeddings grows, or dies, on its way through the layers of a real model."""
+"""Growth of embedding noise through the layers of a model."""
 
 from dataclasses import dataclass, field
 
@@ -14,16 +14,17 @@ from symnoise.norms.closed_forms import square_norm
 
 @dataclass(frozen=True)
 class LayerGrowth:
-    """Per layer, per example; layer 0 is what enters the first block (with positions, where a model adds them), layer l
-    the output of block l, the last one after the final norm. Norms are over real tokens.
+    """Growth and displacement of the hidden states under noise, per layer and example; norms are over real tokens.
 
-    clean:        (layer, batch) ‖h(X)‖²/L, mean square norm of a token without noise.
-    growth:       (layer, batch) E‖h(X+ε)‖²/‖h(X)‖² − 1, how much the squared norm grows on average.
-    displacement: (layer, batch) E‖h(X+ε) − h(X)‖²/‖h(X)‖², how far the states move.
-    per_token:    (layer, batch, token) E‖h_t(X+ε)‖² − ‖h_t(X)‖², 0 at padding.
-    square_norm:  (batch,) E‖X+ε‖² of the embeddings themselves, from the same draws (claim N1).
+    Layer 0 is the input of the first block (with positions, if the model adds them), layer l the output of block l, the
+    last one after the final norm. A draw has both sides if the noise is paired, one side otherwise.
 
-    A draw is a mirrored pair or two independent sides where the noise is paired, one side otherwise.
+    Attributes:
+        clean: (layer, batch) ‖h(X)‖²/L, mean square norm of a token without noise.
+        growth: (layer, batch) E‖h(X+ε)‖²/‖h(X)‖² − 1, mean relative growth of the squared norm.
+        displacement: (layer, batch) E‖h(X+ε) − h(X)‖²/‖h(X)‖², how far the states move.
+        per_token: (layer, batch, token) E‖h_t(X+ε)‖² − ‖h_t(X)‖², 0 at padding.
+        square_norm: (batch,) E‖X+ε‖² of the embeddings themselves, from the same draws (claim N1).
     """
 
     clean: Float[Tensor, "layer batch"] = field(repr=False)
@@ -34,9 +35,19 @@ class LayerGrowth:
 
 
 def layer_growth(loss: EmbeddingLoss, noise: Noise, draws: int = 8, seed: int = 0) -> LayerGrowth:
-    """Growth and displacement of the hidden states under `draws` draws of `noise`, for each layer and example.
+    """Norm growth and displacement of the hidden states under noise, for each layer and example.
 
-    Draws are keyed to (seed, draw). Raises `InputError` for draws < 1.
+    Args:
+        loss: The model and batch.
+        noise: The noise on the embeddings.
+        draws: Number of draws; standard errors need two.
+        seed: Random seed; draws are keyed by (seed, draw).
+
+    Returns:
+        Means over draws, with standard errors.
+
+    Raises:
+        InputError: For draws < 1.
     """
     if draws < 1:
         raise InputError(f"draws must be 1 or more; got {draws}")

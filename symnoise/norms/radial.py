@@ -8,18 +8,19 @@ from symnoise.core import Estimate, InputError, retained_heap, track
 from symnoise.models import Loss
 from symnoise.noise import directions
 
-DEGREE = -2  # of tr H where ℓ has degree 0 in X: tr H(cX) = c⁻² tr H(X)
+DEGREE = -2  # of tr H if ℓ has degree 0 in X: tr H(cX) = c⁻² tr H(X)
 
 
 @dataclass(frozen=True)
 class RadialIdentity:
-    """How tr H changes along the ray through X; in nats per squared embedding unit.
+    """Change of tr H along the ray through X: (batch,), from the same probes, in nats per squared embedding unit.
 
-    trace:      tr H.
-    derivative: ⟨X, ∇ tr H⟩ = d/dc tr H(cX) at c = 1.
-    defect:     ⟨X, ∇ tr H⟩ + 2 tr H.
+    If ℓ(cX) = ℓ(X) for all c > 0, then H(cX) = H(X)/c² and the defect is 0.
 
-    Where ℓ(cX) = ℓ(X) for all c > 0, H(cX) = H(X)/c² and the defect is 0. All (batch,), from the same probes.
+    Attributes:
+        trace: tr H.
+        derivative: ⟨X, ∇ tr H⟩ = d/dc tr H(cX) at c = 1.
+        defect: ⟨X, ∇ tr H⟩ + 2 tr H.
     """
 
     trace: Estimate
@@ -28,11 +29,21 @@ class RadialIdentity:
 
 
 def radial_identity(loss: Loss, probes: int = 8, seed: int = 0) -> RadialIdentity:
-    """tr H, ⟨X, ∇ tr H⟩ and the defect from scale invariance, by Hutchinson with Rademacher probes.
+    """Scale-invariance check of the loss: tr H, ⟨X, ∇ tr H⟩ and ⟨X, ∇ tr H⟩ + 2 tr H, by Hutchinson's estimate.
 
-    ⟨X, ∇(zᵀHz)⟩ is exact for each probe: reverse mode three times, no step to choose. Memory is about three times
-    that of a Hessian product, so measure short examples, few at a time. Works for any loss with `embeddings`,
-    `mask` and `ids`. Raises `InputError` for probes < 1.
+    ⟨X, ∇(zᵀHz)⟩ is exact for each Rademacher probe: reverse mode three times, with no step size to choose. Memory is
+    about three times that of a Hessian product, so measure few short examples at a time.
+
+    Args:
+        loss: Any loss with `embeddings`, `mask` and `ids`.
+        probes: Probes per example.
+        seed: Random seed of the probes.
+
+    Returns:
+        The three estimates, (batch,), with standard errors over probes.
+
+    Raises:
+        InputError: For probes < 1.
     """
     if probes < 1:
         raise InputError(f"probes must be 1 or more; got {probes}")

@@ -1,8 +1,8 @@
-"""The claims that are held against measurement: what each says, and why it should be so.
+"""The claims that are tested by measurement: the statement of each, and its derivation.
 
-`CLAIMS` are theorems or follow from them, and one run on one model measures all of them. `OUTCOMES` are about what
-fine-tuning brings, and need runs over many seeds; `PREFERENCES` are about published judgements. `KINDS` says which rows
-of a ledger can be false of a real model, and which check the implementation only.
+`CLAIMS` are theorems or follow from them, and one run on one model measures all of them. `OUTCOMES` are about the
+results of fine-tuning, and need runs over many seeds; `PREFERENCES` are about published judgements. `KINDS` says which
+rows of a ledger can be false of a real model, and which only check the implementation.
 
 Notation: X embeddings of one example, n = L·d coordinates, ℓ its loss, g = ∇ℓ, H = ∇²ℓ; ε = σz, coordinates of z
 independent, symmetric, of unit variance and kurtosis κ; a raw draw has variance v.
@@ -160,8 +160,8 @@ class Rule:
     why: str
 
 
-# The first rule that matches decides; longer keys come first. An identity is algebra or exact mathematics: it checks
-# the implementation and cannot fail by nature. A prediction could be false of a model or of training.
+# The first matching rule applies; longer keys come first. An identity is algebra or exact mathematics: it checks the
+# implementation and cannot otherwise fail. A prediction could be false of a model or of training.
 KINDS = (
     Rule("N3.identity.scale-invariant", SUBJECTS, "identity", "Euler's theorem: ℓ is made homogeneous of degree 0"),
     Rule("N3.premise.scale-invariant", SUBJECTS, "identity", "ℓ is made homogeneous of degree 0"),

@@ -1,7 +1,7 @@
-"""The numbers in the claims' formulas, where a test can put a wrong one and see a verdict turn.
+"""The numbers in the claims' formulas, so that a test can replace one by a wrong one and see a verdict flip.
 
-Those that the library itself needs are there: the laws' variances and kurtoses in `symnoise.noise.LAWS`, M2's in
-`symnoise.noise.moments`, N2's in `symnoise.norms.closed_forms`, N3's in `symnoise.norms.radial`, V1's in
+Numbers that the library itself needs are in its modules: the laws' variances and kurtoses in `symnoise.noise.LAWS`,
+M2's in `symnoise.noise.moments`, N2's in `symnoise.norms.closed_forms`, N3's in `symnoise.norms.radial`, V1's in
 `symnoise.curvature.smoothing`.
 """
 

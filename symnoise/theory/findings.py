@@ -1,4 +1,4 @@
-"""What a check brings back: ledger rows, and the tables that the figures are drawn from."""
+"""Results of a check: ledger rows, and tables for the figures."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Table = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Findings:
-    """rows: for the ledger.  tables: name -> records (one dict a measured point), for figures and CSV files."""
+    """rows: for the ledger.  tables: name -> records (one dict per measured point), for figures and CSV files."""
 
     rows: list[Row] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Findings:
 
 
 def timed(check: Callable[..., Findings]) -> Callable[..., Findings]:
-    """The check, with the seconds it took shared out over its rows."""
+    """The check, with its time divided evenly among its rows."""
 
     def run(*args: Any, **kwargs: Any) -> Findings:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The ledger: a prediction, a measurement with its interval, and a verdict that is computed from them."""
+"""The ledger: predictions, measurements with intervals, and the verdicts computed from them."""
 
 import math
 import re
@@ -18,17 +18,17 @@ LEVEL = 0.999
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement held against one claim.
+    """One measurement compared with one claim.
 
-    id, statement: of the claim.  quantity: what was measured here, and `where`: on what, both as text for readers.
-    key, subject:  stable names of the same two, by which rows are selected: key is "P2.variance.pair.alpha=5",
+    id, statement: of the claim.  quantity: what was measured, and `where`: on what, both as text for readers.
+    key, subject:  stable names of the same two, by which rows are selected: key such as "P2.variance.pair.alpha=5",
                    subject one of `SUBJECTS`.
-    scheme:        which of the claim's numbers this is, where it has several: of P2 "one draw", "two draws" or "pair",
-                   of V1 "slope" or "ratio-of-means", of N3 "premise" or "identity"; else "".
-    kind:          "identity" (checks the implementation, cannot fail by nature) or "prediction", by `KINDS`.
-    prediction:    the number the claim gives, computed before measuring.
+    scheme:        which of the claim's numbers this is, if it has several: for P2 "one draw", "two draws" or "pair",
+                   for V1 "slope" or "ratio-of-means", for N3 "premise" or "identity"; else "".
+    kind:          "identity" (checks the implementation, cannot otherwise fail) or "prediction", by `KINDS`.
+    prediction:    the number that the claim gives, computed before measuring.
     measured:      the value, with its interval [low, high]: a confidence interval of coverage `LEVEL`, or a bound
-                   on rounding and extrapolation where nothing is random; null where there is none.
+                   on rounding and extrapolation if nothing is random; null if there is none.
     relation:      "equals": the interval must contain the prediction, and reach no further than `resolution` from the
                    value; "at most": the interval must lie below the prediction; "within": inside prediction ±
                    resolution.
@@ -57,12 +57,12 @@ class Row:
 
 
 def verdict(relation: str, prediction: float, low: float, high: float, resolution: float) -> str:
-    """`holds`, `fails` or `undecided`, from the interval alone; `undecided` where there is no finite interval.
+    """`holds`, `fails` or `undecided`, from the interval alone; `undecided` if there is no finite interval.
 
-    "equals":  fails where the prediction is outside [low, high]; holds where it is inside and high − low ≤
-               2·resolution; otherwise the interval is too wide to tell.
-    "at most": holds where high ≤ prediction, fails where low > prediction.
-    "within":  holds where [low, high] lies inside prediction ± resolution, fails where it lies outside.
+    "equals":  fails if the prediction is outside [low, high]; holds if it is inside and high − low ≤ 2·resolution;
+               otherwise the interval is too wide to decide.
+    "at most": holds if high ≤ prediction, fails if low > prediction.
+    "within":  holds if [low, high] is inside prediction ± resolution, fails if it is outside.
     """
     if not all(map(math.isfinite, (prediction, low, high))):
         return "undecided"
@@ -95,7 +95,7 @@ def row(
     relation: str = "equals",
     scheme: str = "",
 ) -> Row:
-    """A row with its computed verdict; the interval is `measured` ± `half`, or `half` itself where it is a pair.
+    """A row with its computed verdict; the interval is `measured` ± `half`, or `half` itself if it is a pair.
 
     key: what was measured, without the claim's id in front: "variance.pair.alpha=5".
     """
@@ -166,7 +166,7 @@ def limit_and_half(coarse: float, fine: float, order: int = 2) -> tuple[float, f
 
 
 def counts(rows: list[dict[str, Any]] | list[Row]) -> dict[str, int]:
-    """How many rows hold, fail, or stay undecided."""
+    """Number of rows that hold, fail or remain undecided."""
     verdicts = [r.verdict if isinstance(r, Row) else r["verdict"] for r in rows]
     return {word: verdicts.count(word) for word in ("holds", "fails", "undecided")}
 

@@ -1,4 +1,4 @@
-"""Two functions on which everything can be known: an analytic one, and a tiny transformer with its dense Hessian."""
+"""Two functions with known derivatives: an analytic one, and a tiny transformer with its dense Hessian."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Subject:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What each of its ledger rows has in common."""
+        """What its ledger rows have in common."""
         return {"subject": self.name, "where": self.where}
 
     def pair(self, steps: Float[Tensor, "points n"]) -> Float[Tensor, " points"]:
@@ -112,7 +112,7 @@ class Ridges:
 def tiny_llama(tokens: int = 4, dim: int = 8, seed: int = 0) -> tuple[Any, dict[str, Tensor]]:
     """A random two-layer float64 Llama and a batch of one example, small enough for a dense Hessian.
 
-    Weights are normal with deviation 0.5, so that attention and the gates are well away from linear.
+    Weights are normal with standard deviation 0.5, so that attention and gates are far from linear.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -1,4 +1,4 @@
-"""Noise in training: on any model, in any loop, exact in every Trainer; and what to watch along a run.
+"""Noise in training: on any model, in any loop, exact pairs in every Trainer; and trackers.
 
 Transformers and TRL are imported when a Trainer or a tracker is first used.
 """

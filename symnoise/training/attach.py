@@ -23,18 +23,18 @@ from symnoise.training.pairs import first_side, join_sides, layout
 from symnoise.training.reference import Policy
 from symnoise.training.target import find_target
 
-_IN_FLIGHT = 64  # forwards whose backward may still come; each keeps a few numbers a token
+_IN_FLIGHT = 64  # forwards whose backward may still come; each keeps a few numbers per token
 
 _occupied: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
 class NoisePlan:
-    """What one forward is to get.
+    """The noise that one forward gets.
 
-    lengths: each token's L, 0 where no noise goes, of the batch before doubling; None to read it from what the
-             forward itself is given, where a Trainer makes the model's batch from its own (GRPO, KTO, ORPO).
-    key:     (optimizer step, micro-step), and the number of the forward where there are several: names the draw.
+    lengths: each token's L, 0 where there is no noise, of the batch before doubling; None to read it from the forward's
+             own arguments, if a Trainer builds the model's batch itself (GRPO, KTO, ORPO).
+    key:     (optimizer step, micro-step), and the number of the forward if there are several: keys the draw.
     side:    "single" draw; "rows" or "tokens" for both sides of a doubled batch (see `pairs.layout`); "first" or
              "second" side alone; "none".
     """
@@ -45,12 +45,13 @@ class NoisePlan:
 
 
 class Attached:
-    """Noise that sits on a model until `remove()`; made by `attach`, usable as a context manager.
+    """Handle of the noise on a model, until `remove()`; made by `attach`, also a context manager.
 
-    fired: how many forwards have been noised.
-    on_draw: called as on_draw(epsilon, embeddings, lengths) after each draw, all without gradient; for tracking.
-    resting: whether forwards get noise inside `using` alone, as the Trainers have it: no other forward of theirs
-             (generation, log-probabilities of the sampling policy) is a training step.
+    Attributes:
+        fired: Number of forwards that got noise.
+        on_draw: Called as on_draw(epsilon, embeddings, lengths) after each draw, without gradients; for tracking.
+        resting: Whether forwards get noise only inside `using`. The Trainers set it, since their other forwards
+            (generation, log-probabilities of the sampling policy) are not training steps.
     """
 
     def __init__(self, model: nn.Module, noise: Noise | None, seed: int, options: NoiseOptions, rank: int) -> None:
@@ -59,7 +60,7 @@ class Attached:
         self.on_draw: Callable[[Tensor, Tensor, Tensor], None] | None = None
         self.resting = False
         self._key: tuple[int, ...] = (0, 0)
-        self._given: NoisePlan | None = None  # set by a Trainer, which knows more than the forward gets
+        self._given: NoisePlan | None = None  # set by a Trainer, which knows more than the forward does
         self._forwards = 0  # since then
         self._plan: NoisePlan | None = None  # of the forward in progress, until the embedding has run
         self._drawn: dict[int, NoisePlan] = {}  # of forwards whose backward may run them again
@@ -75,7 +76,7 @@ class Attached:
         if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
             torch.compiler.reset()  # code compiled before would run without the hooks
         _occupied.add(embedding)
-        outside = torch.compiler.disable  # the hooks keep count and draw; only they stay out of the compiled graph
+        outside = torch.compiler.disable  # the hooks count and draw; only they stay out of the compiled graph
         self._handles = [
             self._target.model.register_forward_pre_hook(outside(self._before), with_kwargs=True),
             embedding.register_forward_hook(outside(self._on_embedding), with_kwargs=True),
@@ -95,7 +96,7 @@ class Attached:
 
     @property
     def model(self) -> nn.Module:
-        """The module whose forwards are noised, without the wrappers of distributed training."""
+        """The module whose forwards get noise, without the wrappers of distributed training."""
         return self._target.model
 
     @property
@@ -109,7 +110,7 @@ class Attached:
         self.remove()
 
     def remove(self) -> None:
-        """Take the noise off. Safe to call twice."""
+        """Remove the noise from the model. Safe to call twice."""
         for handle in self._handles:
             handle.remove()
         if self._handles:
@@ -118,8 +119,14 @@ class Attached:
         self._drawn.clear()
 
     def at(self, step: int) -> None:
-        """The next forward is the first micro-step of optimizer step `step`; call it each step where draws must be
-        the same after a restart or where α has a schedule. Without it all forwards count as micro-steps of step 0."""
+        """Set the optimizer step: the next forward is its first micro-step.
+
+        Call it at every step if draws must be the same after a restart, or if α has a schedule. Without it all forwards
+        count as micro-steps of step 0.
+
+        Args:
+            step: Number of the optimizer step, from 0.
+        """
         self._key = (step, 0)
         self._drawn.clear()
 
@@ -137,7 +144,7 @@ class Attached:
         return noised_lengths(batch, self.options.length, self.options.where, placeholders)
 
     def next_plan(self, batch: Mapping[str, Any]) -> NoisePlan:
-        """The `NoisePlan` of the next micro-step, which is thereby taken."""
+        """The `NoisePlan` of the next micro-step; advances the count."""
         return self.plan(batch, self._next_key())
 
     def _next_key(self) -> tuple[int, int]:
@@ -161,10 +168,10 @@ class Attached:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """No forward in the block gets noise, nor counts as a micro-step: for a reference, a teacher, a clean loss.
+        """Forwards in the block get no noise and do not count as micro-steps: for a reference, a teacher, a clean loss.
 
-        A forward with PEFT's adapters disabled, or without gradients and with another adapter active, is the
-        reference's and gets none by itself.
+        A forward with PEFT's adapters disabled, or without gradients and with another adapter active, belongs to the
+        reference and never gets noise.
         """
         before, self.resting = self.resting, True
         given, self._given = self._given, None
@@ -174,10 +181,10 @@ class Attached:
             self.resting, self._given = before, given
 
     def require_documents_apart(self, batch: Mapping[str, Any]) -> None:
-        """`InputError` for a model in which the documents of one row see each other, as OPT's, whose attention does
-        not read `position_ids`, and those with convolutions: in one row the sides of a pair would, too.
+        """`InputError` for a model in which documents packed into one row see each other, as a pair's sides would.
 
-        Tried once, on two documents of two tokens. With `cu_seq_lens_q` alone there is nothing to try.
+        Such as OPT, whose attention ignores `position_ids`, and models with convolutions. Tested once, on two documents
+        of two tokens; not possible with `cu_seq_lens_q` alone.
         """
         if self._apart is None and batch.get("position_ids") is not None:
             row = torch.tensor([[1, 2, 1, 2], [2, 1, 1, 2]], device=batch["input_ids"].device)
@@ -194,7 +201,7 @@ class Attached:
             )
 
     def epsilon(self, plan: NoisePlan, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The noise of `plan`, as it is added: a function of (seed, rank, plan) alone on one kind of device."""
+        """The noise of `plan`, as added: depends only on (seed, rank, plan), on one kind of device."""
         assert self.noise is not None
         assert plan.lengths is not None
         step, *within = plan.key
@@ -249,7 +256,7 @@ class Attached:
             self._plan = self.next_plan(batch)
 
     def _warn_of_evaluation(self, model: nn.Module) -> None:
-        """Once, of gradients in evaluation mode: `from_pretrained` leaves a model there, and a loop may forget it."""
+        """Warn once of gradients in evaluation mode, in which `from_pretrained` leaves models."""
         if self._warned or not torch.is_grad_enabled() or not any(p.requires_grad for p in model.parameters()):
             return
         self._warned = True
@@ -281,7 +288,7 @@ class Attached:
         if not _in_backward():
             self.fired += 1
             if self.on_draw is not None and plan.lengths is not None:
-                here = self._target.multiplier  # what is reported is as the first layer receives it
+                here = self._target.multiplier  # report the noise as the first layer receives it
                 self.on_draw(here * epsilon.detach(), here * output.detach(), plan.lengths)
         return output + epsilon
 
@@ -295,7 +302,7 @@ class Attached:
 
 
 def require_noise(noise: Any, *, given: bool = True) -> None:
-    """`InputError` for what is neither a `Noise` nor None, and where nothing was `given`."""
+    """`InputError` unless `noise` is a `Noise` or None, and if it was not `given`."""
     if not given or not isinstance(noise, Noise | None):
         what = f"got {noise!r}" if given else "nothing was given"
         raise InputError(f"noise must be a Noise, such as Noise.symnoise(5.0), or None for plain training; {what}")
@@ -309,26 +316,43 @@ def attach(
     *,
     rank: int | None = None,
 ) -> Attached:
-    """Add `noise` to the output of `model`'s text embedding in every training-mode forward, until removed.
+    """Add embedding noise to a model: to the output of its text embedding in every training-mode forward.
 
-    Usable as `with attach(model, noise, seed=0): …` or as a handle with `remove()`. ε is added after whatever
-    scaling is part of the embedding (Gemma's √d), and divided beforehand by what the model multiplies by
-    afterwards (Granite), so that α speaks of the embeddings as the first layer receives them. (Not with
-    `length="padded"`, which is Transformers' noise: that is multiplied, too.)
+    Use it as `with attach(model, noise, seed=0): …` or as a handle with `remove()`. ε is added after any scaling inside
+    the embedding (Gemma's √d), and is divided by the model's later multiplier (Granite), so that α refers to the
+    embeddings as the first layer receives them. `length="padded"`, Transformers' noise, is multiplied, too.
 
-    Draws are keyed by (seed, rank, step, micro-step), made in float32, and independent of the global generator.
-    The device's own generator is used, so CPU and GPU runs draw differently. Paired noise expects each
-    example twice in the batch: see `PairedCollator`, or use a SymNoise Trainer, which doubles batches itself.
+    Draws are keyed by (seed, rank, step, micro-step), made in float32, and independent of the global generator. They
+    use the device's own generator, so CPU and GPU runs draw differently. Paired noise expects each example twice in the
+    batch: see `PairedCollator`, or use a SymNoise Trainer, which doubles batches itself.
 
-    model: a Transformers model, bare or within PEFT, DDP, FSDP or torch.compile. Attach to what the loop calls, and
-           to a compiled model before its first forward.
-    noise: what to add; None adds nothing, for the arm without noise.
-    seed:  names the draws, together with rank, step and micro-step.
-    options: see `NoiseOptions`.
-    rank:  of this process among those with different data; by default its rank in torch.distributed.
+    Args:
+        model: A Transformers model, bare or within PEFT, DDP, FSDP or torch.compile. Attach to the object that the loop
+            calls, and to a compiled model before its first forward.
+        noise: The noise; None for plain training.
+        seed: Random seed of the draws.
+        options: Length, tokens and schedule of the noise.
+        rank: Rank of this process among those with different data; default its rank in torch.distributed.
 
-    Raises `InputError` for DataParallel, a model without embedding table, a second attach to the same table, and
-    `neftune_noise_alpha`; and, from the forward, for inputs_embeds and for a training forward without a draw.
+    Returns:
+        The handle.
+
+    Raises:
+        InputError: For DataParallel, a model without embedding table, a second attach to the same table, and
+            `neftune_noise_alpha`. The forward raises it for inputs_embeds and for a training forward without a draw.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from symnoise import Noise, attach
+        >>> sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)).train()
+        >>> ids = torch.arange(8)[None]
+        >>> plain = model(input_ids=ids).logits
+        >>> with attach(model, Noise.neftune(5.0), seed=0) as handle:
+        ...     noisy = model(input_ids=ids).logits
+        >>> handle.fired, torch.equal(noisy, plain), torch.equal(model(input_ids=ids).logits, plain)
+        (1, False, True)
     """
     if rank is None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,4 +1,4 @@
-"""The variance budget of a training step: how much of the gradient's variance comes from batches, how much from noise.
+"""Variance budget of a training step: how much of the gradient's variance comes from batches, how much from noise.
 
 symbol   here            quantity, gradients over all trained weights
 g₀       clean           gradient of the batch's mean token loss without noise
@@ -31,20 +31,22 @@ Record = dict[str, Any]  # what is kept of a batch: numbers alone, as JSON
 
 @dataclass(frozen=True)
 class VarianceBudget:
-    """Where the variance of a noisy gradient comes from at one α (claim G1), each with an error over batches.
-
-    signal:    ‖E g₀‖², the squared norm of the mean gradient.
-    batch:     V_batch = E‖g₀ − E g₀‖², the trace of the covariance of g₀ over batches.
-    odd:       V_odd = E‖O‖², what a mirrored pair takes away from a single draw (its conditional mean is 0).
-    even:      V_even = E‖E − E[E | batch]‖², the variance of the even part over draws.
-    even_square: E‖E‖², of which `even` is the part that averages out over draws.
-    rho:       ρ = V_odd/V_batch: a pair acts on the variance like a batch larger by 1 + ρ.
-    cosine:    E⟨E, g₀⟩/√(E‖E‖²·E‖g₀‖²).
-    shrinkage: E⟨E, g₀⟩/E‖g₀‖²; −0.1 says that noise of any kind acts like a step smaller by a tenth.
-    ratio:     r, the mean over tokens of ‖ε_t‖/‖x_t‖ (claim R1).
+    """Variance of a noisy gradient, split by source, at one α (claim G1); standard errors are over batches.
 
     A single draw's gradient g₀ + E ± O has variance tr Cov(g₀ + E[E | batch]) + V_even + V_odd; a pair's lacks V_odd.
-    The first term is V_batch up to what noise does to the smoothed gradient, of relative order 2·shrinkage.
+    The first term is V_batch up to the effect of noise on the smoothed gradient, of relative order 2·shrinkage.
+
+    Attributes:
+        alpha: α.
+        signal: ‖E g₀‖², the squared norm of the mean gradient.
+        batch: V_batch = E‖g₀ − E g₀‖², the trace of the covariance of g₀ over batches.
+        odd: V_odd = E‖O‖², what a mirrored pair removes from a single draw (its conditional mean is 0).
+        even: V_even = E‖E − E[E | batch]‖², the variance of the even part over draws.
+        even_square: E‖E‖², of which `even` is the part that averages out over draws.
+        rho: ρ = V_odd/V_batch: a pair reduces the variance like a batch larger by a factor 1 + ρ.
+        cosine: E⟨E, g₀⟩/√(E‖E‖²·E‖g₀‖²).
+        shrinkage: E⟨E, g₀⟩/E‖g₀‖²; −0.1 means that noise of any kind acts like a step smaller by a tenth.
+        ratio: r, the mean over tokens of ‖ε_t‖/‖x_t‖ (claim R1).
     """
 
     alpha: float
@@ -59,7 +61,11 @@ class VarianceBudget:
     ratio: Estimate
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each quantity: value, stderr and the 95 % interval. `attrs` has α and the number of batches."""
+        """A data frame with one row per quantity: value, stderr and the 95 % interval.
+
+        Returns:
+            The frame; `attrs` holds α and the number of batches.
+        """
         import pandas as pd
 
         rows = []
@@ -88,31 +94,41 @@ def variance_budget(
     seed: int = 0,
     kept: MutableMapping[int, Record] | None = None,
 ) -> list[VarianceBudget]:
-    """The `VarianceBudget` at each α, from J `batches` with the same K `draws` at every α.
+    """Variance budget of a training step at each α: how much gradient variance is due to batches and to noise.
 
-    Each batch's loss is the mean over its scored tokens, as a Trainer's without accumulation; dropout is off. Gradients
-    are in the precision of the model, their inner products in float64. It takes J(1 + 2·K·alphas) forward and backward
-    passes, and (J + 3) times the memory of the trained weights.
+    From J batches, with the same K draws at every α. Each batch's loss is the mean over its scored tokens, as in a
+    Trainer without gradient accumulation; dropout is off. Gradients are in the precision of the model, their inner
+    products in float64. It takes J(1 + 2·K·alphas) forward and backward passes, and (J + 3) times the memory of the
+    trained weights.
 
-    Estimators. The J batches are independent, draws within a batch are not independent of each other, so this is a
-    nested design and the batch is the unit of error:
+    Batches are independent, draws within a batch are not. So this is a nested design, and the batch is the unit of
+    error:
 
     - With the Gram matrix G_jl = ⟨g_j, g_l⟩ of the batches' g₀, E G_jl = ‖E g₀‖² for j ≠ l and E‖g₀‖² for j = l. So
       signal = Σ_{j≠l} G_jl/(J(J−1)) is unbiased, where ‖mean g_j‖² would be too large by V_batch/J; and
       batch = Σ_j G_jj/J − signal.
     - odd, even_square and ⟨E, g₀⟩ are means over batches of means over draws.
     - even is the within-batch variance, the mean over batches of (Σ_k‖E_k‖² − ‖Σ_k E_k‖²/K)/(K − 1).
-    - Ratios are of such means. All errors, and the removal of the ratios' bias of order 1/J, are by the jackknife:
-      pseudo-values Jθ − (J−1)θ₍₋ⱼ₎, whose mean and standard error they are, with J − 1 degrees of freedom. Where a
-      statistic is a mean over batches, its pseudo-values are the batches' own.
+    - Ratios are of such means. All errors are by the jackknife, which also removes the ratios' bias of order 1/J: they
+      are the means and standard errors of pseudo-values Jθ − (J−1)θ₍₋ⱼ₎, with J − 1 degrees of freedom. For a
+      statistic that is a mean over batches, the pseudo-values are the batches' own.
 
-    batches: at least 3, drawn independently from the data, on the model's device.
-    noise:   the law, single or mirrored, whatever its own α; by default calibrated Rademacher noise.
-    draws:   at least 2.
-    kept:    batch number → record, of an earlier call with the same arguments; new ones are added as they are ready.
+    Args:
+        model: The model, with the weights that are trained.
+        batches: J ≥ 3 batches, drawn independently from the data, on the model's device.
+        alphas: Noise strengths α.
+        noise: The law, single or mirrored; its own α is ignored. Default calibrated Rademacher noise.
+        draws: K ≥ 2 draws per batch.
+        seed: Random seed of the draws.
+        kept: Batch number → record, from an earlier call with the same arguments, to resume from; new records are added
+            as they are ready.
 
-    Raises `InputError` for too few batches or draws, noise that dials refuse, no trained weights, and a loss that is
-    not finite.
+    Returns:
+        One budget per α.
+
+    Raises:
+        InputError: For too few batches or draws, independent pairs of draws, no trained weights, or a loss that is not
+            finite.
     """
     noise = noise or Noise.symnoise(0.0)
     _require_budget(noise, len(batches), draws)
@@ -159,7 +175,7 @@ def _noised(
     seed: int,
     j: int,
 ) -> Record:
-    """Of one batch at one α: what `nested` says, and the mean ratio r."""
+    """One batch at one α: the statistics of `nested`, and the mean ratio r."""
     ratios: list[float] = []
 
     def note(epsilon: Tensor, embeddings: Tensor, lengths: Tensor) -> None:
@@ -179,7 +195,7 @@ def _noised(
 
 
 def nested(clean: Vector, sides: Iterator[tuple[Vector, Vector]]) -> Record:
-    """Of one batch: means over draws of ‖O‖², ‖E‖² and ⟨E, g₀⟩, and the variance of E over draws."""
+    """One batch: means over draws of ‖O‖², ‖E‖² and ⟨E, g₀⟩, and the variance of E over draws."""
     odd, square, along, total, count = 0.0, 0.0, 0.0, None, 0
     for first, second in sides:
         o = [(p - m) / 2 for p, m in zip(first, second, strict=True)]
@@ -259,7 +275,7 @@ def _gradient(model: nn.Module, parameters: list[nn.Parameter], batch: Mapping[s
 
 @contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """Within the block noise is on, which asks the outermost module alone, and dropout off, which asks its own."""
+    """Noise on, dropout off: noise depends on the mode of the outermost module, dropout on that of its own."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

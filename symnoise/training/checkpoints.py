@@ -1,4 +1,4 @@
-"""What a checkpoint was made with, and whether it is whole."""
+"""Checkpoints: the noise setting they were made with, and whether they are complete."""
 
 import json
 import warnings
@@ -15,7 +15,7 @@ _STATE = "trainer_state.json"  # the last file that Transformers writes into a c
 
 
 def setting(noise: Noise | None, seed: int, options: NoiseOptions, **more: Any) -> dict[str, Any]:
-    """The noise of a run, as plain values; the number of steps is left out, since a longer run may continue one."""
+    """The noise of a run, as plain values; without the number of steps, since a longer run may continue one."""
     if noise is None:
         return {"noise": "none", "alpha": 0.0}
     chosen = {key: value for key, value in asdict(options).items() if key != "steps"}
@@ -34,7 +34,7 @@ def write_setting(folder: str | Path, value: dict[str, Any]) -> None:
 
 
 def warn_if_other(folder: str | Path, ours: dict[str, Any]) -> None:
-    """Warn where the checkpoint in `folder` was made with another setting than `ours`, saying both."""
+    """Warn if the checkpoint in `folder` was made with a setting other than `ours`, reporting both."""
     file = Path(folder) / FILE
     theirs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"noise": "none", "alpha": 0.0}
     keys = [key for key in ours if key in theirs and theirs[key] != ours[key]]
@@ -44,7 +44,7 @@ def warn_if_other(folder: str | Path, ours: dict[str, Any]) -> None:
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint whose writing was finished: a process killed while saving leaves half of one behind."""
+    """The newest complete checkpoint: a process killed while saving leaves an incomplete one."""
     folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
     for folder in sorted(folders, key=step_of, reverse=True):
         try:

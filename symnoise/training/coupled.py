@@ -1,4 +1,4 @@
-"""Losses that are not a mean over rows: a doubled batch would not give the mean of the sides of a pair."""
+"""Losses that are not a mean over rows, for which a doubled batch does not give the mean of the two sides."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +17,10 @@ _OVER_THE_BATCH = {"aot", "aot_unpaired"}
 
 
 def sides_apart(trainer: Any, inputs: Mapping[str, Any]) -> bool:
-    """Whether the sides of a pair must go through the model one after the other for a reason that is known beforehand.
+    """Whether it is known beforehand that the sides of a pair must go through the model one after the other.
 
-    Where the loss has a term over all tokens of the batch (the router losses of mixtures of experts) or over its rows;
-    where the Trainer makes the model's batch itself (GRPO, ORPO) or several of them (KTO); where examples have images.
+    If the loss has a term over all tokens of the batch (the router losses of mixtures of experts) or over its rows; if
+    the Trainer builds the model's batch itself (GRPO, ORPO) or several of them (KTO); if examples have images.
     """
     made_there = "input_ids" not in inputs or any(
         key.endswith("_input_ids") and key != "decoder_input_ids" for key in inputs
@@ -39,7 +39,7 @@ def _router_loss(model: Any) -> bool:
 def one_after_the_other(
     plain: Callable[..., Any], noise: Attached, plan: NoisePlan, inputs: Mapping[str, Any], count: Any
 ) -> Any:
-    """The mean of the losses of both sides, each of the batch as it is; outputs, where asked for, of the first."""
+    """The mean of the losses of both sides, each on the undoubled batch; outputs, if requested, of the first."""
     results = []
     for side in ("first", "second"):
         own = {k: v.clone() if k == "input_ids" else v for k, v in inputs.items()}  # checkpointing knows a draw by it
@@ -53,11 +53,10 @@ def one_after_the_other(
 def couples_rows(
     model: nn.Module, noise: Attached, doubled: Callable[[], Any], apart: Callable[[], Any], device: torch.device
 ) -> bool:
-    """Whether the loss of a doubled batch is not the mean of those of its sides, as tried on a batch without dropout.
+    """Whether the loss of a doubled batch differs from the mean over its sides, tested on a batch without dropout.
 
-    Costs three forward passes without gradients. Values are compared up to eps^(2/3) of the precision of the forward:
-    far more than the rounding of a mean, less than a term over the batch makes of two sides that differ.
-    Warns where it is so.
+    Costs three forward passes without gradients. Values are compared up to eps^(2/3) of the forward's precision: far
+    more than the rounding of a mean, but less than the effect of a term over the batch. Warns if they differ.
     """
     with torch.no_grad(), torch.random.fork_rng(), _without_dropout(model, noise.model), _unseen(noise):
         found = [result[0] if isinstance(result, tuple) else result for result in (doubled(), apart())]
@@ -77,7 +76,7 @@ def couples_rows(
 
 @contextmanager
 def _without_dropout(*models: nn.Module) -> Iterator[None]:
-    """Parts in evaluation mode, but not the models themselves, whose mode switches the noise on."""
+    """Submodules in evaluation mode, but not the models themselves, whose mode switches the noise on."""
     parts = [part for model in models for part in model.modules() if part.training and part not in models]
     for part in parts:
         part.training = False
@@ -90,7 +89,7 @@ def _without_dropout(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _unseen(noise: Attached) -> Iterator[None]:
-    """Draws that are not counted, nor shown to a tracker."""
+    """Draws in the block are neither counted nor shown to a tracker."""
     fired, on_draw = noise.fired, noise.on_draw
     noise.on_draw = None
     try:
@@ -101,7 +100,7 @@ def _unseen(noise: Attached) -> Iterator[None]:
 
 @contextmanager
 def unrecorded(trainer: Any) -> Iterator[None]:
-    """Losses in the block leave no traces in what TRL's Trainers count along the way."""
+    """Losses in the block are not counted in the metrics of TRL's Trainers."""
     metrics = getattr(trainer, "_metrics", {}).get("train")
     kept = {key: list(values) for key, values in (metrics or {}).items()}
     tokens = getattr(trainer, "_total_train_tokens", None)

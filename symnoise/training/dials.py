@@ -1,4 +1,4 @@
-"""Dials: how much of the even and of the odd part of a draw's effect a training step takes."""
+"""Dials: weights of the even and of the odd part of the noise in a training step."""
 
 import math
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from symnoise.training.attach import Attached
 
 @dataclass(frozen=True)
 class Dials:
-    """The objective (1−μ) ℓ(X) + ½(μ+λs) ℓ(X+ε) + ½(μ−λs) ℓ(X−ε), for a draw ε and an independent sign s = ±1.
+    """Weights μ and λ of the even and odd part of the noise: (1−μ) ℓ(X) + ½(μ+λs) ℓ(X+ε) + ½(μ−λs) ℓ(X−ε).
 
-    With g₀ = ∇ℓ(X) and g± = ∇ℓ(X±ε), over whatever is trained, its gradient is g₀ + μE + λsO, where
-    E = ½(g₊+g₋) − g₀ is even in ε (curvature and all higher even orders) and O = ½(g₊−g₋) is odd, so of mean zero.
-    Given ε, the mean over s is g₀ + μE, whatever λ is: λ sets how much variance the noise adds to the gradient, and
-    nothing else.
+    ε is a draw and s = ±1 an independent sign. With g₀ = ∇ℓ(X) and g± = ∇ℓ(X±ε), over the trained weights, the gradient
+    of this objective is g₀ + μE + λsO. E = ½(g₊+g₋) − g₀ is even in ε (curvature and all higher even orders), and
+    O = ½(g₊−g₋) is odd, so its mean is zero. Given ε, the mean over s is g₀ + μE for any λ: λ sets only how much
+    variance the noise adds to the gradient.
 
     | μ, λ | |
     |------|-----------------------------------------------------------------------------------------------------|
@@ -32,15 +32,24 @@ class Dials:
 its leading term is that of α, and the higher orders shrink by 1/k²: for large k, the penalty ½ εᵀHε            |
     | 1, ½√2 | the odd variance of two independent draws                                                         |
 
-    A term whose weight is 0 is left out, so a step costs three forward and backward passes in general, two for μ = 1,
-    and one for μ = 1, λ = ±1. ε is one draw per row, s one sign per micro-batch of a process; the law of the gradient
-    is that of a sign per row, since ε is symmetric. E is a difference of gradients: in bfloat16 their rounding, some
-    0.4 % of each, can exceed it.
+    Terms of weight 0 are skipped, so a step costs three forward and backward passes in general, two for μ = 1, and one
+    for μ = 1, λ = ±1. ε is one draw per row, s one sign per micro-batch and process; since ε is symmetric, the gradient
+    has the distribution of one sign per row. E is a difference of gradients: in bfloat16 their rounding, about 0.4 % of
+    each, can exceed it.
 
-    even: μ, a finite number.
-    odd:  λ, a finite number; −λ has the law of λ.
+    Attributes:
+        even: μ, a finite number.
+        odd: λ, a finite number; −λ is equivalent to λ in distribution.
 
-    Raises `InputError` for a dial that is not finite, and where both are 0.
+    Raises:
+        InputError: For a dial that is not finite, and if both are 0.
+
+    Examples:
+        >>> from symnoise import Dials
+        >>> Dials().weights(1)  # a mirrored pair
+        {'first': 0.5, 'second': 0.5}
+        >>> Dials(even=1, odd=1).weights(-1)  # a single draw
+        {'second': 1.0}
     """
 
     even: float = 1.0
@@ -54,23 +63,33 @@ its leading term is that of α, and the higher orders shrink by 1/k²: for large
             raise InputError("with both dials at 0 nothing of the noise is left: for plain training use no noise")
 
     def weights(self, sign: int) -> dict[str, float]:
-        """The weight of each side that has one: "none" for ℓ(X), "first" for ℓ(X+ε), "second" for ℓ(X−ε)."""
+        """Nonzero weight of each side: "none" for ℓ(X), "first" for ℓ(X+ε), "second" for ℓ(X−ε).
+
+        Args:
+            sign: s, 1 or −1.
+        """
         odd = sign * self.odd
         sides = {"none": 1 - self.even, "first": (self.even + odd) / 2, "second": (self.even - odd) / 2}
         return {side: weight for side, weight in sides.items() if weight != 0}
 
     def sides(self, noise: Attached, batch: Mapping[str, Any]) -> list[tuple[float, AbstractContextManager[None]]]:
-        """(weight, block) of each pass over `batch` in a loop of one's own: forwards within the block get that side's
-        noise. Σ weight · loss is the objective, and the weights add up to 1.
+        """The passes over `batch` in your own training loop, as (weight, block): forwards in the block get one side.
+
+        Σ weight · loss is the objective, and the weights sum to 1.
 
             for weight, side in dials.sides(noise, batch):
                 with side:
                     (weight * model(**batch).loss).backward()
 
-        noise: what `attach` returned; each call takes the next micro-step of its optimizer step.
-        batch: as it is, not doubled.
+        Args:
+            noise: The handle from `attach`; each call takes the next micro-step of its optimizer step.
+            batch: The batch, not doubled.
 
-        Raises `InputError` for noise that dials do not work with: none, or two independent draws.
+        Returns:
+            (weight, context manager) of each side with a weight.
+
+        Raises:
+            InputError: For noise that dials do not work with: none, or two independent draws.
         """
         objective(noise.noise, self)
         plan = noise.next_plan(batch)
@@ -79,9 +98,9 @@ its leading term is that of α, and the higher orders shrink by 1/k²: for large
 
 
 def objective(noise: Noise | None, dials: Dials | None) -> Dials | None:
-    """The dials of a step: as given, those of a mirrored pair where none are, and None for all other noise.
+    """The dials of a step: those given, else those of a mirrored pair, and None for all other noise.
 
-    Given dials take one draw of `noise`, single or paired, and say what is done with it instead of its pairing.
+    Given dials take one draw of `noise`, single or paired, and replace its pairing.
     """
     if dials is None:
         return Dials() if noise is not None and noise.paired and noise.mirrored else None
@@ -93,16 +112,16 @@ def objective(noise: Noise | None, dials: Dials | None) -> Dials | None:
 
 
 def passes(noise: Noise | None, dials: Dials | None) -> int:
-    """How often a batch goes through the model."""
+    """Number of passes of a batch through the model."""
     if dials is not None:
         return len(dials.weights(1))
     return 2 if noise is not None and noise.paired else 1
 
 
 def side_weights(noise: Attached, dials: Dials | None, key: tuple[int, ...]) -> dict[str, float]:
-    """Side (as in `Frame`) → weight in the loss of micro-step `key`.
+    """Side (as in `NoisePlan`) → weight in the loss of micro-step `key`.
 
-    The sign has a stream of its own, named by (seed, rank, step, micro-step), so ε is that of a run without dials.
+    The sign has its own random stream, keyed by (seed, rank, step, micro-step), so ε is that of a run without dials.
     """
     if dials is not None:
         return dials.weights(_sign(noise, key) if dials.odd else 1)
@@ -115,18 +134,18 @@ def _sign(noise: Attached, key: tuple[int, ...]) -> int:
 
 
 class CleanLoss:
-    """The mean of ℓ(X) over optimizer steps, of the micro-batches that compute it anyway."""
+    """Mean of ℓ(X) over optimizer steps, from the micro-batches that compute it anyway."""
 
     def __init__(self) -> None:
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._averaged = False
 
     def add(self, loss: Tensor, micro_step: tuple[int, int], *, averaged: bool) -> None:
-        """One micro-batch's; `averaged` says that a step's loss is their mean, not their sum."""
+        """Add the loss of a micro-batch; `averaged`: a step's loss is their mean, not their sum."""
         self._losses[micro_step], self._averaged = loss, averaged
 
     def take(self) -> Tensor | None:
-        """The mean since the last call, on this process; None where nothing was added."""
+        """The mean since the last call, on this process; None if nothing was added."""
         losses, self._losses = self._losses, {}
         count = len(losses) if self._averaged else len({step for step, _ in losses})
         return torch.stack(list(losses.values())).sum() / count if losses else None

@@ -1,4 +1,4 @@
-"""How long the text around each token is, also where several documents share a row."""
+"""Length of the document around each token, also in packed rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +14,7 @@ _MEDIA = ("pixel", "image", "video", "audio", "input_features")
 
 
 def document_lengths(batch: Mapping[str, Any], placeholders: Sequence[int] = ()) -> Int[Tensor, "batch token"]:
-    """For each token the number of real tokens in its document; 0 at padding and at `placeholders`, ids that stand for
-    parts of an image or a sound.
+    """Number of real tokens in each token's document; 0 at padding and at `placeholders`, the ids of images or sounds.
 
     A row is one document unless the batch says otherwise: `cu_seq_lens_q`, the boundaries of a flattened batch
     of one row, or `position_ids` (batch, token) that do not go up by one from a real token to the next.
@@ -43,7 +42,7 @@ def document_lengths(batch: Mapping[str, Any], placeholders: Sequence[int] = ())
 def noised_lengths(
     batch: Mapping[str, Any], length: str, where: str, placeholders: Sequence[int] = ()
 ) -> Int[Tensor, "batch token"]:
-    """The L of each token's scale, 0 where no noise goes; `length` and `where` as in `NoiseOptions`."""
+    """The L of each token's scale, 0 for tokens without noise; `length` and `where` as in `NoiseOptions`."""
     ids = batch["input_ids"]
     chosen = torch.full_like(ids, ids.shape[1]) if length == "padded" else document_lengths(batch, placeholders)
     if where == "all":
@@ -65,5 +64,5 @@ def _real(batch: Mapping[str, Any]) -> Bool[Tensor, "batch token"]:
 
 
 def has_media(batch: Mapping[str, Any]) -> bool:
-    """Whether examples come with images, video or sound, whose rows are not those of the text."""
+    """Whether examples have images, video or sound, whose rows differ from those of the text."""
     return any(key.startswith(_MEDIA) and value is not None for key, value in batch.items())

@@ -1,4 +1,4 @@
-"""One draw of noise for a batch whose tokens may each have their own L."""
+"""One draw of noise for a batch in which each token may have its own L."""
 
 import torch
 from jaxtyping import Float, Int
@@ -16,11 +16,11 @@ def draw(
     dtype: torch.dtype = torch.float32,
     padded: bool = False,
 ) -> Float[Tensor, "batch token dim"]:
-    """ε = c·α/√(L·d)·u with L = `lengths`, exactly 0 where that is 0; `Noise.sample` where every row has one L.
+    """ε = c·α/√(L·d)·u with L = `lengths`, exactly 0 if that is 0; equals `Noise.sample` if every row has one L.
 
-    Drawn on the generator's device, in `dtype` (float32 or float64), and moved to that of `lengths`. With
-    `padded`, all nonzero `lengths` being equal, uniform noise comes out bit for bit as
-    Transformers' `neftune_post_forward_hook` makes it from the same generator state in float32.
+    Drawn on the generator's device, in `dtype` (float32 or float64), and moved to that of `lengths`. With `padded`, all
+    nonzero `lengths` being equal, uniform noise is bit for bit that of Transformers' `neftune_post_forward_hook` from
+    the same generator state in float32.
     """
     shape, device = (*lengths.shape, dim), lengths.device
     amount, real = noise.calibration * noise.alpha, lengths != 0

@@ -20,40 +20,44 @@ from symnoise.training.pairs import double_batch, layout
 from symnoise.training.recompute import adds_gradients, recomputed
 
 PAIR_MODES = ("doubled", "two-pass")
-_NOT_GIVEN: Any = object()  # None means plain training, so it cannot be what an argument left out means
+_NOT_GIVEN: Any = object()  # None means plain training, so it cannot stand for a missing argument
 _ARGUMENTS = ("noise", "noise_seed", "noise_options", "pair_mode", "dials")
 
 
 class SymNoiseMixin:
-    """Put before a Trainer class: `class MyTrainer(SymNoiseMixin, Trainer)`.
+    """Embedding noise and exact pairs in any Trainer class: `class MyTrainer(SymNoiseMixin, Trainer)`.
 
-    With paired noise the loss, and so the gradient, of a training step is the mean of that of the two sides, however
-    batches are accumulated, padded and spread over processes: each micro-batch goes through the model twice over and
-    the number of scored tokens that losses are divided by counts both sides. Evaluation is untouched. With dropout
-    the sides differ by more than the noise's sign; set it to 0 where they must not.
-    TRL's `num_tokens` counts what went through the model, so twice the data in a pair.
+    With paired noise the loss of a training step, and so the gradient, is the mean over the two sides, regardless of
+    gradient accumulation, padding and the number of processes: each micro-batch goes through the model twice, and the
+    number of scored tokens that divides the loss counts both sides. Evaluation is unchanged. With dropout the sides
+    differ by more than the sign of the noise; set it to 0 to avoid that. TRL's `num_tokens` counts what goes through
+    the model, so twice the data for a pair.
 
-    Where the loss has a term over the rows of a batch (router losses, DPO's "aot", a loss of your own, which a trial on
-    the first step finds and a warning reports), and where the Trainer makes the model's batch (GRPO, KTO, ORPO) or
-    examples have images, the sides go through the model one after the other within the step, whatever `pair_mode`.
-    In preference training every forward of the policy within the loss is noisy, none of the reference's, and none
-    outside the loss (generation, the sampling policy's log-probabilities); see `Attached.paused`.
+    In three cases the sides go through the model one after the other within the step, whatever `pair_mode`: if the loss
+    has a term over the rows of a batch (router losses, DPO's "aot", or a loss of your own, which a trial on the first
+    step detects and a warning reports), if the Trainer builds the model's batch (GRPO, KTO, ORPO), and if examples have
+    images. In preference training every forward of the policy within the loss gets noise. Forwards of the reference and
+    forwards outside the loss (generation, the sampling policy's log-probabilities) get none; see `Attached.paused`.
 
-    With `dials` the loss that is trained on, and logged as `loss`, is their objective, as exact in all these respects;
-    where ℓ(X) has a weight in it, its mean is logged next to it, as `clean_loss`. Such a step costs up to three forward
-    and backward passes.
+    With `dials` their objective is the training loss, logged as `loss`, and is as exact. If ℓ(X) has a weight in it,
+    its mean is logged as `clean_loss`. Such a step costs up to three forward and backward passes.
 
-    noise:         `Noise`, paired or not, or None for plain training.
-    noise_seed:    names the draws, together with rank, optimizer step and micro-step.
-    noise_options: see `NoiseOptions`; the number of steps is filled in.
-    pair_mode:     "doubled", one batch of twice the rows (with `dials` all sides in one backward pass); "two-pass", one
-                   side after the other with the memory of one: where the first leaves gradients that plain training
-                   would not hold yet, later ones recompute their activations to make room for them (a third more time
-                   for those; same values).
-    dials:         see `Dials`: what is done with a draw, instead of the noise's own pairing.
-    Raises `InputError` for `noise` left out or no `Noise`, unknown arguments, `neftune_noise_alpha`, DataParallel, and
-    dials without noise or with independent pairs. Training raises `Diverged`, on every process, for a loss that is not
-    finite on one, before it reaches the weights.
+    Args:
+        args: Positional arguments of the Trainer.
+        noise: `Noise`, paired or not, or None for plain training.
+        noise_seed: Random seed of the draws.
+        noise_options: Length, tokens and schedule of the noise; the number of steps is filled in.
+        pair_mode: "doubled", one batch of twice the rows (with `dials` all sides in one backward pass), or "two-pass",
+            one side after the other with the memory of one. If the first side leaves gradients that plain training
+            would not hold yet, later sides recompute their activations to make room (a third more time for those; same
+            values).
+        dials: Weights of the even and odd part, instead of the noise's own pairing.
+        kwargs: Keyword arguments of the Trainer.
+
+    Raises:
+        InputError: If `noise` is missing or not a `Noise`; for unknown arguments, `neftune_noise_alpha`, DataParallel,
+            and dials without noise or with independent pairs.
+        Diverged: In training, on every process, if a loss on any process is not finite, before the weights change.
     """
 
     def __init__(
@@ -109,18 +113,18 @@ class SymNoiseMixin:
             callback.trainer = self
 
     def add_callback(self, callback: Any) -> None:
-        """As the Trainer's; trackers also learn whom they watch."""
+        """As in the Trainer; also connects trackers to this Trainer."""
         super().add_callback(callback)  # type: ignore[misc]
         self._introduce(self.callback_handler.callbacks[-1])  # type: ignore[attr-defined]
 
     @property
     def noise_setting(self) -> dict[str, Any]:
-        """What is written as symnoise.json into every checkpoint."""
+        """Noise settings that are written as symnoise.json into every checkpoint."""
         even, odd = (self.dials.even, self.dials.odd) if self.dials else (None, None)
         return setting(self.noise, self.noise_seed, self.noise_options, even=even, odd=odd)
 
     def attached(self, model: nn.Module) -> Attached:
-        """The handle of the noise on `model`, put on if it is not there yet; taken off when `train` ends."""
+        """The handle of the noise on `model`, attached on first use and removed when `train` ends."""
         trainer: Any = self
         if self._attached is None:
             options = replace(self.noise_options, steps=self.noise_options.steps or trainer.state.max_steps or None)
@@ -135,8 +139,16 @@ class SymNoiseMixin:
             self.observer.draw(*draw)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As the Trainer's. `resume_from_checkpoint=True` passes over a checkpoint that was not completely written;
-        a checkpoint made with another noise setting is used, with a warning that says both."""
+        """Train, as in the Trainer.
+
+        Args:
+            resume_from_checkpoint: As in the Trainer; True skips an incomplete checkpoint. A checkpoint with another
+                noise setting is used, with a warning that reports both.
+            kwargs: As in the Trainer.
+
+        Returns:
+            As in the Trainer.
+        """
         self._detach()
         self._coupled = None
         folder = resolve(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
@@ -156,18 +168,18 @@ class SymNoiseMixin:
         self._attached, self._micro = None, (-1, -1)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the Trainer's, with symnoise.json next to the weights."""
+        """As in the Trainer, with symnoise.json next to the weights."""
         super().save_model(output_dir, _internal_call)  # type: ignore[misc]
         trainer: Any = self
         if trainer.args.should_save:
             write_setting(output_dir or trainer.args.output_dir, self.noise_setting)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """As the Trainer's, of all sides."""
+        """As in the Trainer, over all sides."""
         return passes(self.noise, self.dials) * super().floating_point_ops(inputs)  # type: ignore[misc]
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of one micro-batch, all sides of it; its loss, checked to be finite."""
+        """Forward and backward of all sides of one micro-batch; returns its loss, checked to be finite."""
         trainer: Any = self
         step = trainer.state.global_step
         self._micro = (step, self._micro[1] + 1 if self._micro[0] == step else 0)
@@ -179,7 +191,7 @@ class SymNoiseMixin:
         return loss
 
     def _require_finite(self, loss: Tensor) -> None:
-        """`Diverged` on all processes alike: else the others would wait for the one that stopped."""
+        """`Diverged` on all processes: otherwise the others would wait for the one that stopped."""
         trainer: Any = self
         found = trainer.accelerator.gather(loss.detach().reshape(1)) if trainer.args.world_size > 1 else loss.reshape(1)
         bad = (~found.isfinite()).nonzero().flatten().tolist()
@@ -248,7 +260,7 @@ class SymNoiseMixin:
         return result
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As the Trainer's, with the clean loss next to the loss where steps compute it."""
+        """As in the Trainer, with the clean loss next to the loss if steps compute it."""
         if "loss" in logs and (clean := self._clean.take()) is not None:
             logs["clean_loss"] = float(self.accelerator.reduce(clean, "mean"))  # type: ignore[attr-defined]
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
@@ -267,7 +279,7 @@ class SymNoiseMixin:
         if "first" in sides and sides["first"] == sides.get("second"):
             yield "both", rest.pop("first") + rest.pop("second"), self._doubled(plain, noise, plan, inputs, count)
         for side, weight in rest.items():
-            # Ids of its own for each side: by them a forward that is run again in the backward pass knows its draw.
+            # Each side gets its own copy of the ids: they identify the draw when the backward pass reruns the forward.
             own = inputs
             if len(sides) > 1:
                 own = {key: value.clone() if key == "input_ids" else value for key, value in inputs.items()}
@@ -300,9 +312,9 @@ def _loss_of(result: Any) -> Any:
 
 
 def _weighted_sum(passes: list[tuple[float, Any]]) -> Any:
-    """Σ weight · loss; with the outputs, where they were asked for, of the one pass there is."""
+    """Σ weight · loss, with the outputs of the only pass if they were requested."""
     outputs = [found[1:] for _, found in passes if isinstance(found, tuple)]
     if len(outputs) > 1:
-        raise InputError("several passes have no one output to return; call compute_loss with return_outputs=False")
+        raise InputError("several passes have no single output to return; call compute_loss with return_outputs=False")
     loss = sum(weight * _loss_of(found) for weight, found in passes)
     return (loss, *outputs[0]) if outputs else loss

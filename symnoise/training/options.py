@@ -1,4 +1,4 @@
-"""How noise is applied: which length scales it, which tokens get it, how α moves along training."""
+"""How noise is applied: the length in its scale, the tokens that get it, the schedule of α."""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """Settings that `attach` and the Trainers share.
+    """Length, tokens and schedule of the noise, for `attach` and the Trainers.
 
-    length:   the L of the scale c·α/√(L·d). "true": the real tokens of the row, or of the document where rows are
-              packed (the code behind the NEFTune paper). "padded": the width of the batch, padding noised too,
-              as Transformers' `neftune_noise_alpha` has it, also where the model multiplies it (Granite).
-    where:    "all" tokens, those of the "prompt" (label −100) or those of the "response" (the others). The scale
-              stays that of the whole row, so restricting the noise removes some of it and changes none of the rest.
-    schedule: α at `step` of `steps`, as a fraction of the noise's own: "constant" 1; "linear" 1 − step/steps;
-              "cosine" ½(1 + cos(π·step/steps)).
-    steps:    optimizer steps of the whole run; only a schedule needs it, and the Trainers fill it in.
+    Attributes:
+        length: The L in the scale c·α/√(L·d). "true": the real tokens of the row, or of the document in packed rows
+            (the NEFTune paper's own code). "padded": the width of the batch, with noise on padding, as in Transformers'
+            `neftune_noise_alpha`, including the model's multiplier (Granite).
+        where: "all" tokens, those of the "prompt" (label −100) or those of the "response" (the others). The scale
+            remains that of the whole row, so restricting the noise removes some of it and leaves the rest unchanged.
+        schedule: α at `step` of `steps`, as a fraction of the noise's own: "constant" 1; "linear" 1 − step/steps;
+            "cosine" ½(1 + cos(π·step/steps)).
+        steps: Optimizer steps of the whole run, needed by schedules only; the Trainers fill it in.
     """
 
     length: str = "true"
@@ -41,7 +42,14 @@ class NoiseOptions:
             raise InputError(f"steps must be at least 1; got {self.steps}")
 
     def fraction(self, step: int) -> float:
-        """α at optimizer step `step` (from 0) over the noise's own α."""
+        """α at an optimizer step, relative to the noise's own α.
+
+        Args:
+            step: Number of the optimizer step, from 0.
+
+        Raises:
+            InputError: If a schedule has no `steps`.
+        """
         if self.schedule == "constant":
             return 1.0
         if self.steps is None:

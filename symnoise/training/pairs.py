@@ -1,4 +1,4 @@
-"""Doubling a batch for the two sides of a pair."""
+"""Doubled batches for the two sides of a pair."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,11 +13,11 @@ _BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k")
 
 
 def layout(batch: Mapping[str, Any]) -> str:
-    """How two sides are placed in a doubled batch: "rows" (rows 2i and 2i+1) or "tokens" (both halves of the one row).
+    """Layout of the two sides in a doubled batch: "rows" (rows 2i and 2i+1) or "tokens" (both halves of the one row).
 
-    A flattened ("padding-free") batch is one row without attention mask whose documents, several, are separated by
-    `cu_seq_lens_q` or `position_ids`. Attention kernels read the former from the whole row and the latter only
-    when there is a single row, so such a batch must stay one row. It takes a model that reads them:
+    A flattened ("padding-free") batch is one row without attention mask whose several documents are separated by
+    `cu_seq_lens_q` or `position_ids`. Attention kernels read the former from the whole row and the latter only if there
+    is a single row, so such a batch must remain one row. The model must read them, too:
     `Attached.require_documents_apart`.
     """
     boundaries = batch.get("cu_seq_lens_q") is not None
@@ -33,10 +33,10 @@ def _several(positions: Tensor | None) -> bool:
 
 
 def double_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Every example twice, in the order of `layout`; the given batch is left alone.
+    """Every example twice, in the order of `layout`; the given batch is not changed.
 
-    Numbers, strings, None and 0-dimensional tensors are passed on. `InputError` naming the key where a tensor's
-    first dimension is not the batch, or where a value is of a kind that cannot be doubled.
+    Numbers, strings, None and 0-dimensional tensors are passed on. `InputError` naming the key if a tensor's first
+    dimension is not the batch, or if a value cannot be doubled.
     """
     if "input_ids" not in batch:
         raise InputError(f"the batch has no input_ids, only {', '.join(batch)}; noise needs token ids")
@@ -77,7 +77,7 @@ def _double_tokens(key: str, value: Tensor, ids: Tensor) -> Tensor:
     second = value + value.max() + 1 if key == "seq_idx" else value
     if key == "labels":
         second = value.clone()
-        second[:, 0] = -100  # nothing of the first side predicts how the second begins
+        second[:, 0] = -100  # the first side must not predict the first token of the second
     return torch.cat([value, second], 1)
 
 
@@ -89,7 +89,7 @@ def join_sides(
 
 
 def first_side(values: Tensor, layout: str) -> Tensor:
-    """`values` (batch, token) of one copy of each example of a doubled batch. `InputError` where there are no pairs."""
+    """`values` (batch, token) of one copy of each example in a doubled batch. `InputError` if there are no pairs."""
     one, other = (values[0::2], values[1::2]) if layout == "rows" else values.chunk(2, 1)
     if one.shape != other.shape or not torch.equal(one, other):
         raise InputError("paired noise needs every example twice in the batch; wrap the collator in PairedCollator")
@@ -97,9 +97,12 @@ def first_side(values: Tensor, layout: str) -> Tensor:
 
 
 class PairedCollator:
-    """Wraps a collator so that each example comes twice, in rows 2i and 2i+1, for paired noise in a loop of one's own.
+    """Collator for paired noise in your own training loop: each example twice, in rows 2i and 2i+1.
 
-    For training batches only. The SymNoise Trainers double batches themselves: do not combine.
+    For training batches only. Do not combine with the SymNoise Trainers, which double batches themselves.
+
+    Args:
+        collator: The collator to wrap.
     """
 
     def __init__(self, collator: Callable[[Any], Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Room for the gradients of a pair's first side while the second one runs."""
+"""Memory for the gradients of a pair's first side while the second one runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from torch import nn
 
 
 def adds_gradients(model: nn.Module) -> bool:
-    """Whether a backward pass will leave gradients of about the model's size where there are none yet: no
-    accumulation so far, and not mere adapters."""
+    """Whether a backward pass will newly allocate gradients of about the model's size: no accumulation so far, and more
+    than adapters trained."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     size = sum(parameter.numel() for parameter in model.parameters())
     return all(p.grad is None for p in trained) and 2 * sum(p.numel() for p in trained) >= size
@@ -17,9 +17,9 @@ def adds_gradients(model: nn.Module) -> bool:
 
 @contextmanager
 def recomputed(model: Any) -> Iterator[None]:
-    """Within the block activations are made again in the backward pass (Transformers' gradient checkpointing).
+    """Within the block activations are recomputed in the backward pass (Transformers' gradient checkpointing).
 
-    Values and gradients are the same. A model that cannot, or that does so anyway, is left as it is.
+    Values and gradients are the same. A model that does not support it, or already does it, is left unchanged.
     """
     word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # renamed in 5.x
     if not getattr(model, "supports_gradient_checkpointing", False) or getattr(model, f"is_{word}_checkpointing"):

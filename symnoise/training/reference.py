@@ -1,4 +1,4 @@
-"""Which forwards are those of the model that is trained, where a reference shares its weights (PEFT)."""
+"""Which forwards belong to the trained policy when a reference model shares its weights (PEFT)."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import nn
 
 
 class Policy:
-    """The adapters of a model as they were when noise was attached; without adapters every forward is the policy's.
+    """The adapters of a model when noise was attached; without adapters every forward belongs to the policy.
 
-    Preference training of an adapter (DPO, KTO, GRPO in TRL) takes the reference from the same model: adapters
-    disabled by `disable_adapter()`, or another one, called "ref", made active for a forward without gradients.
+    Preference training of an adapter (DPO, KTO, GRPO in TRL) uses the same model as reference: with adapters disabled
+    by `disable_adapter()`, or with another one, called "ref", active in a forward without gradients.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -20,7 +20,7 @@ class Policy:
         self._trained = self._active()
 
     def passes(self) -> bool:
-        """Whether a forward now would be the policy's: its adapters are on, and active unless gradients are taken."""
+        """Whether a forward now belongs to the policy: its adapters are on, and active unless gradients are taken."""
         disabled, names = self._active()
         if disabled and not self._trained[0]:
             return False

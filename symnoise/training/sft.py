@@ -10,7 +10,7 @@ except ImportError as error:
 
 
 class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
-    """`trl.SFTTrainer` with the arguments of `SymNoiseMixin`; its own fused loss, packing and PEFT handling stay.
+    """`trl.SFTTrainer` with embedding noise; takes the arguments of `SymNoiseMixin`.
 
-    Importing it without TRL raises `InputError`; all else as `SymNoiseMixin` does.
+    TRL's fused loss, packing and PEFT handling are unchanged. Importing it without TRL raises `InputError`.
     """

@@ -1,4 +1,4 @@
-"""The text embedding that really runs."""
+"""The text embedding that actually runs in a model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +23,8 @@ class Target:
                 that Transformers reports is never called in T5 or BART.
     multiplier: what the model multiplies the embedding's output by afterwards (Granite, Pegasus, …); 1 in most
                 models. Gemma's √d is applied inside its embedding module, so there it is 1 too.
-    placeholders: token ids whose embeddings give way to those of an image or a sound: no text, so they get no noise and
-                do not count in L.
+    placeholders: token ids whose embeddings are replaced by those of an image or a sound: they get no noise and do not
+                count in L.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""What to watch along a run: TrainerCallbacks whose numbers go where the Trainer's own logs go."""
+"""Trackers of noise, norms and curvature along a run: TrainerCallbacks that log through the Trainer."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from symnoise.training.target import find_target
 
 
 def log_at_once(trainer: Any, values: Mapping[str, float]) -> None:
-    """Log `values` through `trainer` from within a callback, next to the line of its own that may be due."""
+    """Log `values` through `trainer` from within a callback, without losing a line of its own that may be due."""
     due = trainer.control.should_log
     # The base class's log, since TRL's also flushes its own running averages.
     Trainer.log(trainer, dict(values))
@@ -27,8 +27,10 @@ def log_at_once(trainer: Any, values: Mapping[str, float]) -> None:
 
 
 class Tracker(TrainerCallback):
-    """Logs something every `every` optimizer steps. The SymNoise Trainers introduce themselves to the trackers among
-    their callbacks; with any other Trainer call `tracker.watch(trainer)` instead of passing it as a callback."""
+    """Base of the trackers: logs every `every` optimizer steps.
+
+    Pass it to a SymNoise Trainer as a callback; with any other Trainer call `tracker.watch(trainer)` instead.
+    """
 
     def __init__(self, every: int = 10) -> None:
         if every < 1:
@@ -42,39 +44,43 @@ class Tracker(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Check that there is a Trainer to log through."""
+        """Check that the tracker has a Trainer to log through."""
         if self.trainer is None:
             raise InputError(f"{type(self).__name__} does not know its Trainer; call tracker.watch(trainer) first")
 
     def close(self) -> None:
-        """Undo whatever the tracker did to the model; called also when training fails."""
+        """Undo the tracker's changes to the model; also called when training fails."""
 
     def _log(self, values: Mapping[str, float]) -> None:
         log_at_once(self.trainer, values)
 
 
 class NoiseTracker(Tracker):
-    """Realised noise and its effect, over all micro-batches of the watched steps on this process.
+    """Log the realised noise and its effect on the loss, for SymNoise Trainers with noise.
 
-    noise/mean_square_norm:   ‖ε‖² per document and side; `noise/predicted_mean_square_norm` is α²v c² (claim M1). Where
-                              `where` leaves tokens without noise, both are of a document that has it on all tokens.
-    noise/mean:               of ε's coordinates; 0 up to the order of summation for a mirrored pair (M3).
-    noise/kurtosis:           of ε's coordinates, each over its own scale.
-    noise/signal_to_noise:    root mean square of the embeddings over that of the noise, on the noised tokens.
-    noise/alpha:              α of the step, after the schedule.
-    noise/loss, noise/clean_loss, noise/loss_excess: the step's training loss, that of the same batches
-                              without noise, and their difference; averaged over processes. It costs a forward.
-    For SymNoise Trainers with noise.
+    Over all micro-batches of the watched steps on this process:
+
+    - noise/mean_square_norm: ‖ε‖² per document and side; noise/predicted_mean_square_norm is α²v c² (claim M1). If
+      `where` excludes tokens, both are for a document with noise on all tokens.
+    - noise/mean: mean of ε's coordinates; 0 up to the order of summation for a mirrored pair (M3).
+    - noise/kurtosis: kurtosis of ε's coordinates, each divided by its own scale.
+    - noise/signal_to_noise: root mean square of the embeddings over that of the noise, on tokens with noise.
+    - noise/alpha: α of the step, after the schedule.
+    - noise/loss, noise/clean_loss, noise/loss_excess: the step's training loss, that of the same batches without noise,
+      and their difference, averaged over processes. The clean loss costs an extra forward.
+
+    Args:
+        every: Optimizer steps between watched steps.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Check that the Trainer makes noise."""
+        """Check that the Trainer has noise."""
         super().on_train_begin(args, state, control)
         if getattr(self.trainer, "noise", None) is None:
             raise InputError("NoiseTracker needs a SymNoise Trainer with noise; leave it out of the plain arm")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start watching where the step is due."""
+        """Start watching if the step is due."""
         if state.global_step % self.every == 0:
             self._sums = torch.zeros(6, dtype=torch.float64)
             self._losses = torch.zeros(2, dtype=torch.float64)
@@ -103,7 +109,7 @@ class NoiseTracker(Tracker):
         ).cpu()
 
     def losses(self, noisy: Tensor, clean: Tensor | None, *, averaged: bool) -> None:
-        """Add a micro-batch's losses; `averaged` says that a step's loss is their mean, not their sum."""
+        """Add the losses of a micro-batch; `averaged`: a step's loss is their mean, not their sum."""
         self._losses += torch.stack([noisy, torch.zeros_like(noisy) if clean is None else clean]).double().cpu()
         self._micro_steps += clean is not None
         self._averaged = averaged
@@ -139,12 +145,16 @@ class NoiseTracker(Tracker):
 
 
 class NormTracker(Tracker):
-    """Norms ‖E_i‖ of the rows of the embedding table, at the start and every `every` steps.
+    """Log the norms ‖E_i‖ of the rows of the embedding table, at the start and every `every` steps.
 
-    embedding_norm/all_mean, all_rms:   over all rows.
-    embedding_norm/used_mean, used_rms: over the rows that batches on the first process have used so far; `used_rows`
-                                        counts them. The table's padding row is left out.
-    Norms in float32 or better, means in float64. The table as stored: Gemma's √d comes on top.
+    - embedding_norm/all_mean, embedding_norm/all_rms: over all rows.
+    - embedding_norm/used_mean, embedding_norm/used_rms: over the rows that batches on the first process have used so
+      far; embedding_norm/used_rows counts them. The table's padding row is excluded.
+
+    Norms in float32 or better, means in float64; of the stored table, without Gemma's √d.
+
+    Args:
+        every: Optimizer steps between logs.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -163,7 +173,7 @@ class NormTracker(Tracker):
             self._report()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep, next to the checkpoint, which rows have been used, for a run that resumes from it."""
+        """Save the rows used so far in the checkpoint, for a run that resumes from it."""
         if state.is_world_process_zero:
             write_atomically(self._file(args, state), lambda path: torch.save(self._used.cpu(), path))
 
@@ -177,7 +187,7 @@ class NormTracker(Tracker):
             self._used[args[0].flatten()] = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Log where the step is due."""
+        """Log if the step is due."""
         if state.global_step % self.every == 0:
             self._report()
 
@@ -193,7 +203,7 @@ class NormTracker(Tracker):
 
     def _row_norms(self) -> Tensor:
         weight = self._table.weight.detach()
-        if hasattr(self._table, "get_delta_weight"):  # LoRA on the table: what is looked up is not what is stored
+        if hasattr(self._table, "get_delta_weight"):  # LoRA on the table: lookups differ from the stored weights
             weight = weight + sum(self._table.get_delta_weight(name).detach() for name in self._table.active_adapters)
         norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
         return norms.full_tensor() if hasattr(norms, "full_tensor") else norms  # FSDP2 shards the table
@@ -213,16 +223,22 @@ class NormTracker(Tracker):
 
 
 class CurvatureTracker(Tracker):
-    """tr H of a fixed probe batch, at the start and every `every` steps, for as long as the time budget lasts.
+    """Log tr H of a fixed probe batch, at the start and every `every` steps, within a time budget.
 
-    curvature/trace, curvature/trace_stderr: mean over the batch's examples of tr ∇²ℓ(X), with the standard error from
-                        the probes, which are the same each time. curvature/seconds is what it took.
+    - curvature/trace, curvature/trace_stderr: mean over the batch's examples of tr ∇²ℓ(X), with the standard error from
+      the probes, which are the same each time.
+    - curvature/seconds: time of the measurement.
 
-    batch:   input_ids, attention_mask, labels; small, since this costs about three forwards per probe and more memory.
-    probes:  random directions per example.
-    budget:  seconds for the whole run. Where the next measurement (taken to last as long as the last) would pass it,
-             tracking ends with a warning.
-    Runs on process 0; not with FSDP or DeepSpeed's ZeRO-3, whose weights are spread out: measure checkpoints there.
+    Runs on process 0. With FSDP or DeepSpeed, whose weights are sharded, measure checkpoints instead.
+
+    Args:
+        batch: input_ids, attention_mask, labels; small, since this costs about three forwards per probe and more
+            memory.
+        every: Optimizer steps between measurements.
+        probes: Random directions per example.
+        seed: Random seed of the probes.
+        budget: Seconds for the whole run. If the next measurement would exceed it, assuming that it takes as long as
+            the last, tracking ends with a warning.
     """
 
     def __init__(
@@ -248,7 +264,7 @@ class CurvatureTracker(Tracker):
             self._measure(model, state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure where the step is due."""
+        """Measure if the step is due."""
         if state.global_step % self.every == 0:
             self._measure(model, state)
 

@@ -6,4 +6,4 @@ from symnoise.training.mixin import SymNoiseMixin
 
 
 class SymNoiseTrainer(SymNoiseMixin, Trainer):
-    """`transformers.Trainer` with the arguments of `SymNoiseMixin`, which says what a step is and what is refused."""
+    """`transformers.Trainer` with embedding noise; takes the arguments of `SymNoiseMixin`, which defines the step."""

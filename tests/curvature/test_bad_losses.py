@@ -40,7 +40,7 @@ def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch, method:
         loss = loss_of("gpt2", rows=3, tokens=5)
         wanted = trace(loss, method, probes=4)
         limit_rows(monkeypatch, 2)
-        with pytest.warns(RuntimeWarning, match="out of memory with 3 examples at a time; going on with 2"):
+        with pytest.warns(RuntimeWarning, match="out of memory with 3 examples at a time; continuing with 2"):
             found = trace(loss, method, probes=4)
     torch.testing.assert_close(found.value, wanted.value, rtol=1e-9, atol=1e-9)
     # Differences state their rounding error, which is itself of the size of rounding.
@@ -52,7 +52,7 @@ def test_parts_and_targets_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> No
         loss = loss_of("gpt2", rows=3, tokens=5)
         wanted = trace_parts(loss, "hvp", probes=4, rtol=1.0, max_probes=16)
         limit_rows(monkeypatch, 1)
-        with pytest.warns(RuntimeWarning, match="going on with 1"):
+        with pytest.warns(RuntimeWarning, match="continuing with 1"):
             found = trace_parts(loss, "hvp", probes=4, rtol=1.0, max_probes=16)
     for part in ("hessian", "gauss_newton", "rest"):
         torch.testing.assert_close(getattr(found, part).value, getattr(wanted, part).value, rtol=1e-9, atol=1e-9)

@@ -259,7 +259,7 @@ def test_an_encoder_with_a_causal_head_is_refused() -> None:
 def test_virtual_tokens_are_refused() -> None:
     """Prompt tuning puts outputs before those of the tokens: labels would be held against others."""
     model = get_peft_model(tiny("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    with pytest.raises(InputError, match="computes 9 outputs of 6 tokens"):
+    with pytest.raises(InputError, match="computes 9 outputs for 6 tokens"):
         loss = EmbeddingLoss(model, batch())
         loss(loss.embeddings)
 

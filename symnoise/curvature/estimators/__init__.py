@@ -1,1 +1,1 @@
-"""From products with an operator, and random probes, to estimates with standard errors."""
+"""Trace and eigenvalue estimators on products with an operator and random probes."""

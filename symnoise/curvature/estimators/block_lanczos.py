@@ -1,7 +1,8 @@
-"""Extreme eigenpairs of a symmetric operator that is known by its products, clusters and multiplicities included.
+"""Block Lanczos: extreme eigenpairs of a symmetric operator from products, with clusters and multiplicities.
 
-Lanczos from one vector sees one vector of an eigenspace; equal eigenvalues come by rounding or not at all. A block of
-random vectors has as many independent components in every eigenspace as its multiplicity or its own size allows.
+Lanczos from one vector sees one vector of each eigenspace, and equal eigenvalues appear by rounding or not at all. A
+block of random vectors has as many independent components in every eigenspace as its multiplicity or the block's size
+allows.
 
 symbol   here           shape
 Q        `Q`            (n, m) orthonormal basis: the block Krylov space, thinned out where it grows too wide

@@ -16,20 +16,20 @@ Product = Callable[[Tensor], Tensor]
 # draw(first, count): directions number first … first + count − 1, independent, (count, batch, token, dim).
 Draw = Callable[[int, int], Tensor]
 
-# Of both: one column, and two draws to take an error from.
+# Probes that both need: one column, and two draws for an error.
 LEAST = 4
 
 
 def apply(product: Product, V: Float[Tensor, "probe batch token dim"], what: str) -> Tensor:
-    """The product with every vector of V, under a progress bar."""
+    """The product with every vector of V, with a progress bar."""
     return torch.stack([product(v) for v in track(list(V), what)])
 
 
 def columns(V: Float[Tensor, "probe batch token dim"], b: int, real: Tensor) -> Float[Tensor, "n probe"]:
-    """Those vectors of example b as columns over its real coordinates, float64."""
+    """The vectors of example b as columns over its real coordinates, float64."""
     return V[:, b, real].flatten(1).double().T
 
 
 def as_probes(Q: Float[Tensor, "n r"], like: Tensor) -> Float[Tensor, "r length dim"]:
-    """`columns` undone."""
+    """Inverse of `columns`."""
     return Q.T.reshape(Q.shape[1], -1, like.shape[-1]).to(like)

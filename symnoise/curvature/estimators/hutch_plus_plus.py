@@ -13,7 +13,7 @@ def hutch_plus_plus(loss: Loss, product: Product, draw: Draw, count: int, first:
 
     Q is an orthonormal basis of HS for ⌊count/3⌋ directions S; as many products give HQ, and the rest of `count` go to
     the deflated directions g = (I − QQᵀ)z. Given Q the g are independent, so the standard error from the spread of
-    gᵀHg is as honest as Hutchinson's own, with (their number − 1) degrees of freedom; it is 0 where Q spans all of an
+    gᵀHg is as reliable as Hutchinson's own, with (their number − 1) degrees of freedom. It is 0 if Q spans all of an
     example's coordinates. (Meyer, Musco, Musco and Woodruff 2021, arXiv 2010.09649, algorithm 1.)
     """
     low = count // 3

@@ -33,11 +33,12 @@ ESTIMATORS = {"hutch++": hutch_plus_plus, "xtrace": xtrace}
 
 @dataclass(frozen=True)
 class TraceParts:
-    """tr H = tr G + tr R of every example (claim P4), from the same probes.
+    """Hessian trace split into parts, tr H = tr G + tr R (claim P4), of every example, from the same probes.
 
-    hessian:      tr H.
-    gauss_newton: tr G, G = Jᵀ∇²ℓJ ⪰ 0 the curvature of the loss at the logits.
-    rest:         tr R, the bending of the logits weighted by the residual; its error is that of the difference.
+    Attributes:
+        hessian: tr H.
+        gauss_newton: tr G; G = Jᵀ∇²ℓJ ⪰ 0 comes from the curvature of the loss in the logits.
+        rest: tr R, the curvature of the logits weighted by the residual; its error is that of the difference.
     """
 
     hessian: Estimate
@@ -46,11 +47,15 @@ class TraceParts:
 
     @staticmethod
     def joined(parts: Sequence["TraceParts"]) -> "TraceParts":
-        """Parts of a batch as one (`Estimate.joined`)."""
+        """Concatenate the results of parts of a batch (`Estimate.joined`)."""
         return TraceParts(*(Estimate.joined([getattr(part, f.name) for part in parts]) for f in fields(TraceParts)))
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each example and quantity (tr H, tr G, tr R): value and stderr. `attrs` has unit and method."""
+        """A data frame with one row per example and quantity (tr H, tr G, tr R): value and stderr.
+
+        Returns:
+            The frame; `attrs` holds unit and method.
+        """
         import pandas as pd
 
         frames = [part.to_frame().assign(quantity=name) for name, part in self._named().items()]
@@ -65,16 +70,16 @@ class TraceParts:
         return {"tr H": self.hessian, "tr G": self.gauss_newton, "tr R": self.rest}
 
     def noting(self, **facts: Any) -> "TraceParts":
-        """Each with other fields, such as method and seconds."""
+        """A copy with some fields of each estimate replaced, such as method and seconds."""
         return TraceParts(*(getattr(self, f.name).noting(**facts) for f in fields(TraceParts)))
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """The ways to measure with probes number first … first + count − 1, `first` and `count` multiples of `probes`.
+    """Measurements with probes number first … first + count − 1, `first` and `count` being multiples of `probes`.
 
-    probes: in one chunk. directions, coefficients: as in `trace`. Each method raises `InputError` where the loss is
-    not finite, not deterministic or not differentiable, or a form zᵀHz is not finite.
+    probes: per chunk. directions, coefficients: as in `trace`. Each method raises `InputError` if the loss is not
+    finite, not deterministic or not differentiable, or if a form zᵀHz is not finite.
     """
 
     probes: int
@@ -84,17 +89,17 @@ class Sampler:
 
     @property
     def groups(self) -> int:
-        """Equal groups that a chunk falls into: up to 4, else the fewest that its number allows.
+        """Number of equal groups in a chunk: up to 4, else the smallest divisor.
 
-        Four groups cost Taylor mode 3 K-ths of a forward pass per probe more than one, and give the error 3 degrees of
-        freedom. Orthogonal directions are orthogonal within a group.
+        In Taylor mode four groups cost 3/K of a forward pass per probe more than one group, and give the error 3
+        degrees of freedom. Orthogonal directions are orthogonal within a group.
         """
         K = self.probes
         upto_four = max(g for g in range(1, 5) if K % g == 0)
         return upto_four if upto_four > 1 else next((g for g in range(5, K + 1) if K % g == 0), 1)
 
     def by_taylor(self, loss: EmbeddingLoss, first: int, count: int) -> TraceParts:
-        """By collapsed Taylor mode, a pass (or several, as memory allows) a chunk."""
+        """By collapsed Taylor mode, in one pass per chunk, or several if memory is short."""
         values = loss.mean_over_tokens(loss.token_losses())
         require_finite(loss, values)
         hessian, gauss_newton = [], []
@@ -112,7 +117,7 @@ class Sampler:
         return Estimate.from_draws(self._hessian(loss, first, count), count=count)
 
     def gauss_newton_by_products(self, loss: EmbeddingLoss, first: int, count: int) -> Estimate:
-        """tr G by Jacobian products; with tr H beside it, as below, the loss is looked at there."""
+        """tr G by Jacobian products."""
         require_repeatable(loss, loss.mean_over_tokens(loss.token_losses()))
         return Estimate.from_draws(self._gauss_newton(loss, first, count), count=count)
 
@@ -129,7 +134,7 @@ class Sampler:
             for z in self._draw(loss, start, self._block):
                 difference = hvp_difference(loss, z)
                 forms.append(inner(z, difference.product))
-                # |zᵀ(D − Hz)| for an error vector that does not know z: its norm times the size of one coordinate of z.
+                # |zᵀ(D − Hz)| for an error vector independent of z: its norm times the size of one coordinate of z.
                 errors.append(difference.error)
         found = Estimate.from_draws(self._independent(forms), count=count)
         return found.with_shared_error(torch.stack(errors).mean(0))

@@ -1,4 +1,4 @@
-"""How many probes a wanted accuracy takes, without letting the answer decide when to stop."""
+"""Number of probes for a target accuracy, by two-stage sampling."""
 
 import math
 import warnings
@@ -11,7 +11,7 @@ from symnoise.core import Estimate, InputError
 
 Result = TypeVar("Result")
 
-# How often the number of probes shall suffice: a pilot's standard error is itself uncertain.
+# Probability that the probes suffice: a pilot's standard error is itself uncertain.
 ASSURANCE = 0.8
 
 
@@ -22,19 +22,19 @@ def two_stages(
     max_probes: int,
     of: Callable[[Result], Estimate],
 ) -> Result:
-    """A pilot of `probes` probes says how many more are needed, and the answer is made of these fresh ones alone.
+    """Two-stage estimate: a pilot of `probes` probes determines how many more are needed; only these are used.
 
-    measure(first, count): the result from probes number first … first + count − 1, any count that is a multiple of
-    `probes`. of: its estimate that shall become accurate (see `needed`).
+    measure(first, count): the result from probes number first … first + count − 1, for any count that is a multiple of
+    `probes`. of: selects the estimate that is to become accurate (see `needed`).
 
-    Going on until the standard error looks small enough stops where it happens to be underestimated, and intervals
-    then cover less than they say. Here the number is settled before the first fresh probe is drawn: given the pilot the
-    answer is an estimate of fixed size, with the mean, the standard error and the coverage of one (the two stages of
-    Stein 1945, with the pilot left out of the mean since under a relative target it too decides the number). The price
-    is the pilot. Its standard error may still come out above the target, by chance.
+    Sampling until the standard error looks small enough stops when it happens to be underestimated, and intervals then
+    cover less than stated. Here the number is fixed before the first fresh probe is drawn. Given the pilot, the result
+    is an estimate of fixed size, with its mean, standard error and coverage (the two stages of Stein 1945; the pilot is
+    not in the mean, since under a relative target its mean also decides the number). The price is the pilot. The
+    standard error may still exceed the target by chance.
 
-    Warns where `max_probes`, pilot included, do not suffice. Raises `InputError` where these are not at least
-    2·probes, for rtol ≤ 0, and where the pilot has too few probes for a standard error.
+    Warns if `max_probes`, pilot included, do not suffice. Raises `InputError` if `max_probes` is below 2·probes, for
+    rtol ≤ 0, and if the pilot has too few probes for a standard error.
     """
     if not rtol > 0:
         raise InputError(f"rtol must be above 0; got {rtol}")
@@ -65,10 +65,10 @@ def two_stages(
 
 
 def needed(pilot: Estimate, rtol: float) -> float:
-    """How many probes make the standard error of the mean over examples, or that of every example, rtol·|value|.
+    """Number of probes for a standard error of rtol·|value|, of the mean over examples or of every example.
 
-    Whichever takes fewer. Standard errors are taken to fall as 1/√probes (Hutch++ and XTrace do no worse); the
-    variance as its upper bound at level `ASSURANCE`, ν s²/χ²_ν(1 − ASSURANCE) with ν degrees of freedom.
+    Whichever takes fewer. Standard errors are assumed to fall as 1/√probes (Hutch++ and XTrace do no worse). The
+    variance is its upper bound at level `ASSURANCE`, ν s²/χ²_ν(1 − ASSURANCE) with ν degrees of freedom.
     """
     mean = pilot.mean()
     each = (pilot.stderr / pilot.value.abs()).nan_to_num(nan=0.0, posinf=math.inf)  # 0/0: known exactly

@@ -1,4 +1,4 @@
-"""Hessian-vector products by central differences of the gradient: no second derivative is needed."""
+"""Hessian-vector products by central differences of the gradient, without second derivatives."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,11 @@ from symnoise.curvature.operators.hessian import differentiable, inner, require_
 
 @dataclass(frozen=True)
 class Difference:
-    """A product by differences, and how far off it may be.
+    """Hessian product by differences, with an error estimate.
 
-    product: (batch, token, dim) D(h) ≈ Hv.
-    error:   (batch,) an estimate of ‖D(h) − Hv‖, float64.
+    Attributes:
+        product: (batch, token, dim) D(h) ≈ Hv.
+        error: (batch,) estimate of ‖D(h) − Hv‖, float64.
     """
 
     product: Float[Tensor, "batch token dim"]
@@ -23,14 +24,22 @@ class Difference:
 
 
 def hvp_difference(loss: Loss, v: Float[Tensor, "batch token dim"]) -> Difference:
-    """Hv ≈ D(h) = [∇ℓ(X + hv) − ∇ℓ(X − hv)] / 2h, with an error estimate; four gradients.
+    """Hessian-vector product by finite differences, Hv ≈ D(h) = [∇ℓ(X + hv) − ∇ℓ(X − hv)] / 2h; four gradients.
 
-    The step moves the embeddings by ε^(1/3) of their own root mean square, ε the machine precision of their
-    dtype: it balances the truncation error, of order h², against rounding, of order ε/h. The error estimate adds
-    both: ‖D(2h) − D(h)‖/3, the leading truncation term by Richardson, and ε‖∇ℓ‖/h. A network computed in float32
-    rounds more than its last operation does, so expect the error to be right in size, not to the digit.
+    The step moves the embeddings by ε^(1/3) of their root mean square, ε the machine precision of their dtype. That
+    balances the truncation error, of order h², against rounding, of order ε/h. The error estimate adds both:
+    ‖D(2h) − D(h)‖/3, the leading truncation term by Richardson, and ε‖∇ℓ‖/h. A float32 network rounds more than its
+    last operation does, so expect the error to be right in size, not to the digit.
 
-    v is (batch, token, dim). Raises `InputError` where the loss is not finite or not differentiable.
+    Args:
+        loss: The loss and the embeddings X.
+        v: (batch, token, dim), one direction per example.
+
+    Returns:
+        The product and its error.
+
+    Raises:
+        InputError: If the loss is not finite or not differentiable.
     """
     require_loss(loss)
     X = loss.embeddings

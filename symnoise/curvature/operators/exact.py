@@ -1,4 +1,4 @@
-"""Dense Hessians and exact traces, for small problems: the oracle of everything faster."""
+"""Dense Hessians and exact traces, for small problems: the reference for faster methods."""
 
 import torch
 from jaxtyping import Float
@@ -33,7 +33,7 @@ def _columns(loss: Loss):  # type: ignore[no-untyped-def]  # a generator of (ind
     n = loss.embeddings[0].numel()
     if n > LARGEST:
         raise InputError(
-            f"exact needs {n:,} Hessian products a batch (token × dim), more than the limit of {LARGEST:,}; "
+            f"exact needs {n:,} Hessian products per batch (token × dim), more than the limit of {LARGEST:,}; "
             "use method='taylor' or 'hvp', or a shorter example"
         )
     product = HessianProducts(loss)

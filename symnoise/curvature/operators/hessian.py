@@ -50,11 +50,27 @@ class HessianProducts:
 
 
 def hvp(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor, "*probe batch token dim"]:
-    """H v for each direction v, H = ∇²ℓ_b at the embeddings of example b, by differentiating ∇ℓ·v (Pearlmutter 1994).
+    """Hessian-vector product Hv, H = ∇²ℓ_b at the embeddings of example b, by differentiating ∇ℓ·v (Pearlmutter 1994).
 
-    V is (batch, token, dim) or (probe, batch, token, dim); the result is alike, in nats per squared embedding unit
-    times the unit of V. One graph serves all probes. Raises `InputError` for another shape, and where the loss is not
-    finite or not differentiable.
+    Args:
+        loss: The loss and the embeddings at which to differentiate.
+        V: (batch, token, dim) or (probe, batch, token, dim). One graph serves all probes.
+
+    Returns:
+        HV, shaped like V, in nats per squared embedding unit times the unit of V.
+
+    Raises:
+        InputError: For a V of another shape, and if the loss is not finite or not differentiable.
+
+    Examples:
+        >>> import torch
+        >>> from symnoise import hvp
+        >>> class Square:  # ℓ(x) = ½‖x‖², so H = I
+        ...     embeddings, mask, ids = torch.ones(1, 1, 3), torch.ones(1, 1, dtype=torch.long), [0]
+        ...     def __call__(self, X):
+        ...         return X.square().sum((1, 2)) / 2
+        >>> hvp(Square(), torch.tensor([[[1.0, 2.0, 3.0]]]))
+        tensor([[[1., 2., 3.]]])
     """
     require_loss(loss)
     if V.shape[-3:] != loss.embeddings.shape or V.ndim not in (3, 4):
@@ -67,10 +83,19 @@ def hvp(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor,
 
 
 def directional_curvature(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor, "*probe batch"]:
-    """vᵀHv/‖v‖² of each example and direction (Rayleigh quotient), float64, in nats per squared embedding unit.
+    """Curvature along a direction, vᵀHv/‖v‖² (Rayleigh quotient), of each example and direction.
 
-    V is (batch, token, dim), which gives (batch,), or (probe, batch, token, dim), which gives (probe, batch). It does
-    not depend on the length of v, and lies between the least and the largest eigenvalue. Raises as `hvp` does.
+    It does not depend on the length of v, and lies between the smallest and the largest eigenvalue.
+
+    Args:
+        loss: The loss and the embeddings at which to differentiate.
+        V: (batch, token, dim) or (probe, batch, token, dim).
+
+    Returns:
+        (batch,) or (probe, batch), float64, in nats per squared embedding unit.
+
+    Raises:
+        InputError: As in `hvp`.
     """
     return inner(V, hvp(loss, V)) / inner(V, V)
 
@@ -81,26 +106,26 @@ def inner(a: Float[Tensor, "*shape token dim"], b: Float[Tensor, "*shape token d
 
 
 def require_finite(loss: Loss, values: Float[Tensor, " batch"]) -> None:
-    """Raise `InputError` where a loss is NaN or infinite, naming the example, and the token where it is known."""
+    """Raise `InputError` if a loss is NaN or infinite, naming the example and, if known, the token."""
     bad = (~values.isfinite()).nonzero()
     if len(bad):
-        getattr(loss, "token_losses", lambda: None)()  # says which token, if the loss is made of tokens
+        getattr(loss, "token_losses", lambda: None)()  # names the token if the loss has tokens
         raise InputError(f"loss is {float(values[bad[0]])} at example {int(bad[0])}")
 
 
 def require_repeatable(loss: Loss, values: Float[Tensor, " batch"]) -> None:
-    """Raise `InputError` where the loss at its own embeddings, evaluated once more, is not `values` again.
+    """Raise `InputError` if evaluating the loss again at its own embeddings does not give `values`.
 
-    Costs one forward pass without a graph. Passes with and without a graph may choose other kernels, so differences up
-    to √ε of the value are rounding, ε of the embeddings' dtype and at least float32's, in which stock models compute in
-    places; randomness of that size would not be worth the name.
+    Costs one forward pass without a graph. Passes with and without a graph may use different kernels, so differences up
+    to √ε of the value count as rounding. ε is that of the embeddings' dtype, and at least float32's, in which parts of
+    stock models compute.
     """
     with torch.no_grad():
         require_same(values, loss(loss.embeddings).double(), loss.embeddings.dtype)
 
 
 def require_same(values: Float[Tensor, " batch"], again: Float[Tensor, " batch"], dtype: torch.dtype) -> None:
-    """Raise `InputError` where two evaluations of a loss differ by more than rounding (see `require_repeatable`)."""
+    """Raise `InputError` if two evaluations of a loss differ by more than rounding (see `require_repeatable`)."""
     tolerance = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
     bad = ((values - again).abs() > tolerance * values.abs()).nonzero()
     if len(bad):
@@ -112,9 +137,9 @@ def require_same(values: Float[Tensor, " batch"], again: Float[Tensor, " batch"]
 
 
 def require_derivatives(output: Tensor) -> None:
-    """Raise `InputError` where the graph behind `output` holds an operation without a derivative.
+    """Raise `InputError` if the graph of `output` has an operation without a derivative.
 
-    PyTorch lets such operations pass: what lies behind them counts as constant, at most with a warning.
+    PyTorch accepts such operations, at most with a warning; upstream inputs would silently be treated as constants.
     """
     seen, ahead = set(), [output.grad_fn]
     while ahead:
@@ -134,10 +159,10 @@ def require_derivatives(output: Tensor) -> None:
 
 @contextmanager
 def differentiable(loss: Loss) -> Iterator[None]:
-    """Turns the errors of a missing derivative into an `InputError` of one line.
+    """Turn errors about missing derivatives into a one-line `InputError`.
 
-    Quantised weights are watched: kernels on packed integers cut the graph without an error, and the rest of the
-    model would be differentiated as if these layers were constant.
+    Quantised layers are watched: kernels on packed integers cut the graph without an error, and the rest of the model
+    would be differentiated as if these layers were constant.
     """
     hooks = []
     model = getattr(loss, "model", None)

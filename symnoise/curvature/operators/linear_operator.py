@@ -1,4 +1,4 @@
-"""The Hessian of one example as a linear operator, for SciPy, curvlinops' and hessian-eigenthings' algorithms."""
+"""The Hessian of one example as a linear operator, for SciPy, curvlinops and hessian-eigenthings."""
 
 import numpy as np
 import torch
@@ -13,14 +13,21 @@ from symnoise.models import EmbeddingLoss
 
 
 class EmbeddingHessian:
-    """H = ∇²ℓ_b over the n = L·d embedding coordinates of one example's real tokens; symmetric, matrix-free.
+    """Hessian of one example as a matrix-free symmetric linear operator, H = ∇²ℓ_b.
 
-    `H @ v` takes and gives (n,) or (n, k) tensors. The graph behind the products is built once and lives as long
-    as this object, and columns are taken one at a time. Raises `InputError` for an example that is not in the batch.
+    It acts on the n = L·d embedding coordinates of the example's real tokens. `H @ v` takes and returns (n,) or (n, k)
+    tensors, one column at a time. The graph behind the products is built once and lives as long as this object.
 
-    Any algorithm that asks for no more than `shape`, `dtype`, `device`, `@`, `adjoint()` and `to_scipy()` runs on it:
-    curvlinops' trace, diagonal, norm and Lanczos estimators. With `size` and `matvec` so do those of
+    It runs with any algorithm that needs only `shape`, `dtype`, `device`, `@`, `adjoint()` and `to_scipy()`:
+    curvlinops' trace, diagonal, norm and Lanczos estimators; and, with `size` and `matvec`, those of
     hessian-eigenthings.
+
+    Args:
+        loss: The model and batch.
+        example: Place of the example in the batch.
+
+    Raises:
+        InputError: For an example that is not in the batch.
     """
 
     def __init__(self, loss: EmbeddingLoss, example: int = 0) -> None:

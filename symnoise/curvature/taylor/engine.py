@@ -42,13 +42,13 @@ def taylor_quadratics(
 ) -> TaylorQuadratics:
     """One forward pass that carries all probes: about (K + G + 1)/K plain forwards per probe, without a graph.
 
-    V: K probes; `groups` G equal runs of them, each summed on the way. at: X, default the model's own embeddings.
-    coefficients: dtype of the derivatives; None = the model's. One that is coarser than float32 carries its groups in
-    parts of at most 8 probes where their number allows, which are averaged in float64.
-    memory: bytes above the model that the pass may take, default half of what is free (at most 4 GiB on a CPU); probes
-    are cut into several passes to keep it, which changes results by rounding only. Sums over tokens are in float64.
-    Raises `UnsupportedOperation` naming an operation without a rule, `InputError` for a number of groups that does
-    not divide that of the probes and for coefficients that become NaN (names layer, operation and probe).
+    V: K probes; `groups`: G equal runs of them, each summed on the way. at: X, default the model's own embeddings.
+    coefficients: dtype of the derivatives; None = the model's. If it is coarser than float32, groups are split into
+    parts of at most 8 probes if possible, which are averaged in float64.
+    memory: bytes above the model that the pass may take, default half of what is free (at most 4 GiB on a CPU). Probes
+    are split into several passes to stay within it, which changes results by rounding only. Sums over tokens are in
+    float64. Raises `UnsupportedOperation` naming an operation without a rule; `InputError` if the number of groups does
+    not divide that of the probes, or if coefficients become NaN (names layer, operation and probe).
     """
     probes = V.shape[0]
     if not 1 <= groups <= probes or probes % groups:
@@ -59,7 +59,7 @@ def taylor_quadratics(
     size = chunk_size(loss, probes, groups * parts, limit, coefficients)
     run = partial(_in_passes, loss, X, V, groups * parts, coefficients)
     with torch.no_grad(), retained_heap():
-        result, _ = until_it_fits(run, size, "out of memory; going on with {smaller} probes at a time")
+        result, _ = until_it_fits(run, size, "out of memory; continuing with {smaller} probes at a time")
     finite = [x.isfinite().reshape(-1, len(X)).all(0) for x in vars(result).values()]
     bad = (~torch.stack(finite).all(0)).nonzero()
     if len(bad):
@@ -68,7 +68,7 @@ def taylor_quadratics(
 
 
 def _parts(members: int, dtype: torch.dtype) -> int:
-    """Into how many equal parts a group's sum is cut: the fewest with `_FEW` probes or less, 1 where bits suffice."""
+    """Number of equal parts of a group's sum: the fewest with at most `_FEW` probes, 1 if the precision suffices."""
     if torch.finfo(dtype).eps <= torch.finfo(torch.float32).eps:
         return 1
     return next(parts for parts in range(1, members + 1) if members % parts == 0 and members // parts <= _FEW)
@@ -115,7 +115,7 @@ def _where(model: nn.Module, error: BaseException) -> str:
 
 
 def _explain(loss: EmbeddingLoss, X: Tensor, V: Tensor, dtype: torch.dtype | None, example: int) -> None:
-    """Once more, probe by probe and looking at every result; raises `InputError` where one is not finite.
+    """Run again probe by probe, checking every result; raises `InputError` at the first that is not finite.
 
     example: the first of the batch whose curvature is not.
     """

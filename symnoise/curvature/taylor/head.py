@@ -51,9 +51,9 @@ def token_terms(loss: EmbeddingLoss, logits: Taylor) -> TokenTerms:
 
 
 def _steps_from_head(logits: Taylor) -> tuple[Taylor, list[Any]] | None:
-    """The head's output (1, scored, vocabulary) and what was done to it since, if each step acts on rows alone.
+    """The head's output (1, scored, vocabulary) and the later steps, if each acts on rows independently.
 
-    Then the coefficients of the logits are never there for all rows at once.
+    Then the coefficients of the logits are never held for all rows at once.
     """
     steps: list[Any] = []
     x = logits
@@ -91,7 +91,7 @@ def _replay(head: Taylor, steps: list[Any], here: slice) -> Taylor:
 
 
 def _through_head(head: Taylor, which: slice, here: slice) -> Tensor:
-    """Those coefficients (…, 1, block, vocabulary) of the head's output at rows `here`."""
+    """Coefficients `which` (…, 1, block, vocabulary) of the head's output at rows `here`."""
     _, (x, weight, _bias), _ = head.made  # type: ignore[misc]
     c = x.coefficients[which, :, here]
     return stacked_linear(c, head.frame.weight(weight, c.dtype))

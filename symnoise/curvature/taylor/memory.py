@@ -1,4 +1,4 @@
-"""How much memory one pass takes, and how the probes are cut so that it fits."""
+"""Memory of one pass, and how probes are split so that it fits."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,14 @@ from torch import nn
 from symnoise.curvature.taylor.tensor import even_cuts
 from symnoise.models import EmbeddingLoss
 
-# More than this is not asked for by default even where it is free: larger passes are hardly faster.
+# Default limit even if more is free: larger passes are hardly faster.
 _CEILING = 4 * 2**30
 
 
 def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients: torch.dtype | None = None) -> int:
-    """Bytes above the model that one pass with `probes` probes in `groups` groups takes at its peak, about.
+    """Approximate peak memory of one pass with `probes` probes in `groups` groups, in bytes above the model.
 
-    Coefficients live beside one layer's activations only: the stream through the layers twice (before and after a
+    Coefficients exist for one layer's activations at a time: the stream through the layers twice (before and after a
     block) and the block's widest activations three times (both factors of a gated product, and the product).
     """
     batch, tokens, dim = loss.shape

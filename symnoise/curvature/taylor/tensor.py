@@ -1,4 +1,4 @@
-"""`Taylor`: a tensor with its value, K first-order coefficients and G summed second-order ones, one a group of probes.
+"""`Taylor`: a tensor with its value, K first-order coefficients and G summed second-order ones, one per probe group.
 
 symbol   here                        shape
 x0       `value`                     S
@@ -38,7 +38,7 @@ def even_cuts(start: int, count: int, most: int) -> Iterator[slice]:
 
 
 class UnsupportedOperation(NotImplementedError):  # noqa: N818
-    """An operation of the model has no Taylor rule; the message names it and the way round."""
+    """An operation of the model has no Taylor rule; the message names it and the alternative."""
 
     def __init__(self, operation: str, where: str = "") -> None:
         self.operation, self.where = operation, where
@@ -99,7 +99,7 @@ class Frame:
         return self._casts[id(weight)][1]
 
     def constant(self, value: Tensor) -> "Taylor":
-        """A Taylor tensor that does not move with the probes."""
+        """A Taylor tensor that does not depend on the probes."""
         zero = torch.zeros((), dtype=self.dtype_beside(value), device=value.device)
         return Taylor(value, zero.expand(self.probes + self.groups, *value.shape), self)
 

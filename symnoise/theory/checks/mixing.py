@@ -1,7 +1,7 @@
-"""L1, X1 and R1: what linear maps, calibration and the first norm make of a law.
+"""L1, X1 and R1: the effect of linear maps, calibration and the first norm on a law.
 
-None needs an expansion in σ. Why laws of one variance compare at the α in use is L1's to say, since quadratic theory
-fails there (V1).
+None needs an expansion in σ. L1 explains why laws of equal variance behave alike at the α in use, where quadratic
+theory fails (V1).
 """
 
 import math
@@ -19,7 +19,7 @@ from symnoise.theory.findings import Findings, timed
 from symnoise.theory.ledger import LEVEL, Row, mean_and_half, row
 
 WIDTHS = (16, 64)
-RATIOS = (0.1, 0.3, 1.0)  # ‖ε_t‖/‖x_t‖, around those in use
+RATIOS = (0.1, 0.3, 1.0)  # ‖ε_t‖/‖x_t‖, around those in practice
 
 
 @timed
@@ -66,8 +66,8 @@ def check_mixing(draws: int = 400_000, seed: int = 0) -> Findings:
 def check_first_layer(model: nn.Module, *, where: str, seed: int = 0) -> Findings:
     """L1 on a model's first layer: d Σw⁴/(Σw²)² of the rows of each linear map from the embeddings' width.
 
-    A row of independent normal weights has 3d/(d+2) in the mean, so that a law's excess kurtosis falls to 3(κ−3)/(d+2).
-    The median over all rows, with its interval from order statistics; "within" 25 % of that.
+    The mean for a row of independent normal weights is 3d/(d+2), so that a law's excess kurtosis falls to 3(κ−3)/(d+2).
+    Measured is the median over all rows, with its interval from order statistics; "within" 25 % of that.
     """
     maps = first_maps(model)
     width = maps[0].shape[1]
@@ -83,14 +83,14 @@ def check_first_layer(model: nn.Module, *, where: str, seed: int = 0) -> Finding
 
 
 def concentration(weights: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:
-    """Σw⁴/(Σw²)² of each row, in float64: 1/d where all weights are equal, 1 where one is all there is."""
+    """Σw⁴/(Σw²)² of each row, in float64: 1/d if all weights are equal, 1 if only one is nonzero."""
     squares = weights.detach().double().square()
     return squares.square().sum(-1) / squares.sum(-1).square()
 
 
 def first_maps(model: nn.Module) -> list[Float[Tensor, "row width"]]:
-    """Weights (rows, d) of the linear maps of the first layer that read the embeddings' width d, with the gain of the
-    norm before them left out. `InputError` where there is none."""
+    """Weights (rows, d) of the first layer's linear maps from the embeddings' width d, without the gain of the norm
+    before them. `InputError` if there are none."""
     width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
     for layers in (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)):
         maps = [m.weight for m in layers[0].modules() if isinstance(m, nn.Linear) and m.in_features == width]

@@ -1,7 +1,7 @@
 """The claims on a language model: a tiny one in float64, or a real one on real text.
 
-A real model has no dense Hessian to compare with, so predictions use Hessian products along the same draws that
-are measured, or gradients. Intervals are over draws: they speak of these examples, not of all text.
+A real model has no dense Hessian to compare with, so predictions use gradients, or Hessian products along the measured
+draws. Intervals are over draws: they are for these examples, not for all text.
 """
 
 from typing import Any
@@ -34,10 +34,10 @@ from symnoise.theory.subjects import ScaleInvariant
 def check_coupled_laws(loss: EmbeddingLoss, alpha: float, draws: int, *, where: str, seed: int = 0) -> Findings:
     """S2 and S3 by coupled draws on a model, averaged over these examples.
 
-    From each pair its own ½σ²zᵀHz is taken off, whose mean all laws share; the rest is, by S2, linear in κ. All in
-    units of E|½σ²zᵀHz|, what noise does at second order. S2, "linear": what the sparse law of κ = 10 has beyond the
-    line through Rademacher (κ = 1) and the sparse law of κ = 100, within 10 % of 0. S2, "difference": what two laws in
-    use differ by, (κ_a − κ_b) times that line's slope, within 10 % of 0.
+    From each pair its own ½σ²zᵀHz is subtracted, whose mean all laws share; by S2 the rest is linear in κ. All in units
+    of E|½σ²zᵀHz|, the second-order effect of noise. S2, "linear": deviation of the sparse law of κ = 10 from the line
+    through Rademacher (κ = 1) and the sparse law of κ = 100, within 10 % of 0. S2, "difference": the difference of two
+    laws in use, (κ_a − κ_b) times that line's slope, within 10 % of 0.
     S3: excess of the raw Gaussian over the calibrated one on the same z, over σ²zᵀHz: predicted 1 by least squares,
     to 10 %.
     """
@@ -73,7 +73,7 @@ def check_coupled_laws(loss: EmbeddingLoss, alpha: float, draws: int, *, where: 
 
 
 def _by_kurtosis(rest: dict[str, Tensor], alpha: float, facts: dict[str, Any]) -> list[Row]:
-    """S2's rows: how what is left of the excess, (draw, example), depends on κ; draws of each example are the unit."""
+    """S2's rows: dependence of the remaining excess, (draw, example), on κ; draws of each example are the unit."""
     middle, far = SPARSE
     slope = (rest[far.name] - rest["rademacher"]) / (far.kurtosis - LAWS["rademacher"].kurtosis)
     beyond = rest[middle.name] - rest["rademacher"] - (middle.kurtosis - LAWS["rademacher"].kurtosis) * slope
@@ -188,8 +188,8 @@ def check_norms(loss: EmbeddingLoss, alpha: float, draws: int = 400, *, where: s
 def check_radial(loss: Loss, probes: int = 8, *, where: str, subject: str = "model", seed: int = 0) -> Findings:
     """N3: ⟨X, ∇ tr H⟩ over −2 tr H (predicted 1, to 10 %), and its premise ⟨X, ∇ℓ⟩ = 0, relative to ‖X‖‖∇ℓ‖.
 
-    Both fail where the loss is not invariant to the scale of X, as in a model whose residual stream adds to X what
-    normalised layers make of it.
+    Both fail if the loss is not invariant to the scale of X, as in a model whose residual stream adds the output of
+    normalised layers to X.
     """
     identity = radial_identity(loss, probes=probes, seed=seed)
     defect = identity.defect.mean()
@@ -222,6 +222,6 @@ def check_radial(loss: Loss, probes: int = 8, *, where: str, subject: str = "mod
 
 
 def _slope_through_zero(y: Tensor, x: Tensor) -> tuple[float, tuple[float, float]]:
-    """Least squares through 0 with its interval; every entry, whichever example it is of, is a unit."""
+    """Least squares through 0 with its interval; every entry is a unit, whichever example it belongs to."""
     found = attenuation_slope(y.reshape(-1, 1), x.reshape(-1, 1), "draw", LEVEL)
     return found.value, (found.low, found.high)

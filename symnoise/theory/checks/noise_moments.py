@@ -18,8 +18,8 @@ _ROUNDING = 4 * torch.finfo(torch.float32).eps
 def check_moments(alpha: float = 5.0, length: int = 8, dim: int = 16, draws: int = 100_000, seed: int = 0) -> Findings:
     """M1, M2 and M3 for each law over `draws` draws of (length, dim), float32 as in training.
 
-    The resolution asked for: 1 % of a mean, 10 % of a variance, and of a mean norm its whole distance from
-    α√v, which is what M2 predicts. Rademacher norms do not vary; their intervals are float32 rounding alone.
+    Resolution: 1 % of a mean, 10 % of a variance, and for a mean norm its whole distance from α√v, which is what M2
+    predicts. Rademacher norms do not vary; their intervals are float32 rounding only.
     """
     rows: list[Row] = []
     table: Table = []
@@ -77,7 +77,7 @@ def _mean_and_half(found: SampledMoments) -> tuple[float, float]:
 def check_moments_at_scale(
     alpha: float = 5.0, length: int = 128, dim: int = 576, draws: int = 200, seed: int = 0
 ) -> Findings:
-    """M1 again at the shape of real fine-tuning, where E‖ε‖² must be the same number; resolution 1 %."""
+    """M1 at the shape of real fine-tuning, where E‖ε‖² must be the same number; resolution 1 %."""
     rows = []
     for name in single_draws():
         noise = Noise.named(name, alpha)
@@ -92,7 +92,7 @@ def check_moments_at_scale(
 
 
 def _mean_square_norm(noise: Noise) -> float:
-    """M1: α²v, and α²/3 of every calibrated law, whatever L and d."""
+    """M1: α²v, and α²/3 for every calibrated law, for all L and d."""
     return noise.alpha**2 * (constants.CALIBRATED if noise.calibrated else law(noise.law).variance)
 
 

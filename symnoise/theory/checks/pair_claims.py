@@ -1,4 +1,4 @@
-"""P1 to P3 where everything is known: cancellation for each draw, variances, and the law of least variance."""
+"""P1 to P3 on functions with known derivatives: cancellation per draw, variances, and the law of least variance."""
 
 import math
 from collections.abc import Callable
@@ -18,10 +18,10 @@ from symnoise.theory.subjects import Subject
 
 @timed
 def check_cancellation(subject: Subject, sigma: float, draws: int = 256, seed: int = 0) -> Findings:
-    """P1: the order in σ of what ½εᵀHε leaves of a pair (4), and, as a control, of a single draw (3).
+    """P1: the order in σ of the remainder beyond ½εᵀHε, for a pair (4) and, as a control, for a single draw (3).
 
     Order: log₂ of the ratio at σ and σ/2 of the root mean square over draws, extrapolated to σ = 0; to 0.1. The next
-    term of a pair is σ² smaller, of a single draw only σ, whose control therefore starts from σ/8.
+    term is σ² smaller for a pair but only σ for a single draw, whose control therefore starts from σ/8.
     """
     z = _rademacher(subject, draws, seed, "cancellation")
     forms, slopes = subject.forms(z), z @ subject.gradient

@@ -1,4 +1,4 @@
-"""S1 to S3: what smoothing by each law does to the loss."""
+"""S1 to S3: the effect of smoothing by each law on the loss."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _SIGMAS = tuple(float(s) for s in np.geomspace(0.02, 0.1, 6))
 
 @timed
 def check_smoothing_analytically(seed: int = 0) -> Findings:
-    """S1, S2 and S3 on a function whose smoothed values are known in closed form: no sampling at all.
+    """S1, S2 and S3 on a function whose smoothed values are known in closed form, without sampling.
 
     Slopes are local, log₂ of the ratio at σ and σ/2, extrapolated to σ = 0; the half width is the size of that
     extrapolation. A slope must be resolved to 0.1, a ratio to 2 %.
@@ -137,11 +137,11 @@ def _limit(of: Callable[[float], float], sigma: float) -> tuple[float, float]:
 def check_smoothing_sampled(subject: Subject, sigma: float, draws: int, seed: int = 0) -> Findings:
     """S1 to S3 on `subject` by coupled draws: one uniform variate pushed through each law's quantile function.
 
-    S1: C(σ/4) against tr H. S2: from each mirrored pair ½σ²zᵀHz is taken off, whose mean is the same for all laws;
-    what stays is of order σ⁴, so the sampling noise shrinks with the signal. S3: the raw Gaussian's excess, from
-    the same variates. Coefficients are extrapolated to σ = 0 draw by draw (Richardson from σ/2 and σ/4), so that
-    intervals are those of sampling. Resolution: 10 % for S1 and S3, 25 % for S2, the small difference of large
-    numbers even when coupled.
+    S1: C(σ/4) against tr H. S2: from each mirrored pair ½σ²zᵀHz is subtracted, whose mean is the same for all laws; the
+    rest is of order σ⁴, so the sampling noise shrinks with the signal. S3: the raw Gaussian's excess, from the same
+    variates. Coefficients are extrapolated to σ = 0 draw by draw (Richardson from σ/2 and σ/4), so that intervals are
+    those of sampling. Resolution: 10 % for S1 and S3, 25 % for S2, a small difference of large numbers even when
+    coupled.
     """
     uniforms = torch.rand((draws, len(subject.x)), generator=generator(seed, "coupled"), dtype=torch.float64)
     uniforms.clamp_(min=1e-12)  # the quantile of 0 is −∞

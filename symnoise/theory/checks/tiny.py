@@ -1,4 +1,4 @@
-"""Every claim that a model can be held to, on a tiny float64 transformer whose derivatives are known exactly."""
+"""Every claim that applies to a model, on a tiny float64 transformer whose derivatives are known exactly."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ SMALL, TRAINING = 0.02, 5.0  # α: σ = 0.002, where the quadratic regime must h
 
 
 def check_tiny_transformer(draws: int, seed: int = 0) -> Findings:
-    """S1 to P3 from the dense Hessian, then P1, V1, P4 and N3 by the checks that a real model gets.
+    """S1 to P3 from the dense Hessian, then P1, V1, P4 and N3 by the checks used on real models.
 
     N3 twice: on the model itself, whose residual stream breaks the premise, and on the same loss made invariant to
     the scale of X, where the identity must hold. draws: for S1 to S3.

@@ -1,4 +1,4 @@
-"""V1, and P1 on a model: what is left of the quadratic term at the size of the noise, by two numbers."""
+"""V1, and P1 on a model: how much of the quadratic term remains at the size of the noise, by two numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ _MEASURES: dict[str, tuple[Callable[..., Pooled], str]] = {
     "slope": (attenuation_slope, "attenuation slope Σxy/Σx²"),
     "ratio-of-means": (ratio_of_means, "ratio of means Σy/Σx"),
 }
-# What is independent: the key's part, and the words. A single example says nothing of other texts.
+# Independent unit: its part of the key, and its words. A single example says nothing about other texts.
 _UNITS: dict[Unit, tuple[str, str]] = {"example": ("", "texts like these"), "draw": (".these", "these texts")}
 
 
@@ -30,14 +30,14 @@ def check_validity(
     text: str = "",
     seed: int = 0,
 ) -> Findings:
-    """V1: attenuation slope and ratio of means within 10 % of 1 at each α in `training`; P1: the slope at the least α.
+    """V1: attenuation slope and ratio of means within 10 % of 1 at each α in `training`; P1: slope at the smallest α.
 
     y is a pair's excess and x = ½εᵀHε (`symnoise.curvature.pooled`). Each number has a row for texts like these, whose
     unit is the example, and one for these texts, whose unit is the draw; with one example only the latter.
-    text: a part of the keys, to tell the rows of a second text from those of the first.
+    text: a part of the keys, to distinguish the rows of a second text from those of the first.
 
-    Table "validity": for each α both numbers (T the slope) with both intervals; null where an interval is unbounded.
-    Table "validity by example": the same of each example over its own draws.
+    Table "validity": both numbers (T the slope) with both intervals for each α; null if an interval is unbounded.
+    Table "validity by example": the same for each example over its own draws.
     """
     K, B = smoothed.forms.shape
     units: list[Unit] = ["example", "draw"] if B > 1 else ["draw"]
@@ -72,7 +72,7 @@ def _count(unit: Unit, draws: int, examples: int) -> int:
 
 
 def _record(found: dict[tuple[str, Unit], Pooled], first: Unit) -> dict[str, float]:
-    """Slope as T, ratio of means as R: intervals for texts like these (where there are several), and for these."""
+    """Slope as T, ratio of means as R: intervals for texts like these (if there are several), and for these."""
     record: dict[str, float] = {}
     for name, short in (("slope", "T"), ("ratio-of-means", "R")):
         wide, own = found[name, first], found[name, "draw"]

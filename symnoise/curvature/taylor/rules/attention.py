@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as one rule: probe by probe and in blocks of query rows, so that scores stay in cache.
+"""Scaled dot-product attention as one rule, probe by probe and in blocks of query rows, so that scores stay in cache.
 
 s = q kᵀ · scale (+ mask),  p = softmax(s),  o = p v.  With e_k = s1_k − ⟨s1_k⟩ and p1_k = p e_k:
 s1_k = q1_k k0ᵀ + q0 k1_kᵀ          s2 = q2 k0ᵀ + q0 k2ᵀ + 2 Σ q1_k k1_kᵀ
@@ -60,9 +60,9 @@ def _attention(q: Taylor, k: Taylor, v: Taylor, value: Tensor, mask: Any, is_cau
         scores = queries.value(here) @ (k0 := shared_k.value(seen)).mT * scale
         if additive is not None:
             scores += queries.fold(additive(here, end))
-        blind = scores.isneginf().all(-1, keepdim=True)  # sees no key at all
+        blind = scores.isneginf().all(-1, keepdim=True)  # rows that see no key
         p = torch.softmax(scores, -1).masked_fill_(blind, 0).to(dtype)
-        # s1 = q1 (scale k0)ᵀ + (scale q0) k1ᵀ: no coefficient need be multiplied.
+        # s1 = q1 (scale k0)ᵀ + (scale q0) k1ᵀ: no coefficient needs to be scaled.
         q0, k0, v0 = (queries.value(here) * scale).to(dtype), (k0 * scale).to(dtype), shared_v.value(seen).to(dtype)
 
         u, o2 = [], []
@@ -87,7 +87,7 @@ def _attention(q: Taylor, k: Taylor, v: Taylor, value: Tensor, mask: Any, is_cau
 
 
 class _Heads:
-    """(..., heads, token, dim) as a batch of matrices, one a key head; queries of one key head lie below each other."""
+    """(..., heads, token, dim) as a batch of matrices, one per key head; queries of one key head are stacked."""
 
     def __init__(self, x: Taylor, keys: Taylor, dtype: torch.dtype) -> None:
         self.x, self.dtype = x, dtype

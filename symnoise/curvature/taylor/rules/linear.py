@@ -1,4 +1,4 @@
-"""Matrix products: with weights all coefficients go through in one; between two Taylor tensors by Leibniz."""
+"""Matrix products: with weights, all coefficients in one product; between two Taylor tensors, by Leibniz."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ def stacked_linear(c: Tensor, weight: Tensor) -> Tensor:
 
 
 def _through_matrix(x: Taylor, value: Tensor, function: Callable[[Tensor], Tensor]) -> Taylor:
-    """`function` multiplies stacked coefficients by a matrix: all at once if they are there, else as they come."""
+    """`function` multiplies stacked coefficients by a matrix: all at once if they are known, else block by block."""
     x.bound()
     result = Taylor.each(x, value, function)
     if not x.known:

@@ -1,4 +1,4 @@
-"""Operations that only move entries, linear reductions, and questions that a value alone answers."""
+"""Operations that only move entries, linear reductions, and operations that depend only on the value."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ aten = torch.ops.aten
 @rule(aten.view, aten._unsafe_view, aten.unsqueeze, aten.squeeze)
 def _reshape(func: Any, x: Taylor, *args: Any) -> Taylor:
     require(not any(isinstance(a, torch.dtype) for a in args), str(func))
-    # Coefficients may lie otherwise in memory than the value: reshape copies where view could not.
+    # Coefficients may have another memory layout than the value: reshape copies where view could not.
     value = func(x.value, *args) if func.overloadpacket in (aten.squeeze, aten.unsqueeze) else x.value.reshape(args[0])
     return Taylor.each(x, value, lambda c: _reshaped(c, value.shape))
 
