@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from experiments.alpaca_eval.files import Row, add, kept, matched
 from experiments.study.generate import prompt_ids
@@ -29,6 +29,7 @@ from symnoise.models import load_model
 ORDERS = ("both", "random")
 RETRIES = 5
 SECONDS = 120.0  # until an endpoint is given up for this time
+_UNREACHED = (OSError, HTTPException, ValueError)  # no connection, cut off, or no JSON
 Answer = Callable[[str], float | None]  # prompt -> probability that the second reply is better, None: none was given
 
 
@@ -136,19 +137,30 @@ def _asked(judge: Judge, prompt: str) -> float | None:
 
 def _posted(request: urllib.request.Request) -> Any:
     """The JSON of the answer; again, after longer and longer pauses, where the endpoint is busy or out of reach."""
-    for attempt in range(RETRIES):
-        try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as response:
-                return json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            said = f"{error.code} {error.read(200).decode(errors='replace')}"
-            if error.code not in (408, 429) and error.code < 500:
-                break
-        except (OSError, HTTPException, ValueError) as error:  # no connection, cut off, or no JSON
-            said = str(error) or type(error).__name__
-        if attempt + 1 < RETRIES:
-            time.sleep(2**attempt)
+    patiently = Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_attempt(RETRIES),
+        wait=wait_exponential(),  # 1, 2, 4 … seconds
+        reraise=True,
+    )
+    try:
+        return patiently(_answered, request)
+    except urllib.error.HTTPError as error:
+        said = f"{error.code} {error.read(200).decode(errors='replace')}"
+    except _UNREACHED as error:
+        said = str(error) or type(error).__name__
     raise InputError(f"the judge at {request.full_url} does not answer ({said}); what it judged is kept: run again")
+
+
+def _answered(request: urllib.request.Request) -> Any:
+    with urllib.request.urlopen(request, timeout=SECONDS) as response:
+        return json.loads(response.read())
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in (408, 429) or error.code >= 500
+    return isinstance(error, _UNREACHED)
 
 
 def _loaded(judge: Judge) -> Answer:

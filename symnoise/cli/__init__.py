@@ -1,12 +1,11 @@
 """The command line: parses, calls, prints, writes JSON. `symnoise --help` answers without loading PyTorch.
 
-Exit codes: 0 done; 2 bad input; 1 a process of a distributed run was lost, or a bug; 130 interrupted. Errors other than
-bugs are one line on standard error. torchrun itself always exits with 1 if one of its processes fails.
+Exit codes: 0 done; 2 bad input; 1 stopped by SIGTERM or by the loss of a process, or a bug; 130 interrupted. Errors
+other than bugs are one line on standard error. torchrun itself always exits with 1 if one of its processes fails.
 """
 
 import difflib
 import os
-import signal
 import sys
 from typing import Any
 
@@ -32,17 +31,12 @@ def main() -> None:
         message = error.format_message()  # empty for a command without arguments: its help was printed
         _end(message and f"{message.rstrip('.')} (try {error.ctx.command_path} --help)", 2)
     except Exception as error:
-        from symnoise.cli.processes import Interrupted, Lost
+        from symnoise.cli.processes import Stopped
         from symnoise.core import InputError
         from symnoise.curvature.taylor import UnsupportedOperation
 
-        if isinstance(error, Lost):
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            _say(str(error))
-            sys.stdout.flush()
-            os._exit(1)  # an ordinary exit waits for the lost process
-        if isinstance(error, Interrupted):
-            _end(str(error), 130)
+        if isinstance(error, Stopped):
+            _end(str(error), error.code)
         if not isinstance(error, InputError | UnsupportedOperation):
             raise
         _end(str(error), 2)
@@ -61,11 +55,10 @@ def near_options(given: str, command: Any) -> list[str]:
 
 def _end(message: str, code: int) -> None:
     """Exit; if several processes fail alike, only the first prints the message."""
-    if os.environ.get("RANK", "0") == "0":
-        _say(message)
-    sys.exit(code)
+    if "RANK" in os.environ:
+        from symnoise.cli.processes import first_to_end
 
-
-def _say(message: str) -> None:
+        message = message if first_to_end() else ""
     if message:
         print("symnoise:", " ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -11,7 +11,7 @@ from typing import Any
 from symnoise.core import write_json
 
 
-class Parts:
+class BatchRecords:
     """FILE.parts/: one JSON record a batch, written whole or not at all, named by all that its numbers depend on.
 
     A record whose key is not asked for is left alone until `remove`. Without a file nothing is kept.

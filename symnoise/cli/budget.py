@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from symnoise.cli.batch_records import Parts, key_of
+from symnoise.cli.batch_records import BatchRecords, key_of
 from symnoise.cli.shared import PLAIN, dtype_named, left_out, long_work, numbers, positive, show, write
 from symnoise.core import InputError, generator
 from symnoise.data import LeftOut, collate, fitting, load_data, set_chat_template
@@ -51,8 +51,8 @@ def budget(
         rows, because = _rows(loaded, data, batch * batches, max_length, seed, strict)
         texts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         settings = {"alphas": strengths, "noise": noise, "draws": draws, "dtype": dtype, "device": device, "seed": seed}
-        parts = Parts(json)
-        kept = _Kept(parts, [key_of(settings, loaded.provenance(), j, texts[: j + 1]) for j in range(len(texts))])
+        records = BatchRecords(json)
+        kept = _Kept(records, [key_of(settings, loaded.provenance(), j, texts[: j + 1]) for j in range(len(texts))])
         if len(kept):
             console.print(f"symnoise: {len(kept)} of {batches} batches are done by an earlier run", **PLAIN)
         inputs = [{key: value.to(device) for key, value in collate(text, loaded.tokenizer).items()} for text in texts]
@@ -66,7 +66,7 @@ def budget(
     )
     facts = {"model": loaded.name, "data": data, "batch": batch, "batches": batches, "max_length": max_length}
     write(json, facts | settings | left_out(because) | {"rows": [_plain(one) for one in found]})
-    parts.remove()
+    records.remove()
 
 
 def _rows(
@@ -86,17 +86,17 @@ def _rows(
 
 
 class _Kept(MutableMapping[int, Any]):
-    """Records of batches by their number, in `Parts`."""
+    """Records of batches by their number, in `BatchRecords`."""
 
-    def __init__(self, parts: Parts, keys: Sequence[str]) -> None:
-        self._parts, self._keys, self._known = parts, keys, parts.read(keys)
+    def __init__(self, records: BatchRecords, keys: Sequence[str]) -> None:
+        self._records, self._keys, self._known = records, keys, records.read(keys)
 
     def __getitem__(self, number: int) -> Any:
         return self._known[self._keys[number]]
 
     def __setitem__(self, number: int, record: Any) -> None:
         self._known[self._keys[number]] = record
-        self._parts.write(self._keys[number], record)
+        self._records.write(self._keys[number], record)
 
     def __delitem__(self, number: int) -> None:
         del self._known[self._keys[number]]

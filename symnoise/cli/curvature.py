@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 import symnoise
-from symnoise.cli.batch_records import Parts
-from symnoise.cli.processes import processes
+from symnoise.cli.batch_records import BatchRecords
+from symnoise.cli.processes import agreed, first_on_its_machine, own_device, processes
 from symnoise.cli.shards import Record, measured
 from symnoise.cli.shared import (
     PLAIN,
@@ -55,9 +55,10 @@ def curvature(
     _require_known(options)
     positive("--batch", batch)
     estimator = options | {"coefficients": None if coefficients == "model" else dtype_named(coefficients)}
-    parts = Parts(json)
-    with long_work(json, alone=False) as console, processes(device) as us:
-        text = us.first_on_its_machine(lambda: load(dtype=dtype, device=us.device, **source))
+    records = BatchRecords(json)
+    with long_work(json, alone=False) as console, processes() as us:
+        own = agreed(lambda: own_device(us, device))
+        text = first_on_its_machine(us, lambda: load(dtype=dtype, device=own, **source))
         runs = batches(len(text), batch)
         settings: dict[str, Any] = options | {
             "symnoise": symnoise.__version__,
@@ -66,22 +67,22 @@ def curvature(
         }
         # Reading the weights again for their SHA-256 is needed only if results are kept.
         settings["model"] = text.model.provenance() if json else text.model.name
-        if method in ("auto", "taylor") and us.rank == 0:
+        if method in ("auto", "taylor") and us.is_main_process:
             console.print(_memory_line(text, runs, estimator), **PLAIN)
         forward = _ForwardTimer()
-        records, resumed = measured(
+        found, resumed = measured(
             text,
             runs,
             lambda ids: _measure(text.loss(ids), estimator, forward),
             settings=settings,
             us=us,
-            parts=parts,
+            records=records,
             console=console,
         )
-        result = _result(text, records, options) | {"processes": us.count, "resumed_examples": resumed}
-        us.agreed(lambda: write(json, result) if us.rank == 0 else None)
-        parts.remove()
-    if us.rank == 0:
+        result = _result(text, found, options) | {"processes": us.num_processes, "resumed_examples": resumed}
+        agreed(lambda: write(json, result) if us.is_main_process else None)
+        records.remove()
+    if us.is_main_process:
         _print(result)
 
 

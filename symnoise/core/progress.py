@@ -33,7 +33,7 @@ def progress_shown() -> Iterator[Console]:
 
 @runtime_checkable
 class Counted(Protocol[Item_co]):
-    """Items of known number: a sequence, or work assigned as it proceeds."""
+    """Items whose number is known: a sequence, or a tensor along its first axis."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Item_co]: ...

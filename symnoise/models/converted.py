@@ -7,6 +7,7 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
+import platformdirs
 import torch
 from torch import Tensor
 
@@ -15,10 +16,11 @@ from symnoise.models import gguf
 
 
 def cache_folder() -> Path:
-    """$SYMNOISE_CACHE, else $XDG_CACHE_HOME/symnoise, else ~/.cache/symnoise."""
+    """$SYMNOISE_CACHE, else the platform's folder for caches: $XDG_CACHE_HOME/symnoise, else on Linux
+    ~/.cache/symnoise."""
     if own := os.environ.get("SYMNOISE_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "symnoise"
+    return platformdirs.user_cache_path("symnoise", appauthor=False)
 
 
 def folder_of(name: str, digest: str) -> Path:

@@ -2,19 +2,17 @@
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from torch import distributed as dist
 
 from result_schema.files import ROOT
 from symnoise.cli import main
-from symnoise.cli.batch_records import Parts, key_of
-from symnoise.cli.processes import Lost, Member
-from symnoise.core import InputError
+from symnoise.cli.batch_records import BatchRecords, key_of
 from tests.tiny import tiny, tiny_tokenizer
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven")
@@ -86,6 +84,28 @@ def test_bad_input_is_said_once(options, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_bad_input_of_one_process_ends_both_after_their_batch(options, tmp_path) -> None:
+    done = torchrun(str(ROOT / "tests/cli/bad_rank.py"), *options, "--json", str(tmp_path / "out.json"))
+    assert done.returncode != 0
+    (line,) = lines(done.stderr, "nan")
+    # The first turn is two batches of two rows; in the second process 0 has two rows more.
+    assert "the loss is nan; a rerun resumes from the 6 examples that are done" in line
+    assert "exitcode  : 2" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json.parts"]
+
+
+def test_other_data_on_one_process_are_refused(options, tmp_path) -> None:
+    for rank, words in enumerate((WORDS, WORDS[::-1])):
+        rows = [{"instruction": f"say {word}", "output": word} for word in words]
+        (tmp_path / f"rows-{rank}.json").write_text(json.dumps(rows))
+    command = f"exec {shlex.join([sys.executable, '-m', 'symnoise', *options])} --data {tmp_path}/rows-$RANK.json"
+    done = torchrun("--no-python", "bash", "-c", command)
+    assert done.returncode != 0
+    (line,) = lines(done.stderr, "different")
+    assert line.startswith("symnoise: the processes have read different models or data")
+    assert "exitcode  : 2" in done.stderr
+
+
 def interrupted(monkeypatch, options: list[str], file: Path, after: int) -> None:
     """A run that Ctrl-C ends when `after` batches are done."""
     from symnoise.cli import curvature
@@ -116,6 +136,17 @@ def test_an_interrupted_run_goes_on(monkeypatch, options, tmp_path, capsys) -> N
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_sigterm_says_how_to_resume(monkeypatch, options, tmp_path, capsys) -> None:
+    from symnoise.cli import curvature
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(curvature, "_measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert alone(monkeypatch, *options, "--json", str(tmp_path / "out.json")) == 1
+    (line,) = lines(capsys.readouterr().err, "ended from outside")
+    assert line.endswith("run the same command again") and "lost" not in line
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.parametrize("other", [["--seed", "1"], ["--probes", "2"], ["--method", "hvp"], ["--max-length", "18"]])
 def test_records_of_other_settings_are_not_used(monkeypatch, options, tmp_path, capsys, other: list[str]) -> None:
     file = tmp_path / "out.json"
@@ -130,46 +161,12 @@ def test_records_of_other_settings_are_not_used(monkeypatch, options, tmp_path, 
 
 
 def test_a_damaged_record_is_measured_again_and_foreign_files_stay(tmp_path) -> None:
-    parts, key = Parts(tmp_path / "out.json"), key_of("settings", [0, 1])
-    parts.write(key, {"trace": [1.5, float("nan")]})
-    (found,) = parts.read([key]).values()
+    records, key = BatchRecords(tmp_path / "out.json"), key_of("settings", [0, 1])
+    records.write(key, {"trace": [1.5, float("nan")]})
+    (found,) = records.read([key]).values()
     assert found["trace"][0] == 1.5 and found["trace"][1] != found["trace"][1]
     (tmp_path / "out.json.parts" / f"{key}.json").write_text('{"trace": [1.')
-    assert parts.read([key]) == {}
+    assert records.read([key]) == {}
     (tmp_path / "out.json.parts" / "notes.txt").write_text("mine")
-    parts.remove()
+    records.remove()
     assert [path.name for path in (tmp_path / "out.json.parts").iterdir()] == ["notes.txt"]
-
-
-def test_a_process_without_sign_of_life_is_named(monkeypatch) -> None:
-    member = Member(dist.HashStore(), rank=0, count=2, silence=0.4)
-    started = time.monotonic()
-    with pytest.raises(Lost, match="process 1 of 2 stopped responding"):
-        member.gathered(None)
-    assert time.monotonic() - started < 20
-
-
-def test_work_is_dealt_once_and_everyone_sees_the_end() -> None:
-    store = dist.HashStore()
-    first, second = (Member(store, rank=rank, count=2) for rank in range(2))
-    one, two = iter(first.deal(3)), iter(second.deal(3))
-    assert [next(one), next(two)] == [0, 1]
-    assert next(two) == 2  # whoever is free takes the next
-    assert next(one) is None  # its own is done; here it sees the first of the second
-    assert list(two) == [None]  # all three are done, one of them by the first
-    assert list(one) == [None]
-
-
-def test_after_bad_input_nothing_more_is_dealt(monkeypatch) -> None:
-    store = dist.HashStore()
-    first, second = (Member(store, rank=rank, count=2) for rank in range(2))
-    monkeypatch.setattr(first, "gathered", lambda error: [error, None])
-
-    def bad() -> None:
-        raise InputError("row 3 is bad")
-
-    dealt = iter(second.deal(3))
-    assert next(dealt) == 0
-    with pytest.raises(InputError, match="row 3 is bad"):
-        first.agreed(bad)
-    assert list(dealt) == []

@@ -183,7 +183,7 @@ def server(monkeypatch):
         def log_message(self, *_):
             pass
 
-    monkeypatch.setattr(judging.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # tenacity's pauses
     made = HTTPServer(("127.0.0.1", 0), Handler)
     made.seen, made.statuses = [], []
     thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
