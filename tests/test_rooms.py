@@ -75,6 +75,14 @@ def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
+def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Its length without the docstring, which may explain as much as it takes."""
+    first = function.body[0]
+    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    docstring = first.end_lineno - first.lineno + 1 if has_docstring else 0
+    return function.end_lineno - function.lineno + 1 - docstring
+
+
 def _nesting(node: ast.AST, level: int = 0) -> int:
     """The deepest block in a function, without the functions and classes in it; `elif` is as deep as its `if`."""
     deepest = level
@@ -88,7 +96,7 @@ def _nesting(node: ast.AST, level: int = 0) -> int:
 
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_a_function_fits_on_a_screen(path: Path) -> None:
-    sizes = [(function.name, function.end_lineno - function.lineno + 1) for function in _functions(path)]
+    sizes = [(function.name, _lines(function)) for function in _functions(path)]
     assert not [(name, size) for name, size in sizes if size > 50]
 
 
