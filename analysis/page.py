@@ -16,8 +16,8 @@ from markupsafe import Markup, escape
 
 from analysis import numbers
 from analysis.ledger import SYMBOLS
-from analysis.style import save
 from symnoise.core import write_atomically
+from symnoise.plot.style import save
 
 
 @dataclass(frozen=True)

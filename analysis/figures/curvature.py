@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.intervals import bounds
 from analysis.numbers import plural
-from analysis.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, cut, figure, styled
+from symnoise.plot.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, cut, figure, styled
 
 TITLE = "Curvature of each example"
 TABLES, STAGES = ("curvature",), ("curvature",)

@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
-from analysis.style import DOUBLE, FAINT, RULE, colour, cut, decades, figure, heading, label_ends, log_axis, styled
+from analysis.style import colour
+from symnoise.plot.style import DOUBLE, FAINT, RULE, cut, decades, figure, heading, label_ends, log_axis, styled
 
 TITLE = "How laws come to differ as the noise grows"
 TABLES, STAGES = ("slopes",), ("analytic", "tiny")

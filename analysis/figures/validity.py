@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
 from analysis.numbers import number
-from analysis.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
 from symnoise.curvature import SmoothedCurvature
+from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
 from symnoise.theory import check_validity
 
 TITLE = "How far the Hessian speaks for the noise"

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import style
 from analysis.figures import FIGURES, curvature, layers, training, validity
 from analysis.figures.validity import radius
 from analysis.ledger import by_subject, headline, note
@@ -23,6 +22,7 @@ from analysis.reasons import reasons
 from analysis.records import frame
 from analysis.report import write_report
 from symnoise.core import InputError
+from symnoise.plot import style
 from symnoise.theory import CLAIMS, kind_of
 
 REAL = "toy on words"
