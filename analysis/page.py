@@ -14,9 +14,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analysis import numbers
 from analysis.ledger import SYMBOLS
 from symnoise.core import write_atomically
+from symnoise.plot import numbers
 from symnoise.plot.style import save
 
 

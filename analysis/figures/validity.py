@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
-from analysis.numbers import number
 from symnoise.curvature import SmoothedCurvature
+from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
 from symnoise.theory import check_validity
 
