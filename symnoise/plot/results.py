@@ -72,13 +72,10 @@ def _with_interval(estimate: Estimate) -> dict[str, list[float]]:
 
 def trace_frame(found: TraceParts | Estimate) -> pd.DataFrame:
     """A row for each quantity (an estimate alone counts as tr H) and example; intervals over probes."""
-    parts = found if isinstance(found, TraceParts) else None
-    named = (
-        {"tr H": found} if parts is None else {"tr H": parts.hessian, "tr G": parts.gauss_newton, "tr R": parts.rest}
-    )
+    named = {"tr H": found} if isinstance(found, Estimate) else found.named()
     tables = []
-    for quantity, estimate in named.items():
-        columns = _with_interval(estimate)
+    for quantity, one in named.items():
+        columns = _with_interval(one)
         tables.append(pd.DataFrame({"example": range(len(columns["value"])), "quantity": quantity, **columns}))
     return pd.concat(tables, ignore_index=True)
 
