@@ -144,21 +144,30 @@ def smoothed_curvature(
 ) -> Axes:
     """What is left of the quadratic term against α (or σ): slope and ratio, at 1 where the Hessian describes the noise.
 
-    The band is 1 ± 10 %. Bars are cut at the axes, which show all points.
+    The band is 1 ± 10 %. A point without a finite interval is hollow and does not set the axes; points outside them are
+    arrowheads.
     """
     data = found if isinstance(found, pd.DataFrame) else smoothed_curvature_frame(found, alphas)
     axis = "alpha" if "alpha" in data else "sigma"
-    limits = min(-0.1, data.value.min() - 0.1), max(1.6, data.value.max() + 0.2)
+    sure = data[data.low.map(math.isfinite) & data.high.map(math.isfinite)]
+    limits = min(-0.1, sure.value.min() - 0.1), max(1.6, sure.value.max() + 0.2)
     with _axes(ax) as drawn:
         drawn.axhspan(0.9, 1.1, color=RULE, alpha=0.6, lw=0, zorder=0)
         for side, (quantity, (ink, label)) in zip((-1, 1), _SMOOTHED.items(), strict=True):
             line = data[data.quantity == quantity].sort_values(axis)
             at = line[axis] * 1.025**side  # next to each other, or the bars would hide one another
-            drawn.plot(at, line.value, color=ink, zorder=2)
-            marker = "o" if side < 0 else "D"
-            for i, (x, p) in enumerate(zip(at, line.to_dict("records"), strict=True)):
-                said = "" if i else label
-                cut(drawn, x, p["value"], p["low"], p["high"], limits, ink, arrows=False, marker=marker, label=said)
+            known, marker = line.index.isin(sure.index), "o" if side < 0 else "D"
+            drawn.plot(at, line.value, color=ink, lw=None if known.all() else 0.6, zorder=2)
+            for x, p, whole in zip(at, line.to_dict("records"), known, strict=True):
+                low, high = (p["low"], p["high"]) if whole else (math.nan, math.nan)
+                look: dict[str, Any] = {
+                    "marker": "o" if side < 0 else "D",
+                    "markerfacecolor": ink if whole else "white",
+                }
+                cut(drawn, x, p["value"], low, high, limits, ink, arrows=False, **look)
+            drawn.plot([], [], color=ink, marker=marker, label=label)
+        if len(sure) < len(data):
+            drawn.plot([], [], "D", color=FAINT, mfc="white", ls="none", label="no finite interval")
         drawn.set_ylim(*limits)
         drawn.set_ylabel("share of the quadratic term left (1)")
         sigmas = data.drop_duplicates(axis).sort_values(axis)

@@ -132,7 +132,7 @@ def _said_of_validity(found: Mapping[str, Record]) -> str:
     edge, table = _edge(found), _of(found, "validity")
     said = f"passes 10 % at α ≈ {number(edge, 2)}" if math.isfinite(edge) else "stays within 10 %"
     missing = int((table.low.isna() | table.high.isna()).sum())
-    unbounded = f" Not drawn: {missing} unbounded intervals, since Σx may be 0." if missing else ""
+    unbounded = f" Hollow: {missing} points whose interval is unbounded, since Σx may be 0." if missing else ""
     return (
         f"At α = {ALPHA:g} the noise meets {_span(slope)} of large curvature (slope) and {_span(ratio)} of the mean "
         f"curvature (ratio), which is what training averages; |slope − 1| {said}. y is a mirrored pair’s excess loss, "

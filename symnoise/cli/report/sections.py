@@ -45,8 +45,8 @@ class Size:
 
 
 # On SmolLM2 and two cores: about two minutes, and about ten.
-QUICK = Size(examples=12, max_length=96, probes=16, alphas=(1.0, 2.5, 5.0, 10.0, 15.0), draws=4, noised=4)
-FULL = Size(examples=32, max_length=128, probes=32, alphas=(0.5, 1.0, 2.5, 5.0, 10.0, 15.0), draws=6, noised=8)
+QUICK = Size(examples=8, max_length=80, probes=16, alphas=(1.0, 2.5, 5.0, 10.0, 15.0), draws=3, noised=3)
+FULL = Size(examples=20, max_length=128, probes=24, alphas=(0.5, 1.0, 2.5, 5.0, 10.0, 15.0), draws=4, noised=8)
 
 
 def curvature(text: Text, size: Size, seed: int) -> Record:
