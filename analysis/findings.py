@@ -6,9 +6,9 @@ import pandas as pd
 
 from analysis.endpoints import paired
 from analysis.length import WORDS
-from analysis.numbers import fixed, number, with_interval
 from analysis.paper.published import Published, StudyResults
 from analysis.study.dials import TERMS
+from symnoise.plot.numbers import fixed, number, with_interval
 
 STUDY = "micro"  # the one with all arms
 ALPHAS = (5, 10, 15)  # what is trained with

@@ -13,12 +13,12 @@ import typer
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.numbers import fixed, with_interval
-from analysis.page import write_csv
-from analysis.style import DOUBLE, FAINT, INK, figure, save, styled
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import read_json
 from symnoise.core import write_json
+from symnoise.plot.numbers import fixed, with_interval
+from symnoise.plot.page import write_csv
+from symnoise.plot.style import DOUBLE, FAINT, INK, figure, save, styled
 from symnoise.theory import Row, row
 from symnoise.theory.ledger import half_width, slug, verdict
 

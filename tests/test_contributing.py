@@ -73,7 +73,7 @@ FIGURE = '''"""Measured moments divided by their closed forms."""
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import SINGLE, figure, styled
+from symnoise.plot.style import SINGLE, figure, styled
 
 TITLE = "Ratios of moments"
 TABLES, STAGES = ("moments",), ("moments",)

@@ -19,7 +19,7 @@ PACKAGES = {
     "experiments": ("symnoise", "result_schema"),
     "analysis": ("symnoise", "result_schema"),
 }
-ROOMS = ["core", "noise", "data", "models", "curvature", "norms", "theory", "training", "finetune", "cli"]
+ROOMS = ["core", "noise", "data", "models", "curvature", "norms", "theory", "training", "finetune", "plot", "cli"]
 LIBRARY = [path for room in ROOMS for path in sorted((ROOT / "symnoise" / room).rglob("*.py"))]
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]

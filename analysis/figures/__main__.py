@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import density, growth
-from analysis.style import save
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError
+from symnoise.plot.style import save
 
 DRAWN = {"growth": growth, "density": density}
 

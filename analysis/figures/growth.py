@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import DOUBLE, INK, RULE, figure, label_ends, log_axis, log_ticks, styled
+from symnoise.plot.style import DOUBLE, INK, RULE, figure, label_ends, log_axis, log_ticks, styled
 
 TITLE = "How the cost of curvature grows"
 TABLES, STAGES = ("growth",), ("bench",)

@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT, bounds
-from analysis.style import DOUBLE, INK, RULE, colour, figure, label_ends, name, order, styled
+from analysis.style import colour, name, order
+from symnoise.plot.style import DOUBLE, INK, RULE, figure, label_ends, styled
 
 TITLE = "The noise on its way through the layers"
 TABLES, STAGES = ("layers",), ("norms",)

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from analysis.intervals import PERCENT
-from analysis.numbers import number
-from analysis.style import DOUBLE, FAINT, INK, RULE, colour, figure, name, order, styled
+from analysis.style import colour, name, order
+from symnoise.plot.numbers import number
+from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, figure, styled
 
 TITLE = "Moments of the noise, against their closed forms"
 TABLES, STAGES = ("moments", "square_norms"), ("moments",)

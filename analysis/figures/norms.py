@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT, bounds
-from analysis.style import INK, RULE, SINGLE, colour, figure, interval, name, order, styled
+from analysis.style import colour, name, order
+from symnoise.plot.style import INK, RULE, SINGLE, figure, interval, styled
 
 TITLE = "Growth of the embedding norm, against its closed form"
 TABLES, STAGES = ("norms",), ("norms",)

@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
-from analysis.style import DOUBLE, FAINT, RULE, colour, cut, decades, figure, heading, label_ends, log_axis, styled
+from analysis.style import colour
+from symnoise.plot.style import DOUBLE, FAINT, RULE, cut, decades, figure, heading, label_ends, log_axis, styled
 
 TITLE = "How laws come to differ as the noise grows"
 TABLES, STAGES = ("slopes",), ("analytic", "tiny")

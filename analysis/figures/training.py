@@ -5,19 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.intervals import bounds
-from analysis.style import (
-    DOUBLE,
-    FAINT,
-    INK,
-    RULE,
-    colour,
-    figure,
-    interval,
-    label_ends,
-    name,
-    order,
-    styled,
-)
+from analysis.style import colour, name, order
+from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, figure, interval, label_ends, styled
 
 TITLE = "A small fine-tuning comparison (a demonstration, one seed)"
 TABLES, STAGES = ("curves", "curvature by arm"), ("training-*",)

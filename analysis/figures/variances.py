@@ -6,8 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
-from analysis.numbers import number
-from analysis.style import DOUBLE, FAINT, INK, RULE, alpha_axis, colour, cut, decades, figure, heading, log_axis, styled
+from analysis.style import colour
+from symnoise.plot.numbers import number
+from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, decades, figure, heading, log_axis, styled
 
 TITLE = "Variance over draws: one, two, and a mirrored pair"
 TABLES, STAGES = ("variances",), ("analytic", "tiny", "validity")

@@ -9,8 +9,8 @@ from analysis import figures
 from analysis.paper.published import FIGURES, STUDY_FIGURES, Published
 from analysis.paper.tex import tex
 from analysis.study import figures as study_figures
-from analysis.style import style
 from symnoise.core import write_atomically
+from symnoise.plot.style import style
 
 
 def pictures(published: Published) -> dict[str, tuple[ModuleType, pd.DataFrame]]:

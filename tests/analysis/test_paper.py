@@ -27,6 +27,7 @@ from analysis.study.report import arms as means
 from analysis.study.report import associated
 from result_schema.files import ROOT
 from symnoise.core import InputError, write_json
+from symnoise.plot import style as look
 from symnoise.theory import CLAIMS, OUTCOMES
 from tests.analysis.made_up_study import study
 
@@ -149,7 +150,7 @@ def test_what_is_committed_is_what_has_published(generated: dict[str, str]) -> N
 
 
 def test_equal_data_draw_equal_figures(published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(style._RC, "pdf.fonttype", 3)  # fonts that need no subsetting
+    monkeypatch.setitem(look._RC, "pdf.fonttype", 3)  # fonts that need no subsetting
     one = replace(published, frames={"slopes": published.frames["slopes"]}, studies={})
     for folder in ("a", "b"):
         pictures.draw(one, tmp_path / folder)

@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import style
 from analysis.figures import FIGURES, curvature, layers, training, validity
 from analysis.figures.validity import radius
 from analysis.ledger import by_subject, headline, note
-from analysis.numbers import measurement, number, seconds
 from analysis.paper import sentences
 from analysis.paper.published import read_published
 from analysis.paper.values import ROWS, named
@@ -23,6 +21,8 @@ from analysis.reasons import reasons
 from analysis.records import frame
 from analysis.report import write_report
 from symnoise.core import InputError
+from symnoise.plot import style
+from symnoise.plot.numbers import measurement, number, seconds
 from symnoise.theory import CLAIMS, kind_of
 
 REAL = "toy on words"

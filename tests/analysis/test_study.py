@@ -20,6 +20,7 @@ from analysis.study.precision import precision
 from analysis.study.report import write_study
 from result_schema.measures import SPLIT, improvement
 from symnoise.core import InputError
+from symnoise.plot import style as look
 from tests.analysis.made_up_study import study
 from tests.analysis.made_up_study import write_study as write_files
 
@@ -34,8 +35,8 @@ BEND = {"symnoise": -8.0}
 def quickly():
     """Coarse pictures, and fonts that need no subsetting."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(style._RC, "savefig.dpi", 30)
-        patch.setitem(style._RC, "pdf.fonttype", 3)
+        patch.setitem(look._RC, "savefig.dpi", 30)
+        patch.setitem(look._RC, "pdf.fonttype", 3)
         yield
 
 

@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 
 from analysis.study.data import STAGES, StudyTables
 from analysis.study.figures.shared import arms_at, at, mean_over_seeds, seeds_said, stretch
-from analysis.style import DOUBLE, FAINT, RULE, colour, figure, name, order, styled
+from analysis.style import colour, name, order
 from result_schema.measures import SPLIT
+from symnoise.plot.style import DOUBLE, FAINT, RULE, figure, styled
 
 TITLE = "Curvature on held-out prompts, before, during and after training"
 ALT = "For each arm, the mean curvature over held-out prompts at three times, tr H and its two parts."
