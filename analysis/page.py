@@ -1,6 +1,6 @@
-"""What every self-contained page shares: templates, figures as data URIs with their files next to them, tables as CSV.
+"""Shared by all self-contained pages: templates, figures as data URIs with their files next to them, tables as CSV.
 
-Equal data give equal bytes: nothing here reads the clock or draws a number.
+Equal data give equal bytes: nothing here reads the clock or draws random numbers.
 """
 
 import base64
@@ -22,7 +22,7 @@ from symnoise.core import write_atomically
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of a page; `image` is a data URI, or None where `missing` says what it needs."""
+    """A figure of a page. image: a data URI, or None, with `missing` saying what it needs."""
 
     name: str
     title: str
@@ -33,7 +33,7 @@ class Drawing:
 
 
 def write_page(path: Path, template: str, **facts: Any) -> None:
-    """Render `template` with the facts, in which every name it uses must be, to `path`."""
+    """Render `template` to `path`; `facts` must have every name that it uses."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -58,7 +58,7 @@ def drawn(module: ModuleType, data: pd.DataFrame, folder: Path, name: str, title
 
 
 def not_drawn(module: ModuleType, why: str, folder: Path, name: str, title: str = "") -> Drawing:
-    """The place of a figure that cannot be drawn; an older run's picture would pass for this one's, and goes."""
+    """A placeholder for a figure that cannot be drawn; removes an older run's picture, which would pass for new."""
     for suffix in (".pdf", ".png", ".csv"):
         (folder / f"{name}{suffix}").unlink(missing_ok=True)
     return Drawing(name, title or module.TITLE, module.ALT, "", None, why)
@@ -71,5 +71,5 @@ def write_csv(path: Path, data: pd.DataFrame) -> None:
 
 
 def _maths(text: str) -> Markup:
-    """Plain-text formulas with their subscripts (`κ_a`, `Σ_{i≠j}`) set as such."""
+    """Plain-text formulas with subscripts (`κ_a`, `Σ_{i≠j}`) as HTML."""
     return Markup(re.sub(r"_(?:\{([^}]*)\}|([A-Za-z]+))", r"<sub>\1\2</sub>", str(escape(text))))

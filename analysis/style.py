@@ -54,7 +54,7 @@ NAMES = {
     "gaussian-pair": "Gaussian pair",
     "penalty": "curvature penalty",
 }
-# One draw a row is solid, but for Rademacher's, whose colour SymNoise shares; what changes the cost is broken.
+# Solid for one draw per row, except Rademacher, whose colour SymNoise shares; arms with another cost are dashed.
 _DASHES: dict[str, Any] = {
     "none-double-batch": (0, (4, 2)),
     "rademacher": (0, (1, 1)),
@@ -63,7 +63,7 @@ _DASHES: dict[str, Any] = {
     "uniform-pair": (0, (4, 2)),
     "gaussian-pair": (0, (4, 2)),
 }
-# Not laws, so in colours that no law has.
+# Not laws, so in colours not used for laws.
 QUANTITIES = {"tr H": INK, "tr G": "#56B4E9", "tr R": "#CC79A7", "C(σ)": "#7a6fb0"}
 QUANTITY_MARKERS = {"tr H": "o", "tr G": "s", "tr R": "D", "C(σ)": "^"}
 
@@ -109,7 +109,7 @@ End = tuple[float, float, str, str]  # x, y, text, colour
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within the block figures have the house style; outside it nothing has changed."""
+    """House style for figures inside the block; nothing changes outside it."""
     settings: Any = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_RC}
     with matplotlib.rc_context(settings):
         yield
@@ -137,12 +137,12 @@ def colour(noise: str) -> str:
 
 
 def name(noise: str) -> str:
-    """`noise` as a reader would say it."""
+    """The reader-facing name of `noise`."""
     return NAMES.get(noise, noise)
 
 
 def dash(noise: str) -> Any:
-    """How the line of `noise` is broken, to tell those of one law apart."""
+    """The dash pattern of `noise`, to distinguish arms of one law."""
     return _DASHES.get(noise, "-")
 
 
@@ -184,7 +184,7 @@ def cut(
     arrows: bool = True,
     **look: Any,
 ) -> None:
-    """`interval`, cut off at `limits`; an arrowhead where the point goes on and, with `arrows`, where the bar does."""
+    """`interval`, cut off at `limits`; an arrowhead where the point and, with `arrows`, the bar continue."""
     bottom, top = limits
     if bottom <= y <= top:
         interval(ax, x, y, max(low, bottom), min(high, top), ink, **look)
@@ -235,7 +235,7 @@ def log_axis(ax: Axes) -> None:
 
 
 def decades(ax: Axes) -> None:
-    """A logarithmic y axis over many decades: powers of ten alone."""
+    """A logarithmic y axis over many decades: only powers of ten."""
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(numticks=7))
     ax.yaxis.set_minor_locator(NullLocator())
@@ -249,7 +249,7 @@ def log_ticks(axis: Axis) -> None:
 
 
 def alpha_axis(ax: Axes, alphas: Sequence[float], sigma_per_alpha: float) -> None:
-    """A logarithmic axis with a tick at each α, and the mean σ that belongs to it above (where it is known)."""
+    """A logarithmic axis with a tick at each α and, where known, the corresponding mean σ above."""
     ax.set_xscale("log")
     ax.set_xticks(alphas, [f"{a:g}" for a in alphas])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -269,7 +269,7 @@ def alpha_axis(ax: Axes, alphas: Sequence[float], sigma_per_alpha: float) -> Non
 
 
 def heading(text: str) -> str:
-    """`text` with a capital letter, as a panel's title; a name with a form of its own (chrF, tr G) is left alone."""
+    """`text` capitalised as a panel title; names with fixed spelling (chrF, tr G) are unchanged."""
     first = text.split()[0]
     own = first == "tr" or any(c.isdigit() or c.isupper() for c in first)
     return text if own else text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""Curvature of the loss in the embeddings, per example: tr H and its two parts, and several ways to tr H."""
+"""Curvature of the loss in the embeddings, per example: tr H, its two parts, and tr H by several methods."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from analysis.intervals import bounds
 from analysis.numbers import plural
 from analysis.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, cut, figure, styled
 
-TITLE = "Curvature of each example"
+TITLE = "Curvature per example"
 TABLES, STAGES = ("curvature",), ("curvature",)
 ALT = "Points with error bars for each example: the trace of the Hessian, of its two parts, and by each method."
 
@@ -19,7 +19,7 @@ _SAID = {"taylor": "Taylor mode", "hvp": "Hessian products", "difference": "diff
 
 
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """value with its 95 % interval over probes; no interval where one probe allows none."""
+    """value with its 95 % interval over probes; no interval with a single probe."""
     data = tables["curvature"]
     low, high = bounds(data.value, data.stderr, data.dof, LEVEL)
     return data.assign(low=low, high=high)
@@ -57,8 +57,8 @@ def draw(data: pd.DataFrame) -> Figure:
 
 
 def limits(data: pd.DataFrame) -> tuple[float, float]:
-    """From all points, and the intervals but those over four times as wide as the median one: few probes tell little
-    and would flatten the rest. Some room on top for the legend."""
+    """Limits from all points, and from intervals at most four times as wide as the median: wider ones, from few probes,
+    would flatten the rest. Leaves some room on top for the legend."""
     width = data.high - data.low
     usual = data[~(width > 4 * width.median())]
     bottom, top = min(data.value.min(), usual.low.min()), max(data.value.max(), usual.high.max())
@@ -84,7 +84,7 @@ def caption(data: pd.DataFrame) -> str:
         "(a) Curvature of each example’s loss in its embeddings, its Gauss–Newton part tr G and the rest tr R. tr G is "
         f"positive in {int((gauss.value > 0).sum())} of {len(gauss)} examples, tr H negative in {len(negative)} of "
         f"{len(hessian)} ({sure} with the whole interval). (b) The same tr H by each method; Taylor mode and Hessian "
-        "products share their probes. Bars are 95 % intervals over probes, and speak of these examples alone. "
+        "products share their probes. Bars are 95 % intervals over probes, for these examples only. "
         "Arrowheads: the bar continues."
     )
     missing = int(data.low.isna().sum())

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from analysis.intervals import PERCENT, bounds
 from analysis.style import DOUBLE, INK, RULE, colour, figure, label_ends, name, order, styled
 
-TITLE = "The noise on its way through the layers"
+TITLE = "Noise through the layers"
 TABLES, STAGES = ("layers",), ("norms",)
 ALT = "Lines by law against layer: growth of the squared norm of hidden states, and how far they move."
 
@@ -59,6 +59,6 @@ def caption(data: pd.DataFrame) -> str:
     )
     return (
         f"Means over examples and draws at α = {data.alpha.iloc[0]:g}; bands are {PERCENT} intervals over draws. "
-        "(a) What the noise adds to the squared norm of the hidden states. (b) How far it moves them, relative to the "
+        "(a) Growth of the squared norm of the hidden states. (b) Squared displacement relative to the "
         f"squared norm without noise. From the embeddings to layer {last}: {ends}."
     )

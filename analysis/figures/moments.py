@@ -11,7 +11,7 @@ from analysis.intervals import PERCENT
 from analysis.numbers import number
 from analysis.style import DOUBLE, FAINT, INK, RULE, colour, figure, name, order, styled
 
-TITLE = "Moments of the noise, against their closed forms"
+TITLE = "Noise moments and their closed forms"
 TABLES, STAGES = ("moments", "square_norms"), ("moments",)
 ALT = "Histograms of the squared norm of the noise by law, and measured moments relative to their closed forms."
 
@@ -56,14 +56,14 @@ def draw(data: pd.DataFrame) -> Figure:
         bins = histograms[histograms.law == law]
         edges = [*bins.bin_low, bins.bin_high.iloc[-1]]
         constant = variances[law] == 0
-        if constant:  # all of its weight in one bin: a line, whose height means nothing
+        if constant:  # all weight in one bin: a line, whose height means nothing
             ax.plot([means[law]] * 2, [0, 1.28 * tallest], color=colour(law), lw=1.6)
             ax.text(means[law] + 0.15, 1.28 * tallest, f"{name(law)}: every draw", color=colour(law), va="top")
             continue
         ax.stairs(bins.density, edges, color=colour(law), fill=True, alpha=0.25)
         ax.stairs(bins.density, edges, color=colour(law), lw=0.9)
         peak = bins.density.max()
-        # On the outer shoulder, where the wider of two nested histograms shows beside the narrower.
+        # On the outer shoulder, where the wider of two nested histograms shows outside the narrower.
         shoulder = bins[(bins.bin_low > means[law]) & (bins.density > 0.35 * peak)].iloc[-1]
         ax.text(shoulder.bin_high + 0.15, 1.15 * shoulder.density, name(law), color=colour(law), va="bottom")
     for mean in sorted(set(means.round(9))):
@@ -130,7 +130,7 @@ def caption(data: pd.DataFrame) -> str:
     ratio = means.max() / means.min()
     raw = "" if math.isclose(ratio, 1) else f" An uncalibrated Gaussian’s mean is {ratio:.3g} times theirs."
     return (
-        "(a) Calibrated laws share one mean of ‖ε‖² and differ in spread; Rademacher noise has none, so its line’s "
-        f"height means nothing.{raw} (b–d) Measured moments relative to their closed forms, which are written in "
-        f"grey; bars are {PERCENT} intervals. Where the noise does not vary only float32 rounding is left."
+        "(a) Calibrated laws have the same mean ‖ε‖² and differ in spread; Rademacher noise has none, so its line’s "
+        f"height means nothing.{raw} (b–d) Measured moments relative to their closed forms, shown in "
+        f"grey; bars are {PERCENT} intervals. Where the noise does not vary, only float32 rounding is left."
     )

@@ -379,7 +379,7 @@ def test_intervals_are_of_the_pooled_numbers_alone():
 
 
 def test_one_seed_and_one_probe_draw_without_an_interval_and_say_so(page):
-    assert "no interval: one value gives none" in text(page)
+    assert "no interval from a single value" in text(page)
     assert "one seed gives none" in training.caption(training.frame(tables(made_up())))
 
     single = made_up()["curvature"]["tables"]["curvature"]
