@@ -1,11 +1,11 @@
-# Every target makes its own environment: nothing is needed but Python 3.11, pip and make.
+# Every target makes its own environment: only Python 3.11, pip and make are needed.
 PYTHON ?= python3
 VENV := .venv
 BENCH := .venv-bench
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 CORES ?= 2
-# What `make paper` needs of Debian.
+# Debian packages for `make paper`.
 TEX := --no-install-recommends latexmk lmodern texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended
 # No test touches the network; two workers with one thread each are faster than one with two on small models.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
@@ -20,7 +20,7 @@ reproduce: $(VENV)/ready
 test: $(VENV)/ready
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
 
-# What is compared with published results, under another BLAS kernel and vector width than this processor's own.
+# The tests against published results, under another BLAS kernel and vector width than this processor's own.
 KERNELS := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 test-kernels: $(VENV)/ready
 	$(KERNELS) $(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/analysis tests/theory tests/test_readme.py
@@ -34,15 +34,15 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Speed and memory: ratios to a forward pass, peers beside symnoise, growth, and what noise costs in training; tables and a
-# figure in results/bench.
+# Speed and memory: ratios to a forward pass, comparison with peers, growth, and the cost of noise in training; tables and
+# a figure in results/bench.
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m experiments.bench
 	$(BENCH)/bin/python -m analysis.figures results/bench
 	$(BENCH)/bin/python -m experiments.bench.training
 	$(BENCH)/bin/python -m experiments.bench.decoding
 
-# The tests that hold symnoise against its peers, in the environment that has them.
+# The tests that compare symnoise with its peers, in the environment that has them.
 peers-test: $(BENCH)/ready
 	$(TEST_ENV) $(BENCH)/bin/python -m pytest tests/experiments/test_bench_peers.py
 
@@ -60,21 +60,21 @@ $(BENCH)/ready: requirements.txt requirements-bundled.txt requirements-bench.txt
 	$(BENCH)/bin/pip install --quiet --no-deps --editable .
 	@touch $@
 
-# The fine-tuning study: make study STUDY=micro, with DATA=alpaca.jsonl for a local file in the data set's place.
+# The fine-tuning study: make study STUDY=micro, with DATA=alpaca.jsonl for a local file instead of the data set.
 STUDY ?= micro-smoke
 study: $(VENV)/ready
 	$(BIN)/snakemake --snakefile experiments/Snakefile --cores $(CORES) --keep-going --rerun-incomplete \
 		--config study=experiments/configs/studies/$(STUDY).yaml python=$(BIN)/python $(if $(DATA),data=$(DATA)) \
 		$(if $(TASKS),tasks=$(TASKS))
 
-# The paper from what is published: paper/generated, then paper/build/main.pdf; fails on undefined references and wide boxes.
+# The paper from the published results: paper/generated, then paper/build/main.pdf; fails on undefined references and wide boxes.
 paper: $(VENV)/ready
 	@command -v latexmk > /dev/null || { echo "make paper needs TeX: make tex, as root" >&2; exit 2; }
 	$(BIN)/python -m analysis.paper
 	cd paper && latexmk
 	$(BIN)/python -m analysis.paper paper/build/main.log
 
-# TeX for `make paper`, on Debian and its like, as root.
+# TeX for `make paper`, on Debian and its derivatives, as root.
 tex:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq $(TEX)

@@ -15,8 +15,8 @@ from symnoise.plot.numbers import number, with_interval
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One line, in words: value is a difference or a slope with its 95 % interval; p is Holm's over the study's
-    endpoints; worth is the difference that the study's file calls worth knowing."""
+    """One line as text. value: a difference or a slope with its 95 % interval; p: Holm-adjusted over the study's
+    endpoints; worth: the difference worth knowing, from the study's file."""
 
     study: str
     what: str
@@ -27,7 +27,7 @@ class Endpoint:
 
 
 def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
-    """Those of every study that was run: contrasts, or slopes on the weights μ and λ² of a draw's even and odd part."""
+    """The endpoints of every study run: contrasts, or slopes on the weights μ and λ² of a draw's even and odd parts."""
     made = []
     for name, study in found.items():
         if study is None:
@@ -45,7 +45,7 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
                         f"{row['measure']}, {against}",
                         str(row["seeds" if slope else "pairs"]),
                         with_interval(row),
-                        f"≤ {p}" if row["p"] <= row.get("floor", 0) else p,  # a permutation test has a least p
+                        f"≤ {p}" if row["p"] <= row.get("floor", 0) else p,  # a permutation test has a smallest p
                         number(study.facts["primary"]["outcomes"][row["measure"]], 1),
                     )
                 )
@@ -53,6 +53,6 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
 
 
 def paired(runs: pd.DataFrame, measure: str, first: str, second: str) -> dict[str, float]:
-    """first − second in `measure`, seed by seed, by `student`. runs: a row for each arm and seed."""
+    """first − second in `measure`, paired by seed, by `student`. runs: one row per arm and seed."""
     by_seed = runs.pivot(index="seed", columns="arm", values=measure)
     return student((by_seed[first] - by_seed[second]).to_numpy(), LEVEL)

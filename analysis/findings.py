@@ -1,4 +1,4 @@
-"""What was found, in plain sentences with their numbers: for the README's top and the paper's abstract."""
+"""The findings in plain sentences with their numbers, for the top of the README and the paper's abstract."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from analysis.paper.published import Published, StudyResults
 from analysis.study.dials import TERMS
 from symnoise.plot.numbers import fixed, number, with_interval
 
-STUDY = "micro"  # the one with all arms
-ALPHAS = (5, 10, 15)  # what is trained with
+STUDY = "micro"  # the study with all arms
+ALPHAS = (5, 10, 15)  # the training α
 
 
 def findings(published: Published) -> list[str]:
-    """The range of validity, then what noise and what the mirror does; where it has not been run, nothing is said."""
+    """The range of validity, then the effects of noise and of the mirror; nothing on studies not yet run."""
     said = [_validity(published.rows)]
     study, mirror = published.studies.get(STUDY), published.mechanism.get("mirror")
     dials = published.mechanism.get("dials")
@@ -39,14 +39,15 @@ def _validity(rows: list[dict[str, Any]]) -> str:
     ratios = [found.get(f"V1.ratio-of-means.alpha={alpha:g}") for alpha in ALPHAS]
     unknown = all(row is not None and row["verdict"] == "undecided" for row in ratios)
     return (
-        f"**Does the Hessian describe noise of the size in use?** Of large curvature {numbers} is left at α = "
-        f"{', '.join(map(str, ALPHAS))} (SmolLM2, texts like these; 1 is the quadratic theory)."
-        + (" What is left of the mean curvature, which training averages, is undecided at each." if unknown else "")
+        "**Does the Hessian describe noise of the size in use?** The remaining share of large curvature (attenuation "
+        f"slope) is {numbers} at α = {', '.join(map(str, ALPHAS))} (SmolLM2, texts like these; the quadratic theory "
+        "predicts 1)."
+        + (" For the mean curvature, which training averages, the verdict is undecided at each α." if unknown else "")
     )
 
 
 def _against_plain(study: StudyResults) -> str:
-    """A pair's own contrasts, with intervals; one draw's are their differences from SymNoise's on the same seeds."""
+    """A pair's contrasts with intervals; those of one draw follow by subtraction on the same seeds."""
     pair, single = _end(study, "symnoise", "none"), _end(study, "symnoise", "rademacher")
     if not all({"tr G", "held-out loss"} <= set(rows) for rows in (pair, single)):
         return ""
@@ -66,12 +67,12 @@ def _mirror(study: StudyResults) -> str:
         "**What does the mirror add?** SymNoise minus two independent draws, which cost the same: "
         f"Δ training loss = {with_interval(rows['clean training loss'])} nats, Δ tr G = "
         f"{with_interval(rows['tr G'])}, Δ held-out loss = {with_interval(rows['held-out loss'])} nats. Endpoints were "
-        "named before the runs; the training loss is that of the same rows without noise."
+        "named before the runs; the training loss is evaluated on the same rows without noise."
     )
 
 
 def _pretrained(published: Published) -> str:
-    """The same contrast on SmolLM2, of which training alone was recorded."""
+    """The same contrast on SmolLM2, for which only training was recorded."""
     if published.trained is None:
         return ""
     training, held_out = (
@@ -86,14 +87,14 @@ def _pretrained(published: Published) -> str:
 
 
 def _dials(study: StudyResults) -> str:
-    """The slopes of tr G and of the held-out loss on the weights of a draw's even and odd part."""
+    """The slopes of tr G and the held-out loss on the weights of a draw's even and odd parts."""
     slopes = study.tables["dials"]
     end = slopes[(slopes.when == "end") & slopes.decoding.isna()].to_dict("records")
     of = {(row["measure"], row["term"]): row for row in end}
     said = {m: " and ".join(with_interval(of[m, term]) for term in TERMS) for m in ("tr G", "held-out loss")}
     return (
-        "**Which part of noise works?** Slopes on the weight of a draw's even part, which curvature sees, and on the "
-        f"square of its odd part's, which is noise in the gradient: tr G {said['tr G']}; held-out loss "
+        "**Which part of noise works?** Slopes on the weight of a draw's even part, which carries curvature, and on "
+        f"the squared weight of its odd part, which is gradient noise: tr G {said['tr G']}; held-out loss "
         f"{said['held-out loss']} nats (study `{study.facts['name']}`, {end[0]['seeds']} seeds)."
     )
 
@@ -104,8 +105,8 @@ def _penalty(study: StudyResults) -> str:
         return ""
     changes = ", ".join(f"Δ {part} = {number(rows[part]['mean'], 3)}" for part in ("tr H", "tr G"))
     return (
-        f"**Is a lower tr H flatter?** A penalty on it, minus no noise: {changes}, Δ held-out loss = "
-        f"{fixed(rows['held-out loss']['mean'], 2)} nats. So tr H is shown as tr G + tr R."
+        f"**Is a lower tr H flatter?** A penalty on tr H minus no noise: {changes}, Δ held-out loss = "
+        f"{fixed(rows['held-out loss']['mean'], 2)} nats. We therefore report tr H as tr G + tr R."
     )
 
 

@@ -1,6 +1,6 @@
-"""Every figure on one page of the site, drawn from what is published, with its caption and the file that draws it.
+"""Every figure on one page of the site, drawn from the published results, with its caption and source file.
 
-python -m analysis.gallery     # docs/gallery/index.md, and a PNG, PDF and CSV of each
+python -m analysis.gallery     # docs/gallery/index.md, and a PNG, PDF and CSV of each figure
 """
 
 import shutil
@@ -21,14 +21,14 @@ from symnoise.core import write_atomically
 
 HEAD = """# Gallery
 
-Every figure, drawn from the runs that are published in the repository; equal data give equal bytes. One file draws one
-figure: its `draw(frame)` takes the table linked below the picture, so a run of your own can be drawn the same way.
+Every figure, drawn from the runs published in the repository; equal data give equal bytes. One file draws one figure:
+its `draw(frame)` takes the table linked below the picture, so you can draw your own run the same way.
 """
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: what it is called here, its module, and its data, or None where `command` has yet to make it."""
+    """A figure: its name here, its module, and its data, or None if `command` has not been run."""
 
     name: str
     module: ModuleType
@@ -37,7 +37,7 @@ class Entry:
 
 
 def entries(root: Path = ROOT) -> dict[str, list[Entry]]:
-    """Section -> its figures, with the data that lies under `root`."""
+    """Section -> its figures, with the data found under `root`."""
     docs = root / "docs"
     sections = {
         "Theory against measurement": [
@@ -68,7 +68,7 @@ def _read(path: Path) -> pd.DataFrame | None:
 
 
 def write_gallery(root: Path = ROOT) -> Path:
-    """Draw everything into docs/gallery, which is rebuilt; the path of its page."""
+    """Rebuild docs/gallery with every figure; return the path of its page."""
     folder = root / "docs" / "gallery"
     shutil.rmtree(folder, ignore_errors=True)
     text = "\n".join([HEAD, *_lines(entries(root), folder)])
@@ -82,7 +82,7 @@ def _lines(sections: dict[str, list[Entry]], folder: Path) -> Iterator[str]:
         for entry in found:
             source = f"{entry.module.__name__.replace('.', '/')}.py"
             if entry.data is None:
-                yield f"### {entry.module.TITLE}\n\nNot drawn: nothing is published. `{entry.command}` measures it.\n"
+                yield f"### {entry.module.TITLE}\n\nNot drawn: nothing published yet. `{entry.command}` measures it.\n"
                 continue
             made = drawn(entry.module, entry.data, folder, entry.name)
             files = ", ".join(f"[{kind.upper()}]({entry.name}.{kind})" for kind in ("pdf", "png", "csv"))

@@ -1,4 +1,4 @@
-"""The ledger as a reader sees it: grouped by claim, numbers as text, verdicts counted, undecided rows explained."""
+"""The ledger for readers: grouped by claim, numbers as text, verdicts counted, undecided rows explained."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from symnoise.plot.numbers import count, decimals_for, fixed, listed, measuremen
 from symnoise.theory import CLAIMS, Claim, counts
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
-# Subjects of which everything is known, and the others: a pretrained model, as it is or being trained.
+# Subjects where everything is known, and the others: a pretrained model, as it is or in training.
 KNOWN, PRETRAINED = ("sampled", "analytic", "tiny"), ("model", "training")
 
 
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """One claim with its rows; `reasons` is what was found out about rows that do not hold."""
+    """One claim with its rows. reasons: sentences on why rows fail."""
 
     id: str
     statement: str
@@ -40,7 +40,7 @@ class Group:
 
 
 def groups(rows: list[dict[str, Any]], reasons: dict[str, list[str]], claims: dict[str, Claim] = CLAIMS) -> list[Group]:
-    """The rows by claim, in the order of `claims`; a claim without rows is there too, with none."""
+    """The rows by claim, in the order of `claims`; a claim without rows is included."""
     unknown = [row["id"] for row in rows if row["id"] not in claims]
     found = []
     for id in dict.fromkeys([*claims, *unknown]):
@@ -68,13 +68,13 @@ def line(row: dict[str, Any]) -> Line:
 
 
 def prediction(row: dict[str, Any]) -> str:
-    """`1.667`, `≤ 0` or `1 ± 0.1`, as the relation has it."""
+    """`1.667`, `≤ 0` or `1 ± 0.1`, depending on the relation."""
     if row["relation"] == "at most":
         return f"≤ {number(row['prediction'])}"
     if row["relation"] == "within":
         return f"{number(row['prediction'])} ± {row['resolution']:g}"
     value, decimals = number(row["prediction"]), decimals_for(row["low"], row["high"])
-    # To the digits of the measurement next to it; a whole number stays one.
+    # To the digits of the measurement next to it; a whole number stays whole.
     return value if decimals is None or value.lstrip("−").isdigit() else fixed(row["prediction"], decimals)
 
 
@@ -85,16 +85,16 @@ def note(row: dict[str, Any]) -> str:
     low, high, resolution = row["low"], row["high"], row["resolution"]
     if low is None or high is None:
         if row["id"] == "V1" and row["scheme"] == "ratio-of-means":
-            return "unbounded: the mean of the second order may be 0; more texts, or draws of them, would tell"
-        return "no interval: one value gives none" if row["n"] == 1 else "no finite interval"
+            return "unbounded: the mean second-order term may be 0; more texts, or more draws, would decide"
+        return "no interval from a single value" if row["n"] == 1 else "no finite interval"
     if row["relation"] == "equals" and resolution and resolution > 0:
         wide = (high - low) / (2 * resolution)
-        return f"interval too wide: {number(wide**2, 2)} times the draws would do"
+        return f"interval too wide: {number(wide**2, 2)} times the draws would be enough"
     return "the interval crosses the edge of the range"
 
 
 def picture(row: dict[str, Any], width: int = 108, height: int = 14) -> str:
-    """The interval drawn to its own scale: a line at the prediction, what is allowed shaded. "" without an interval."""
+    """The interval to its own scale: a line at the prediction, the allowed range shaded. "" without an interval."""
     low, high, value, expected = row["low"], row["high"], row["measured"], row["prediction"]
     if any(x is None or not math.isfinite(x) for x in (low, high, value, expected)):
         return ""
@@ -127,7 +127,7 @@ def picture(row: dict[str, Any], width: int = 108, height: int = 14) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one kind: what they are, and their groups."""
+    """The rows of one kind: title, note and groups."""
 
     kind: str
     title: str
@@ -138,17 +138,17 @@ class Part:
 
 
 TITLES = {
-    "prediction": ("Predictions", "They could be false of a real model or of training; the measurement decides."),
+    "prediction": ("Predictions", "They could be false for a real model or for training; the measurement decides."),
     "identity": (
         "Identities",
-        "Algebra and exact mathematics: they check the implementation and cannot fail by nature, so that they hold "
-        "says nothing of language models.",
+        "Algebra and exact mathematics: they check the implementation and cannot fail in principle. That they hold "
+        "says nothing about language models.",
     ),
 }
 
 
 def parts(rows: list[dict[str, Any]], reasons: dict[str, list[str]], claims: dict[str, Claim] = CLAIMS) -> list[Part]:
-    """The ledger in two: predictions, with the claims that nothing was measured of, then identities."""
+    """The ledger in two parts: predictions, including claims not measured at all, then identities."""
     found = []
     for kind, (title, note) in TITLES.items():
         own = of_kind(rows, kind)
@@ -162,12 +162,12 @@ def parts(rows: list[dict[str, Any]], reasons: dict[str, list[str]], claims: dic
 
 
 def of_kind(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The rows that are predictions, or identities."""
+    """The rows of one kind: "prediction" or "identity"."""
     return [row for row in rows if row["kind"] == kind]
 
 
 def headline(rows: list[dict[str, Any]]) -> str:
-    """The result in a few sentences, from the verdicts: of predictions, then whether every identity checks."""
+    """The result in a few sentences, from the verdicts: predictions first, then whether all identities hold."""
     predictions, identities = of_kind(rows, "prediction"), of_kind(rows, "identity")
     said = [_predictions(predictions)] if predictions else []
     if identities:
@@ -175,7 +175,7 @@ def headline(rows: list[dict[str, Any]]) -> str:
         number = plural(len(identities), "identity", "identities")
         said.append(
             f"Of {number}, which check the implementation, {off} {'does' if off == 1 else 'do'} not hold: the program "
-            "is at fault, or the draws are too few."
+            "has a bug, or the draws are too few."
             if off
             else f"{'All ' if len(identities) > 1 else ''}{number}, checking the implementation, hold."
         )
@@ -203,7 +203,7 @@ def _predictions(rows: list[dict[str, Any]]) -> str:
 
 
 def by_subject(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Verdict counts on sampled noise and small functions, and on the real model."""
+    """Verdict counts on sampled noise and small functions, and on the pretrained model."""
     names = {"Sampled noise, analytic function, tiny transformer": KNOWN, "Pretrained model": PRETRAINED}
     parts = {name: [row for row in rows if row["subject"] in subjects] for name, subjects in names.items()}
     return [{"name": name, **counts(part), "total": len(part)} for name, part in parts.items() if part]

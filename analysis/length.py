@@ -17,8 +17,8 @@ from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import read_json
 from symnoise.core import write_json
 from symnoise.plot.numbers import fixed, with_interval
-from symnoise.plot.page import write_csv
-from symnoise.plot.style import DOUBLE, FAINT, INK, figure, save, styled
+from symnoise.plot.page import saved, write_csv
+from symnoise.plot.style import DOUBLE, FAINT, INK, figure, styled
 from symnoise.theory import Row, row
 from symnoise.theory.ledger import half_width, slug, verdict
 
@@ -132,8 +132,7 @@ def write(folder: Path) -> Path:
     write_json(folder / "ledger.json", rows)
     write_csv(folder / "ledger.csv", pd.DataFrame(rows))
     write_csv(folder / "tables" / "gains.csv", table)
-    write_csv(folder / "figures" / "length.csv", table)
-    save(draw(table), folder / "figures", "length")
+    saved(draw(table), table, folder / "figures", "length")
     return folder / "ledger.json"
 
 

@@ -27,12 +27,12 @@ def drawn(module: ModuleType, data: pd.DataFrame, folder: Path, name: str, title
 
 
 def not_drawn(module: ModuleType, why: str, folder: Path, name: str, title: str = "") -> Drawing:
-    """The place of a figure that cannot be drawn; an older run's picture would pass for this one's, and goes."""
+    """A placeholder for a figure that cannot be drawn; removes an older run's picture, which would pass for new."""
     for suffix in (".pdf", ".png", ".csv"):
         (folder / f"{name}{suffix}").unlink(missing_ok=True)
     return Drawing(name, title or module.TITLE, module.ALT, "", None, why)
 
 
 def _maths(text: str) -> Markup:
-    """Plain-text formulas with their subscripts (`κ_a`, `Σ_{i≠j}`) set as such."""
+    """Plain-text formulas with subscripts (`κ_a`, `Σ_{i≠j}`) as HTML."""
     return Markup(re.sub(r"_(?:\{([^}]*)\}|([A-Za-z]+))", r"<sub>\1\2</sub>", str(escape(text))))

@@ -1,7 +1,7 @@
 """The generated parts of the README and of docs/results.md: findings, costs, verdicts, studies.
 
-python -m analysis.readme results/quick     # publish that run's ledger, pictures and data in docs/quick, then as below
-python -m analysis.readme                   # write the generated parts from what is published
+python -m analysis.readme results/quick     # publish that run in docs/quick, then do as below
+python -m analysis.readme                   # write the generated parts from the published results
 """
 
 import json
@@ -34,12 +34,12 @@ PUBLISHED = ROOT / "docs" / "quick"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 DIFFERENCES = {"training loss": "training loss, nats", "held-out loss": "held-out loss, nats"} | {
     p: p for p in SPLIT
-}  # of the studies, as columns
+}  # columns of the studies' tables
 PICTURES = ("validity.png", "curvature.png", "slopes.png", "variances.png")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Predictions, then identities, each one line per claim: how many rows hold, fail, are undecided; which fail."""
+    """Predictions, then identities, one line per claim: how many rows hold, fail and are undecided, and which fail."""
     tables = []
     for kind, (title, note) in TITLES.items():
         lines = [f"**{title}.** {note}", "", "| claim | | holds | fails | undecided | fails on |"]
@@ -55,7 +55,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def stages(run: dict[str, Any]) -> str:
-    """One line a claim: where it is measured, how long the stages behind it took, and the records they leave."""
+    """One line per claim: where it is measured, how long those stages took, and the records they write."""
     lines = ["| claim | measured by `make reproduce` in | seconds | record |", "|---|---|---|---|"]
     for id in CLAIMS:
         names = [name for name in run["stages"] if id in run["claims"].get(name, [])]
@@ -68,15 +68,15 @@ def stages(run: dict[str, Any]) -> str:
 
 
 def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResults | None] | None = None) -> str:
-    """Of the studies that are published: verdicts by claim (of `others` as well), and at the study's α what SymNoise
-    came to and what decides that; or that there is none."""
+    """The published studies: verdicts by claim (of `others` as well), then SymNoise's contrasts at each study's own α;
+    a sentence that says so where none is published."""
     run = {name: study for name, study in found.items() if study}
     if not run:
-        return "No study has been run to its end yet: what `micro-smoke` gives is a test, not a result."
-    told = run | {name: study for name, study in (others or {}).items() if study}
-    lines = [f"| claim | | {' | '.join(told)} |", "|---|---|" + "---|" * len(told)]
+        return "No study has been run to its end yet: `micro-smoke` gives a test, not a result."
+    shown = run | {name: study for name, study in (others or {}).items() if study}
+    lines = [f"| claim | | {' | '.join(shown)} |", "|---|---|" + "---|" * len(shown)]
     for claim in OUTCOMES.values():
-        cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in told.values()]
+        cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in shown.values()]
         lines.append(_line(claim.id, claim.statement, *cells))
     parts = ["\n".join(lines)]
     for name, study in run.items():
@@ -85,7 +85,7 @@ def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResult
 
 
 def first_looks(published: Published) -> str:
-    """The study smollm2 on each data set: what the contrasts come to; "" where there is none but its own."""
+    """The contrasts of the study smollm2 on each data set; "" where only its own has been run."""
     run = {FIRST_LOOKS[name]: found for name, found in published.first_looks.items() if found}
     if not run:
         return ""
@@ -102,14 +102,14 @@ def first_looks(published: Published) -> str:
 
 
 def mechanism(found: dict[str, StudyResults | None]) -> str:
-    """The endpoints that studies named before their runs; "" where none was run."""
+    """The endpoints that studies named before their runs; "" where no study has been run."""
     rows = [_line(*astuple(endpoint)) for endpoint in endpoints(found)]
     head = _line("study", "endpoint", "seeds", "difference or slope, 95 % interval", "Holm's p", "worth knowing")
     return "\n".join([head, "|---|---|---|---|---|---|", *rows]) if rows else ""
 
 
 def trained(runs: pd.DataFrame | None) -> str:
-    """Of smollm2-mirror: paired differences of what training recorded, means over seeds with Student's intervals."""
+    """Paired differences in smollm2-mirror's recorded training, means over seeds with Student's intervals."""
     if runs is None:
         return ""
     columns = [name for name in map(str, runs) if name.endswith("loss")]
@@ -122,7 +122,7 @@ def trained(runs: pd.DataFrame | None) -> str:
 
 
 def _differences(name: str, study: StudyResults) -> str:
-    """Paired differences at the end, at the study's own α, of the contrasts that claims are about."""
+    """Paired differences at the end, at the study's own α, for the contrasts that claims are about."""
     compared = study.at_own_alpha(study.tables["contrasts"])
     end = compared[(compared.family == "main") & (compared.when == "end") & compared.decoding.isna()]
     where = f"`{name}`, α = {study.facts['alpha']:g}, end, with {100 * LEVEL:g} % intervals"
@@ -145,7 +145,7 @@ def _line(*cells: str) -> str:
 
 
 def costs(published: Published) -> str:
-    """What measuring and training cost, as ratios of one run of `make bench`."""
+    """The costs of measuring and training, as ratios from one run of `make bench`."""
     if published.peers is None:
         raise InputError("docs/peers.csv is not there; run `make bench`")
     bench, peers = published.bench.set_index("key"), published.peers.set_index("method")
@@ -156,7 +156,7 @@ def costs(published: Published) -> str:
     plain, noise, pair = (training.loc[loop] for loop in ("plain Trainer", "unpaired noise", "pair, one doubled batch"))
     biased = f"{100 * abs(halved.trace / own.trace - 1):.1f} % biased"
     rows = {
-        "one probe of tr H: Taylor mode; with bfloat16 coefficients; Hessian products": (
+        "tr H, per probe: Taylor mode; with bfloat16 coefficients; Hessian products": (
             f"{taylor.forwards:.1f}; {halves.forwards:.1f}; {products.forwards:.1f} forward passes"
         ),
         "memory above the model: Taylor mode; Hessian products": (
@@ -173,7 +173,7 @@ def costs(published: Published) -> str:
 
 
 def written(page: str, published: Published) -> str:
-    """A page with its generated parts between their marks."""
+    """A page with its generated parts between their markers."""
     found = [part for part in (studies(published.studies, published.mechanism), first_looks(published)) if part]
     parts = {
         "findings": "\n".join(f"- {said}" for said in findings(published)),
@@ -194,7 +194,7 @@ def written(page: str, published: Published) -> str:
 
 
 def publish_data(run: Path, published: Path) -> None:
-    """The run's tables, the data of every figure, and which model, text and versions they come from."""
+    """Copy the run's tables, the data of every figure, and the model, text and versions behind them."""
     folder = published / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((run / "figures").glob("*.csv")):
@@ -207,7 +207,7 @@ def publish_data(run: Path, published: Path) -> None:
 
 
 def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
-    """Publish a run, if one is named, and write the tables."""
+    """Publish a run, if one is given, and write the tables."""
     if run is not None:
         PUBLISHED.mkdir(parents=True, exist_ok=True)
         for name in ("ledger.json", "run.json"):

@@ -1,7 +1,7 @@
-"""Why rows on the real model fail: the evidence that the run itself holds, put into sentences.
+"""Why rows on the pretrained model fail: the evidence in the run itself, as sentences.
 
-Each function takes the rows of its claim and the tables, and says only what can be computed from them. Rows are
-selected by key and subject, never by the words that a reader sees.
+Each function takes the rows of its claim and the tables, and uses nothing else. Rows are selected by key and subject,
+never by displayed words.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ Tables = dict[str, pd.DataFrame]
 
 
 def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
-    """claim id -> sentences, for each claim with a row that fails."""
+    """claim id -> sentences, for each claim with a failing row."""
     found: dict[str, list[str]] = {}
     for id in dict.fromkeys(row["id"] for row in rows):
         own = [row for row in rows if row["id"] == id]
         failing = [row["subject"] for row in own if row["verdict"] == "fails"]
         if failing:
-            # What the tables can tell is about the real model.
+            # The tables are about the pretrained model.
             on_model = any(subject in PRETRAINED for subject in failing)
             search = _SEARCH.get(id, _nothing) if on_model else _nothing
             found[id] = search(own, tables) or _nothing(own, tables)
@@ -33,11 +33,11 @@ def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
 
 
 def _nothing(rows: Rows, tables: Tables) -> list[str]:
-    return ["This run recorded nothing that tells why."]
+    return ["This run recorded no evidence on why."]
 
 
 def _range(rows: Rows, tables: Tables) -> list[str]:
-    """V1, and whatever else is the quadratic regime's end: where it ends, and on how many examples tr H is negative."""
+    """V1 and other limits of the quadratic regime: where it ends, and how many examples have negative tr H."""
     said = []
     if "validity" in tables:
         pooled = first_text(tables["validity"])
@@ -49,9 +49,9 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
             else f"Pooled |T − 1| stays within 10 % up to α = {pooled.alpha.max():g}."
         )
         said.append(f"Pooled T(σ): {values}.")
-        # What training averages is another number.
+        # Training averages a different number.
         means = ", ".join(f"{number(r, 3)} at α = {a:g}" for a, r in zip(pooled.alpha, pooled["R"], strict=True))
-        said.append(f"The mean excess over its second order, Σy/Σx: {means}.")
+        said.append(f"The mean excess over its second-order term, Σy/Σx: {means}.")
     return said + _negative(tables)
 
 
@@ -63,14 +63,14 @@ def _negative(tables: Tables) -> list[str]:
     below = int((hessian.value < 0).sum())
     return [
         f"tr H is negative in {below} of {len(hessian)} examples: curvature of both signs cancels in it, and in T’s "
-        "denominator, while terms of fourth order need not cancel."
+        "denominator, while fourth-order terms need not cancel."
         if below
         else f"tr H is positive in all {len(hessian)} examples."
     ]
 
 
 def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
-    """S3: the uncalibrated law reaches √3 times further than the calibrated one."""
+    """S3: the uncalibrated law has √3 times the σ of the calibrated one."""
     if "validity" not in tables:
         return []
     pooled = first_text(tables["validity"])
@@ -78,13 +78,13 @@ def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
     at = float(np.interp(reached, pooled.alpha, pooled["T"]))
     return [
         f"An uncalibrated Gaussian at α = 5 has the σ of a calibrated law at α = {number(reached, 2)}, where pooled "
-        f"T(σ), interpolated, is {number(at, 2)}; were the second order the whole excess, it would be 1.",
+        f"T(σ), interpolated, is {number(at, 2)}; if the excess were purely second order, it would be 1.",
         *_range(rows, tables)[:1],
     ]
 
 
 def _variances(rows: Rows, tables: Tables) -> list[str]:
-    """P2: what a draw’s formula leaves out, and what T makes of a pair’s, where the prediction fails."""
+    """P2: the term that one draw’s formula omits, and the effect of T on a pair’s, where the prediction fails."""
     if "variances on text" not in tables:
         return []
     said = []
@@ -94,8 +94,8 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
         share = text["pair"] / text["one draw"]
         values = ", ".join(f"{number(100 * s, 2)} % at α = {a:g}" for a, s in share.items())
         said.append(
-            f"The leading-order formula leaves the second-order term out; by its own prediction it adds to one draw’s "
-            f"variance {values}."
+            f"The leading-order formula omits the second-order term, which by its own prediction adds to one "
+            f"draw’s variance {values}."
         )
     if "pair" in failing and "validity" in tables:
         pooled = first_text(tables["validity"])
@@ -105,21 +105,21 @@ def _variances(rows: Rows, tables: Tables) -> list[str]:
 
 
 def _cancellation(rows: Rows, tables: Tables) -> list[str]:
-    """P1: is a pair's excess at the smallest α above what float32 resolves?"""
+    """P1: is a pair's excess at the smallest α above float32 resolution?"""
     if "validity by example" not in tables:
         return []
     single = tables["validity by example"]
     least = single[single.alpha == single.alpha.min()]
     eps = float(np.finfo(np.float32).eps)
     return [
-        f"At α = {least.alpha.iloc[0]:g} a pair’s excess is {number(least.excess.abs().mean(), 2)} nats in size, on "
-        f"average over the examples; float32 resolves {number(eps, 2)} of a loss, and the excess is a "
-        "difference of losses.",
+        f"At α = {least.alpha.iloc[0]:g} the size of a pair’s excess, averaged over examples, is "
+        f"{number(least.excess.abs().mean(), 2)} nats; float32 resolves {number(eps, 2)} of a loss, and the excess is "
+        "a difference of losses.",
         *_range(rows, tables)[:2],
     ]
 
 
-# Of N3, the key of each premise and of the identity that it is a premise of.
+# For N3: key of each premise -> key of the identity that rests on it.
 _IDENTITY = {
     "N3.premise": "N3.identity",
     "N3.premise.scale-invariant": "N3.identity.scale-invariant",
@@ -135,9 +135,9 @@ def _radial(rows: Rows, tables: Tables) -> list[str]:
     if broken:
         sizes = ", ".join(f"{number(row['measured'], 3)} for {row['where']}" for row in broken)
         said.append(
-            f"The premise fails: were ℓ invariant to the scale of X, ⟨X, ∇ℓ⟩ would be 0, but the largest |cos(X, ∇ℓ)| "
-            f"is {sizes}. The residual stream adds to X what normalised layers make of it, so scaling X changes the "
-            "loss."
+            f"The premise fails: if ℓ were invariant to the scale of X, ⟨X, ∇ℓ⟩ would be 0, but the largest "
+            f"|cos(X, ∇ℓ)| is {sizes}. The residual stream adds the output of normalised layers to X, so scaling X "
+            "changes the loss."
         )
     for row in premises:
         identity = identities.get((_IDENTITY[row["key"]], row["subject"]))

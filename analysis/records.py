@@ -11,7 +11,7 @@ from result_schema.quick import START, TRAINING_STAGES, training_stage
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS
 
-# The stages of the quick run in their order; "training" stands for those of fine-tuning.
+# The stages of the quick run in order; "training" stands for those of fine-tuning.
 STAGES = (
     "sources",
     "moments",
@@ -28,8 +28,8 @@ STAGES = (
 
 @dataclass(frozen=True)
 class QuickRun:
-    """stages: name -> record, in running order.  settings: of the run, {} where run.json is not there.
-    run: run.json, {} likewise.  missing: stages that have no record.  command: what makes them."""
+    """stages: name -> record, in running order.  settings: the run's, {} without run.json.
+    run: run.json, {} likewise.  missing: stages without a record.  command: makes them."""
 
     stages: dict[str, dict[str, Any]]
     run: dict[str, Any]
@@ -50,7 +50,7 @@ class QuickRun:
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table; those of one name from several stages (analytic and tiny, the arms) under one another."""
+        """Every table; tables of the same name from several stages (analytic and tiny, the arms) are concatenated."""
         merged: dict[str, list[dict[str, Any]]] = {}
         for record in self.stages.values():
             for name, records in record["result"].get("tables", {}).items():
@@ -59,14 +59,14 @@ class QuickRun:
 
 
 def frame(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """Records as a frame, in which null numbers are NaN and not objects."""
+    """Records as a frame, with null numbers as NaN instead of objects."""
     table = pd.DataFrame(records)
-    # A column of nothing but null has no type of its own.
+    # An all-null column has no type of its own.
     return table.astype({column: float for column in table if table[column].isna().all()})
 
 
 def read_run(folder: Path) -> QuickRun:
-    """The run in `folder`. A stage without a record is listed as missing; `InputError` where there are none at all."""
+    """The run in `folder`. Stages without a record are listed as missing; `InputError` if there are none at all."""
     command = "python -m experiments.quick"
     if folder.resolve().parts[-2:] != ("results", "quick"):
         command += f" --output {folder.name}"

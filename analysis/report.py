@@ -1,8 +1,8 @@
 """The report of a run: ledger, figures and one self-contained page, from stage records alone.
 
-    python -m analysis.report results/quick        # rebuild without running anything again
+    python -m analysis.report results/quick        # rebuild without rerunning anything
 
-Equal records give equal bytes: nothing here reads the clock or draws a number.
+Equal records give equal bytes: nothing here reads the clock or draws random numbers.
 """
 
 import sys
@@ -24,10 +24,10 @@ from symnoise.theory import LEVEL
 
 
 def write_report(folder: Path) -> Path:
-    """Write ledger.json, ledger.csv, figures/ and report.html into `folder` from its stages; the path of the page.
+    """Write ledger.json, ledger.csv, figures/ and report.html into `folder` from its stages; return the page's path.
 
-    A figure whose stage has no record is left out, and the page says what makes it. Raises `InputError` where there
-    is no record at all, or one that cannot be read.
+    A figure whose stage has no record is left out, and the page says which command makes it. Raises `InputError` if
+    there is no record at all, or one cannot be read.
     """
     folder = Path(folder)
     run = read_run(folder)
@@ -60,7 +60,7 @@ def _drawing(name: str, run: QuickRun, tables: dict[str, pd.DataFrame], folder: 
 
 
 def _facts(run: QuickRun) -> dict[str, Any]:
-    """What was run, from the records: model, data, settings, versions, time and memory."""
+    """Facts about the run, from the records: model, data, settings, versions, time and memory."""
     records = list(run.stages.values())
     sources = run.stages.get("sources", {}).get("result", {})
     commits = list(dict.fromkeys(record.get("commit") for record in records))
@@ -72,7 +72,7 @@ def _facts(run: QuickRun) -> dict[str, Any]:
             f"run.json is not there: the run was not finished, and its settings are unknown. Run {run.command}."
         )
     if any(run.settings.get(key) != value for record in records for key, value in record["settings"].items()):
-        notices.append("Some records were made with other settings than the run's; running again makes them again.")
+        notices.append("Some records were made with other settings than the run's; rerun the command to replace them.")
     if len(commits) > 1:
         notices.append("These records were made by different commits; see the table of stages.")
     return {

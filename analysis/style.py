@@ -39,7 +39,7 @@ NAMES = {
     "gaussian-pair": "Gaussian pair",
     "penalty": "curvature penalty",
 }
-# One draw a row is solid, but for Rademacher's, whose colour SymNoise shares; what changes the cost is broken.
+# Solid for one draw per row, except Rademacher, whose colour SymNoise shares; arms with another cost are dashed.
 _DASHES: dict[str, Any] = {
     "none-double-batch": (0, (4, 2)),
     "rademacher": (0, (1, 1)),
@@ -56,12 +56,12 @@ def colour(noise: str) -> str:
 
 
 def name(noise: str) -> str:
-    """`noise` as a reader would say it."""
+    """The reader-facing name of `noise`."""
     return NAMES.get(noise, noise)
 
 
 def dash(noise: str) -> Any:
-    """How the line of `noise` is broken, to tell those of one law apart."""
+    """The dash pattern of `noise`, to distinguish arms of one law."""
     return _DASHES.get(noise, "-")
 
 

@@ -21,7 +21,7 @@ from symnoise.noise import Noise
 
 @dataclass(frozen=True)
 class Setting:
-    """What every arm shares: the model before training, its training rows, held-out batches and probe examples.
+    """Shared by every arm: the model before training, its training rows, held-out batches and probe examples.
 
     used: the token ids that occur in the training rows; the norms of their embeddings are followed.
     """

@@ -57,10 +57,10 @@ def test_the_costs_it_names_are_those_that_published() -> None:
         )
     )
     assert (
-        f"one probe costs {taylor.forwards:.1f} forward passes in Taylor mode (16 probes in 4 groups; "
+        f"the cost per probe is {taylor.forwards:.1f} forward passes in Taylor mode (16 probes in 4 groups; "
         f"{halves.forwards:.1f} with bfloat16 coefficients, {100 * halves.error:.1f} % off) and "
-        f"{product.forwards:.1f} by Hessian products; the one takes {taylor.memory_gib:.1f} GiB above the model and "
-        f"the other {product.memory_gib:.1f}"
+        f"{product.forwards:.1f} by Hessian products; memory above the model is {taylor.memory_gib:.1f} and "
+        f"{product.memory_gib:.1f} GiB"
     ) in said
     peers = pd.read_csv(ROOT / "docs" / "peers.csv").set_index("method")
     own, halved = peers.loc["symnoise, Taylor"], peers.loc["symnoise, Taylor, bfloat16 coefficients"]
@@ -97,7 +97,7 @@ def test_what_noise_and_batches_take_is_what_published() -> None:
     greedy = pd.read_csv(ROOT / "docs" / "decoding.csv").set_index("decoding").loc["greedy"]
     assert greedy.same == 1
     assert (
-        f"{greedy.tokens_per_second:.0f} tokens a second for {greedy.prompts:.0f} prompts at once and "
+        f"{greedy.tokens_per_second:.0f} tokens per second for {greedy.prompts:.0f} prompts at once and "
         f"{greedy.alone_tokens_per_second:.0f} for one after the other"
     ) in said
 

@@ -1,6 +1,6 @@
 """One module a figure, each with
 
-TITLE, TABLES (what it is drawn from), STAGES (what makes those), ALT (the picture in a sentence),
+TITLE, TABLES (its inputs), STAGES (which make those), ALT (the picture in one sentence),
 frame(tables) -> the data that is drawn, as written next to the figure,
 draw(frame) -> Figure, and caption(frame) -> what to see in it.
 """

@@ -1,4 +1,4 @@
-"""Figures of a folder of tables that is no run of the quick job, next to their tables.
+"""Figures of a folder of tables outside the quick run, written next to their tables.
 
 python -m analysis.figures results/bench        # growth, from growth.csv
 python -m analysis.figures results/spectra      # density, from density.csv and eigenvalues.csv
@@ -19,7 +19,7 @@ DRAWN = {"growth": growth, "density": density}
 
 
 def draw(folder: Path) -> Iterator[str]:
-    """Draw every figure whose tables are in `folder`, as PDF and PNG, and say what to see in it."""
+    """Draw every figure whose tables are in `folder`, as PDF and PNG, and print its caption."""
     found = [name for name, module in DRAWN.items() if all((folder / f"{t}.csv").is_file() for t in module.TABLES)]
     if not found:
         tables = "; ".join(" and ".join(f"{table}.csv" for table in module.TABLES) for module in DRAWN.values())

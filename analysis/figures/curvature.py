@@ -1,4 +1,4 @@
-"""Curvature of the loss in the embeddings, per example: tr H and its two parts, and several ways to tr H."""
+"""Curvature of the loss in the embeddings, per example: tr H, its two parts, and tr H by several methods."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from symnoise.plot.numbers import plural
 from symnoise.plot.results import limits, points
 from symnoise.plot.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, figure, styled
 
-TITLE = "Curvature of each example"
+TITLE = "Curvature per example"
 TABLES, STAGES = ("curvature",), ("curvature",)
 ALT = "Points with error bars for each example: the trace of the Hessian, of its two parts, and by each method."
 
@@ -19,7 +19,7 @@ _SAID = {"taylor": "Taylor mode", "hvp": "Hessian products", "difference": "diff
 
 
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """value with its 95 % interval over probes; no interval where one probe allows none."""
+    """value with its 95 % interval over probes; no interval with a single probe."""
     data = tables["curvature"]
     low, high = bounds(data.value, data.stderr, data.dof, LEVEL)
     return data.assign(low=low, high=high)
@@ -68,7 +68,7 @@ def caption(data: pd.DataFrame) -> str:
         "(a) Curvature of each example’s loss in its embeddings, its Gauss–Newton part tr G and the rest tr R. tr G is "
         f"positive in {int((gauss.value > 0).sum())} of {len(gauss)} examples, tr H negative in {len(negative)} of "
         f"{len(hessian)} ({sure} with the whole interval). (b) The same tr H by each method; Taylor mode and Hessian "
-        "products share their probes. Bars are 95 % intervals over probes, and speak of these examples alone. "
+        "products share their probes. Bars are 95 % intervals over probes, for these examples only. "
         "Arrowheads: the bar continues."
     )
     missing = int(data.low.isna().sum())

@@ -59,7 +59,7 @@ def draw(data: pd.DataFrame) -> Figure:
 
 
 def _ends(ax: Axes, known: pd.Series) -> None:
-    """The values of the smallest and the largest eigenvalue, below their marks."""
+    """Labels of the smallest and largest eigenvalue, below their marks."""
     for value in dict.fromkeys((known.min(), known.max())):
         ink = _POSITIVE if value > 0 else _NEGATIVE
         look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "top", "color": ink}

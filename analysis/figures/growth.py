@@ -20,11 +20,11 @@ AXES = {"probes": "Probes K", "tokens": "Length L (tokens)", "rows": "Batch B", 
 _SYMBOLS = {"probes": "K", "tokens": "L", "rows": "B", "depth": "D"}
 METHODS = {"taylor": ("Taylor mode", INK, "o"), "hvp": ("Hessian products", "#D55E00", "s")}
 _QUANTITIES = {"seconds": "seconds", "memory_gib": "memory above the model (GiB)"}
-_FITTED = 8  # a line is fitted over the last factor of 8, where fixed costs no longer hide the growth
+_FITTED = 8  # lines are fitted over the last factor of 8, where fixed costs no longer mask the growth
 
 
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a point; `value` is that of the axis it lies on."""
+    """One row per point; `value` is its position on its own axis."""
     data = tables["growth"]
     return data.assign(value=[float(row[row["axis"]]) for row in data.to_dict("records")])
 
@@ -99,5 +99,5 @@ def caption(data: pd.DataFrame) -> str:
     return (
         f"Seconds and memory of one trace, set-up included, as one of K, L, B and depth varies and the others stay at "
         f"K = {base['probes']}, L = {base['tokens']}, B = {base['rows']} and {base['depth']} layers. Exponents are "
-        "least-squares slopes over the last factor of 8. Points expected above the memory limit are left out."
+        "least-squares slopes over the last factor of 8. Points expected above the memory limit are omitted."
     )

@@ -7,7 +7,7 @@ from analysis.intervals import PERCENT, bounds
 from analysis.style import colour, name, order
 from symnoise.plot.style import DOUBLE, INK, RULE, figure, label_ends, styled
 
-TITLE = "The noise on its way through the layers"
+TITLE = "Noise through the layers"
 TABLES, STAGES = ("layers",), ("norms",)
 ALT = "Lines by law against layer: growth of the squared norm of hidden states, and how far they move."
 
@@ -60,6 +60,6 @@ def caption(data: pd.DataFrame) -> str:
     )
     return (
         f"Means over examples and draws at α = {data.alpha.iloc[0]:g}; bands are {PERCENT} intervals over draws. "
-        "(a) What the noise adds to the squared norm of the hidden states. (b) How far it moves them, relative to the "
+        "(a) Growth of the squared norm of the hidden states. (b) Squared displacement relative to the "
         f"squared norm without noise. From the embeddings to layer {last}: {ends}."
     )

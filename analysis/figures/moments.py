@@ -14,7 +14,7 @@ from analysis.style import colour, name, order
 from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, figure, styled
 
-TITLE = "Moments of the noise, against their closed forms"
+TITLE = "Noise moments and their closed forms"
 TABLES, STAGES = ("moments", "square_norms"), ("moments",)
 ALT = "Histograms of the squared norm of the noise by law, and measured moments relative to their closed forms."
 
@@ -123,7 +123,7 @@ def caption(data: pd.DataFrame) -> str:
     ratio = means.max() / means.min()
     raw = "" if math.isclose(ratio, 1) else f" An uncalibrated Gaussian’s mean is {ratio:.3g} times theirs."
     return (
-        "(a) Calibrated laws share one mean of ‖ε‖² and differ in spread; Rademacher noise has none, so its line’s "
-        f"height means nothing.{raw} (b–d) Measured moments relative to their closed forms, which are written in "
-        f"grey; bars are {PERCENT} intervals. Where the noise does not vary only float32 rounding is left."
+        "(a) Calibrated laws have the same mean ‖ε‖² and differ in spread; Rademacher noise has none, so its line’s "
+        f"height means nothing.{raw} (b–d) Measured moments relative to their closed forms, shown in "
+        f"grey; bars are {PERCENT} intervals. Where the noise does not vary, only float32 rounding is left."
     )

@@ -7,7 +7,7 @@ from analysis.intervals import PERCENT, bounds
 from analysis.style import colour, name, order
 from symnoise.plot.style import INK, RULE, SINGLE, figure, interval, styled
 
-TITLE = "Growth of the embedding norm, against its closed form"
+TITLE = "Growth of the embedding norm and its closed form"
 TABLES, STAGES = ("norms",), ("norms",)
 ALT = "For each law and example, the measured growth of the squared embedding norm over its prediction."
 
@@ -43,6 +43,6 @@ def caption(data: pd.DataFrame) -> str:
     """What to see."""
     inside = int(((data.low <= 1) & (data.high >= 1)).sum())
     return (
-        "How much each law adds to ‖X‖², over the α²v that N1 predicts (dashed); one point an example, bars are "
+        "What each law adds to ‖X‖², over the α²v that N1 predicts (dashed); one point per example; bars are "
         f"{PERCENT} intervals over draws. {inside} of {len(data)} contain 1."
     )

@@ -1,4 +1,4 @@
-"""S2 and S3: how what two laws differ by grows with σ."""
+"""S2 and S3: how the difference between two laws grows with σ."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from analysis.intervals import PERCENT
 from analysis.style import colour
 from symnoise.plot.style import DOUBLE, FAINT, RULE, cut, decades, figure, heading, label_ends, log_axis, styled
 
-TITLE = "How laws come to differ as the noise grows"
+TITLE = "Differences between laws as the noise grows"
 TABLES, STAGES = ("slopes",), ("analytic", "tiny")
 ALT = "Log-log plots of differences between laws against sigma, with reference slopes 2 and 4."
 
@@ -36,7 +36,7 @@ def draw(data: pd.DataFrame) -> Figure:
     axes = drawn.subplots(1, len(subjects), squeeze=False)[0]
     for ax, subject, letter in zip(axes, subjects, "abcdef", strict=False):
         part = data[data["where"] == subject]
-        floor = part.value.min() / 4  # intervals that reach 0 have no place on a logarithmic axis: cut, with an arrow
+        floor = part.value.min() / 4  # intervals that reach 0 do not fit on a logarithmic axis: cut, with an arrow
         ends = []
         for k, ((first, second), points) in enumerate(part.groupby(["first", "second"], sort=False)):
             _draw_difference(ax, points, str(first), k, floor)
@@ -98,8 +98,8 @@ def caption(data: pd.DataFrame) -> str:
     sampled = data[data.kind == "sampled"]
     cut = int((sampled.low <= 0).sum())
     return (
-        "What smoothing by one law and by another differ by, against σ, on logarithmic axes. Solid lines are closed "
-        f"forms, points coupled draws with {PERCENT} intervals; dashed lines have the slopes that the theory gives, "
-        "4 (S2) and 2 (S3), and are put below the data for comparison."
+        "Difference between the losses smoothed by two laws, against σ, on logarithmic axes. Solid lines are closed "
+        f"forms, points coupled draws with {PERCENT} intervals; dashed lines have the slopes predicted by theory, "
+        "4 (S2) and 2 (S3), and are placed below the data for comparison."
         + (f" {cut} intervals reach 0 and are cut off (▾)." if cut else "")
     )

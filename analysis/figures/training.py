@@ -60,7 +60,7 @@ def draw(data: pd.DataFrame) -> Figure:
     quantities = [q for q in ("tr H", "tr G", "C(σ)") if q in set(data.quantity)]
     for k, quantity in enumerate(quantities):
         part = data[data.quantity == quantity]
-        # The same model and the same probes in every arm, so one point serves all.
+        # The same model and probes in every arm, so one point stands for all.
         for p in part[part.when == "before"].head(1).to_dict("records"):
             interval(curvature, k - 0.36, p["value"], p["low"], p["high"], INK, mfc="white")
             curvature.plot([k - 0.36, k + 0.36], [p["value"]] * 2, color=FAINT, lw=0.5, ls=(0, (2, 2)), zorder=1)
@@ -90,8 +90,8 @@ def caption(data: pd.DataFrame) -> str:
     none = int(measured.low.isna().sum())
     return (
         f"A demonstration, not evidence: {data.arm.nunique()} arms, one seed, {int(data.step.max())} steps. (a) Loss "
-        "on held-out replies and (b) growth of the mean norm of the embedding rows that the training text uses have "
-        f"no interval, since one seed gives none. (c) Curvature, the mean over {examples} held-out examples, before "
-        "(open) and after training, with 95 % intervals over probes, which are the same each time; they say nothing "
-        "about other seeds." + (f" {none} of these points have no interval." if none else "")
+        "on held-out replies and (b) growth of the mean norm of the embedding rows used by the training text have "
+        f"no interval with one seed. (c) Curvature, the mean over {examples} held-out examples, before "
+        "(open) and after training, with 95 % intervals over probes, which are the same in every run; they do not "
+        "cover other seeds." + (f" {none} of these points have no interval." if none else "")
     )

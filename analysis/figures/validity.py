@@ -14,19 +14,19 @@ from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
 from symnoise.theory import check_validity
 
-TITLE = "How far the Hessian speaks for the noise"
+TITLE = "Where the Hessian describes the noise"
 TABLES, STAGES = ("validity", "validity by example"), ("validity",)
 ALT = "Attenuation slope and ratio of means against alpha, pooled over examples; mean excess against its second order."
 
-TRAINING = (5.0, 10.0, 15.0)  # α that NEFTune trains with
+TRAINING = (5.0, 10.0, 15.0)  # NEFTune's training α
 INKS = {"T": INK, "R": "#0b6b8a"}
 WORDS = {"T": "slope Σxy/Σx²", "R": "ratio Σy/Σx"}
 
 
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Both numbers pooled (no example), and of each example its slope T, mean excess y and its second order x.
+    """Both numbers pooled (no example), and per example its slope T, mean excess y and second-order term x.
 
-    Of the pooled ones low and high speak of texts like these, these_low and these_high of these texts.
+    For pooled numbers low and high are for texts like these, these_low and these_high for these texts.
     """
     pooled, single = tables["validity"], tables["validity by example"]
     parts = []
@@ -43,7 +43,7 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def measured(smoothed: SmoothedCurvature, alphas: list[float], where: str) -> dict[str, pd.DataFrame]:
-    """The tables of a measurement that is at hand."""
+    """The tables of a measurement in memory."""
     found = check_validity(smoothed, alphas, where=where, training=TRAINING)
     return {name: pd.DataFrame(records) for name, records in found.tables.items()}
 
@@ -70,7 +70,7 @@ def radius(pooled: pd.DataFrame, margin: float = 0.1) -> float:
 
 @styled
 def draw(data: pd.DataFrame) -> Figure:
-    """Left both numbers against α, right the examples at a training α."""
+    """Left: both numbers against α. Right: the examples at a training α."""
     drawn = figure(DOUBLE, 3.0)
     left, right = drawn.subplots(1, 2, width_ratios=(1.15, 1))
     alphas = sorted(data.alpha.unique())
@@ -130,7 +130,7 @@ def shown_alpha(data: pd.DataFrame) -> float:
 
 
 def _scatter(ax: Axes, data: pd.DataFrame, where: str, alpha: float) -> None:
-    """Mean excess against its second order, an example a point; what each of the two numbers is the slope of."""
+    """Mean excess against its second-order term, one point per example, with the lines of both numbers."""
     own = data[(data["where"] == where) & (data.alpha == alpha)]
     points = own[own.example.notna()].pivot_table(index="example", columns="quantity", values="value")
     x, y = points["second order"], points["excess"]
@@ -179,11 +179,11 @@ def caption(data: pd.DataFrame) -> str:
         if alpha in TRAINING
     )
     return (
-        f"A pair’s excess y against its second order x = ½σ²zᵀHz, over {examples} texts. Black: Σxy/Σx², how much of "
-        "large curvature is left at this σ. Blue: Σy/Σx, how much of the mean, which is what training averages. They "
+        f"A pair’s excess y against its second order x = ½σ²zᵀHz, over {examples} texts. Black: Σxy/Σx², the share of "
+        "large curvature left at this σ. Blue: Σy/Σx, that of the mean curvature, which training averages. They "
         f"answer different questions. {shown}. Bars are {PERCENT} intervals for texts like these"
         + (f"; {open_} {'is' if open_ == 1 else 'are'} unbounded, since Σx may be 0, and not drawn" if open_ else "")
         + ". (a) Against α (mean σ above); grey: the slope of each text, cut off at the frame; band: 1 ± 10 %; dotted: "
-        f"the α that NEFTune trains with. |slope − 1| {said} (linear between the measured α). "
+        f"NEFTune’s training α. |slope − 1| {said} (linear between the measured α). "
         f"(b) Each text’s means at α = {shown_alpha(data):g}, on axes that are linear near 0 and logarithmic beyond."
     )

@@ -36,7 +36,7 @@ def on_text(table: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def draw(data: pd.DataFrame) -> Figure:
-    """A panel for each subject, predictions as lines."""
+    """One panel per subject, with predictions as lines."""
     subjects = list(dict.fromkeys(data["where"]))
     drawn = figure(DOUBLE, 2.6)
     axes = drawn.subplots(1, len(subjects), squeeze=False)[0]

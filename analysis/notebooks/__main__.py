@@ -1,7 +1,7 @@
-"""Execute the notebooks from top to bottom, each in a fresh kernel, and store their outputs.
+"""Run the notebooks from top to bottom, each in a fresh kernel, and store their outputs.
 
 python -m analysis.notebooks            # all
-python -m analysis.notebooks 02 05      # those whose names begin so
+python -m analysis.notebooks 02 05      # those whose names start with these
 """
 
 import base64
@@ -20,12 +20,12 @@ from PIL import Image
 from symnoise.core import write_atomically
 
 FOLDER = Path(__file__).parent
-LIMIT = 3600  # seconds a cell, for busy machines; on 2 idle cores a whole notebook takes under 3 minutes
-COLOURS = 128  # of a stored picture: a third of the size, and no difference to see in lines and points
+LIMIT = 3600  # seconds per cell, for busy machines; on 2 idle cores a whole notebook takes under 3 minutes
+COLOURS = 128  # of a stored picture: a third of the size, no visible difference in lines and points
 
 
 def execute(path: Path) -> float:
-    """Run the notebook in its own folder and store it with its outputs; the seconds it took.
+    """Run the notebook in its own folder and store it with its outputs; return the seconds it took.
 
     Raises nbclient's errors where a cell fails or the kernel dies; the stored notebook then stays as it was.
     """
@@ -42,7 +42,7 @@ def execute(path: Path) -> float:
 
 
 def clean(notebook: Any) -> None:
-    """Leave out what differs from machine to machine, and make pictures small."""
+    """Remove machine-specific output, and shrink pictures."""
     notebook.metadata.pop("language_info", None)
     for cell in notebook.cells:
         cell.metadata.clear()
@@ -54,7 +54,7 @@ def clean(notebook: Any) -> None:
 
 
 def small(encoded: str) -> str:
-    """A PNG with a palette of `COLOURS` colours in the place of a PNG, both in base64."""
+    """A base64 PNG reduced to a palette of `COLOURS` colours."""
     picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
     file = io.BytesIO()
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)

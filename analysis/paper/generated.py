@@ -10,7 +10,7 @@ from symnoise.core import write_atomically
 
 
 def texts(published: Published) -> dict[str, str]:
-    """file -> LaTeX, of every generated file but the figures themselves."""
+    """file -> LaTeX, for every generated file except the figures themselves."""
     found = {
         "values.tex": definitions(values(published)),
         "abstract.tex": sentences.abstract(published),
@@ -29,8 +29,8 @@ def texts(published: Published) -> dict[str, str]:
 
 
 def write_paper(root: Path = ROOT) -> Path:
-    """Write paper/generated from what is published; its path. What this run does not write goes, so that no old figure
-    passes for a new one."""
+    """Write paper/generated from the published results, and return its path. Stale files are removed, so that no old
+    figure passes for a new one."""
     published, folder = read_published(root), root / "paper" / "generated"
     found = texts(published)
     for old in [*folder.glob("*.tex"), *folder.glob("figures/*.pdf")]:

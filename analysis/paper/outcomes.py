@@ -1,4 +1,4 @@
-"""What the studies found, in sentences that are computed: whichever way it fell."""
+"""The studies' findings, in computed sentences."""
 
 from typing import Any
 
@@ -12,25 +12,25 @@ from result_schema.measures import SPLIT
 from symnoise.plot.numbers import fixed, listed, measurement, number, plural
 from symnoise.theory import LEVEL, OUTCOMES
 
-_MOST = 1  # rows that a sentence names; the ledger of the study has all
+_MOST = 1  # rows named in a sentence; the study's ledger has all
 # Contrasts of the studies with one seed.
 _IN_SHORT = (
     ("training loss", "training loss", " nats"),
     ("held-out loss", "held-out loss", " nats"),
     *((part, part, "") for part in SPLIT),
 )
-BY_DIALS = "D1"  # is about arms with dials alone
+BY_DIALS = "D1"  # only about arms with dials
 LOOKED_AT = (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair"))
 
 
 def paragraphs(published: Published) -> str:
-    """For each study: its size, what it found at its own α, each claim's verdicts; or that it has not been run."""
+    """For each study: its size, its findings at its own α and each claim's verdicts; or that it has not been run."""
     said = []
     for study, found in published.studies.items():
         head = rf"\paragraph{{Study \texttt{{{study}}}}}"
         if found is None:
             said.append(
-                f"{head} This study has not been run for this version of the text: there is no ledger of it, and "
+                f"{head} This study has not been run for this version of the text: it has no ledger, and "
                 rf"\texttt{{make study STUDY={study}}} makes one." + "\n"
             )
             continue
@@ -43,13 +43,13 @@ def paragraphs(published: Published) -> str:
 
 
 def _mechanism(published: Published) -> list[str]:
-    """The verdicts on the slopes, of each study with dials."""
+    """The verdicts on the slopes, for each study with dials."""
     run = {name: found for name, found in published.mechanism.items() if found and "dials" in found.tables}
     return [rf"\paragraph{{Study \texttt{{{name}}}}} {_claim(BY_DIALS, found)}" + "\n" for name, found in run.items()]
 
 
 def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], float]:
-    """(first, second) arm -> mean paired difference of `measure` at the end, for the contrasts of `LOOKED_AT`."""
+    """(first, second) arm -> mean paired difference in `measure` at the end, for the contrasts in `LOOKED_AT`."""
     compared = found.at_own_alpha(found.tables["contrasts"])
     end = compared[(compared.when == "end") & (compared.measure == measure) & compared.decoding.isna()]
     means = {(row["first"], row["second"]): row["mean"] for row in end.to_dict("records")}
@@ -57,7 +57,7 @@ def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], floa
 
 
 def _first_looks(published: Published) -> list[str]:
-    """One paragraph on the studies of one seed: the differences on each data set, without intervals."""
+    """One paragraph on the one-seed studies: the differences on each data set, without intervals."""
     run = {name: found for name, found in published.first_looks.items() if found}
     if not run:
         return []
@@ -78,7 +78,7 @@ def _first_looks(published: Published) -> list[str]:
 
 
 def in_short(study: str, found: StudyResults) -> str:
-    """Noise against none, and SymNoise against NEFTune and two draws: differences, and the verdicts of primary ones."""
+    """Noise minus none, and SymNoise minus NEFTune and two draws: differences, with verdicts for primary endpoints."""
     compared = found.at_own_alpha(found.tables["contrasts"])
     end = compared[(compared.when == "end") & compared.decoding.isna()]
     said = []
@@ -97,10 +97,10 @@ def in_short(study: str, found: StudyResults) -> str:
 
 
 def _difference(row: dict[Any, Any], unit: str) -> str:
-    """`Δ = 0.0059 nats (0.0028 to 0.0083)`, with the verdict where the endpoint was primary."""
+    """`Δ = 0.0059 nats (0.0028 to 0.0083)`, with the verdict for a primary endpoint."""
     mean, interval = measurement(row["mean"], row["low"], row["high"])
-    told = f"; {row['verdict']}" if row["primary"] else ""
-    return f"Δ = {mean}{unit} ({interval}{told})"
+    verdict = f"; {row['verdict']}" if row["primary"] else ""
+    return f"Δ = {mean}{unit} ({interval}{verdict})"
 
 
 def _size(found: StudyResults) -> str:
@@ -108,30 +108,30 @@ def _size(found: StudyResults) -> str:
     total, lost = int(runs.runs.sum()), int(runs.diverged.sum())
     most = max((row["n"] for row in found.rows if row["id"] in ("O1", "O3", "O4")), default=0)
     said = f"{plural(total, 'run')}, of which {lost or 'no'} diverged; {plural(len(runs), 'setting')}"
-    said += f" of arm and noise; at most {plural(most, 'pair')} of seeds a contrast."
+    said += f" of arm and noise; at most {plural(most, 'pair')} of seeds per contrast."
     if most > 1:
         t = float(stats.t.ppf(0.5 + LEVEL / 2, most - 1))
         said += (
-            f" An interval of the ledger then reaches {number(t / most**0.5, 2)} standard deviations of a pair's "
+            f" An interval of the ledger then extends {number(t / most**0.5, 2)} standard deviations of a pair's "
             "difference to each side."
         )
     power = found.tables["power"]
     if "seeds_needed" in power and power.seeds_needed.notna().any():
         for row in power.dropna(subset="seeds_needed").to_dict("records"):
             said += (
-                f" {arm(row['first'])} − {arm(row['second'])} in {row['measure']}: a paired test finds "
-                f"{number(row['effect'], 2)} with 80 % from {row['seeds_needed']:.0f} seeds on, by the spread seen."
+                f" {arm(row['first'])} − {arm(row['second'])} in {row['measure']}: a paired test detects "
+                f"{number(row['effect'], 2)} with 80 % power from {row['seeds_needed']:.0f} seeds on at this spread."
             )
     else:
-        said += " No primary endpoints were named before its runs: what is said of it is exploratory."
+        said += " No primary endpoints were named before its runs: all results are exploratory."
     return said[:1].upper() + said[1:]
 
 
 def _claim(id: str, found: StudyResults) -> str:
-    """`O1: 3 hold and 9 are undecided. It fails on: …`, with what a reader needs to weigh it."""
+    """`O1: 3 hold and 9 are undecided. It fails on: …`, with what a reader needs to judge it."""
     rows = [row for row in found.rows if row["id"] == id]
     if not rows:
-        return rf"\claim{{{id}}}: not run, since no two arms of it were compared."
+        return rf"\claim{{{id}}}: not run, since none of its arms were compared."
     said = rf"\claim{{{id}}}: of {plural(len(rows), 'prediction')}, {tally(rows)}."
     failed = [row for row in rows if row["verdict"] == "fails"]
     if failed:
@@ -143,17 +143,17 @@ def _claim(id: str, found: StudyResults) -> str:
 
 
 def _by_rival(found: StudyResults) -> str:
-    """O1 by what SymNoise is held against: one draw costs half of what a pair costs, two draws cost the same."""
+    """O1 by what SymNoise is compared with: one draw costs half as much as a pair, two draws cost the same."""
     said = []
     for rival, words in (("uniform", "one uniform draw"), ("independent-pair", "two draws at the same cost")):
         rows = [row for row in found.rows if row["id"] == "O1" and f".symnoise.{rival}." in f"{row['key']}."]
         if rows:
-            said.append(f"against {words}, {tally(rows)}")
+            said.append(f"compared with {words}, {tally(rows)}")
     return f"That is, {'; '.join(said)}." if said else ""
 
 
 def _length(found: StudyResults) -> str:
-    """How far scores of replies go with their length."""
+    """The correlation of reply scores with reply length."""
     table = found.tables["associations"]
     own = table[(table.quantity == "length") & (table.method == "between settings")].dropna(subset="value")
     own = own.sort_values("value")
@@ -161,14 +161,14 @@ def _length(found: StudyResults) -> str:
     if not said:
         return ""
     ends = " to ".join(dict.fromkeys((said[0], said[-1])))
-    return f"Scores correlate with the length of the replies: the rank correlation over settings of one α is {ends}."
+    return f"Scores correlate with the length of the replies: the rank correlation over settings with one α is {ends}."
 
 
 def _scale(found: StudyResults) -> str:
-    """The margin, and how much noise itself changes, which it is a share of."""
+    """The margin, and the effect of noise itself, of which it is a share."""
     compared = found.tables["contrasts"]
     own = compared[(compared.measure == "held-out loss") & (compared.when == "end")]
     own = own[(own["first"] == "uniform") & (own.second == "none")]
     effects = ", ".join(f"{number(row['mean'], 2)} at α = {row['alpha']:g}" for row in own.to_dict("records"))
-    margin = "The margin is a fifth of what noise itself changes in that outcome at that α"
+    margin = "The margin is a fifth of the effect of noise itself on that outcome at that α"
     return f"{margin}; in held-out loss (uniform − none, at the end), that is {effects}." if effects else f"{margin}."

@@ -14,11 +14,11 @@ from symnoise.plot.style import style
 
 
 def pictures(published: Published) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
-    """name -> module and data, of every figure that can be drawn."""
+    """name -> module and data, for every figure that can be drawn."""
     found = {name: (figures.FIGURES[name], published.frames[name]) for name in FIGURES if name in published.frames}
     for study, results in published.studies.items():
         if results is not None:
-            for name, data in results.frames.items():  # what claims are about, at the study's own α: its page has all
+            for name, data in results.frames.items():  # the claims' contrasts at the study's own α: its page has all
                 shown = results.at_own_alpha(data[data.family != "controls"])
                 found[f"{study}-{name}"] = (study_figures.FIGURES[name], shown)
     return found
@@ -41,7 +41,7 @@ def latex(published: Published) -> dict[str, str]:
 
 
 def draw(published: Published, folder: Path) -> None:
-    """NAME.pdf of every figure; equal data, equal bytes."""
+    """Write NAME.pdf for every figure; equal data give equal bytes."""
     for name, (module, data) in pictures(published).items():
         drawn = module.draw(data)
         with style():

@@ -1,4 +1,4 @@
-"""What is published: the quick run, the bench, and those studies that were run."""
+"""The published results: the quick run, the bench, and the studies that have been run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +9,23 @@ import pandas as pd
 from result_schema.files import ROOT, read_json, there
 
 STUDIES = ("micro", "micro-one-pass", "smollm2")
-# Their endpoints were named before their runs: what noise works by, and what the mirror adds.
+# Studies with endpoints named before their runs: how noise works, and what the mirror adds.
 MECHANISM = ("mirror", "dials")
-# The settings of the study smollm2 on other data, with one seed: no interval, so no tables of their own.
+# The settings of the study smollm2 on other data, with one seed: no intervals, so no tables of their own.
 FIRST_LOOKS = {
     "smollm2-dolly": "Dolly",
     "smollm2-evol-instruct": "Evol-Instruct",
     "smollm2-open-platypus": "the stand-in for OpenPlatypus",
 }
 FIGURES = ("validity", "variances", "slopes", "curvature")  # drawn in the paper, from the data next to the figures
-TABLES = ("validity", "curvature", "variances on text", "layers")  # of which the text names numbers
-STUDY_FIGURES = {"micro": ("forest",)}  # of the studies; their pages and the gallery have all
+TABLES = ("validity", "curvature", "variances on text", "layers")  # whose numbers the text quotes
+STUDY_FIGURES = {"micro": ("forest",)}  # the studies' pages and the gallery have all
 _TABLES = ("arms", "associations", "contrasts", "power")
 
 
 @dataclass(frozen=True)
 class StudyResults:
-    """rows: of its ledger.  facts: study.json.  tables, frames: name -> the study's table, the data of its figure."""
+    """rows: its ledger.  facts: study.json.  tables, frames: name -> the study's table, the data of its figure."""
 
     rows: list[dict[str, Any]]
     facts: dict[str, Any]
@@ -33,7 +33,7 @@ class StudyResults:
     frames: dict[str, pd.DataFrame]
 
     def at_own_alpha(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of `table` at the study's own α, and of arms that have none."""
+        """The rows of `table` at the study's own α, and those of arms without an α."""
         return table[table.alpha.isna() | (table.alpha == self.facts["alpha"])]
 
 
@@ -48,8 +48,8 @@ class Length:
 @dataclass(frozen=True)
 class Published:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
-    tables: of the run, by name.  frames: figure -> data.  bench, peers: the bench's tables.
-    studies, mechanism, first_looks: name -> results.  trained: the runs of smollm2-mirror, of which training alone was
+    tables: the run's, by name.  frames: figure -> data.  bench, peers: the bench's tables.
+    studies, mechanism, first_looks: name -> results.  trained: the runs of smollm2-mirror, for which only training was
     recorded.  length: Z1's ledger and table of gains.  None where something has not been run."""
 
     rows: list[dict[str, Any]]
@@ -67,7 +67,7 @@ class Published:
 
 
 def read_published(root: Path = ROOT) -> Published:
-    """Everything that is published under `root`. `InputError` where the quick run or the bench is not there."""
+    """All published results under `root`. Raises `InputError` if the quick run or the bench is missing."""
     quick, command = root / "docs" / "quick", "python -m analysis.readme results/quick"
     peers, trained = root / "docs" / "peers.csv", root / "docs" / "smollm2-mirror.csv"
     return Published(
@@ -87,17 +87,17 @@ def read_published(root: Path = ROOT) -> Published:
 
 
 def table_path(quick: Path, name: str) -> Path:
-    """Where a table of the quick run is once it is published."""
+    """The path of a published table of the quick run."""
     return quick / "tables" / f"{name.replace(' ', '-')}.csv"
 
 
 def study_results(folder: Path) -> StudyResults | None:
-    """None where there is no ledger: the study has not been run, or not to its end."""
+    """None without a ledger: the study has not been run, or has not finished."""
     if not (folder / "ledger.json").is_file():
         return None
     command = f"python -m analysis.study results/{folder.name}"
     tables = {name: folder / "tables" / f"{name}.csv" for name in _TABLES}
-    slopes = folder / "tables" / "dials.csv"  # of arms with dials alone
+    slopes = folder / "tables" / "dials.csv"  # only of arms with dials
     tables |= {"dials": slopes} if slopes.is_file() else {}
     figures = {name: folder / "figures" / f"{name}.csv" for name in STUDY_FIGURES.get(folder.name, ())}
     return StudyResults(

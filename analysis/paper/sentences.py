@@ -1,4 +1,4 @@
-"""Sentences that say what the verdicts say, whichever way they fall."""
+"""Sentences computed from the verdicts."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from symnoise.plot.numbers import listed
 
 
 def failures(published: Published) -> str:
-    """A paragraph for each claim that fails on the pretrained model: which predictions, and what the run tells why."""
+    """One paragraph per claim that fails on the pretrained model: its failing predictions, and the run's evidence."""
     why = reasons(published.rows, published.tables)
     said = []
     for id in dict.fromkeys(row["id"] for row in published.rows):
@@ -25,7 +25,7 @@ def failures(published: Published) -> str:
 
 
 def abstract(published: Published) -> str:
-    """What was found, then for which claims a prediction fails on the pretrained model."""
+    """The findings, then the claims with a failing prediction on the pretrained model."""
     said = " ".join(tex(sentence.replace("**", "").replace("`", "")) for sentence in findings(published))
     if not any(published.studies.values()):
         said += " Fine-tuning outcomes over many seeds have not been run for this version of the text."

@@ -17,7 +17,7 @@ from symnoise.plot.numbers import decimals_for, fixed, measurement, number
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 NOT_RUN = r"\emph{not run}"
-# What a claim says in a few words; its formula is the statement of its number in the text.
+# Each claim in a few words; the text states its formula.
 SHORT = {
     "M1": "mean of the squared norm",
     "M2": "its variance; the mean norm",
@@ -28,7 +28,7 @@ SHORT = {
     "P1": "odd orders cancel for each draw",
     "P2": "variance over draws: one, two, a pair",
     "P3": "Rademacher has the least variance",
-    "P4": "a pair presses on two parts of curvature",
+    "P4": "a pair penalises two parts of curvature",
     "V1": "training noise is in the quadratic regime",
     "N1": "mean growth of the squared norm",
     "N2": "parallelogram; variance of one draw",
@@ -48,7 +48,7 @@ _CURVATURE = {"tr H": r"$\operatorname{tr}H$", "tr G": r"$\operatorname{tr}G$", 
 
 
 def claims(published: Published) -> str:
-    """Verdicts by claim: of the quick run, and of each study."""
+    """Verdicts by claim, of the quick run and of the studies."""
     cells = []
     for id in CLAIMS | OUTCOMES:
         if id in CLAIMS:
@@ -69,14 +69,14 @@ def claims(published: Published) -> str:
 
 
 def ledger_table(published: Published) -> str:
-    """The quick run's rows on the pretrained model, and of the others those that do not hold."""
+    """The quick run's rows on the pretrained model, and all other rows that do not hold."""
     cells = []
     chosen = [row for row in published.rows if row["verdict"] != "holds" or row["subject"] in PRETRAINED]
     for row in chosen:
         said = line(row)
         verdict = rf"\textbf{{{said.verdict}}}" if said.verdict == "fails" else said.verdict
         numbers = (said.prediction, said.measured, said.interval)
-        if len(said.measured) > _LONG and said.interval != "no interval":  # a bound on rounding is tighter than matters
+        if len(said.measured) > _LONG and said.interval != "no interval":  # a bound on rounding is tighter than needed
             digits = 3 if "·" in said.measured else 5
             expected, value, low, high = (number(row[key], digits) for key in ("prediction", "measured", "low", "high"))
             numbers = (expected if row["relation"] == "equals" else said.prediction, value, f"{low} to {high}")
@@ -115,7 +115,7 @@ def bench(published: Published) -> str:
 
 
 def peers(published: Published) -> str:
-    """The same trace by other libraries, or that it has not been run."""
+    """The same trace by other libraries, or a sentence that it has not been run."""
     if published.peers is None:
         return (
             r"The comparison with hessian-eigenthings, PyHessian and curvlinops on the same trace has not been run "
@@ -131,10 +131,10 @@ def peers(published: Published) -> str:
         cells.append([tex(word) for word in (*words, number(row["memory_gib"], 2))])
     caption = (
         "The same trace to the same standard error by several libraries: forward passes per probe, thousands of "
-        "forward passes in all with freed memory kept by the process, the same with the C library's setting as found "
-        "(the engine sets it itself), and peak memory above the model in GiB."
+        "forward passes in total with freed memory kept by the process, the same with the C library's default setting "
+        "(the engine sets its own), and peak memory above the model in GiB."
     )
-    head = ["method", "per probe", "in all", "as found", "GiB"]
+    head = ["method", "per probe", "total", "as found", "GiB"]
     made = table(
         r"@{}>{\raggedright\arraybackslash}p{1.35in}rrrr@{}", head, rows_of(cells), caption, "tab:peers", wide=False
     )
@@ -142,7 +142,7 @@ def peers(published: Published) -> str:
 
 
 def mechanism(published: Published) -> str:
-    """The endpoints that the mechanism studies named before their runs, and SmolLM2's training."""
+    """The endpoints that the mechanism studies named before their runs."""
     found = [list(astuple(endpoint)) for endpoint in endpoints(published.mechanism)]
     if not found:
         return "% no study of the mechanism has been run\n"
@@ -150,9 +150,9 @@ def mechanism(published: Published) -> str:
         row[0] = rf"\texttt{{{row[0]}}}"
     caption = (
         "The endpoints that the studies of the mechanism named before their runs: differences between arms, or slopes "
-        r"on the weight $\mu$ of a draw's even part and on the square of the weight $\lambda$ of its odd part, with "
-        r"95\,\% intervals over seeds and Holm's p. The last column is the difference that a study's file calls worth "
-        "knowing."
+        r"on the weight $\mu$ of a draw's even part and on the squared weight $\lambda$ of its odd part, with "
+        r"95\,\% intervals over seeds and Holm's p. The last column is the difference worth knowing, from the study's "
+        "file."
     )
     head = ["study", "endpoint", "seeds", "difference or slope", "p", "worth"]
     cells = [[row[0], *(tex(cell) for cell in row[1:])] for row in found]
@@ -160,7 +160,7 @@ def mechanism(published: Published) -> str:
 
 
 def arms(published: Published) -> str:
-    """By study, means and standard deviations over seeds at the end of training, of each arm at the study's own α."""
+    """By study, means and standard deviations over seeds at the end of training, per arm at the study's own α."""
     head = ["arm", r"$\alpha$", "runs", *(_CURVATURE.get(measure, measure) for measure in SHOWN)]
     lines = []
     for study, found in _run(published):
@@ -173,7 +173,7 @@ def arms(published: Published) -> str:
             lines.append([tex(name(str(arm))), "--" if pd.isna(facts.alpha) else f"{facts.alpha:g}", runs, *cells])
     caption = (
         r"The arms of each study at its own $\alpha$: mean and standard deviation over seeds at the end of training. "
-        "Losses in nats per token, the training loss of each arm's own noisy objective; length of greedy "
+        "Losses in nats per token; the training loss is each arm's own noisy objective. Length of greedy "
         "replies; curvature on held-out rows."
     )
     return _wide("@{}llr" + "r" * len(SHOWN) + "@{}", head, lines, caption, "tab:arms")
@@ -193,7 +193,7 @@ def _wide(columns: str, head: list[str], lines: list[list[str]], caption: str, l
 
 
 def _mean(own: pd.DataFrame) -> str:
-    """Mean ± standard deviation; of several decodings the first in the alphabet (greedy)."""
+    """Mean ± standard deviation; with several decodings, the first in alphabetical order (greedy)."""
     if own.empty:
         return "--"
     row = own.sort_values("decoding").iloc[0]
@@ -221,7 +221,7 @@ def contrasts(published: Published) -> str:
             lines.append([tex(f"{name(str(first))} − {name(str(second))}"), str(own.pairs.max()), *cells])
     caption = (
         r"Differences, first arm minus second, over pairs of the same seed, with 95\,\% intervals. Losses in nats per "
-        r"token; the training loss is of each arm's own noisy objective. $\tr G$ on held-out rows. "
+        r"token; the training loss is each arm's own noisy objective. $\tr G$ on held-out rows. "
         "No endpoints were named before these runs: every row is exploratory."
     )
     return _wide("@{}lr" + "r" * len(measures) + "@{}", head, lines, caption, "tab:contrasts")

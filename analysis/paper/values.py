@@ -1,4 +1,4 @@
-"""Every number that the text of the paper names, as key -> LaTeX: \\val{key} sets it, \\verdict{row} its verdict."""
+"""Every number quoted in the paper's text, as key -> LaTeX: \\val{key} sets it, \\verdict{row} its verdict."""
 
 import math
 from typing import Any
@@ -42,7 +42,7 @@ ROWS = {
     "N3@identity": ("N3.identity", "model"),
 }
 
-# Rows of the bench that the text names, by their keys.
+# Rows of the bench that the text quotes, by key.
 BENCH = (
     "gradient",
     "products",
@@ -54,8 +54,8 @@ BENCH = (
     "taylor-bfloat16",
 )
 
-# AlpacaEval win rates in per cent as others report them, LLaMA-2-7B: nothing here was measured. The sources are cited
-# where the text names them (Jain et al. 2023, arXiv 2310.05914; Yadav and Singh 2023, 2312.01523; 2605.23171).
+# AlpacaEval win rates in per cent as reported by others for LLaMA-2-7B; not measured here. The sources are cited where
+# the text quotes them (Jain et al. 2023, arXiv 2310.05914; Yadav and Singh 2023, 2312.01523; 2605.23171).
 PUBLISHED = {
     "alpaca/none": "29.79",
     "alpaca/neftune": "64.69",
@@ -78,7 +78,7 @@ def values(published: Published) -> dict[str, str]:
 
 
 def named(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The ledger's row of that name; `InputError` if the ledger has no such row, or several."""
+    """The ledger's row of that name. Raises `InputError` if there is none, or more than one."""
     key, subject = ROWS[name]
     same = [row for row in rows if (row["key"], row["subject"]) == (key, subject)]
     if len(same) != 1:
@@ -172,7 +172,7 @@ def _bench_row(name: str, bench: pd.DataFrame) -> dict[Any, Any]:
 
 
 def _pictures(published: Published) -> dict[str, str]:
-    """What the run’s tables say of its figures."""
+    """Numbers about the figures, from the run’s tables."""
     slopes, curvature = first_text(published.tables["validity"]), published.tables["curvature"]
     edge = radius(slopes)
     hessian = curvature[curvature.quantity == "tr H"]

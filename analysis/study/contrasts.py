@@ -1,4 +1,4 @@
-"""Arms against one another: which, and what their paired differences say."""
+"""Contrasts between arms: which pairs, and their paired differences."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from analysis.study.pairs import detectable, holm, interval, least_p, pairs_need
 from result_schema.measures import improvement
 from result_schema.study import PLAIN
 
-LEVEL = 0.95  # of the table's intervals, and of its families of tests; the ledger has its own
-# The paper's ordering, and SymNoise against the same cost: two independent draws, and half the rows.
+LEVEL = 0.95  # of the table's intervals and its families of tests; the ledger has its own
+# The paper's ordering, and SymNoise compared at equal cost: two independent draws, and half the rows.
 MAIN = (
     ("uniform", "none"),
     ("symnoise", "uniform"),

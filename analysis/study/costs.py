@@ -1,4 +1,4 @@
-"""What the runs of a study took: training, measuring a checkpoint, decoding."""
+"""The costs of a study's runs: training, measuring a checkpoint, decoding."""
 
 import pandas as pd
 
@@ -10,8 +10,8 @@ _KEYS = ["setting", "arm", "alpha"]
 def costs(study_runs: pd.DataFrame) -> pd.DataFrame:
     """One row for each setting, arm and α: medians over the runs that did not diverge.
 
-    seconds: training.  ratio: of it to the run of `none` with the same seed.  trace_share: the Taylor engine's seconds
-    on one checkpoint over training's.  tokens_per_second: of replies, with loading the model and the data; see
+    seconds: training.  ratio: to the run of `none` with the same seed.  trace_share: the Taylor engine's seconds
+    on one checkpoint over training's.  tokens_per_second: of replies, including loading the model and data; see
     `experiments.bench.decoding` for decoding alone.  peak_rss_mib: the training process.
     """
     done = study_runs[study_runs.status == "done"]

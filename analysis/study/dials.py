@@ -1,7 +1,7 @@
 """Which weight do outcomes follow: the even one (curvature) or the odd one (gradient noise)?
 
-Claim D1: with weights μ and λ of the noise's even and odd part, a step's mean given ε has μ alone, and its variance
-has λ². So an outcome that follows μ is owed to curvature, one that follows λ² to noise in the gradient.
+Claim D1: with weights μ and λ of the noise's even and odd parts, a step's mean given ε depends only on μ, and its
+variance on λ². So an outcome that follows μ is due to curvature, one that follows λ² to gradient noise.
 """
 
 import math
@@ -23,10 +23,10 @@ def slopes(study: StudyTables) -> pd.DataFrame:
     per term.
 
     mean, stderr, low, high, p: of a slope over the seeds, by `student` at 95 %: rows, their order and initial weights
-    are a seed's own, so seeds are the unit.  lack: what the plane leaves, the root mean square of the cells' mean
-    residuals over the range of the cells' means; near 0 where two slopes say it all.
-    primary: where the study file named the slopes, of its outcomes, at the end of training; holm: p adjusted over them.
-    Empty where the cells do not tell both slopes.
+    are a seed's own, so seeds are the unit.  lack: lack of fit of the plane, the root mean square of the cells' mean
+    residuals over the range of the cells' means; near 0 where two slopes suffice.
+    primary: the slopes named in the study file, of its outcomes, at the end of training; holm: p adjusted over them.
+    Empty where the cells do not identify both slopes.
     """
     cells = {arm: cell for arm in study.runs.arm.unique() if (cell := dials_of(arm)) is not None}
     found: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ def _fitted(table: pd.DataFrame, cells: dict[str, tuple[float, float]]) -> list[
     if len(whole) < 2:
         return []
     design = np.array([[1, cells[arm][0], cells[arm][1] ** 2] for arm in whole.columns])
-    if np.linalg.matrix_rank(design) < design.shape[1]:  # cells on a line tell only one of the two slopes
+    if np.linalg.matrix_rank(design) < design.shape[1]:  # cells on a line identify only one of the two slopes
         return []
     values = whole.to_numpy(float).T
     fit = np.linalg.lstsq(design, values, rcond=None)[0]

@@ -1,4 +1,4 @@
-"""What training in bf16 autocast changed, where `experiments.study.precision` has measured it."""
+"""The effect of training in bf16 autocast, where `experiments.study.precision` has measured it."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def precision(folder: Path) -> str:
     table = pd.read_csv(folder / PRECISION)
     end = table[table.step == table.step.max()]
     seeds = plural(len(end), "seed")
-    said = f"Autocast in bf16 against float32, plain fine-tuning with {seeds}: held-out loss at the end differs by "
+    said = f"bf16 autocast compared with float32, plain fine-tuning with {seeds}: held-out loss at the end differs by "
     said += f"{number(end.difference.mean())} on average, and by {number(table.difference.abs().max())} at most at any "
     said += "point of the curve"
     if len(end) > 1:

@@ -1,6 +1,6 @@
-"""The page of a study: ledger, tables, figures, from its result files alone.
+"""The page of a study: ledger, tables and figures, from its result files alone.
 
-Equal files give equal bytes: nothing here reads the clock, and every resample is drawn from a stream of its own.
+Equal files give equal bytes: nothing here reads the clock, and every resample has its own random stream.
 """
 
 import math
@@ -41,9 +41,9 @@ SHOWN = (
 
 
 def write_study(folder: Path) -> Path:
-    """Write ledger.json, ledger.csv, tables/, figures/ and study.html into `folder`; the path of the page.
+    """Write ledger.json, ledger.csv, tables/, figures/ and study.html into `folder`; return the page's path.
 
-    Raises `InputError` where a file is missing, broken, or of another schema.
+    Raises `InputError` if a file is missing, corrupted, or has another schema.
     """
     folder = Path(folder)
     study = read_study(folder)
@@ -94,7 +94,7 @@ def write_study(folder: Path) -> Path:
 
 
 def drawings(study: StudyTables, compared: pd.DataFrame, folder: Path) -> list[Drawing]:
-    """Every figure, for each model and data set its own."""
+    """Every figure, one per model and data set."""
     found = []
     for k, setting in enumerate(study.settings):
         several = len(study.settings) > 1
@@ -117,7 +117,7 @@ def drawings(study: StudyTables, compared: pd.DataFrame, folder: Path) -> list[D
 
 
 def arms(study: StudyTables) -> pd.DataFrame:
-    """One row for each arm, α and measure: mean and standard deviation over finished runs, and how many diverged."""
+    """One row per arm, α and measure: mean and standard deviation over finished runs, and how many diverged."""
     measured = measurements(study).merge(study.runs, on="run")
     lost = study.runs.assign(lost=study.runs.status == "diverged")
     keys = ["setting", "arm", "alpha"]
@@ -130,8 +130,8 @@ def arms(study: StudyTables) -> pd.DataFrame:
 
 def associated(study: StudyTables) -> pd.DataFrame:
     """O2: the correlation of each curvature quantity with each outcome, between and within settings, with 95 %
-    intervals; of the length of replies with their scores, since a score that follows length says less about quality;
-    and all of it also with the penalty arm, which O2's rows leave out."""
+    intervals; of reply length with reply scores, since a score that follows length says less about quality; and all of
+    it again with the penalty arm, which O2's rows exclude."""
     measured, records = measurements(study), []
     for setting, runs in study.runs.groupby("setting", sort=False):
         own = measured[measured.run.isin(runs.run)]
@@ -151,7 +151,7 @@ def associated(study: StudyTables) -> pd.DataFrame:
 
 
 def _outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Outcome]:
-    """`outcomes` of a quantity; of the length of replies, with the scores of the same replies alone."""
+    """`outcomes` of a quantity; for reply length, only the scores of the same replies."""
     if quantity != "length":
         return outcomes(measured, runs, quantity)
     found = []
@@ -162,7 +162,7 @@ def _outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list
 
 
 def penalty_said(compared: pd.DataFrame) -> str:
-    """What the arm with a curvature penalty shows of tr H, in a sentence; "" where it was not run."""
+    """What the curvature-penalty arm shows about tr H, in one sentence; "" if it was not run."""
     if compared.empty:
         return ""
     own = compared[(compared["first"] == ODD_ONE_OUT) & (compared.second == "none") & (compared.when == "end")]
@@ -171,14 +171,14 @@ def penalty_said(compared: pd.DataFrame) -> str:
         return ""
     changes = ", ".join(f"{part} by {number(means[part], 3)}" for part in SPLIT)
     return (
-        f"The penalty on ½εᵀHε, against no noise, changes {changes}, and the held-out loss by "
-        f"{number(means['held-out loss'], 2)} nats. tr R weighs the bending of the logits by the residual and can have "
-        "any sign, so tr H is shown in its two parts and is neither better nor worse."
+        f"The penalty on ½εᵀHε, compared with no noise, changes {changes}, and the held-out loss by "
+        f"{number(means['held-out loss'], 2)} nats. tr R weights the curvature of the logits by the residual and can "
+        "have either sign, so tr H is reported in two parts and a lower one counts as neither better nor worse."
     )
 
 
 def _arms_shown(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A line for each arm and α: its measures at the end, as text."""
+    """One line per arm and α: its measures at the end, as text."""
     lines = []
     for (setting, arm, alpha), own in table.groupby(["setting", "arm", "alpha"], dropna=False, sort=False):
         cells = {}
@@ -194,7 +194,7 @@ def _arms_shown(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _contrasts_shown(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The primary contrasts, or where there are none those of the held-out loss, as text."""
+    """The primary contrasts, or without any those of the held-out loss, as text."""
     if table.empty:
         return []
     lines = []
@@ -240,7 +240,7 @@ def _power_shown(table: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _costs_shown(table: pd.DataFrame) -> list[dict[str, str]]:
-    """What an arm's runs took, as text."""
+    """The costs of an arm's runs, as text."""
     return [
         {
             "arm": _with_alpha(name(c["arm"]), c["alpha"]),
@@ -260,11 +260,11 @@ def _with_alpha(what: str, alpha: float) -> str:
 
 
 def _probability(p: float, floor: float = 0.0) -> str:
-    """`0.002, the least possible` where p is the floor of its test."""
+    """`0.002, the smallest possible` where p is the floor of its test."""
     if math.isnan(p):
         return "–"
     if p <= floor * (1 + 1e-9):
-        return f"{number(p, 2)}, the least possible"
+        return f"{number(p, 2)}, the smallest possible"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -273,7 +273,7 @@ def _total(runs: pd.DataFrame, column: str) -> float:
 
 
 def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As they come back from JSON, where a number that is not finite is null."""
+    """The rows as read back from JSON, where a non-finite number is null."""
     return [
         {key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in made.items()} for made in rows
     ]

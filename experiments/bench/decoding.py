@@ -1,10 +1,10 @@
-"""Replies in batches, as a study decodes them, against Transformers' `generate` a prompt at a time.
+"""Replies in batches, as a study decodes them, compared with Transformers' `generate` one prompt at a time.
 
     python -m experiments.bench.decoding       # SmolLM2, 16 prompts, 32 new tokens; results/bench/decoding.csv
 
-Every round decodes the same prompts both ways, one after the other; a ratio is the median over rounds of tokens a
-second over tokens a second. Padding changes sums by rounding, so that a near tie between two tokens may fall the other
-way: `same` is the share of prompts whose replies are equal.
+Every round decodes the same prompts both ways, one after the other; a ratio is the median over rounds of the ratio of
+tokens per second. Padding changes sums by rounding, so a near tie between two tokens may fall the other way:
+`same` is the share of prompts whose replies are equal.
 """
 
 import statistics

@@ -1,7 +1,7 @@
 """How time and memory of Taylor mode and of Hessian products grow with probes, length, batch and depth.
 
-One process a point. A point is kept in growth.csv as soon as it is measured and not measured again; delete the file to
-start anew.
+One process per point. A point is saved to growth.csv as soon as it is measured and is not measured again; delete the
+file to start over.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ GRID: dict[str, tuple[int, ...]] = {
     "depth": (4, 8, 15, 30),
 }
 SMOKE = {"probes": (1, 2, 4), "tokens": (64, 128, 256), "rows": (1, 2, 4), "depth": (1, 2, 4)}
-LIMIT_GIB = 8.0  # a point expected above is left out
+LIMIT_GIB = 8.0  # points expected above this are left out
 # Work is repeated, twice where it takes long, and its fastest run counts: a busy moment of the machine only adds.
 _ENOUGH_S, _LONG_S = 4.0, 60.0
 
@@ -78,7 +78,7 @@ def run(smoke: bool, say: Callable[[str], None], path: Path) -> list[Row]:
 
 
 def _same(records: list[Row], point: Row) -> Row | None:
-    """The point all lines of a method meet in, if another line has measured it."""
+    """The point shared by all lines of a method, if another line has measured it."""
     return next((r for r in records if all(r[name] == point[name] for name in ("method", *BASE))), None)
 
 

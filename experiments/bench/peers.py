@@ -1,11 +1,11 @@
 """The trace of the Hessian in embedding space by symnoise and by its peers: time and memory to 5 % standard error.
 
 Every method computes the same quantity, Σ_b zᵀH_b z summed over the batch, from the same model, ids and scored tokens,
-with Rademacher probes z. A peer knows parameters only, so it is given a module whose one parameter is the embeddings;
-it forms logits at the scored positions alone, as symnoise does, and has frozen weights.
+with Rademacher probes z. A peer knows only parameters, so it is given a module whose one parameter is the embeddings;
+it forms logits only at the scored positions, as symnoise does, and has frozen weights.
 
 The machine may run faster or slower from one row to the next, so ratios are those of work in forward passes, each row's
-in its own process and timed around every repetition: set-up and probes, over a forward. Seconds are kept beside them.
+in its own process and timed around every repetition: set-up and probes, over a forward. Seconds are kept as well.
 A pass that carries many probes may carry fewer, so what is needed is not rounded up to whole passes.
 """
 
@@ -67,7 +67,7 @@ class SummedLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Problem:
-    """One batch on one model, for everybody."""
+    """One batch on one model, shared by all methods."""
 
     model: Any
     batch: dict[str, Tensor]
@@ -108,7 +108,7 @@ def pyhessian(problem: Problem) -> Any:
 
 
 def curvlinops(problem: Problem) -> Any:
-    """curvlinops' operator: forward over reverse, built again for every call, several vectors a call."""
+    """curvlinops' operator: forward over reverse, built again for every call, several vectors per call."""
     from curvlinops import HessianLinearOperator
 
     module = problem.module

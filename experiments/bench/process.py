@@ -1,4 +1,4 @@
-"""What the parts of the bench share: model and batch, one process a row, its peak memory, and malloc's setting.
+"""Shared by the parts of the bench: model and batch, one process per row, its peak memory, and malloc's setting.
 
 python -m experiments.bench.process peers '{"method": "PyHessian", "retained": true}'     # one row, as JSON
 """
@@ -94,7 +94,7 @@ def measured(retained: bool, forward: Call) -> Iterator[Row]:
     retained: tell glibc to keep freed memory, as every function of symnoise does by itself; else it is left as found.
     """
     forward()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew: loading does not count
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak: loading does not count
     before = _status("VmRSS")
     record: Row = {}
     with retained_heap() if retained else nullcontext("as found") as heap:

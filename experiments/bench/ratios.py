@@ -1,4 +1,4 @@
-"""What gradients, Hessian products and Taylor mode cost, as ratios to a plain forward pass in the same process."""
+"""Cost of gradients, Hessian products and Taylor mode, as ratios to a plain forward pass in the same process."""
 
 import statistics
 import subprocess
@@ -105,11 +105,11 @@ def measure(row: Row) -> Row:
 
 
 def startup() -> list[Row]:
-    """What importing symnoise adds to importing torch, and how long help takes: medians, whole processes."""
+    """What importing symnoise adds to importing torch, and how long `--help` takes: medians, whole processes."""
     commands = (("-c", "import torch"), ("-c", "import torch, symnoise"), ("-m", "symnoise", "--help"))
     times: list[list[float]] = [[] for _ in commands]
     for _ in range(STARTS):
-        for command, taken in zip(commands, times, strict=True):  # in turn, so that a busy moment meets them all
+        for command, taken in zip(commands, times, strict=True):  # in turn, so that a busy moment affects all
             run = partial(subprocess.run, [sys.executable, *command], check=True, capture_output=True)
             taken.append(seconds(run))
     torch_alone, with_symnoise, help_text = map(statistics.median, times)

@@ -1,6 +1,6 @@
-"""Speed and memory of curvature: ratios to a forward pass, peers beside symnoise, growth with the problem's size.
+"""Speed and memory of curvature: ratios to a forward pass, comparison with peers, growth with problem size.
 
-    python -m experiments.bench                    # all three parts, every row in a process of its own
+    python -m experiments.bench                    # all three parts, every row in its own process
     python -m experiments.bench peers growth       # some of them: ratios, peers, growth
     python -m experiments.bench --smoke            # everything on a tiny random model, into smoke/: does it run?
 
@@ -39,7 +39,7 @@ def main(
     """Run the parts and print their tables."""
     console = Console(width=100)
     if smoke:
-        output = output / "smoke"  # its points must not pass for SmolLM2's
+        output = output / "smoke"  # its points must not be taken for SmolLM2's
 
     def say(text: str) -> None:
         console.print(f"[dim]{text} …[/]", highlight=False)

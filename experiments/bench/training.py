@@ -1,4 +1,4 @@
-"""What noise costs in training: time and memory against the same loop without, and against Transformers' NEFTune.
+"""Cost of noise in training: time and memory against the same loop without it, and against Transformers' NEFTune.
 
     python -m experiments.bench.training       # SmolLM2, 4 rows of 128 tokens; results/bench/training.csv
 

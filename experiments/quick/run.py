@@ -1,11 +1,11 @@
-"""The main job: measure, hold every claim against its measurement, fine-tune small arms.
+"""The main job: measure, compare every claim with its measurement, fine-tune small arms.
 
     python -m experiments.quick                                          # results/quick, about 15 minutes on 2 cores
     python -m experiments.quick --model gpt2 --data rows.jsonl --output results/gpt2
     python -m experiments.quick --config my.yaml --output results/mine   # only what differs from the default
     python -m analysis.report results/quick                              # then: the ledger, the figures, the report
 
-Safe to interrupt and to run again: finished stages are kept. A setting that cannot be run with is refused at once.
+Rerun the command to resume: finished stages are kept. Invalid settings are refused at once.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The quick run's settings: a config laid over the default one, and everything in it checked before anything runs."""
+"""The quick run's settings: a config applied over the default, with everything in it checked before anything runs."""
 
 from collections.abc import Mapping
 from pathlib import Path

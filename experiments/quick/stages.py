@@ -1,4 +1,4 @@
-"""Resumable work: each stage leaves one record, and a stage whose record is there is not done again."""
+"""Resumable work: each stage writes one record, and a stage with a record is not run again."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the study's scripts share on the command line."""
+"""The command line shared by the study's scripts."""
 
 import os
 from collections.abc import Callable

@@ -33,7 +33,7 @@ def measure(study: Study, run: Run, folder: Path) -> None:
     """Write measure.json: tr H, tr G, tr R, C(σ), the size of the curvature (E|zᵀHz|, ‖H‖_F, the two-sided KL), the top
     eigenvalue, the gradient's norm and N3's two terms, of each example.
 
-    trace_seconds: what the Taylor engine took for one checkpoint.
+    trace_seconds: the Taylor engine's time for one checkpoint.
     """
     place, started = folder / run.name, time.perf_counter()
     steps = {"middle": study.steps(run.arm) // 2, "end": study.steps(run.arm)}

@@ -1,9 +1,9 @@
-"""What bf16 autocast changes in a study: its arm `none` trained again in float32, seed by seed.
+"""The effect of bf16 autocast in a study: its arm `none` trained again in float32, seed by seed.
 
     python -m experiments.study.precision experiments/configs/studies/smollm2.yaml
 
-Rows, their order and initial weights are those of the study's own runs, which must be there. The runs in float32 lie in
-a folder of their own beside them, and are resumed and kept like any other. What the two precisions take is timed by
+Rows, their order and initial weights are those of the study's own runs, which must be there. The float32 runs are
+in their own folder next to them, and are resumed and kept like any other. What the two precisions take is timed by
 `experiments.bench.training`, where both run in turn.
 """
 
@@ -29,7 +29,7 @@ ARM, LOSS = "none", "held-out loss"
 def precision(study: Study, folder: Path, results: Path = Path("results")) -> None:
     """Write results/STUDY/precision.csv: seed, step, the held-out loss (nats) in both, and their difference.
 
-    Written after every seed, so that an interrupt leaves those that are done.
+    Written after every seed, so an interrupt keeps the finished ones.
     """
     own, other = study.training.precision, "float32"
     if own == other:

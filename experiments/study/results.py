@@ -1,4 +1,4 @@
-"""Reading what an earlier step of a run left."""
+"""Read the files of a run's earlier steps."""
 
 from pathlib import Path
 from typing import Any

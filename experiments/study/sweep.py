@@ -4,8 +4,8 @@
 
 On a micro model a step takes no longer than Python does to import what it needs. Here every run is a fork of one
 process that has imported it all, and does what the scripts train, measure, generate and evaluate do, leaving the same
-files. What is there already is not made again, and the Snakefile takes what is made here for its own: after this, or
-after an interrupt of it, `make study` makes the rest.
+files. Existing files are kept, and the Snakefile accepts files made here: after this, or after an
+interrupt, `make study` makes the rest.
 """
 
 import shutil

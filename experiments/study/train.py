@@ -3,8 +3,8 @@
     python -m experiments.study.train STUDY.yaml symnoise_a10_s3
     accelerate launch --config_file experiments/configs/accelerate/fsdp2.yaml -m experiments.study.train …
 
-Leaves train.json, and the weights at the middle, at the end and at the lowest held-out loss. A killed run continues
-from its last checkpoint when started again, and ends as if it had not been killed. Of several processes the first one
+Leaves train.json, and the weights at the middle, at the end and at the lowest held-out loss. Rerun the command to
+resume a killed run from its last checkpoint; it ends as if it had not been killed. Of several processes the first one
 writes.
 """
 
@@ -134,7 +134,7 @@ def parts(batch: int, micro_batch: int, processes: int) -> tuple[int, int]:
 class Curve(Periodic):
     """Held-out loss and norms at the start, every few steps and at the end; weights kept along the way.
 
-    Points are written to curve.json as they come, so that a run which goes on from a checkpoint has them all.
+    Points are written to curve.json as they come, so a run resumed from a checkpoint has them all.
     With FSDP the loss is that of the model as it trains, so in the precision of training; else it is float32's.
     """
 

@@ -2,7 +2,7 @@
 
     python -m experiments.study.win_rates STUDY.yaml symnoise_a10_s3
 
-The replies stand in the run's folder alpaca_eval, for any judge elsewhere.
+The replies are in the run's folder alpaca_eval, for use with any other judge.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def preferences(study: Study, run: Run, folder: Path) -> None:
         source = weights(place, "end")
         for penalty in study.generating.repetition_penalties:
             replies = place / "alpaca_eval" / f"replies-{penalty:g}.json"
-            replies.unlink(missing_ok=True)  # of other settings, or of weights that were trained anew
+            replies.unlink(missing_ok=True)  # from other settings, or from weights trained again
             facts = {"generator": run.name, "penalty": penalty, "new_tokens": options.max_new_tokens}
             write_replies(source, rows, replies, **facts)  # type: ignore[arg-type]
             if judge:

@@ -31,14 +31,14 @@ def fixed(value: Number, decimals: int) -> str:
 
 
 def decimals_for(low: Any, high: Any) -> int | None:
-    """Decimals that show two significant digits of the interval's half width; None where there is no width."""
+    """Decimals that show two significant digits of the interval's half width; None for zero or no width."""
     if low is None or high is None or not math.isfinite(low) or not math.isfinite(high) or high <= low:
         return None
     return 1 - math.floor(math.log10((high - low) / 2))
 
 
 def measurement(measured: Any, low: Any, high: Any) -> tuple[str, str]:
-    """The measured value and its interval as text, with the digits that the interval allows."""
+    """The measured value and its interval as text, with as many digits as the interval supports."""
     decimals = decimals_for(low, high)
     if decimals is None:
         has = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)

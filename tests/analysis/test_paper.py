@@ -189,7 +189,8 @@ def test_the_study_s_sentences_follow_its_verdicts(published: Published, tmp_pat
     turned = run_study(tmp_path / "turned", loss={"symnoise": 5.0, "uniform": 2.0}, curvature={"symnoise": 5000.0})
     runs = {"fine": fine, "turned": turned}
     said = {name: outcomes.paragraphs(replace(published, studies={"micro": made})) for name, made in runs.items()}
-    assert r"\claim{O1}: of 2 predictions, all 2 hold. That is, against one uniform draw, all 2 hold." in said["fine"]
+    held = r"\claim{O1}: of 2 predictions, all 2 hold. That is, compared with one uniform draw, all 2 hold."
+    assert held in said["fine"]
     assert r"\claim{O1}: of 2 predictions, all 2 fail. It fails on" in said["turned"]
     assert r"\claim{O4}: of 4 predictions, all 4 fail. It fails on" in said["turned"]
     assert r"\claim{O2}: not run" in said["fine"]

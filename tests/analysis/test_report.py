@@ -323,7 +323,7 @@ def test_the_reason_for_n3_names_where_its_premise_holds():
 
 def test_an_unbounded_ratio_says_why_it_is_undecided():
     one = row("V1", "undecided", key="ratio-of-means.alpha=5", subject="model", low=None, high=None, n=48)
-    assert note(one).startswith("unbounded: the mean of the second order may be 0")
+    assert note(one).startswith("unbounded: the mean second-order term may be 0")
 
 
 def test_words_select_nothing():
@@ -379,8 +379,8 @@ def test_intervals_are_of_the_pooled_numbers_alone():
 
 
 def test_one_seed_and_one_probe_draw_without_an_interval_and_say_so(page):
-    assert "no interval: one value gives none" in text(page)
-    assert "one seed gives none" in training.caption(training.frame(tables(made_up())))
+    assert "no interval from a single value" in text(page)
+    assert "no interval with one seed" in training.caption(training.frame(tables(made_up())))
 
     single = made_up()["curvature"]["tables"]["curvature"]
     for record in single:
