@@ -10,7 +10,7 @@ strata            win rates within strata of length over the reference's, weight
 two fits          the difference of the two length-controlled win rates (`winrate.length_controlled`).
 all generators    logit E[win] = θ_g + δ_i + φ·tanh((length − reference's)/s) over all generators g and instructions i,
                   δ_i ~ N(0, τ²); the difference of the mean win rates at equal length. s: standard deviation.
-own slopes        the same with a slope φ_g for each generator: closest to AlpacaEval's own length control.
+own slopes        the same with a slope φ_g and a scale s_g for each generator: closest to AlpacaEval's length control.
 
 Standard errors: bootstrap over instructions, the same draws for every adjustment of a pair.
 """
@@ -37,7 +37,7 @@ COLUMNS = ("generator", "instruction", "preference", "reference_characters", "mo
 RAW = "raw"
 _EXAMPLE = "experiments/configs/length/7b.yaml"
 _STEPS, _FLAT = 50, 1e-6  # of Newton's method: at most, and where every derivative is this small it has converged
-_RUN_AWAY = 15.0  # logits: a win rate of 1 − 3e-7, which some hundred preferences cannot show
+_SURE = 1e-5  # mean p(1 − p) over a generator's preferences; one loss in a thousand wins has 1e-3
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,11 @@ ADJUSTMENTS: dict[str, Gain] = {
 class AllGenerators:
     """The regression on all generators, by Newton's method on the penalised likelihood.
 
-    wins: of each preference.  longer: tanh((characters − reference's)/s).  generator, instruction: which.
+    wins: of each preference.  apart: characters of the reply minus the reference's.  generator, instruction: which.
     """
 
     wins: Vector
-    longer: Vector
+    apart: Vector
     generator: NDArray[np.int64]
     instruction: NDArray[np.int64]
     names: list[str]
@@ -217,11 +217,10 @@ class AllGenerators:
 
     @staticmethod
     def of(every: pd.DataFrame, scale: float) -> "AllGenerators":
-        longer = (every.model_characters - every.reference_characters).to_numpy(float)
         codes, names = pd.factorize(every.generator, sort=True)
         return AllGenerators(
             every.win.to_numpy(float),
-            np.tanh(longer / longer.std(ddof=1)),
+            (every.model_characters - every.reference_characters).to_numpy(float),
             codes.astype(np.int64),
             every.row.to_numpy(np.int64),
             [str(name) for name in names],
@@ -231,48 +230,76 @@ class AllGenerators:
 
     def gain(self, plain: str, noisy: str, weights: Vector, own_slopes: bool) -> float:
         """Difference of the mean win rates at equal length. weights: how often each instruction counts."""
-        levels, effects, _ = self.fit(weights, own_slopes)
+        start = self._whole_sample[own_slopes]
+        levels, effects, _ = self._parts(self.fit(weights, own_slopes, start))
         one, two = (levels[self.names.index(name)] for name in (plain, noisy))
         return float(np.average(expit(two + effects) - expit(one + effects), weights=weights))
 
-    def fit(self, weights: Vector, own_slopes: bool) -> tuple[Vector, Vector, Vector]:
+    def fit(self, weights: Vector, own_slopes: bool, start: Vector | None = None) -> Vector:
         """θ of each generator, δ of each instruction, and the slopes φ (one, or one for each generator).
 
         An instruction that is drawn k times counts as k instructions, whose effects are the same by symmetry; the
-        effect of one that is not drawn is 0. Raises `InputError` where Newton's method does not converge.
+        effect of one that is not drawn is 0. Raises `InputError` where there is no maximum, or it is not reached.
         """
-        G, n = len(self.names), self.instructions
-        X = self._columns(own_slopes)
-        of_row = weights[self.instruction]
+        X, of_row = self._columns[own_slopes], weights[self.instruction]
         prior = np.zeros(X.shape[1])
-        prior[G : G + n] = np.maximum(weights, 1) / self.scale**2
-        x = np.zeros(X.shape[1])
+        prior[len(self.names) :][: self.instructions] = np.maximum(weights, 1) / self.scale**2
+        x = np.zeros(X.shape[1]) if start is None else start
         for _ in range(_STEPS):
             p = expit(X @ x)
             slope = X.T @ (of_row * (p - self.wins)) + prior * x
             if np.abs(slope).max() < _FLAT:
-                theta, delta, phi = x[:G], x[G : G + n], x[G + n :]
-                largest = np.maximum(np.abs(theta), np.abs(phi))
-                if largest.max() > _RUN_AWAY:
-                    name = self.names[int(largest.argmax())]
-                    raise InputError(f"length tells every preference about {name}: there is no effect to fit")
-                return theta, delta, phi
+                self._require_uncertain(p, of_row)
+                return x
             bend = (X.T @ X.multiply((of_row * p * (1 - p))[:, None])).toarray()
             x = x - np.linalg.solve(bend + np.diag(prior), slope)
         raise InputError(f"the regression on all generators did not converge in {_STEPS} steps")
 
-    def _columns(self, own_slopes: bool) -> sparse.csr_matrix:
-        rows, slopes = np.arange(len(self.wins)), len(self.names) if own_slopes else 1
-        one = np.ones(len(rows))
-        slope_of = self.generator if own_slopes else np.zeros_like(self.generator)
-        blocks = (
-            (one, self.generator, len(self.names)),
-            (one, self.instruction, self.instructions),
-            (self.longer, slope_of, slopes),
-        )
-        return sparse.hstack(
-            [sparse.csr_matrix((values, (rows, column)), (len(rows), size)) for values, column, size in blocks], "csr"
-        )
+    def _parts(self, x: Vector) -> tuple[Vector, Vector, Vector]:
+        G, n = len(self.names), self.instructions
+        return x[:G], x[G : G + n], x[G + n :]
+
+    def _require_uncertain(self, p: Vector, of_row: Vector) -> None:
+        """Where length tells every preference about a generator, its fitted probabilities run to 0 and 1."""
+        counts = np.bincount(self.generator, of_row, len(self.names))
+        spread = np.bincount(self.generator, of_row * p * (1 - p), len(self.names)) / np.maximum(counts, 1)
+        if (sure := (spread < _SURE) & (counts > 0)).any():
+            name = self.names[int(sure.argmax())]
+            raise InputError(f"length tells every preference about {name}: there is no effect to fit")
+
+    @cached_property
+    def _whole_sample(self) -> dict[bool, Vector]:
+        """The fits in which every instruction counts once, from which those of resamples start."""
+        return {own: self.fit(np.ones(self.instructions), own) for own in (False, True)}
+
+    @cached_property
+    def _columns(self) -> dict[bool, sparse.csr_matrix]:
+        """By own slopes: a column for each generator and instruction, and tanh(apart/s) for each slope.
+
+        s is the standard deviation over all generators for the one slope, that of each generator for its own.
+        """
+        of_each = pd.Series(self.apart).groupby(self.generator).transform("std").to_numpy()
+        once = np.zeros_like(self.generator)
+        G, one = len(self.names), np.ones(len(self.wins))
+        slopes = {
+            False: (np.tanh(self.apart / self.apart.std(ddof=1)), once, 1),
+            True: (np.tanh(self.apart / of_each), self.generator, G),
+        }
+        rows = np.arange(len(self.wins))
+        return {
+            own: sparse.hstack(
+                [
+                    sparse.csr_matrix((values, (rows, column)), (len(rows), size))
+                    for values, column, size in (
+                        (one, self.generator, G),
+                        (one, self.instruction, self.instructions),
+                        slope,
+                    )
+                ],
+                "csr",
+            )
+            for own, slope in slopes.items()
+        }
 
 
 def compared(preferences: pd.DataFrame, plan: Plan) -> list[dict[str, Any]]:

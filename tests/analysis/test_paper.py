@@ -12,7 +12,6 @@ import pytest
 
 from analysis import style
 from analysis.findings import findings
-from analysis.page import write_csv
 from analysis.paper import outcomes, pictures, sentences, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
@@ -28,6 +27,7 @@ from analysis.study.report import associated
 from result_schema.files import ROOT
 from symnoise.core import InputError, write_json
 from symnoise.plot import style as look
+from symnoise.plot.page import write_csv
 from symnoise.theory import CLAIMS, OUTCOMES
 from tests.analysis.made_up_study import study
 

@@ -69,10 +69,12 @@ def test_the_regression_is_at_its_maximum() -> None:
     table = preferences(0.3, 0.5, count=80)
     made = AllGenerators.of(table.assign(row=table.instruction), 2.0)
     weights = np.random.default_rng(0).multinomial(80, np.full(80, 1 / 80)).astype(float)
-    theta, delta, phi = made.fit(weights, own_slopes=True)
+    theta, delta, phi = made._parts(made.fit(weights, own_slopes=True))
+    apart = pd.Series(made.apart)
+    longer = np.tanh(apart / apart.groupby(made.generator).transform("std")).to_numpy()
 
     def likelihood(theta, delta, phi) -> float:
-        eta = theta[made.generator] + delta[made.instruction] + phi[made.generator] * made.longer
+        eta = theta[made.generator] + delta[made.instruction] + phi[made.generator] * longer
         rows = weights[made.instruction] * (np.logaddexp(0, eta) - made.wins * eta)
         return rows.sum() + (np.maximum(weights, 1) * delta**2).sum() / (2 * 2.0**2)
 
