@@ -100,23 +100,33 @@ def batches(count: int, size: int) -> list[range]:
 
 
 @contextmanager
-def long_work(json: Path | None, *, alone: bool = True) -> Iterator[Console]:
-    """A progress bar, memory kept between steps, and a first try at the output file before the work, not after it.
+def long_work(json: Path | None, *more: Path | None, alone: bool = True) -> Iterator[Console]:
+    """A progress bar, memory kept between steps, and a first try at the output files before the work, not after it.
 
     Yields the console of the bar, for lines above it; warnings go there too. Of several processes only the first
     shows a bar; a command that works `alone` does not run in several.
     """
     if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("only curvature and train run in several processes: start this command without torchrun")
-    if json is not None:
-        write_atomically(json.with_name(f".{json.name}.try"), lambda _: None)
-        json.with_name(f".{json.name}.try").unlink(missing_ok=True)  # another process may have been faster
+    for file in (json, *more):
+        if file is not None:
+            write_atomically(file.with_name(f".{file.name}.try"), lambda _: None)
+            file.with_name(f".{file.name}.try").unlink(missing_ok=True)  # another process may have been faster
     first = os.environ.get("RANK", "0") == "0"
     shown = progress_shown() if first else nullcontext(Console(stderr=True, quiet=True))
     with shown as console, retained_heap(), warnings.catch_warnings():
         # A warning is a line for the user here; where in the library it was raised tells them nothing.
         warnings.showwarning = lambda message, *_, **__: console.print(f"symnoise: {message}", **PLAIN)
         yield console
+
+
+def require_figure_format(path: Path) -> None:
+    """`InputError`, before the work, for a figure file that matplotlib has no format for."""
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise unknown("figure format", path.suffix[1:] or path.name, known)
 
 
 # Text of a user's or a library's making: no markup in it is meant.
@@ -130,6 +140,12 @@ def write(path: Path | None, result: dict[str, Any]) -> None:
 
 def value_and_error(estimate: Estimate) -> dict[str, float]:
     return {"value": float(estimate), "stderr": float(estimate.stderr)}
+
+
+def value_and_interval(estimate: Estimate) -> dict[str, float]:
+    """The value, standard error and 95 % interval of a single number."""
+    low, high = estimate.interval()
+    return value_and_error(estimate) | {"low": float(low), "high": float(high)}
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
