@@ -315,6 +315,20 @@ def advise(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of finished runs of symnoise train.")],
+    any_settings: Annotated[
+        bool, typer.Option("--any", help="Also runs that differ in more than noise, α, dials and seed.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Did it help? Runs of train side by side, and what noise changed, paired by seed."""
+    from symnoise.cli import compare as command
+
+    command.compare_runs(runs=runs, any_settings=any_settings, json=json)
+
+
+@app.command()
 def doctor(model: Model = "smollm2", json: Json = None) -> None:
     """What is installed, which model and data are at hand, and whether noise reaches MODEL."""
     from symnoise.cli import doctor as command

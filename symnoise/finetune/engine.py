@@ -11,10 +11,9 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState, Trainin
 from transformers.trainer import TRAINER_STATE_NAME
 
 from symnoise.data import collate
+from symnoise.finetune.log import mean_of_steps
 from symnoise.training.checkpoints import last_whole_checkpoint, step_of
 from symnoise.training.trainer import SymNoiseTrainer
-
-MEANS = ("loss", "clean_loss", "noise/clean_loss", "grad_norm")
 
 
 def make_trainer(
@@ -78,7 +77,7 @@ def train_to_end(trainer: SymNoiseTrainer) -> dict[str, float]:
     Of a run that was killed after its last step no more is trained; its log is read from the checkpoint.
 
     Returns:
-        Of each of `MEANS` that was logged, its mean over all steps of the run, those before a kill included.
+        `mean_of_steps` of the run, the steps before a kill included.
 
     Raises:
         Diverged: if a training loss is not finite.
@@ -90,18 +89,6 @@ def train_to_end(trainer: SymNoiseTrainer) -> dict[str, float]:
     else:
         trainer.train(str(checkpoint) if checkpoint else None)
     return mean_of_steps(trainer.state.log_history)
-
-
-def mean_of_steps(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the steps of a Trainer's log; a line stands for all steps since the line before that has its key."""
-    means = {}
-    for key in MEANS:
-        lines = [(int(line["step"]), line[key]) for line in history if key in line]
-        since = [0, *(step for step, _ in lines)]
-        weighted = [(step - before) * value for (step, value), before in zip(lines, since, strict=False)]
-        if lines:
-            means[key] = sum(weighted) / lines[-1][0]
-    return means
 
 
 def is_finished(folder: Path, steps: int) -> bool:
