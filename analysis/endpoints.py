@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.numbers import number, with_interval
 from analysis.paper.published import StudyResults
 from analysis.study.contrasts import LEVEL
 from analysis.study.dials import EVEN
 from analysis.study.pairs import student
 from analysis.style import name as arm
+from symnoise.plot.numbers import number, with_interval
 
 
 @dataclass(frozen=True)

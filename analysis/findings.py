@@ -3,9 +3,9 @@
 from typing import Any
 
 from analysis.endpoints import paired
-from analysis.numbers import fixed, number, with_interval
 from analysis.paper.published import Published, StudyResults
 from analysis.study.dials import TERMS
+from symnoise.plot.numbers import fixed, number, with_interval
 
 STUDY = "micro"  # the one with all arms
 ALPHAS = (5, 10, 15)  # what is trained with

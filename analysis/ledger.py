@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.numbers import count, decimals_for, fixed, listed, measurement, number, plural
+from symnoise.plot.numbers import count, decimals_for, fixed, listed, measurement, number, plural
 from symnoise.theory import CLAIMS, Claim, counts
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}

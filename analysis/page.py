@@ -1,59 +1,28 @@
-"""What every self-contained page shares: templates, figures as data URIs with their files next to them, tables as CSV.
+"""What the pages of a run and of a study share: their templates, formulas, and figures drawn by a module."""
 
-Equal data give equal bytes: nothing here reads the clock or draws a number.
-"""
-
-import base64
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analysis import numbers
 from analysis.ledger import SYMBOLS
-from symnoise.core import write_atomically
-from symnoise.plot.style import save
+from symnoise.plot import page
+from symnoise.plot.page import Drawing, saved
 
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of a page; `image` is a data URI, or None where `missing` says what it needs."""
-
-    name: str
-    title: str
-    alt: str
-    caption: str
-    image: str | None
-    missing: str = ""
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(path: Path, template: str, **facts: Any) -> None:
     """Render `template` with the facts, in which every name it uses must be, to `path`."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        maths=_maths, svg=Markup, seconds=numbers.seconds, count=numbers.count, number=numbers.number
-    )
-    page = environment.get_template(template).render(symbols=SYMBOLS, **facts)
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    page.write_page(path, _TEMPLATES, template, {"maths": _maths, "svg": Markup}, symbols=SYMBOLS, **facts)
 
 
 def drawn(module: ModuleType, data: pd.DataFrame, folder: Path, name: str, title: str = "") -> Drawing:
     """Draw `data` with a figure's module, and write PDF, PNG and CSV into `folder`."""
-    picture = save(module.draw(data), folder, name)
-    write_csv(folder / f"{name}.csv", data)
-    encoded = base64.b64encode(picture.encode("utf-8")).decode("ascii")
-    image = f"data:image/svg+xml;base64,{encoded}"
+    image = saved(module.draw(data), data, folder, name)
     return Drawing(name, title or module.TITLE, module.ALT, module.caption(data), image)
 
 
@@ -62,12 +31,6 @@ def not_drawn(module: ModuleType, why: str, folder: Path, name: str, title: str 
     for suffix in (".pdf", ".png", ".csv"):
         (folder / f"{name}{suffix}").unlink(missing_ok=True)
     return Drawing(name, title or module.TITLE, module.ALT, "", None, why)
-
-
-def write_csv(path: Path, data: pd.DataFrame) -> None:
-    """`data` as CSV, atomically."""
-    text = data.to_csv(index=False, lineterminator="\n")
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _maths(text: str) -> Markup:

@@ -17,8 +17,6 @@ import typer
 from analysis.endpoints import endpoints, paired
 from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
-from analysis.numbers import number, with_interval
-from analysis.page import write_csv
 from analysis.paper import outcomes
 from analysis.paper.published import FIRST_LOOKS, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
@@ -27,6 +25,8 @@ from analysis.style import name as arm
 from result_schema.files import ROOT
 from result_schema.measures import SPLIT
 from symnoise.core import InputError, write_atomically, write_json
+from symnoise.plot.numbers import number, with_interval
+from symnoise.plot.page import write_csv
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 PUBLISHED = ROOT / "docs" / "quick"

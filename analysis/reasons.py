@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.figures.validity import first_text, radius
 from analysis.ledger import PRETRAINED
-from analysis.numbers import number
+from symnoise.plot.numbers import number
 
 Rows = list[dict[str, Any]]
 Tables = dict[str, pd.DataFrame]

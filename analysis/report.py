@@ -14,11 +14,12 @@ import pandas as pd
 from analysis.figures import FIGURES
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, parts
-from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
+from analysis.page import drawn, not_drawn, write_page
 from analysis.reasons import reasons
 from analysis.records import QuickRun, read_run
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import write_json
+from symnoise.plot.page import Drawing, write_csv
 from symnoise.theory import LEVEL
 
 

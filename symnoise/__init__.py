@@ -46,10 +46,12 @@ _HOME = {
     "variance_budget": "training",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "plot"])
 
 
 def __getattr__(name: str) -> object:
+    if name == "plot":  # a room: its functions have the names of those whose results they draw
+        return import_module("symnoise.plot")
     if name not in _HOME:
         raise AttributeError(f"module 'symnoise' has no attribute {name!r}")
     value = getattr(import_module(f"symnoise.{_HOME[name]}"), name)

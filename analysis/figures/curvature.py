@@ -2,12 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.intervals import bounds
-from analysis.numbers import plural
-from symnoise.plot.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, cut, figure, styled
+from symnoise.plot.numbers import plural
+from symnoise.plot.results import limits, points
+from symnoise.plot.style import DOUBLE, FAINT, INK, QUANTITIES, QUANTITY_MARKERS, RULE, figure, styled
 
 TITLE = "Curvature of each example"
 TABLES, STAGES = ("curvature",), ("curvature",)
@@ -30,17 +30,19 @@ def draw(data: pd.DataFrame) -> Figure:
     """Left, tr H = tr G + tr R; right, tr H by each method."""
     drawn = figure(DOUBLE, 2.7)
     left, right = drawn.subplots(1, 2, sharey=True)
+    within = limits(data, headroom=0.45)  # for the legend
     first = data[data.quantity == "tr H"].method.iloc[0]
     parts = data[(data.method == first) | (data.quantity != "tr H")]
     for k, (quantity, ink) in enumerate((q, c) for q, c in QUANTITIES.items() if q in set(parts.quantity)):
-        _points(left, parts[parts.quantity == quantity], k, ink, QUANTITY_MARKERS[quantity], quantity, limits(data))
+        series = parts[parts.quantity == quantity]
+        points(left, series, k - 1, ink, QUANTITY_MARKERS[quantity], quantity, within)
     hessian = data[data.quantity == "tr H"]
     for k, method in enumerate(dict.fromkeys(hessian.method)):
-        points = hessian[hessian.method == method]
+        own = hessian[hessian.method == method]
         marker, ink = _METHODS.get(method, ("^", FAINT))
-        label = f"{_SAID.get(method, method)}, {plural(int(points.probes.max()), 'probe')}"
-        _points(right, points, k, ink, marker, label, limits(data))
-    left.set_ylim(*limits(data))
+        label = f"{_SAID.get(method, method)}, {plural(int(own.probes.max()), 'probe')}"
+        points(right, own, k - 1, ink, marker, label, within)
+    left.set_ylim(*within)
     examples = data.drop_duplicates("example").sort_values("example")
     for ax, title in ((left, "a  tr H = tr G + tr R"), (right, "b  tr H by each method")):
         ax.axhline(0, color=INK, lw=0.6)
@@ -54,24 +56,6 @@ def draw(data: pd.DataFrame) -> Figure:
         ax.legend(loc="upper left", handletextpad=0.2, frameon=True, framealpha=1, facecolor="white", edgecolor="none")
     left.set_ylabel("trace (nats per squared embedding unit)")
     return drawn
-
-
-def limits(data: pd.DataFrame) -> tuple[float, float]:
-    """From all points, and the intervals but those over four times as wide as the median one: few probes tell little
-    and would flatten the rest. Some room on top for the legend."""
-    width = data.high - data.low
-    usual = data[~(width > 4 * width.median())]
-    bottom, top = min(data.value.min(), usual.low.min()), max(data.value.max(), usual.high.max())
-    return bottom - 0.05 * (top - bottom), top + 0.45 * (top - bottom)
-
-
-def _points(
-    ax: Axes, points: pd.DataFrame, k: int, ink: str, marker: str, label: str, within: tuple[float, float]
-) -> None:
-    """One series, `k`-th of three next to each other."""
-    for i, p in enumerate(points.to_dict("records")):
-        x, said = p["example"] + 0.22 * (k - 1), "" if i else label
-        cut(ax, x, p["value"], p["low"], p["high"], within, ink, marker=marker, label=said)
 
 
 def caption(data: pd.DataFrame) -> str:

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from analysis.intervals import PERCENT
-from analysis.numbers import number
 from analysis.style import colour, name, order
+from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, figure, styled
 
 TITLE = "Moments of the noise, against their closed forms"

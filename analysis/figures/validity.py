@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
-from analysis.numbers import number
 from symnoise.curvature import SmoothedCurvature
+from symnoise.curvature.pooled import range_of_validity
+from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
 from symnoise.theory import check_validity
 
@@ -64,13 +65,7 @@ def radius(pooled: pd.DataFrame, margin: float = 0.1) -> float:
     pooled: columns alpha and T (or value). |T − 1| is taken to start at 0 for α = 0, where T is 1 by definition.
     """
     points = pooled.sort_values("alpha")
-    value = points["T"] if "T" in points else points["value"]
-    before, off = 0.0, 0.0
-    for alpha, now in zip(points.alpha, (value - 1).abs(), strict=True):
-        if now > margin:
-            return float(before + (alpha - before) * (margin - off) / (now - off))
-        before, off = alpha, now
-    return float("nan")
+    return range_of_validity(points.alpha, points["T"] if "T" in points else points["value"], margin)
 
 
 @styled

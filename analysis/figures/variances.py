@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
-from analysis.numbers import number
 from analysis.style import colour
+from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, decades, figure, heading, log_axis, styled
 
 TITLE = "Variance over draws: one, two, and a mirrored pair"

@@ -4,12 +4,12 @@ from typing import Any
 
 from scipy import stats
 
-from analysis.numbers import fixed, listed, measurement, number, plural
 from analysis.paper.published import FIRST_LOOKS, Published, StudyResults
 from analysis.paper.tex import tex
 from analysis.paper.values import found_in_words, tally
 from analysis.style import name as arm
 from result_schema.measures import SPLIT
+from symnoise.plot.numbers import fixed, listed, measurement, number, plural
 from symnoise.theory import LEVEL, OUTCOMES
 
 _MOST = 1  # rows that a sentence names; the ledger of the study has all

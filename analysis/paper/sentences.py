@@ -4,11 +4,11 @@ from typing import Any
 
 from analysis.findings import findings
 from analysis.ledger import PRETRAINED
-from analysis.numbers import listed
 from analysis.paper.published import Published
 from analysis.paper.tex import tex
 from analysis.paper.values import found_in_words
 from analysis.reasons import reasons
+from symnoise.plot.numbers import listed
 
 
 def failures(published: Published) -> str:

@@ -8,12 +8,12 @@ import pandas as pd
 from analysis.endpoints import endpoints
 from analysis.intervals import PERCENT
 from analysis.ledger import PRETRAINED, line
-from analysis.numbers import decimals_for, fixed, measurement, number
 from analysis.paper.published import Published, StudyResults
 from analysis.paper.tex import rows_of, table, tex
 from analysis.paper.values import BENCH
 from analysis.style import name
 from result_schema.measures import SPLIT
+from symnoise.plot.numbers import decimals_for, fixed, measurement, number
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 NOT_RUN = r"\emph{not run}"

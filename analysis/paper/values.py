@@ -9,10 +9,10 @@ from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
-from analysis.numbers import count, fixed, listed, measurement, number
 from analysis.paper.published import Published
 from analysis.paper.tex import escaped, tex
 from symnoise.core import InputError
+from symnoise.plot.numbers import count, fixed, listed, measurement, number
 from symnoise.theory import CLAIMS, OUTCOMES, counts
 
 # name in the text -> key and subject of a row of the published ledger.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.numbers import number, plural
 from result_schema.study import PRECISION
+from symnoise.plot.numbers import number, plural
 
 
 def precision(folder: Path) -> str:

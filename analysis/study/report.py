@@ -13,8 +13,7 @@ import pandas as pd
 
 from analysis.intervals import PERCENT
 from analysis.ledger import groups, headline
-from analysis.numbers import measurement, number
-from analysis.page import Drawing, drawn, not_drawn, write_csv, write_page
+from analysis.page import drawn, not_drawn, write_page
 from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, Outcome, outcome_ledger, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
@@ -26,6 +25,8 @@ from analysis.study.precision import precision
 from analysis.style import name
 from result_schema.measures import CURVATURE, SPLIT
 from symnoise.core import write_json
+from symnoise.plot.numbers import measurement, number
+from symnoise.plot.page import Drawing, write_csv
 from symnoise.theory import OUTCOMES, counts
 
 SHOWN = (

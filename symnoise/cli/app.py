@@ -25,6 +25,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first row th
 Batch = Annotated[int, typer.Option(help="Rows measured together; fewer take less memory.")]
 Seed = Annotated[int, typer.Option(help="Names the random draws.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
+Figure = Annotated[Path | None, typer.Option("--figure", help="Also draw the result to this .pdf, .png or .svg file.")]
 Method = Annotated[
     str,
     typer.Option(help="auto, taylor, hvp, hutch++, xtrace, difference or exact (small models only)."),
@@ -60,11 +61,12 @@ def moments(
     draws: Draws = 1000,
     seed: Seed = 0,
     json: Json = None,
+    figure: Figure = None,
 ) -> None:
     """Moments of the noise: closed forms next to sampled values."""
     from symnoise.cli import moments as command
 
-    command.moments(law=law, alpha=alpha, length=length, dim=dim, draws=draws, seed=seed, json=json)
+    command.moments(law=law, alpha=alpha, length=length, dim=dim, draws=draws, seed=seed, json=json, figure=figure)
 
 
 @app.command()
@@ -90,6 +92,7 @@ def curvature(
     device: Device = "cpu",
     seed: Seed = 0,
     json: Json = None,
+    figure: Figure = None,
 ) -> None:
     """Curvature in embedding space: tr H and its Gauss-Newton part, per example, with standard errors.
 
@@ -117,6 +120,7 @@ def curvature(
         device=device,
         seed=seed,
         json=json,
+        figure=figure,
     )
 
 
@@ -137,6 +141,7 @@ def spectrum(
     device: Device = "cpu",
     seed: Seed = 0,
     json: Json = None,
+    figure: Figure = None,
 ) -> None:
     """Largest eigenvalues of the Hessian in embedding space, per example, with residuals."""
     from symnoise.cli import spectrum as command
@@ -157,6 +162,7 @@ def spectrum(
         device=device,
         seed=seed,
         json=json,
+        figure=figure,
     )
 
 
@@ -176,6 +182,7 @@ def smooth(
     device: Device = "cpu",
     seed: Seed = 0,
     json: Json = None,
+    figure: Figure = None,
 ) -> None:
     """Curvature at the size of the noise: T(σ) and C(σ) at the σ of each α."""
     from symnoise.cli import smooth as command
@@ -195,6 +202,7 @@ def smooth(
         device=device,
         seed=seed,
         json=json,
+        figure=figure,
     )
 
 
@@ -214,6 +222,7 @@ def budget(
     device: Device = "cpu",
     seed: Seed = 0,
     json: Json = None,
+    figure: Figure = None,
 ) -> None:
     """Variance of a training step's gradient: how much is due to batches, to the noise's odd part, to its even part.
 
@@ -236,6 +245,7 @@ def budget(
         device=device,
         seed=seed,
         json=json,
+        figure=figure,
     )
 
 
@@ -254,6 +264,7 @@ def norms(
     device: Device = "cpu",
     seed: Seed = 0,
     json: Json = None,
+    figure: Figure = None,
 ) -> None:
     """Growth of embedding norms, in closed form and through the layers of a model."""
     from symnoise.cli import norms as command
@@ -272,6 +283,38 @@ def norms(
         device=device,
         seed=seed,
         json=json,
+        figure=figure,
+    )
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option(help="Folder of the page; rerun the command to resume.")],
+    model: Model = "smollm2",
+    data: Data = "chitchat",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rows and probes: 2 minutes instead of 10.")] = False,
+    chat_template: ChatTemplate = None,
+    strict: Strict = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """A model and its text on one HTML page: curvature, its range of validity, noise size, norm growth, cost.
+
+    Figures are also written as PDF, PNG and CSV. Rerun the same command to resume from its finished sections.
+    """
+    from symnoise.cli import report as command
+
+    command.report(
+        output=output,
+        model=model,
+        data=data,
+        quick=quick,
+        chat_template=chat_template,
+        strict=strict,
+        dtype=dtype,
+        device=device,
+        seed=seed,
     )
 
 
@@ -289,7 +332,7 @@ def advise(
     device: Device = "cpu",
     seed: Seed = 0,
     json: Json = None,
-    figure: Annotated[Path | None, typer.Option(help="Also draw the table to this file: .png, .pdf, .svg …")] = None,
+    figure: Figure = None,
 ) -> None:
     """Which α? Noise against tokens, the quadratic theory's range, what a pair is worth; and what to try.
 
@@ -321,11 +364,12 @@ def compare(
         bool, typer.Option("--any", help="Also runs that differ in more than noise, α, dials and seed.")
     ] = False,
     json: Json = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a self-contained page.")] = None,
 ) -> None:
     """Did it help? Runs of train side by side, and what noise changed, paired by seed."""
     from symnoise.cli import compare as command
 
-    command.compare_runs(runs=runs, any_settings=any_settings, json=json)
+    command.compare_runs(runs=runs, any_settings=any_settings, json=json, html=html)
 
 
 @app.command()

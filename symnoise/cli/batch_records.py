@@ -28,7 +28,7 @@ class Parts:
             if path is None or not path.is_file():
                 continue
             try:
-                found[key] = _with_nan(json.loads(path.read_text(encoding="utf-8")))
+                found[key] = with_nan(json.loads(path.read_text(encoding="utf-8")))
             except ValueError:
                 continue
         return found
@@ -66,12 +66,12 @@ def key_of(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
-def _with_nan(value: Any) -> Any:
+def with_nan(value: Any) -> Any:
     """JSON has no NaN: `write_json` makes it null, and a record holds no other null."""
     if isinstance(value, dict):
-        return {name: _with_nan(item) for name, item in value.items()}
+        return {name: with_nan(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_with_nan(item) for item in value]
+        return [with_nan(item) for item in value]
     return math.nan if value is None else value
 
 

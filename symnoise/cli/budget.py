@@ -12,6 +12,7 @@ import torch
 from symnoise.cli.batch_records import Kept, Parts, key_of
 from symnoise.cli.shared import (
     PLAIN,
+    draw,
     dtype_named,
     left_out,
     long_work,
@@ -47,13 +48,14 @@ def budget(
     device: str,
     seed: int,
     json: Path | None,
+    figure: Path | None,
 ) -> None:
     """Print, and write, the `VarianceBudget` at each α."""
     strengths, law = numbers("--alphas", alphas), Noise.named(noise, 0.0)
     if law is None:
         raise InputError("noise 'none' has no variance; choose a noise such as rademacher")
     positive("--batch", batch)
-    with long_work(json) as console:
+    with long_work(json, figure) as console:
         loaded = load_model(model, dtype=dtype_named(dtype), device=device)
         if chat_template is not None:
             set_chat_template(loaded.tokenizer, chat_template)
@@ -73,6 +75,7 @@ def budget(
         [(f"{one.alpha:g}", *(f"{getattr(one, name)}" for name in _SHOWN)) for one in found],
         f"‖E g₀‖² {signal}; ± standard errors over batches",
     )
+    draw(figure, "variance_budget", found)
     facts = {"model": loaded.name, "data": data, "batch": batch, "batches": batches, "max_length": max_length}
     write(json, facts | settings | left_out(because) | {"rows": [_plain(one) for one in found]})
     parts.remove()

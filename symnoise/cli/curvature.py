@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from scipy import stats
 
 import symnoise
 from symnoise.cli.batch_records import Parts
@@ -15,6 +17,7 @@ from symnoise.cli.shared import (
     PLAIN,
     Text,
     batches,
+    draw,
     dtype_named,
     load,
     long_work,
@@ -47,6 +50,7 @@ def curvature(
     device: str,
     seed: int,
     json: Path | None,
+    figure: Path | None,
     **source: Any,
 ) -> None:
     """Print, and write, tr H and tr G of every example; started by torchrun, each process measures some of them."""
@@ -59,7 +63,7 @@ def curvature(
     options |= {"rtol": rtol, "max_probes": max_probes, "coefficients": coefficients}
     estimator = options | {"coefficients": None if coefficients == "model" else dtype_named(coefficients)}
     parts = Parts(json)
-    with long_work(json, alone=False) as console, processes(device) as us:
+    with long_work(json, figure, alone=False) as console, processes(device) as us:
         text = us.first_on_its_machine(lambda: load(dtype=dtype, device=us.device, **source))
         runs = batches(len(text), batch)
         settings: dict[str, Any] = options | {
@@ -86,6 +90,7 @@ def curvature(
         parts.remove()
     if us.rank == 0:
         _print(result)
+        draw(figure, "trace", _table(result["per_example"]))
 
 
 def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardTimer") -> Record:
@@ -106,6 +111,7 @@ def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardT
         "stderr": hessian.stderr.tolist(),
         "gauss_newton_trace": gauss_newton.value.tolist(),
         "gauss_newton_stderr": gauss_newton.stderr.tolist(),
+        "dof": [min(hessian.dof, gauss_newton.dof)] * len(loss.ids),
     }
     pilot = estimator["probes"] if estimator["rtol"] is not None else 0
     return {
@@ -154,6 +160,17 @@ def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[
         **{("pilot_probes" if options["rtol"] and name == "probes" else name): options[name] for name in options},
         "method": ", ".join(sorted({record["method"] for record in records})),
     }
+
+
+def _table(examples: list[dict[str, Any]]) -> pd.DataFrame:
+    """What `symnoise.plot.trace` draws: tr H and tr G of each example with their 95 % intervals."""
+    rows = []
+    for quantity, name in (("tr H", "stderr"), ("tr G", "gauss_newton_stderr")):
+        for i, e in enumerate(examples):
+            value = e["trace" if quantity == "tr H" else "gauss_newton_trace"]
+            half = float(stats.t.ppf(0.975, e["dof"])) * e[name]
+            rows.append({"example": i, "quantity": quantity, "value": value, "low": value - half, "high": value + half})
+    return pd.DataFrame(rows)
 
 
 def _print(result: dict[str, Any]) -> None:

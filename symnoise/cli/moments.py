@@ -3,20 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from symnoise.cli.shared import long_work, show, write
+from symnoise.cli.shared import draw, long_work, show, write
 from symnoise.core import unknown
 from symnoise.noise import Noise, sampled_moments, single_draws
 
 _SYMBOLS = {"mean_square_norm": "E‖ε‖²", "var_square_norm": "Var‖ε‖²", "mean_norm": "E‖ε‖"}
 
 
-def moments(*, law: str, alpha: float, length: int, dim: int, draws: int, seed: int, json: Path | None) -> None:
+def moments(
+    *, law: str, alpha: float, length: int, dim: int, draws: int, seed: int, json: Path | None, figure: Path | None
+) -> None:
     """Print, and write, predicted and measured moments of one draw of noise."""
     if law not in single_draws():
         raise unknown("law", law, single_draws())
     noise = Noise.named(law, alpha)
     assert noise is not None
-    with long_work(json):
+    with long_work(json, figure):
         sampled = sampled_moments(noise, length, dim, draws, seed)
     expected = noise.moments(length, dim)
     result: dict[str, Any] = {}
@@ -29,4 +31,5 @@ def moments(*, law: str, alpha: float, length: int, dim: int, draws: int, seed: 
         ("", "predicted", "measured", "stderr"),
         [(symbol, *(f"{value:.6g}" for value in result[name].values())) for name, symbol in _SYMBOLS.items()],
     )
+    draw(figure, "moments", expected, sampled)
     write(json, result | {"law": law, "alpha": alpha, "length": length, "dim": dim, "draws": draws, "seed": seed})

@@ -3,18 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-from symnoise.cli.shared import load, long_work, show, value_and_error, write
+from symnoise.cli.shared import draw, load, long_work, show, value_and_error, write
 from symnoise.core import InputError, plus_minus
 from symnoise.noise import Noise
 from symnoise.norms import expected_square_norm, layer_growth, square_norm
 
 
-def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None, data: str, **source: Any) -> None:
+def norms(
+    *, noise: str, alpha: float, draws: int, seed: int, json: Path | None, figure: Path | None, data: str, **source: Any
+) -> None:
     """Print, and write, how much noise lengthens embeddings and hidden states, by layer and by token."""
     chosen = Noise.named(noise, alpha)
     if chosen is None:
         raise InputError("noise 'none' changes no norm; choose a noise such as symnoise")
-    with long_work(json):
+    with long_work(json, figure):
         text = load(data=data, **source)
         loss = text.loss(range(len(text)))
         growth = layer_growth(loss, chosen, draws, seed)
@@ -51,5 +53,6 @@ def norms(*, noise: str, alpha: float, draws: int, seed: int, json: Path | None,
         ],
         "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block",
     )
+    draw(figure, "layer_growth", growth)
     facts = text.facts() | {"noise": noise, "alpha": alpha, "draws": draws}
     write(json, facts | {"seed": seed, "embeddings": embeddings, "layers": layers, "per_token": tokens})

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from symnoise.core import Estimate, InputError, progress_shown, retained_heap, u
 from symnoise.data import Data, Source, collate, fitting, set_chat_template
 from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 
+_FIGURES = (".pdf", ".png", ".svg")
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -100,7 +102,7 @@ def batches(count: int, size: int) -> list[range]:
 
 
 @contextmanager
-def long_work(json: Path | None, *more: Path | None, alone: bool = True) -> Iterator[Console]:
+def long_work(json: Path | None, figure: Path | None = None, *, alone: bool = True) -> Iterator[Console]:
     """A progress bar, memory kept between steps, and a first try at the output files before the work, not after it.
 
     Yields the console of the bar, for lines above it; warnings go there too. Of several processes only the first
@@ -108,25 +110,18 @@ def long_work(json: Path | None, *more: Path | None, alone: bool = True) -> Iter
     """
     if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("only curvature and train run in several processes: start this command without torchrun")
-    for file in (json, *more):
-        if file is not None:
-            write_atomically(file.with_name(f".{file.name}.try"), lambda _: None)
-            file.with_name(f".{file.name}.try").unlink(missing_ok=True)  # another process may have been faster
+    if figure is not None and figure.suffix.lower() not in _FIGURES:
+        raise InputError(f"cannot draw {figure}: --figure takes a file whose name ends in {', '.join(_FIGURES)}")
+    for file in filter(None, (json, figure)):
+        trial = file.with_name(f".{file.name}.try")
+        write_atomically(trial, lambda _: None)
+        trial.unlink(missing_ok=True)  # another process may have been faster
     first = os.environ.get("RANK", "0") == "0"
     shown = progress_shown() if first else nullcontext(Console(stderr=True, quiet=True))
     with shown as console, retained_heap(), warnings.catch_warnings():
         # A warning is a line for the user here; where in the library it was raised tells them nothing.
         warnings.showwarning = lambda message, *_, **__: console.print(f"symnoise: {message}", **PLAIN)
         yield console
-
-
-def require_figure_format(path: Path) -> None:
-    """`InputError`, before the work, for a figure file that matplotlib has no format for."""
-    from matplotlib.figure import Figure
-
-    known = Figure().canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise unknown("figure format", path.suffix[1:] or path.name, known)
 
 
 # Text of a user's or a library's making: no markup in it is meant.
@@ -136,6 +131,14 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 def write(path: Path | None, result: dict[str, Any]) -> None:
     if path is not None:
         write_json(path, result)
+
+
+def draw(path: Path | None, name: str, *found: Any) -> None:
+    """`symnoise.plot.NAME` of what was found, to a file that the user is told of; imported only when it is used."""
+    if path is not None:
+        ax = getattr(import_module("symnoise.plot"), name)(*found)
+        write_atomically(path, ax.figure.savefig)
+        Console().print(f"figure: {path}", **PLAIN)
 
 
 def value_and_error(estimate: Estimate) -> dict[str, float]:

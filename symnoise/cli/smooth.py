@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from symnoise.cli.shared import batches, load, long_work, numbers, positive, show, write
+from symnoise.cli.shared import batches, draw, load, long_work, numbers, positive, show, write
 from symnoise.core import plus_minus
 from symnoise.curvature import SmoothedCurvature, attenuation_slope, ratio_of_means, smoothed_curvature
 from symnoise.curvature.pooled import Unit
@@ -14,12 +14,21 @@ from symnoise.noise import Noise
 
 
 def smooth(
-    *, alphas: str, noise: str, draws: int, batch: int, seed: int, json: Path | None, data: str, **source: Any
+    *,
+    alphas: str,
+    noise: str,
+    draws: int,
+    batch: int,
+    seed: int,
+    json: Path | None,
+    figure: Path | None,
+    data: str,
+    **source: Any,
 ) -> None:
     """Print, and write, what is left of the quadratic term at the σ of each of the comma-separated `alphas`."""
     strengths = numbers("--alphas", alphas)
     positive("--batch", batch)
-    with long_work(json):
+    with long_work(json, figure):
         text = load(data=data, **source)
         found = []
         for ids in batches(len(text), batch):
@@ -40,6 +49,7 @@ def smooth(
         "y: a pair’s excess, x: ½εᵀHε. The slope says how much of large curvature is left at this σ, the ratio how "
         f"much of the mean, which is what training averages. 95 % intervals over {_UNITS[rows[0]['unit']]}.",
     )
+    draw(figure, "smoothed_curvature", smoothed, None, strengths)
     facts = text.facts() | {"noise": noise, "draws": draws, "seed": seed}
     write(json, facts | {"hessian_trace": hessian, "rows": rows})
 

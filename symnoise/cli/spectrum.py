@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from symnoise.cli.shared import load, long_work, positive, show, write
+import pandas as pd
+
+from symnoise.cli.shared import draw, load, long_work, positive, show, write
 from symnoise.core import InputError, track
 from symnoise.curvature import spectral_density
 from symnoise.curvature import spectrum as eigenvalues
@@ -18,6 +20,7 @@ def spectrum(
     probes: int,
     seed: int,
     json: Path | None,
+    figure: Path | None,
     data: str,
     **source: Any,
 ) -> None:
@@ -25,7 +28,7 @@ def spectrum(
     positive("--count", count)
     if density and json is None:
         raise InputError("the density is written, not printed: give --json FILE with --density")
-    with long_work(json):
+    with long_work(json, figure):
         text = load(data=data, **source)
         examples: list[dict[str, Any]] = []
         for i in track(range(len(text)), "examples"):
@@ -47,6 +50,12 @@ def spectrum(
             for e in examples
         ],
     )
+    rows = [
+        {"example": e["example"], "rank": rank, "value": value, "residual": residual}
+        for e in examples
+        for rank, (value, residual) in enumerate(zip(e["values"], e["residuals"], strict=True))
+    ]
+    draw(figure, "spectrum", pd.DataFrame(rows))
     facts = text.facts() | {"which": which, "count": count, "seed": seed}
     if density:
         facts |= {"steps": steps, "probes": probes}

@@ -10,6 +10,7 @@ They differ where the excess is no multiple of x, and neither stands for the oth
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,6 +95,20 @@ def ratio_of_means(
     return Pooled(value, (linear - root) / quadratic, (linear + root) / quadratic, stderr, dof)
 
 
+def range_of_validity(alphas: Iterable[float], slopes: Iterable[float], margin: float = 0.1) -> float:
+    """The α at which |slope − 1| first passes `margin`, linear between the rising `alphas`; NaN if it never does.
+
+    |slope − 1| is taken to start at 0 for α = 0, where the slope is 1 by definition.
+    """
+    before, off = 0.0, 0.0
+    for alpha, slope in zip(alphas, slopes, strict=True):
+        now = abs(slope - 1)
+        if now > margin:
+            return float(before + (alpha - before) * (margin - off) / (now - off))
+        before, off = alpha, now
+    return math.nan
+
+
 def _sums(above: Tensor, below: Tensor, unit: Unit) -> tuple[Float[Tensor, "n stratum"], Float[Tensor, "n stratum"]]:
     """Independent entries in strata: the draws of each example, or the examples' sums in a single stratum."""
     return (above.sum(0)[:, None], below.sum(0)[:, None]) if unit == "example" else (above, below)
@@ -109,4 +124,4 @@ def _t(level: float, dof: float) -> float:
     return float(stats.t.ppf(0.5 + level / 2, dof))
 
 
-__all__ = ["Pooled", "Unit", "attenuation_slope", "ratio_of_means"]
+__all__ = ["Pooled", "Unit", "attenuation_slope", "range_of_validity", "ratio_of_means"]

@@ -1,1 +1,24 @@
-"""Figures: one look for all of them."""
+"""Figures of the library's results, one look for all of them, and pages to show them on.
+
+`symnoise.plot.trace(sn.trace_parts(loss))` draws what `trace_parts` found; the others are named in the same way.
+"""
+
+from symnoise.plot.results import (
+    layer_growth,
+    moments,
+    smoothed_curvature,
+    spectral_density,
+    spectrum,
+    trace,
+    variance_budget,
+)
+
+__all__ = [
+    "layer_growth",
+    "moments",
+    "smoothed_curvature",
+    "spectral_density",
+    "spectrum",
+    "trace",
+    "variance_budget",
+]

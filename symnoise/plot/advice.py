@@ -1,5 +1,6 @@
 """What `symnoise advise` measured, against α."""
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from symnoise.theory.checks.validity import MARGIN
 from symnoise.training.advice import BEST_RATIO, PAIR_COST, AtAlpha
 
 _SLOPE, _MEAN = "#0072B2", "#D55E00"
-_REACH = (0.0, 2.0)  # of the middle panel: an interval beyond it leaves the theory's ±10 % far behind
+_REACH = (-0.5, 2.0)  # of the middle panel: whatever lies beyond is far outside the theory's ±10 %
 
 
 @styled
@@ -44,13 +45,16 @@ def _theory(ax: Axes, found: Sequence[AtAlpha]) -> None:
     for one in found:
         for shift, pooled, ink, mark in ((0.95, one.slope, _SLOPE, "o"), (1.05, one.mean, _MEAN, "s")):
             low, high = max(pooled.low, bottom), min(pooled.high, top)
-            if low <= pooled.value <= high:
-                interval(ax, shift * one.alpha, pooled.value, low, high, ink, marker=mark)
+            if pooled.unbounded:  # a hollow point: bars of full height would bury the others
+                low = high = math.nan
+            if bottom <= pooled.value <= top:
+                fill = "white" if pooled.unbounded else ink
+                interval(ax, shift * one.alpha, pooled.value, low, high, ink, marker=mark, markerfacecolor=fill)
     ax.set_ylim(*_REACH)
     ax.set_ylabel("excess loss ÷ ½εᵀHε")
     ax.set_title("Is the theory quadratic?")
     ax.text(0.03, 0.97, "slope", color=_SLOPE, va="top", transform=ax.transAxes)
-    ax.text(0.03, 0.89, "ratio of means", color=_MEAN, va="top", transform=ax.transAxes)
+    ax.text(0.03, 0.89, "ratio of means (hollow: unbounded)", color=_MEAN, va="top", transform=ax.transAxes)
 
 
 def _worth(ax: Axes, found: Sequence[AtAlpha]) -> None:
@@ -58,5 +62,5 @@ def _worth(ax: Axes, found: Sequence[AtAlpha]) -> None:
         low, high = (1 + float(end) for end in one.rho.interval())
         interval(ax, one.alpha, 1 + float(one.rho), low, high, INK)
     ax.axhline(PAIR_COST, color=FAINT, ls=(0, (4, 2)))
-    ax.set_ylabel("1 + ρ")
-    ax.set_title("A pair as a batch; dashed: its cost")
+    ax.set_ylabel("1 + ρ, batches")
+    ax.set_title("Worth of a pair; dashed: cost")

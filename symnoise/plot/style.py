@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from symnoise.core import write_atomically
+from symnoise.plot.numbers import Number
 
 SINGLE, DOUBLE = 3.25, 6.75  # width of one column, and of both, inches
 INK, FAINT, RULE = "#222222", "#8a8a8a", "#c9c9c9"
@@ -65,7 +66,7 @@ _RC = {
 }
 
 Arguments = ParamSpec("Arguments")
-End = tuple[float, float, str, str]  # x, y, text, colour
+End = tuple[Number, Number, str, str]  # x, y, text, colour
 
 
 @contextmanager
@@ -94,10 +95,10 @@ def figure(width: float, height: float) -> Figure:
 
 def interval(
     ax: Axes,
-    x: float,
-    y: float,
-    low: float,
-    high: float,
+    x: Number,
+    y: Number,
+    low: Number,
+    high: Number,
     colour: str,
     *,
     marker: str = "o",
@@ -114,11 +115,11 @@ def interval(
 
 def cut(
     ax: Axes,
-    x: float,
-    y: float,
-    low: float,
-    high: float,
-    limits: tuple[float, float],
+    x: Number,
+    y: Number,
+    low: Number,
+    high: Number,
+    limits: tuple[Number, Number],
     ink: str,
     *,
     arrows: bool = True,
@@ -188,7 +189,7 @@ def log_ticks(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def alpha_axis(ax: Axes, alphas: Sequence[float], sigma_per_alpha: float) -> None:
+def alpha_axis(ax: Axes, alphas: Sequence[Number], sigma_per_alpha: float) -> None:
     """A logarithmic axis with a tick at each α, and the mean σ that belongs to it above (where it is known)."""
     ax.set_xscale("log")
     ax.set_xticks(alphas, [f"{a:g}" for a in alphas])

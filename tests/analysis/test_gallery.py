@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from analysis.gallery import entries, write_gallery
-from analysis.page import drawn, write_csv
+from analysis.page import drawn
 from analysis.study.figures import FIGURES
 from result_schema.files import ROOT
 from symnoise.plot import style
+from symnoise.plot.page import write_csv
 from tests.analysis.made_up_study import study
 
 

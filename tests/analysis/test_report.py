@@ -14,7 +14,6 @@ import pytest
 from analysis.figures import FIGURES, curvature, layers, training, validity
 from analysis.figures.validity import radius
 from analysis.ledger import by_subject, headline, note
-from analysis.numbers import measurement, number, seconds
 from analysis.paper import sentences
 from analysis.paper.published import read_published
 from analysis.paper.values import ROWS, named
@@ -23,6 +22,7 @@ from analysis.records import frame
 from analysis.report import write_report
 from symnoise.core import InputError
 from symnoise.plot import style
+from symnoise.plot.numbers import measurement, number, seconds
 from symnoise.theory import CLAIMS, kind_of
 
 REAL = "toy on words"

@@ -64,8 +64,7 @@ BAD = [
     (["--examples", 4], "--examples must be an even number, 6 or more; got 4"),
     (["--draws", 0], "--draws must be 1 or more"),
     (["--examples", 8, "--max-length", 64], "6 rows fit 64 tokens, and 8 are needed; lower --examples"),
-    (["--figure", "advice.pgn"], "unknown figure format 'pgn': did you mean 'png'?"),
-    (["--figure", "advice"], "unknown figure format 'advice'"),
+    (["--figure", "advice.gif"], "--figure takes a file whose name ends in .pdf, .png, .svg"),
     (["--figure", "/proc/none/a.png"], "choose a folder you can write to"),
     (["--dtype", "float23"], "did you mean 'float32'"),
 ]

@@ -351,3 +351,34 @@ def test_other_errors_are_not_hidden(monkeypatch) -> None:
     monkeypatch.setattr("symnoise.cli.moments.sampled_moments", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         call(monkeypatch, "moments")
+
+
+FIGURES = {
+    "moments": ["--length", 16, "--dim", 8, "--draws", 20],
+    "curvature": ["--probes", 4],
+    "spectrum": ["--count", 2],
+    "smooth": ["--alphas", "1,5", "--draws", 2],
+    "norms": ["--draws", 2],
+    "budget": ["--batch", 1, "--batches", 3, "--draws", 2],
+}
+
+
+@pytest.mark.parametrize("command", FIGURES)
+def test_every_measuring_command_draws(monkeypatch, home, tmp_path, capsys, command: str) -> None:
+    places = [] if command == "moments" else ["--model", home / "model", "--data", home / "rows.json"]
+    if command not in ("moments", "budget"):
+        places += ["--examples", 2]
+    for name in ("figure.svg", "figure.PNG"):
+        assert call(monkeypatch, command, *places, *FIGURES[command], "--figure", tmp_path / name) == 0
+        assert f"figure: {tmp_path / name}" in capsys.readouterr().out
+        assert (tmp_path / name).stat().st_size > 5000
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("command", FIGURES)
+def test_a_figure_of_another_kind_is_refused_before_any_work(monkeypatch, tmp_path, capsys, command: str) -> None:
+    places = [] if command == "moments" else ["--model", tmp_path / "absent"]
+    assert call(monkeypatch, command, *places, "--figure", tmp_path / "figure.gif") == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and ".pdf, .png, .svg" in said.err and not said.out
+    assert not list(tmp_path.iterdir())

@@ -58,7 +58,16 @@ def test_differences_are_paired_by_seed_with_a_t_interval(study, tmp_path, monke
     assert uniform["value"] == pytest.approx(0.3) and (uniform["dof"], uniform["pairs"]) == (2, 3)
     assert (uniform["low"], uniform["high"]) == pytest.approx((0.3 - half, 0.3 + half))
     said = " ".join(capsys.readouterr().out.split())
-    assert "Minus none" in said and "uniform, α = 10" in said and "(dof 2)" in said and "symnoise-2" in said
+    assert "Minus none" in said and "uniform, α = 10" in said and "dof 2" in said and "symnoise-2" in said
+
+
+def test_the_page_has_the_tables_and_escapes_what_is_the_users(study, tmp_path, monkeypatch) -> None:
+    other = run(tmp_path / "<b>bold", 1.0, noise="none", seed=3, model="<script>")
+    assert call(monkeypatch, "compare", *study, other, "--any", "--html", tmp_path / "page.html") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;b&gt;bold" in page and "&lt;script&gt;" in page and "<script" not in page and "<b>" not in page
+    assert "symnoise-2" in page and "dof 2" in page and "http" not in page
+    assert call(monkeypatch, "compare", *study, "--html", "/proc/none/page.html") == 2
 
 
 def test_only_seeds_that_both_arms_have_are_paired(study, monkeypatch, capsys) -> None:

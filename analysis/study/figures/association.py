@@ -6,13 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.numbers import fixed, plural
 from analysis.study.claims import ODD_ONE_OUT, between_settings, outcomes
 from analysis.study.contrasts import LEVEL
 from analysis.study.data import StudyTables, measurements
 from analysis.study.figures.shared import stretch
 from analysis.style import colour, name, order
 from result_schema.measures import CURVATURE
+from symnoise.plot.numbers import fixed, plural
 from symnoise.plot.style import DOUBLE, FAINT, RULE, figure, heading, styled
 
 TITLE = "Outcome against curvature at the end of training"

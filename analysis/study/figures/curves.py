@@ -3,12 +3,12 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.numbers import number
 from analysis.study.contrasts import pair_up
 from analysis.study.data import StudyTables
 from analysis.study.figures.shared import arms_at, at, legend, line, mean_over_seeds, seeds_said
 from analysis.style import name, order
 from result_schema.study import PLAIN
+from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, INK, RULE, figure, styled
 
 TITLE = "Held-out loss along training, against the same seeds without noise"

@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.numbers import plural
 from analysis.study.claims import ODD_ONE_OUT
 from analysis.study.contrasts import FAMILIES
 from analysis.study.data import StudyTables
 from analysis.study.figures.shared import at, stretch
 from analysis.style import name
 from result_schema.measures import MEASURES, NATS, improvement
+from symnoise.plot.numbers import plural
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, figure, heading, styled
 
 TITLE = "Arm against arm, over paired seeds"

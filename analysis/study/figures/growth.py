@@ -3,11 +3,11 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.numbers import number
 from analysis.study.data import StudyTables
 from analysis.study.figures.shared import arms_at, at, legend, line, mean_over_seeds, seeds_said
 from analysis.style import name, order
 from result_schema.measures import NORMS
+from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, INK, RULE, figure, styled
 
 TITLE = "Growth of the embedding norms along training"

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from analysis.numbers import plural
 from analysis.study.contrasts import LEVEL
 from analysis.study.pairs import interval
 from analysis.style import colour, dash, name, order
 from result_schema.study import PLAIN
+from symnoise.plot.numbers import plural
 
 
 def arms_at(runs: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:

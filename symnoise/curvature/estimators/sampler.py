@@ -53,15 +53,16 @@ class TraceParts:
         """A row for each example and quantity (tr H, tr G, tr R): value and stderr. `attrs` has unit and method."""
         import pandas as pd
 
-        frames = [part.to_frame().assign(quantity=name) for name, part in self._named().items()]
+        frames = [part.to_frame().assign(quantity=name) for name, part in self.named().items()]
         frame = pd.concat([f.rename_axis("example").reset_index() for f in frames], ignore_index=True)
         frame.attrs = {"unit": UNIT, **frames[0].attrs}
         return frame[["example", "quantity", "value", "stderr"]]
 
     def __repr__(self) -> str:
-        return f"TraceParts({'; '.join(f'{name} {part}' for name, part in self._named().items())})"
+        return f"TraceParts({'; '.join(f'{name} {part}' for name, part in self.named().items())})"
 
-    def _named(self) -> dict[str, Estimate]:
+    def named(self) -> dict[str, Estimate]:
+        """The parts by their names in tables and figures."""
         return {"tr H": self.hessian, "tr G": self.gauss_newton, "tr R": self.rest}
 
     def noting(self, **facts: Any) -> "TraceParts":

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+Number = Any  # a real number, of Python's or NumPy's making
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -17,9 +18,9 @@ def number(value: Any, digits: int = 4) -> str:
     return fixed(value, max(digits - 1 - exponent, 0) if abs(value) < 1e6 else digits - 1 - exponent)
 
 
-def fixed(value: float, decimals: int) -> str:
+def fixed(value: Number, decimals: int) -> str:
     """`value` to `decimals` decimals (negative: to tens, hundreds, …); as a power of ten where very large or small."""
-    value = round(value, decimals)
+    value = round(float(value), decimals)
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))
@@ -55,12 +56,12 @@ def seconds(value: Any) -> str:
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
 
 
-def count(value: int) -> str:
+def count(value: Number) -> str:
     """A whole number with thin spaces between thousands."""
     return f"{value:,}".replace(",", " ")
 
 
-def plural(n: int, one: str, many: str | None = None) -> str:
+def plural(n: Number, one: str, many: str | None = None) -> str:
     """`1 row`, `2 rows`, `no rows`."""
     return f"{n if n else 'no'} {one if n == 1 else many or one + 's'}"
 
