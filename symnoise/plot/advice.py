@@ -36,7 +36,8 @@ def _ratio(ax: Axes, found: Sequence[AtAlpha], alphas: list[float]) -> None:
     ax.set_yscale("log")
     log_ticks(ax.yaxis)
     ax.set_ylabel("r = ‖ε‖/‖x‖, median and middle half")
-    ax.set_title(f"Size of noise; dashed: {BEST_RATIO:g}")
+    ax.text(alphas[0], BEST_RATIO, f"to try: {BEST_RATIO:g}", color=FAINT, va="bottom")
+    ax.set_title("Size of noise")
 
 
 def _theory(ax: Axes, found: Sequence[AtAlpha]) -> None:
@@ -63,4 +64,5 @@ def _worth(ax: Axes, found: Sequence[AtAlpha]) -> None:
         interval(ax, one.alpha, 1 + float(one.rho), low, high, INK)
     ax.axhline(PAIR_COST, color=FAINT, ls=(0, (4, 2)))
     ax.set_ylabel("1 + ρ, batches")
-    ax.set_title("Worth of a pair; dashed: cost")
+    ax.text(found[0].alpha, PAIR_COST, "its cost", color=FAINT, va="bottom")
+    ax.set_title("Worth of a pair")
