@@ -319,6 +319,60 @@ def report(
 
 
 @app.command()
+def advise(
+    model: Model = "smollm2",
+    data: Data = "chitchat",
+    examples: Annotated[int, typer.Option(help="How many usable rows, drawn at random, in batches of two.")] = 12,
+    max_length: MaxLength = 128,
+    draws: Annotated[int, typer.Option(help="Mirrored draws of the noise per row, for the quadratic theory.")] = 4,
+    quick: Annotated[bool, typer.Option("--quick", help="At most 6 rows of 64 tokens, 2 draws: a first look.")] = False,
+    chat_template: ChatTemplate = None,
+    strict: Strict = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = None,
+    figure: Figure = None,
+) -> None:
+    """Which α? Noise against tokens, the quadratic theory's range, what a pair is worth; and what to try.
+
+    With --json, rerun the same command to resume an interrupted run from its finished batches.
+    """
+    from symnoise.cli import advise as command
+
+    command.advise(
+        model=model,
+        data=data,
+        examples=examples,
+        max_length=max_length,
+        draws=draws,
+        quick=quick,
+        chat_template=chat_template,
+        strict=strict,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        json=json,
+        figure=figure,
+    )
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of finished runs of symnoise train.")],
+    any_settings: Annotated[
+        bool, typer.Option("--any", help="Also runs that differ in more than noise, α, dials and seed.")
+    ] = False,
+    json: Json = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a self-contained page.")] = None,
+) -> None:
+    """Did it help? Runs of train side by side, and what noise changed, paired by seed."""
+    from symnoise.cli import compare as command
+
+    command.compare_runs(runs=runs, any_settings=any_settings, json=json, html=html)
+
+
+@app.command()
 def doctor(model: Model = "smollm2", json: Json = None) -> None:
     """Check the installation: packages, bundled model and data, and whether noise reaches MODEL."""
     from symnoise.cli import doctor as command

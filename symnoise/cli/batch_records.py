@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -73,3 +73,26 @@ def with_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [with_nan(item) for item in value]
     return math.nan if value is None else value
+
+
+class Kept(MutableMapping[int, Any]):
+    """Records by the number of their batch; each new one is written to `records` at once."""
+
+    def __init__(self, records: BatchRecords, keys: Sequence[str]) -> None:
+        self._records, self._keys, self._known = records, keys, records.read(keys)
+
+    def __getitem__(self, number: int) -> Any:
+        return self._known[self._keys[number]]
+
+    def __setitem__(self, number: int, record: Any) -> None:
+        self._known[self._keys[number]] = record
+        self._records.write(self._keys[number], record)
+
+    def __delitem__(self, number: int) -> None:
+        del self._known[self._keys[number]]
+
+    def __iter__(self) -> Iterator[int]:
+        return (j for j, key in enumerate(self._keys) if key in self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -10,8 +9,19 @@ from typing import Any
 
 import torch
 
-from symnoise.cli.batch_records import BatchRecords, key_of
-from symnoise.cli.shared import PLAIN, draw, dtype_named, left_out, long_work, numbers, positive, show, write
+from symnoise.cli.batch_records import BatchRecords, Kept, key_of
+from symnoise.cli.shared import (
+    PLAIN,
+    draw,
+    dtype_named,
+    left_out,
+    long_work,
+    numbers,
+    positive,
+    show,
+    value_and_interval,
+    write,
+)
 from symnoise.core import InputError, generator
 from symnoise.data import LeftOut, collate, fitting, load_data, set_chat_template
 from symnoise.models import LoadedModel, load_model
@@ -49,11 +59,11 @@ def budget(
         loaded = load_model(model, dtype=dtype_named(dtype), device=device)
         if chat_template is not None:
             set_chat_template(loaded.tokenizer, chat_template)
-        rows, because = _rows(loaded, data, batch * batches, max_length, seed, strict)
+        rows, because = random_rows(loaded, data, batch * batches, max_length, seed, strict, "--batches")
         texts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         settings = {"alphas": strengths, "noise": noise, "draws": draws, "dtype": dtype, "device": device, "seed": seed}
         records = BatchRecords(json)
-        kept = _Kept(records, [key_of(settings, loaded.provenance(), j, texts[: j + 1]) for j in range(len(texts))])
+        kept = Kept(records, [key_of(settings, loaded.provenance(), j, texts[: j + 1]) for j in range(len(texts))])
         if len(kept):
             console.print(f"symnoise: {len(kept)} of {batches} batches are done by an earlier run", **PLAIN)
         inputs = [{key: value.to(device) for key, value in collate(text, loaded.tokenizer).items()} for text in texts]
@@ -71,52 +81,23 @@ def budget(
     records.remove()
 
 
-def _rows(
-    loaded: LoadedModel, data: str, count: int, max_length: int, seed: int, strict: bool
+def random_rows(
+    loaded: LoadedModel, data: str, count: int, max_length: int, seed: int, strict: bool, option: str
 ) -> tuple[list[dict[str, list[int]]], Counter[str]]:
     """`count` encoded rows, drawn at random without replacement from those that have something to score; and counts of
-    the skipped rows, of the file and of those drawn, by reason."""
+    the skipped rows, of the file and of those drawn, by reason. `option` sets the count."""
     given, unfit = load_data(data, strict=strict), LeftOut(strict)
     drawn = (given[i] for i in torch.randperm(len(given), generator=generator(seed, "budget rows")).tolist())
     fits = fitting(drawn, unfit.add, loaded.tokenizer, max_length=max_length, model=loaded.model)
     rows = [row for _, row in islice(fits, count)]
     if len(rows) < count:
-        raise InputError(f"{data}: {len(rows)} rows fit {max_length} tokens, and {count} are needed; lower --batches")
+        raise InputError(f"{data}: {len(rows)} rows fit {max_length} tokens, and {count} are needed; lower {option}")
     if unfit:
         warnings.warn(f"{data}: left out of the rows drawn: {unfit}", stacklevel=2)
     return rows, Counter(given.left_out) + Counter(unfit.counts)
 
 
-class _Kept(MutableMapping[int, Any]):
-    """Records of batches by their number, in `BatchRecords`."""
-
-    def __init__(self, records: BatchRecords, keys: Sequence[str]) -> None:
-        self._records, self._keys, self._known = records, keys, records.read(keys)
-
-    def __getitem__(self, number: int) -> Any:
-        return self._known[self._keys[number]]
-
-    def __setitem__(self, number: int, record: Any) -> None:
-        self._known[self._keys[number]] = record
-        self._records.write(self._keys[number], record)
-
-    def __delitem__(self, number: int) -> None:
-        del self._known[self._keys[number]]
-
-    def __iter__(self) -> Iterator[int]:
-        return (j for j, key in enumerate(self._keys) if key in self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-
 def _plain(one: VarianceBudget) -> dict[str, Any]:
     """α, and the value, standard error and 95 % interval of each quantity."""
-    found: dict[str, Any] = {"alpha": one.alpha}
-    for field in fields(one):
-        if field.name != "alpha":
-            estimate = getattr(one, field.name)
-            low, high = estimate.interval()
-            numbers = {"value": estimate.value, "stderr": estimate.stderr, "low": low, "high": high}
-            found[field.name] = {key: float(value) for key, value in numbers.items()}
-    return found
+    names = [field.name for field in fields(one) if field.name != "alpha"]
+    return {"alpha": one.alpha, **{name: value_and_interval(getattr(one, name)) for name in names}}

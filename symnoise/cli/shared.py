@@ -145,6 +145,12 @@ def value_and_error(estimate: Estimate) -> dict[str, float]:
     return {"value": float(estimate), "stderr": float(estimate.stderr)}
 
 
+def value_and_interval(estimate: Estimate) -> dict[str, float]:
+    """The value, standard error and 95 % interval of a single number."""
+    low, high = estimate.interval()
+    return value_and_error(estimate) | {"low": float(low), "high": float(high)}
+
+
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
     table = Table(title=title, caption=caption)
     for column in columns:

@@ -11,10 +11,9 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState, Trainin
 from transformers.trainer import TRAINER_STATE_NAME
 
 from symnoise.data import collate
+from symnoise.finetune.log import mean_of_steps
 from symnoise.training.checkpoints import last_whole_checkpoint, step_of
 from symnoise.training.trainer import SymNoiseTrainer
-
-MEANS = ("loss", "clean_loss", "noise/clean_loss", "grad_norm")
 
 
 def make_trainer(
@@ -82,7 +81,7 @@ def train_to_end(trainer: SymNoiseTrainer) -> dict[str, float]:
     A run that was killed after its last step is not trained further; its log is read from the checkpoint.
 
     Returns:
-        Mean over all steps of the run, including those before a kill, of each of `MEANS` that was logged.
+        `mean_of_steps` over the whole run, including steps before a kill.
 
     Raises:
         Diverged: If a training loss is not finite.
@@ -94,18 +93,6 @@ def train_to_end(trainer: SymNoiseTrainer) -> dict[str, float]:
     else:
         trainer.train(str(checkpoint) if checkpoint else None)
     return mean_of_steps(trainer.state.log_history)
-
-
-def mean_of_steps(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the steps of a Trainer's log; a line covers all steps since the previous line with its key."""
-    means = {}
-    for key in MEANS:
-        lines = [(int(line["step"]), line[key]) for line in history if key in line]
-        since = [0, *(step for step, _ in lines)]
-        weighted = [(step - before) * value for (step, value), before in zip(lines, since, strict=False)]
-        if lines:
-            means[key] = sum(weighted) / lines[-1][0]
-    return means
 
 
 def is_finished(folder: Path, steps: int) -> bool:

@@ -17,6 +17,7 @@ from symnoise.finetune.callbacks import Bar, LearningRate, LogFile, Stop, log_he
 from symnoise.finetune.card import model_card
 from symnoise.finetune.engine import make_trainer, train_to_end
 from symnoise.finetune.folder import LOG, claim, publish, refuse_other_settings, remove_optimizer_state, require_state
+from symnoise.finetune.log import summary
 from symnoise.finetune.rows import Rows, read_rows, require
 from symnoise.finetune.settings import TrainSettings
 from symnoise.models import LoadedModel, load_model
@@ -81,11 +82,11 @@ def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> 
         _watch(trainer, settings, loaded, rows, console)
         trainer.add_callback(stop)
         with stop.listening():
-            means = train_to_end(trainer)
+            train_to_end(trainer)
     step = max(at, steps) if stop.at is None else stop.at
     measured, weights = {}, {}
     if main:
-        measured = _measured(means, trainer.state.log_history)
+        measured = summary(trainer.state.log_history)
         if stop.at is None:
             run = {"steps": step, "rows": len(rows.training), "processes": _processes(), "measured": measured}
             run |= {"held_out": len(rows.held_out), "prompt": prompt_format(loaded.tokenizer, rows.provenance["form"])}
@@ -203,17 +204,6 @@ def trackers(settings: TrainSettings, loaded: Any, rows: Rows) -> Iterator[Any]:
     if settings.curvature_every:
         probe = (rows.held_out or rows.training)[: settings.curvature_rows]
         yield CurvatureTracker(collate(probe, loaded.tokenizer), settings.curvature_every, seed=settings.seed)
-
-
-def _measured(means: dict[str, float], history: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the run of the training losses, held-out loss before and after, the last curvature."""
-    names = {"loss": "loss", "noise/clean_loss": "clean_loss", "clean_loss": "clean_loss"}
-    measured = {name: means[key] for key, name in names.items() if key in means}
-    if losses := [line["eval_loss"] for line in history if "eval_loss" in line]:
-        measured |= {"eval_loss_before": losses[0], "eval_loss": losses[-1]}
-    if traces := [line["curvature/trace"] for line in history if "curvature/trace" in line]:
-        measured["trace"] = traces[-1]
-    return measured
 
 
 def is_main_process() -> bool:

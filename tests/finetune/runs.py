@@ -42,7 +42,7 @@ def after(count: int, method: str, owner: Any, action: Callable[[], None]) -> No
 MOMENTS = {
     "in the middle of step 3": (6, "training_step", SymNoiseTrainer),
     "weights of checkpoint-4 written, its state not": (2, "save_model", SymNoiseTrainer),
-    "after the last checkpoint, before the model is in place": (1, "_measured", run),
+    "after the last checkpoint, before the model is in place": (1, "summary", run),
 }
 
 

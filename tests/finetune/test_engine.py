@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from symnoise.finetune.engine import make_trainer, mean_of_steps, train_to_end
+from symnoise.finetune.engine import make_trainer, train_to_end
 from symnoise.finetune.held_out import held_out_loss
+from symnoise.finetune.log import mean_of_steps
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.training import SymNoiseTrainer
