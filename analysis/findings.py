@@ -117,12 +117,12 @@ def _length(gains: pd.DataFrame) -> str:
     times = number(raw.characters_noisy / raw.characters_plain, 2)
     said = (
         "**Is NEFTune's gain at 7B one of length?** In AlpacaEval's public GPT-4 preferences (LLaMA-1-7B, Alpaca) it "
-        f"gains {with_interval(raw)} points, with replies {times} times as long. "
+        f"gains {with_interval(raw.to_dict())} points, with replies {times} times as long. "
     )
     if sighted.empty:
         return said + "Every adjustment for length also takes away the gain of a better model, so this is undecided."
     ends = [sighted.iloc[0], sighted.iloc[-1]]
-    left = " to ".join(f"{with_interval(end)}, {WORDS[str(end.name)]}" for end in ends)
+    left = " to ".join(f"{with_interval(end.to_dict())}, {WORDS[str(end.name)]}" for end in ends)
     return (
         f"{said}At equal length, by {len(sighted)} of {len(own) - 1} adjustments that keep the gain of better models, "
         f"{left}."
