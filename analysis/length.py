@@ -90,6 +90,20 @@ def ledger(record: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def side_by_side(gains: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """A head, and a line per adjustment: its gain for each pair and control, and the control that it is blind to."""
+    pairs = list(dict.fromkeys(zip(gains.role, gains.plain, gains.noisy, strict=True)))
+    head = ["gain, percentage points"]
+    head += [f"{noisy} − {plain}" + (" (control)" if role == "control" else "") for role, plain, noisy in pairs]
+    lines = []
+    for name, words in WORDS.items():
+        own = gains[gains.adjustment == name].set_index("noisy")
+        cells = [with_interval(own.loc[noisy].to_dict()) for _, _, noisy in pairs]
+        blind = own.blind.iloc[0]
+        lines.append([words + (", blind" if isinstance(blind, str) and blind else ""), *cells])
+    return head, lines
+
+
 @styled
 def draw(data: pd.DataFrame) -> Figure:
     """A panel for each pair, controls last; half of the raw gain is dashed. Hollow: the adjustment is blind."""

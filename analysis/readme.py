@@ -17,8 +17,9 @@ import typer
 from analysis.endpoints import endpoints, paired
 from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
+from analysis.length import side_by_side
 from analysis.paper import outcomes
-from analysis.paper.published import FIRST_LOOKS, Published, StudyResults, read_published, table_path
+from analysis.paper.published import FIRST_LOOKS, Length, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
@@ -28,7 +29,7 @@ from result_schema.measures import SPLIT
 from symnoise.core import InputError, write_atomically, write_json
 from symnoise.plot.numbers import number, with_interval
 from symnoise.plot.page import write_csv
-from symnoise.theory import CLAIMS, OUTCOMES, counts
+from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES, counts
 
 PUBLISHED = ROOT / "docs" / "quick"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -121,6 +122,15 @@ def trained(runs: pd.DataFrame | None) -> str:
     return "\n".join(lines)
 
 
+def length(found: Length | None) -> str:
+    """Every adjustment's gains, then Z1's verdicts; "" where nothing has been computed."""
+    if found is None:
+        return ""
+    head, lines = side_by_side(found.gains)
+    tally = f"**Z1** {PREFERENCES['Z1'].statement}: {_tally(found.rows)}."
+    return "\n".join([_line(*head), "|---|" + "---|" * (len(head) - 1), *(_line(*one) for one in lines), "", tally])
+
+
 def _differences(name: str, study: StudyResults) -> str:
     """Paired differences at the end, at the study's own α, for the contrasts that claims are about."""
     compared = study.at_own_alpha(study.tables["contrasts"])
@@ -182,6 +192,7 @@ def written(page: str, published: Published) -> str:
         "studies": "\n\n".join(found),
         "mechanism": mechanism(published.mechanism),
         "trained": trained(published.trained),
+        "length": length(published.length),
     }
     for name, text in parts.items():
         start, end = f"<!-- {name}:", f"<!-- end of {name} -->"

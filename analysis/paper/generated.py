@@ -21,6 +21,7 @@ def texts(published: Published) -> dict[str, str]:
         "table-bench.tex": tables.bench(published),
         "table-arms.tex": tables.arms(published),
         "table-mechanism.tex": tables.mechanism(published),
+        "table-length.tex": tables.length(published),
         "table-contrasts.tex": tables.contrasts(published),
         "peers.tex": tables.peers(published),
     }

@@ -8,13 +8,14 @@ import pandas as pd
 from analysis.endpoints import endpoints
 from analysis.intervals import PERCENT
 from analysis.ledger import PRETRAINED, line
+from analysis.length import side_by_side
 from analysis.paper.published import Published, StudyResults
 from analysis.paper.tex import rows_of, table, tex
 from analysis.paper.values import BENCH
 from analysis.style import name
 from result_schema.measures import SPLIT
 from symnoise.plot.numbers import decimals_for, fixed, measurement, number
-from symnoise.theory import CLAIMS, OUTCOMES, counts
+from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES, counts
 
 NOT_RUN = r"\emph{not run}"
 # Each claim in a few words; the text states its formula.
@@ -41,6 +42,7 @@ SHORT = {
     "O3": "calibrated laws are equivalent",
     "O4": "none, NEFTune, SymNoise in order",
     "D1": "outcomes follow the even part, not the odd",
+    "Z1": "at equal length half of NEFTune's gain is left",
 }
 _LONG = 8  # characters of a measurement
 SHOWN = ("training loss", "held-out loss", "length", *SPLIT)
@@ -50,18 +52,17 @@ _CURVATURE = {"tr H": r"$\operatorname{tr}H$", "tr G": r"$\operatorname{tr}G$", 
 def claims(published: Published) -> str:
     """Verdicts by claim, of the quick run and of the studies."""
     cells = []
-    for id in CLAIMS | OUTCOMES:
-        if id in CLAIMS:
-            found = [row for row in published.rows if row["id"] == id]
-            said = [str(n or "--") for n in counts(found).values()] if found else [NOT_RUN, "", ""]
-        else:
-            run = (published.studies | published.mechanism).values()
-            rows = [row for one in run if one for row in one.rows if row["id"] == id]
-            said = [str(n or "--") for n in counts(rows).values()] if rows else [NOT_RUN, "", ""]
+    run = (published.studies | published.mechanism).values()
+    everywhere = [*published.rows, *(row for one in run if one for row in one.rows)]
+    everywhere += published.length.rows if published.length else []
+    for id in CLAIMS | OUTCOMES | PREFERENCES:
+        found = [row for row in everywhere if row["id"] == id]
+        said = [str(n or "--") for n in counts(found).values()] if found else [NOT_RUN, "", ""]
         cells.append([rf"\claim{{{id}}}", SHORT[id], *said])
     caption = (
         f"Every claim and the verdicts on its predictions (intervals: {tex(PERCENT)}). The rows themselves are in "
-        r"\cref{tab:ledger}; rows \claim{O1} to \claim{D1} count the fine-tuning studies."
+        r"\cref{tab:ledger}; rows \claim{O1} to \claim{D1} count the fine-tuning studies, \claim{Z1} "
+        "published preferences."
     )
     head = ["", "claim", "holds", "fails", "undec."]
     columns = r"@{}l>{\raggedright\arraybackslash}p{1.75in}ccc@{}"
@@ -157,6 +158,27 @@ def mechanism(published: Published) -> str:
     head = ["study", "endpoint", "seeds", "difference or slope", "p", "worth"]
     cells = [[row[0], *(tex(cell) for cell in row[1:])] for row in found]
     return table("@{}llrlll@{}", head, rows_of(cells), caption, "tab:mechanism", wide=True)
+
+
+def length(published: Published) -> str:
+    """Gains in preferences by adjustment for length."""
+    if published.length is None:
+        return "% gains at equal length have not been computed\n"
+    head, lines = side_by_side(published.length.gains)
+    caption = (
+        "Gains in win rate against text-davinci-003 by GPT-4's public preferences, in percentage points with 95\\,\\% "
+        "intervals over instructions, by how lengths are made equal. An adjustment is blind where it does not keep "
+        "more than half of a control's gain."
+    )
+    columns = "@{}l" + ">{\\raggedright\\arraybackslash}p{0.95in}" * (len(head) - 1) + "@{}"
+    return table(
+        columns,
+        [tex(cell) for cell in head],
+        rows_of([[tex(cell) for cell in one] for one in lines]),
+        caption,
+        "tab:length",
+        wide=True,
+    )
 
 
 def arms(published: Published) -> str:

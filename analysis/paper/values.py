@@ -71,6 +71,7 @@ def values(published: Published) -> dict[str, str]:
     for name in ROWS:
         found |= _row(name, published.rows)
     found |= _counts(published.rows)
+    found["length/tally"] = tally(published.length.rows if published.length else [])
     found |= _run(published)
     found |= _bench(published.bench)
     found |= _pictures(published)

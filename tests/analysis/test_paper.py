@@ -28,7 +28,7 @@ from result_schema.files import ROOT
 from symnoise.core import InputError, write_json
 from symnoise.plot import style as look
 from symnoise.plot.page import write_csv
-from symnoise.theory import CLAIMS, OUTCOMES
+from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES
 from tests.analysis.made_up_study import study
 
 PAPER = ROOT / "paper"
@@ -116,7 +116,7 @@ def test_every_value_that_the_text_names_is_generated(published: Published) -> N
 def test_every_claim_is_stated_once_and_carries_its_id() -> None:
     text = "\n".join(map(body, SOURCES))
     stated = re.findall(r"\\begin\{(?:proposition|hypothesis)\}\[(\w+)\]\s*\\label\{claim:(\w+)\}", text)
-    assert sorted(stated) == sorted((id, id) for id in CLAIMS | OUTCOMES)
+    assert sorted(stated) == sorted((id, id) for id in CLAIMS | OUTCOMES | PREFERENCES)
     proved = re.findall(r"\\proofof\{(\w+)\}", body(PAPER / "sections" / "derivations.tex"))
     assert sorted(proved) == sorted(set(CLAIMS) - {"V1"})  # V1 is half a hypothesis; its half is derived beside them
 
