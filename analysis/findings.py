@@ -120,12 +120,12 @@ def _length(gains: pd.DataFrame) -> str:
         f"gains {with_interval(raw.to_dict())} points, with replies {times} times as long. "
     )
     if sighted.empty:
-        return said + "Every adjustment for length also takes away the gain of a better model, so this is undecided."
+        return said + "No adjustment for length is shown to keep the gain of a better model, so this is undecided."
     ends = [sighted.iloc[0], sighted.iloc[-1]]
-    left = " to ".join(f"{with_interval(end.to_dict())}, {WORDS[str(end.name)]}" for end in ends)
+    left = " to ".join(f"{with_interval(end.to_dict())} ({WORDS[str(end.name)]})" for end in ends)
     return (
-        f"{said}At equal length, by {len(sighted)} of {len(own) - 1} adjustments that keep the gain of better models, "
-        f"{left}."
+        f"{said}At equal length it is {left}, by the {len(sighted)} of {len(own) - 1} adjustments that are shown to keep "
+        "the gain of better models."
     )
 
 

@@ -67,7 +67,7 @@ def _decided(one: dict[str, Any]) -> str:
 def ledger(record: dict[str, Any]) -> list[Row]:
     """Z1: for each pair and adjustment, the adjusted gain minus the stated share of the raw one is at most 0.
 
-    Where the adjustment also takes away the gain of a better model (a control), nothing is decided.
+    Where the adjustment is not shown to keep the gain of a better model (a control), nothing is decided.
     """
     rows, share = [], record["plan"]["share"]
     for one in record["gains"]:
@@ -79,7 +79,7 @@ def ledger(record: dict[str, Any]) -> list[Row]:
             f"{WORDS[one['adjustment']]}: gain − {share:g} · raw gain",
         )
         if control := blinded(record, one["adjustment"]):
-            ends, said = (-math.inf, math.inf), f"{said}; blind: it does not keep the gain {control}"
+            ends, said = (-math.inf, math.inf), f"{said}; blind: not shown to keep the gain {control}"
         facts: dict[str, Any] = {
             "key": f"gain.{slug(one['noisy'])}.{slug(one['adjustment'])}",
             "subject": "preferences",
@@ -135,7 +135,7 @@ def caption(data: pd.DataFrame) -> str:
         f"Win rate of {own.noisy.iloc[0]} minus {own.plain.iloc[0]} against the same references, percentage points: "
         f"{'; '.join(said)}. Mean replies of {fixed(own.characters_noisy.iloc[0], 0)} and "
         f"{fixed(own.characters_plain.iloc[0], 0)} characters. 95 % intervals over instructions; dashed: half of the "
-        "published gain; hollow: an adjustment that takes away a better model's gain as well, in one of the controls."
+        "published gain; hollow: an adjustment that is not shown to keep the gain of a better model, in one of the controls."
     )
 
 

@@ -167,8 +167,8 @@ def length(published: Published) -> str:
     head, lines = side_by_side(published.length.gains)
     caption = (
         "Gains in win rate against text-davinci-003 by GPT-4's public preferences, in percentage points with 95\\,\\% "
-        "intervals over instructions, by how lengths are made equal. An adjustment is blind where it does not keep "
-        "more than half of a control's gain."
+        "intervals over instructions, by how lengths are made equal. An adjustment is blind where it is not "
+        "shown to keep more than half of a control's gain (at the ledger's level)."
     )
     columns = "@{}l" + ">{\\raggedright\\arraybackslash}p{0.95in}" * (len(head) - 1) + "@{}"
     return table(

@@ -45,7 +45,7 @@ def test_an_adjustment_that_takes_a_better_models_gain_decides_nothing() -> None
         made = record({"strata": kept})
         assert verdicts(made)["strata"] == "undecided" and verdicts(made)["two-fits"] == "holds"
         (row,) = (row for row in length.ledger(made) if row.key.endswith("strata"))
-        assert "blind: it does not keep the gain better − plain" in row.quantity
+        assert "blind: not shown to keep the gain better − plain" in row.quantity
 
 
 def test_what_is_written_and_said(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_what_is_written_and_said(tmp_path: Path) -> None:
     own = gains[(gains.noisy == "noisy") & (gains.adjustment == "strata")].iloc[0]
     assert (own["mean"], own.low, own.high) == pytest.approx((10, 10 - 1.96, 10 + 1.96), abs=1e-3)
     said = _length(gains)  # two fits, the least, is blind
-    assert "40.0 (38.0 to 42.0) points, with replies 2.5 times as long" in said and "by 5 of 6 adjustments" in said
-    assert "5.0 (3.0 to 7.0), replies of like length to 30.0 (28.0 to 32.0), line through differences" in said
+    assert "40.0 (38.0 to 42.0) points, with replies 2.5 times as long" in said and "by the 5 of 6 adjustments" in said
+    assert "5.0 (3.0 to 7.0) (replies of like length) to 30.0 (28.0 to 32.0) (line through differences)" in said
     drawn = length.draw(length.gains(record()))
     assert [ax.get_xlabel() for ax in drawn.axes] == ["gain, points"] * 2
     assert (tmp_path / "figures" / "length.pdf").stat().st_size > 1000

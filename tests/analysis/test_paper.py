@@ -37,7 +37,9 @@ SOURCES = sorted(PAPER.glob("*.tex")) + sorted(PAPER.glob("sections/*.tex"))
 # Digits that the text may have outside mathematics, and why. Numbers that others published are in
 # analysis.paper.values.PUBLISHED, and the text names their keys.
 CONSTANTS = {
+    "LLaMA-1-7B": "the name of a model",
     "LLaMA-2-7B": "the name of a model",
+    "GPT-4": "the name of a model",
     "SmolLM2-135M-Instruct": "the name of a model",
     "SmolLM2": "the name of a model",
     "smollm2": "the name of a study",
