@@ -124,8 +124,8 @@ def _length(gains: pd.DataFrame) -> str:
     ends = [sighted.iloc[0], sighted.iloc[-1]]
     left = " to ".join(f"{with_interval(end.to_dict())} ({WORDS[str(end.name)]})" for end in ends)
     return (
-        f"{said}At equal length it is {left}, by the {len(sighted)} of {len(own) - 1} adjustments that are shown to keep "
-        "the gain of better models."
+        f"{said}At equal length it is {left}, by the {len(sighted)} of {len(own) - 1} adjustments that are shown to "
+        "keep the gain of better models."
     )
 
 

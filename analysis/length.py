@@ -6,6 +6,7 @@ python -m analysis.length results/length-7b     # from its gains.json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import pandas as pd
@@ -24,6 +25,7 @@ from symnoise.theory.ledger import half_width, slug, verdict
 
 SHOWN_LEVEL = 0.95  # of the table's and the figure's intervals; the ledger has its own
 TITLE = "Gain in preferences at equal length of replies"
+_TITLE = 20  # characters of a line above a panel
 ALT = "For each pair of models and each adjustment for length, the gain in win rate with its interval."
 # What each adjustment compares, for a reader; in the order of the figure.
 WORDS = {
@@ -119,8 +121,8 @@ def draw(data: pd.DataFrame) -> Figure:
             colour = INK if one.role == "control" else "#0072B2"
             ax.plot([one.low, one.high], [y, y], color=colour, linewidth=1)
             ax.plot(one["mean"], y, "o", color=colour, markersize=3.5, markerfacecolor="white" if one.blind else colour)
-        said = "\n(control)" if own.role.iloc[0] == "control" else "\n"
-        ax.set_title(f"{noisy}\nminus {plain}{said}", fontsize=5.5)
+        lines = [*wrap(noisy, _TITLE), *wrap(f"− {plain}", _TITLE)]
+        ax.set_title("\n".join([*lines, "(control)"] if own.role.iloc[0] == "control" else lines), fontsize=5.5)
         ax.set_xlabel("gain, points")
     axes[0].set_yticks(range(len(WORDS)), list(WORDS.values()))
     axes[0].invert_yaxis()
@@ -134,8 +136,8 @@ def caption(data: pd.DataFrame) -> str:
     return (
         f"Win rate of {own.noisy.iloc[0]} minus {own.plain.iloc[0]} against the same references, percentage points: "
         f"{'; '.join(said)}. Mean replies of {fixed(own.characters_noisy.iloc[0], 0)} and "
-        f"{fixed(own.characters_plain.iloc[0], 0)} characters. 95 % intervals over instructions; dashed: half of the "
-        "published gain; hollow: an adjustment that is not shown to keep the gain of a better model, in one of the controls."
+        f"{fixed(own.characters_plain.iloc[0], 0)} characters. 95 % intervals over instructions; dashed: half of "
+        "the published gain; hollow: an adjustment that is not shown to keep the gain of a better model, in one of the controls."
     )
 
 
