@@ -137,7 +137,7 @@ def caption(data: pd.DataFrame) -> str:
         f"Win rate of {own.noisy.iloc[0]} minus {own.plain.iloc[0]} against the same references, percentage points: "
         f"{'; '.join(said)}. Mean replies of {fixed(own.characters_noisy.iloc[0], 0)} and "
         f"{fixed(own.characters_plain.iloc[0], 0)} characters. 95 % intervals over instructions; dashed: half of "
-        "the published gain; hollow: an adjustment that is not shown to keep the gain of a better model, in one of the controls."
+        "the published gain; hollow: an adjustment that is not shown to keep the gain of a better model, a control."
     )
 
 
