@@ -112,3 +112,10 @@ def test_a_folder_that_cannot_be_written(monkeypatch, home, tmp_path, capsys) ->
     (tmp_path / "file").touch()
     assert call(monkeypatch, home, "--quick", "--output", tmp_path / "file") == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_percentage_without_a_width_is_called_exact() -> None:
+    from symnoise.cli.report.figures import _percent
+
+    assert _percent({"value": 0.092, "low": 0.08, "high": 0.104}) == "9.2 % (8.0 % to 10.4 %)"
+    assert _percent({"value": 0.014, "low": 0.014, "high": 0.014}) == "1.4 % (exact)"
