@@ -118,4 +118,4 @@ def test_a_percentage_without_a_width_is_called_exact() -> None:
     from symnoise.cli.report.figures import _percent
 
     assert _percent({"value": 0.092, "low": 0.08, "high": 0.104}) == "9.2 % (8.0 % to 10.4 %)"
-    assert _percent({"value": 0.014, "low": 0.014, "high": 0.014}) == "1.4 % (exact)"
+    assert _percent({"value": 0.014, "low": 0.014, "high": 0.014}) == "1.400 % (exact)"

@@ -227,6 +227,6 @@ def _span(row: Any) -> str:
 
 
 def _percent(row: Any) -> str:
-    """`9.2 % (8.0 % to 10.4 %)`, or `1.4 % (exact)`."""
+    """`9.2 % (8.0 % to 10.4 %)`, or `1.400 % (exact)`."""
     value, span = measurement(*(100 * row[name] for name in ("value", "low", "high")))
     return f"{value} % ({span.replace(' to', ' % to')} %)" if " to " in span else f"{value} % ({span})"
