@@ -64,11 +64,8 @@ def curvature(
         own = agreed(lambda: own_device(us, device))
         text = first_on_its_machine(us, lambda: load(dtype=dtype, device=own, **source))
         runs = batches(len(text), batch)
-        settings: dict[str, Any] = options | {
-            "symnoise": symnoise.__version__,
-            "torch": torch.__version__,
-            "device": device[:4],
-        }
+        settings: dict[str, Any] = options | {"symnoise": symnoise.__version__, "torch": torch.__version__}
+        settings["device"] = device[:4]
         # Reading the weights again for their SHA-256 is needed only if results are kept.
         settings["model"] = text.model.provenance() if json else text.model.name
         if method in ("auto", "taylor") and us.is_main_process:
