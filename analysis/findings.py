@@ -2,16 +2,18 @@
 
 from typing import Any
 
-import pandas as pd
-
 from analysis.endpoints import paired
 from analysis.length import WORDS
-from analysis.paper.published import Published, StudyResults
+from analysis.paper.published import Length, Published, StudyResults
 from analysis.study.dials import TERMS
 from symnoise.plot.numbers import fixed, number, with_interval
+from symnoise.theory import counts
+from symnoise.theory.ledger import slug
 
 STUDY = "micro"  # the study with all arms
 ALPHAS = (5, 10, 15)  # the training α
+
+_BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 
 def findings(published: Published) -> list[str]:
@@ -26,7 +28,7 @@ def findings(published: Published) -> list[str]:
     if study is not None:
         said += [_penalty(study)]
     if published.length is not None:
-        said.append(_length(published.length.gains))
+        said.append(_length(published.length))
     return [sentence for sentence in said if sentence]
 
 
@@ -110,22 +112,19 @@ def _penalty(study: StudyResults) -> str:
     )
 
 
-def _length(gains: pd.DataFrame) -> str:
-    """The first pair's gain: raw, and the least and the most that the adjustments which are not blind leave of it."""
-    own = gains[gains.noisy == gains.noisy.iloc[0]].set_index("adjustment")
-    raw, sighted = own.loc["raw"], own[own.blind.isna()].drop("raw", errors="ignore").sort_values("mean")
+def _length(found: Length) -> str:
+    """The first pair's gain: as published, the least and the most that is left of it, and Z1's verdicts on it."""
+    gains = found.gains[found.gains.noisy == found.gains.noisy.iloc[0]].set_index("adjustment")
+    raw, adjusted = gains.loc["raw"], gains.drop("raw").sort_values("mean")
     times = number(raw.characters_noisy / raw.characters_plain, 2)
-    said = (
-        "**Is NEFTune's gain at 7B one of length?** In AlpacaEval's public GPT-4 preferences (LLaMA-1-7B, Alpaca) it "
-        f"gains {with_interval(raw.to_dict())} points, with replies {times} times as long. "
-    )
-    if sighted.empty:
-        return said + "No adjustment for length is shown to keep the gain of a better model, so this is undecided."
-    ends = [sighted.iloc[0], sighted.iloc[-1]]
+    ends = [adjusted.iloc[0], adjusted.iloc[-1]]
     left = " to ".join(f"{with_interval(end.to_dict())} ({WORDS[str(end.name)]})" for end in ends)
+    verdicts = counts([row for row in found.rows if slug(raw.noisy) in row["key"]])
+    said = ", ".join(f"{_BY[word]} {n}" for word, n in verdicts.items() if n)
     return (
-        f"{said}At equal length it is {left}, by the {len(sighted)} of {len(own) - 1} adjustments that are shown to "
-        "keep the gain of better models."
+        "**Is NEFTune's gain at 7B one of length?** In AlpacaEval's public GPT-4 preferences (LLaMA-1-7B, Alpaca) it "
+        f"gains {with_interval(raw.to_dict())} points, with replies {times} times as long and decoded in another way. "
+        f"At equal length it is {left}, by {len(adjusted)} adjustments. That at most half is left (Z1) {said} of them."
     )
 
 

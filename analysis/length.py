@@ -4,6 +4,7 @@ python -m analysis.length results/length-7b     # from its gains.json
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import wrap
@@ -40,12 +41,18 @@ WORDS = {
 
 
 def gains(record: dict[str, Any]) -> pd.DataFrame:
-    """The record's gains with 95 % intervals, in percentage points, and whether the adjustment is blind."""
+    """The record's gains with 95 % intervals, in percentage points. `blind` and `unsure` name a control."""
     table = pd.DataFrame(record["gains"])
     half = _half(SHOWN_LEVEL) * table.stderr
     table = table.assign(mean=100 * table.gain, low=100 * (table.gain - half), high=100 * (table.gain + half))
-    blind = {name: blinded(record, name) for name in table.adjustment.unique()}
-    return table.assign(blind=table.adjustment.map(blind))
+    for column, known in (("blind", _taken), ("unsure", _not_shown_to_be_kept)):
+        table[column] = table.adjustment.map({name: _control(record, name, known) for name in WORDS})
+    return table
+
+
+def _said(control: Any) -> bool:
+    """Whether a control is named; a table read from CSV has NaN where it is not."""
+    return isinstance(control, str) and bool(control)
 
 
 def _half(level: float) -> float:
@@ -53,23 +60,29 @@ def _half(level: float) -> float:
     return float(stats.norm.ppf(0.5 + level / 2))
 
 
-def blinded(record: dict[str, Any], adjustment: str) -> str:
-    """The control of whose gain the adjustment does not demonstrably leave more than the stated share; "" if none."""
+def _control(record: dict[str, Any], adjustment: str, known: Callable[[dict[str, Any]], bool]) -> str:
+    """The first control of which `known` holds under the adjustment; "" if there is none."""
     for one in record["gains"]:
-        if one["role"] == "control" and one["adjustment"] == adjustment and _decided(one) != "fails":
+        if one["role"] == "control" and one["adjustment"] == adjustment and known(one):
             return f"{one['noisy']} − {one['plain']}"
     return ""
 
 
-def _decided(one: dict[str, Any]) -> str:
+def _taken(one: dict[str, Any]) -> bool:
+    """The plan's rule: no more than the stated share of the control's gain is left."""
+    return bool(one["left"] <= 0)
+
+
+def _not_shown_to_be_kept(one: dict[str, Any]) -> bool:
+    """A stricter rule than the plan's: more than that share is not shown, at the ledger's level, to be left."""
     half = half_width(one["left_stderr"])
-    return verdict("at most", 0, one["left"] - half, one["left"] + half, 0)
+    return verdict("at most", 0, one["left"] - half, one["left"] + half, 0) != "fails"
 
 
 def ledger(record: dict[str, Any]) -> list[Row]:
     """Z1: for each pair and adjustment, the adjusted gain minus the stated share of the raw one is at most 0.
 
-    Where the adjustment is not shown to keep the gain of a better model (a control), nothing is decided.
+    Where the adjustment is blind, that is leaves no more than this share of a control's gain, nothing is decided.
     """
     rows, share = [], record["plan"]["share"]
     for one in record["gains"]:
@@ -80,8 +93,8 @@ def ledger(record: dict[str, Any]) -> list[Row]:
             (one["left"] - half, one["left"] + half),
             f"{WORDS[one['adjustment']]}: gain − {share:g} · raw gain",
         )
-        if control := blinded(record, one["adjustment"]):
-            ends, said = (-math.inf, math.inf), f"{said}; blind: not shown to keep the gain {control}"
+        if control := _control(record, one["adjustment"], _taken):
+            ends, said = (-math.inf, math.inf), f"{said}; blind: it takes the gain {control}"
         facts: dict[str, Any] = {
             "key": f"gain.{slug(one['noisy'])}.{slug(one['adjustment'])}",
             "subject": "preferences",
@@ -93,7 +106,7 @@ def ledger(record: dict[str, Any]) -> list[Row]:
 
 
 def side_by_side(gains: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """A head, and a line per adjustment: its gain for each pair and control, and the control that it is blind to."""
+    """A head, and a line per adjustment: its gain for each pair and control; an `unsure` adjustment has a star."""
     pairs = list(dict.fromkeys(zip(gains.role, gains.plain, gains.noisy, strict=True)))
     head = ["gain, percentage points"]
     head += [f"{noisy} − {plain}" + (" (control)" if role == "control" else "") for role, plain, noisy in pairs]
@@ -101,14 +114,14 @@ def side_by_side(gains: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for name, words in WORDS.items():
         own = gains[gains.adjustment == name].set_index("noisy")
         cells = [with_interval(own.loc[noisy].to_dict()) for _, _, noisy in pairs]
-        blind = own.blind.iloc[0]
-        lines.append([words + (", blind" if isinstance(blind, str) and blind else ""), *cells])
+        marks = [mark for column, mark in (("blind", ", blind"), ("unsure", " *")) if _said(own[column].iloc[0])]
+        lines.append([words + "".join(marks), *cells])
     return head, lines
 
 
 @styled
 def draw(data: pd.DataFrame) -> Figure:
-    """A panel for each pair, controls last; half of the raw gain is dashed. Hollow: the adjustment is blind."""
+    """A panel for each pair, controls last; half of the raw gain is dashed. Hollow: the adjustment is `unsure`."""
     pairs = list(dict.fromkeys(zip(data.plain, data.noisy, strict=True)))
     drawn = figure(DOUBLE, 2.1)
     axes = drawn.subplots(1, len(pairs), sharey=True)
@@ -120,7 +133,14 @@ def draw(data: pd.DataFrame) -> Figure:
         for y, (_, one) in enumerate(own.iterrows()):
             colour = INK if one.role == "control" else "#0072B2"
             ax.plot([one.low, one.high], [y, y], color=colour, linewidth=1)
-            ax.plot(one["mean"], y, "o", color=colour, markersize=3.5, markerfacecolor="white" if one.blind else colour)
+            ax.plot(
+                one["mean"],
+                y,
+                "o",
+                color=colour,
+                markersize=3.5,
+                markerfacecolor="white" if _said(one.unsure) else colour,
+            )
         lines = [*wrap(noisy, _TITLE), *wrap(f"− {plain}", _TITLE)]
         ax.set_title("\n".join([*lines, "(control)"] if own.role.iloc[0] == "control" else lines), fontsize=5.5)
         ax.set_xlabel("gain, points")
@@ -137,7 +157,7 @@ def caption(data: pd.DataFrame) -> str:
         f"Win rate of {own.noisy.iloc[0]} minus {own.plain.iloc[0]} against the same references, percentage points: "
         f"{'; '.join(said)}. Mean replies of {fixed(own.characters_noisy.iloc[0], 0)} and "
         f"{fixed(own.characters_plain.iloc[0], 0)} characters. 95 % intervals over instructions; dashed: half of "
-        "the published gain; hollow: an adjustment that is not shown to keep the gain of a better model, a control."
+        "the published gain; hollow: not shown, at the ledger's level, to keep more than half of every control's gain."
     )
 
 

@@ -195,7 +195,7 @@ check_table("runs", runs, "runs.parquet", "make study")
     ),
     "A data format": Recipe(
         (
-            added(FORMATS, "# The forms, with the key", before=ANSWERS),
+            added(FORMATS, "# Each form with the key", before=ANSWERS),
             added(
                 FORMATS, '    "text": ("text", _from_text),\n', before='    "answers": ("question", _from_question),\n'
             ),

@@ -18,7 +18,7 @@ from symnoise.curvature import (
     curvature_size,
     finite_curvature,
     hvp,
-    probes,
+    random_probes,
     smoothed_curvature,
     spectral_density,
     spectrum,
@@ -74,7 +74,7 @@ def test_other_measurements() -> None:
     with float64_throughout():
         for loss in losses("llama"):
             smooth = smoothed_curvature(loss, sigma[None], draws=4)
-            (z,) = probes(loss, 1, seed=0)
+            (z,) = random_probes(loss, 1, seed=0)
             found.append(
                 {
                     "C by pairs": finite_curvature(loss, sigma, draws=4).value,

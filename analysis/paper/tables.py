@@ -42,7 +42,7 @@ SHORT = {
     "O3": "calibrated laws are equivalent",
     "O4": "none, NEFTune, SymNoise in order",
     "D1": "outcomes follow the even part, not the odd",
-    "Z1": "at equal length half of NEFTune's gain is left",
+    "Z1": "at equal length at most half of NEFTune's gain is left",
 }
 _LONG = 8  # characters of a measurement
 SHOWN = ("training loss", "held-out loss", "length", *SPLIT)
@@ -167,8 +167,8 @@ def length(published: Published) -> str:
     head, lines = side_by_side(published.length.gains)
     caption = (
         "Gains in win rate against text-davinci-003 by GPT-4's public preferences, in percentage points with 95\\,\\% "
-        "intervals over instructions, by how lengths are made equal. An adjustment is blind where it is not "
-        "shown to keep more than half of a control's gain (at the ledger's level)."
+        "intervals over instructions, by how lengths are made equal. A star: not shown, at the ledger's "
+        "level, to keep more than half of every control's gain."
     )
     columns = "@{}l" + ">{\\raggedright\\arraybackslash}p{0.95in}" * (len(head) - 1) + "@{}"
     return table(

@@ -57,7 +57,7 @@ def test_the_divergence_is_by_hand_that_of_two_predictions(loss) -> None:
 
 
 def test_sizes_that_cannot_be_are_refused(loss) -> None:
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="1 or more"):
         curvature_size(loss, 0)
     for sigma, draws in ((0.0, 1), (float("nan"), 1), (1.0, 0)):
         with pytest.raises(InputError, match="above 0"):

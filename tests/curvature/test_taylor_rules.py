@@ -364,14 +364,14 @@ def test_without_a_rule_it_raises(function):
 
 def test_attention_in_blocks_of_rows(monkeypatch):
     """Blocks change rounding only; with a causal mask later blocks see more keys."""
-    from symnoise.curvature.taylor.rules import attention
+    from symnoise.curvature.taylor.rules import attention as rules
 
     values, coefficients, frame = curve([(2, 2, 40, 4)] * 3)
     mask = torch.ones(40, 40, dtype=torch.bool).tril()
     taylors = [Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True)]
     whole = attention(*taylors).coefficients
     causal = attention(*taylors, is_causal=True).coefficients
-    monkeypatch.setattr(attention, "_BLOCK", 1)  # 16 rows, the least
+    monkeypatch.setattr(rules, "_BLOCK", 1)  # 16 rows, the least
     torch.testing.assert_close(attention(*taylors).coefficients, whole)
     torch.testing.assert_close(attention(*taylors, is_causal=True).coefficients, causal)
     torch.testing.assert_close(attention(*taylors, attn_mask=mask).coefficients, causal)

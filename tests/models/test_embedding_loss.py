@@ -133,8 +133,8 @@ def test_what_is_measured_is_what_training_noise_moves() -> None:
     model, text, noise = tiny("granite", torch.float64), batch(rows=1), Noise("rademacher", 5.0)
     with attach(model.train(), noise, seed=3) as noised:
         trained = model(**text).loss.item()
-        frame = noised.frame(text, (0, 0))
-        epsilon = noised.epsilon(frame, 32, torch.float64) * 12  # as the layers get it
+        plan = noised.plan(text, (0, 0))
+        epsilon = noised.epsilon(plan, 32, torch.float64) * 12  # as the layers get it
     loss = EmbeddingLoss(model, text)
     assert float(loss(loss.embeddings + epsilon)) == pytest.approx(trained, rel=1e-6)
     assert float(epsilon.square().sum()) == pytest.approx(25 / 3, rel=1e-6)

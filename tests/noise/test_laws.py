@@ -90,7 +90,7 @@ def test_a_new_law_trains_and_is_said_in_words(laplace: Law, tmp_path, capsys) -
     assert len(epsilon.unique()) == epsilon.numel()
     card = noise_of(TrainSettings(noise="laplace"))
     assert "Laplace" in card and "two-sided exponential" in card
-    moments(law="laplace", alpha=5.0, length=4, dim=4, draws=100, seed=0, json=tmp_path / "moments.json")
+    moments(law="laplace", alpha=5.0, length=4, dim=4, draws=100, seed=0, json=tmp_path / "moments.json", figure=None)
     assert "laplace" in capsys.readouterr().out and "laplace" in noise_names()
 
 
