@@ -170,7 +170,7 @@ def length(published: Published) -> str:
         "intervals over instructions, by how lengths are made equal. A star: not shown, at the ledger's "
         "level, to keep more than half of every control's gain."
     )
-    columns = "@{}l" + ">{\\raggedright\\arraybackslash}p{0.95in}" * (len(head) - 1) + "@{}"
+    columns = "@{}l" + ">{\\raggedright\\arraybackslash}p{0.9in}" * (len(head) - 1) + "@{}"
     return table(
         columns,
         [tex(cell) for cell in head],
