@@ -11,23 +11,20 @@ from textwrap import wrap
 from typing import Annotated, Any
 
 import pandas as pd
+import torch
 import typer
 from matplotlib.figure import Figure
-from scipy import stats
 
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import read_json
-from symnoise.core import write_json
-from symnoise.plot.numbers import fixed, with_interval
+from symnoise.core import Estimate, write_json
+from symnoise.plot.numbers import with_interval
 from symnoise.plot.page import saved, write_csv
 from symnoise.plot.style import DOUBLE, FAINT, INK, figure, styled
 from symnoise.theory import Row, row
 from symnoise.theory.ledger import half_width, slug, verdict
 
-SHOWN_LEVEL = 0.95  # of the table's and the figure's intervals; the ledger has its own
-TITLE = "Gain in preferences at equal length of replies"
 _TITLE = 20  # characters of a line above a panel
-ALT = "For each pair of models and each adjustment for length, the gain in win rate with its interval."
 # What each adjustment compares, for a reader; in the order of the figure.
 WORDS = {
     "raw": "as published",
@@ -43,8 +40,9 @@ WORDS = {
 def gains(record: dict[str, Any]) -> pd.DataFrame:
     """The record's gains with 95 % intervals, in percentage points. `blind` and `unsure` name a control."""
     table = pd.DataFrame(record["gains"])
-    half = _half(SHOWN_LEVEL) * table.stderr
-    table = table.assign(mean=100 * table.gain, low=100 * (table.gain - half), high=100 * (table.gain + half))
+    gain, stderr = (torch.tensor(table[name].to_numpy()) for name in ("gain", "stderr"))
+    low, high = Estimate(gain, stderr, len(table), math.inf).interval()
+    table = table.assign(mean=100 * table.gain, low=100 * low.numpy(), high=100 * high.numpy())
     for column, known in (("blind", _taken), ("unsure", _not_shown_to_be_kept)):
         table[column] = table.adjustment.map({name: _control(record, name, known) for name in WORDS})
     return table
@@ -53,11 +51,6 @@ def gains(record: dict[str, Any]) -> pd.DataFrame:
 def _said(control: Any) -> bool:
     """Whether a control is named; a table read from CSV has NaN where it is not."""
     return isinstance(control, str) and bool(control)
-
-
-def _half(level: float) -> float:
-    """Of a normal interval, in standard errors."""
-    return float(stats.norm.ppf(0.5 + level / 2))
 
 
 def _control(record: dict[str, Any], adjustment: str, known: Callable[[dict[str, Any]], bool]) -> str:
@@ -75,8 +68,13 @@ def _taken(one: dict[str, Any]) -> bool:
 
 def _not_shown_to_be_kept(one: dict[str, Any]) -> bool:
     """A stricter rule than the plan's: more than that share is not shown, at the ledger's level, to be left."""
+    return verdict("at most", 0, *_interval(one), 0) != "fails"
+
+
+def _interval(one: dict[str, Any]) -> tuple[float, float]:
+    """Of what is left of a gain, at the ledger's level."""
     half = half_width(one["left_stderr"])
-    return verdict("at most", 0, one["left"] - half, one["left"] + half, 0) != "fails"
+    return one["left"] - half, one["left"] + half
 
 
 def ledger(record: dict[str, Any]) -> list[Row]:
@@ -88,11 +86,7 @@ def ledger(record: dict[str, Any]) -> list[Row]:
     for one in record["gains"]:
         if one["role"] != "pair" or one["adjustment"] == "raw":
             continue
-        half = half_width(one["left_stderr"])
-        ends, said = (
-            (one["left"] - half, one["left"] + half),
-            f"{WORDS[one['adjustment']]}: gain − {share:g} · raw gain",
-        )
+        ends, said = _interval(one), f"{WORDS[one['adjustment']]}: gain − {share:g} · raw gain"
         if control := _control(record, one["adjustment"], _taken):
             ends, said = (-math.inf, math.inf), f"{said}; blind: it takes the gain {control}"
         facts: dict[str, Any] = {
@@ -121,15 +115,15 @@ def side_by_side(gains: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 @styled
 def draw(data: pd.DataFrame) -> Figure:
-    """A panel for each pair, controls last; half of the raw gain is dashed. Hollow: the adjustment is `unsure`."""
+    """A panel for each pair, controls last; dashed: the stated share of the raw gain. Hollow: `unsure`."""
     pairs = list(dict.fromkeys(zip(data.plain, data.noisy, strict=True)))
     drawn = figure(DOUBLE, 2.1)
     axes = drawn.subplots(1, len(pairs), sharey=True)
     for ax, (plain, noisy) in zip(axes, pairs, strict=True):
         own = data[(data.plain == plain) & (data.noisy == noisy)].set_index("adjustment").reindex(WORDS)
-        raw = own["mean"].iloc[0]
+        raw = own.loc["raw"]
         ax.axvline(0, color=INK, linewidth=0.6)
-        ax.axvline(raw / 2, color=FAINT, linewidth=0.8, linestyle="--")
+        ax.axvline(100 * (raw.gain - raw.left), color=FAINT, linewidth=0.8, linestyle="--")
         for y, (_, one) in enumerate(own.iterrows()):
             colour = INK if one.role == "control" else "#0072B2"
             ax.plot([one.low, one.high], [y, y], color=colour, linewidth=1)
@@ -147,18 +141,6 @@ def draw(data: pd.DataFrame) -> Figure:
     axes[0].set_yticks(range(len(WORDS)), list(WORDS.values()))
     axes[0].invert_yaxis()
     return drawn
-
-
-def caption(data: pd.DataFrame) -> str:
-    """What is left of the first pair's gain, by how the lengths are made equal."""
-    own = data[data.noisy == data.noisy.iloc[0]].set_index("adjustment")
-    said = [f"{WORDS[name]} {with_interval(own.loc[name].to_dict())}" for name in WORDS]
-    return (
-        f"Win rate of {own.noisy.iloc[0]} minus {own.plain.iloc[0]} against the same references, percentage points: "
-        f"{'; '.join(said)}. Mean replies of {fixed(own.characters_noisy.iloc[0], 0)} and "
-        f"{fixed(own.characters_plain.iloc[0], 0)} characters. 95 % intervals over instructions; dashed: half of "
-        "the published gain; hollow: not shown, at the ledger's level, to keep more than half of every control's gain."
-    )
 
 
 def write(folder: Path) -> Path:

@@ -134,6 +134,12 @@ class Pair:
         return np.log((self.table.noisy / self.table.plain).to_numpy())
 
     @cached_property
+    def strata(self) -> dict[str, NDArray[np.int64]]:
+        """The stratum of each reply, by its length over the reference's."""
+        reference = self.table.reference.clip(lower=1)
+        return {side: np.digitize(self.table[side] / reference, self.plan.strata) for side in ("plain", "noisy")}
+
+    @cached_property
     def all_generators(self) -> "AllGenerators":
         return AllGenerators.of(self.every, self.plan.instruction_scale)
 
@@ -155,11 +161,7 @@ def difference(pair: Pair, weights: Vector) -> float:
 
 def strata(pair: Pair, weights: Vector) -> float:
     """Over strata in which both have replies."""
-    of = {
-        side: np.digitize(pair.table[side] / pair.table.reference.clip(lower=1), pair.plan.strata)
-        for side in ("plain", "noisy")
-    }
-    shares, gains = [], []
+    of, shares, gains = pair.strata, [], []
     for stratum in range(len(pair.plan.strata) + 1):
         own = {side: weights * (of[side] == stratum) for side in of}
         if all(one.any() for one in own.values()):

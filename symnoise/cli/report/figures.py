@@ -4,11 +4,12 @@ A caption states the finding with its interval before it says how to read the pi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from symnoise.cli.report.sections import ALPHA, Record
@@ -65,18 +66,16 @@ def rows_of(text: Text, found: Mapping[str, Record]) -> list[dict[str, Any]]:
     return shown
 
 
-@styled
-def _curvature(data: pd.DataFrame) -> Figure:
-    drawn = figure(_WIDTH, _HEIGHT)
-    results.trace(data, drawn.subplots())
-    return drawn
+def _as_drawn_by(plot: Callable[[Any, Axes], Any]) -> Callable[[pd.DataFrame], Figure]:
+    """A figure of one panel, by one of `symnoise.plot`'s functions."""
 
+    @styled
+    def draw(data: pd.DataFrame) -> Figure:
+        drawn = figure(_WIDTH, _HEIGHT)
+        plot(data, drawn.subplots())
+        return drawn
 
-@styled
-def _validity(data: pd.DataFrame) -> Figure:
-    drawn = figure(_WIDTH, _HEIGHT)
-    results.smoothed_curvature(data, drawn.subplots())
-    return drawn
+    return draw
 
 
 @styled
@@ -94,13 +93,6 @@ def _noise(data: pd.DataFrame) -> Figure:
     alpha_axis(ax, list(data.alpha), math.nan)
     ax.set_ylabel("noise norm / token norm (1)")
     ax.legend(loc="lower right")
-    return drawn
-
-
-@styled
-def _layers(data: pd.DataFrame) -> Figure:
-    drawn = figure(_WIDTH, _HEIGHT)
-    results.layer_growth(data, drawn.subplots())
     return drawn
 
 
@@ -174,13 +166,13 @@ _FIGURES: dict[str, tuple[str, str, Any, Any]] = {
     "curvature": (
         "Curvature of each row",
         "Points with error bars for each row: the trace of the Hessian and its two parts.",
-        _curvature,
+        _as_drawn_by(results.trace),
         _said_of_curvature,
     ),
     "validity": (
         "How far the Hessian describes the noise",
         "Two lines with error bars against alpha, which start near 1.",
-        _validity,
+        _as_drawn_by(results.smoothed_curvature),
         _said_of_validity,
     ),
     "noise": (
@@ -192,7 +184,7 @@ _FIGURES: dict[str, tuple[str, str, Any, Any]] = {
     "layers": (
         "Norm growth through the layers",
         "Two lines with bands against the layer: growth of the squared norm, and displacement.",
-        _layers,
+        _as_drawn_by(results.layer_growth),
         _said_of_layers,
     ),
     "cost": ("What it cost", "Bars of seconds, one for each section.", _cost, _said_of_cost),
