@@ -1,13 +1,12 @@
 """`symnoise advise` as a user types it: table, sentences, JSON, figure, resumption, and one line on bad input."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from symnoise.cli import main
 from symnoise.training.advice import ALPHAS
+from tests import command
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -23,12 +22,7 @@ def home(tmp_path_factory) -> Path:
 
 def call(monkeypatch, home: Path, *arguments: object) -> int:
     places = ["--model", home / "model", "--data", home / "rows.json"]
-    monkeypatch.setattr(sys, "argv", ["symnoise", "advise", *map(str, [*places, *arguments])])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    return command.call(monkeypatch, "advise", *places, *arguments)
 
 
 def test_it_resumes_and_says_the_same_as_in_one_go(monkeypatch, home, tmp_path, capsys) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from symnoise.cli import main
+from tests.command import call
 from tests.tiny import tiny, tiny_tokenizer
 
 _VIT = ViTConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16)
@@ -47,15 +47,6 @@ def _bad_files(folder: Path, rows: list[dict[str, str]]) -> None:
     for name, model in (("nan", nan), ("no-table", ViTForImageClassification(_VIT))):
         model.save_pretrained(folder / name)
         tiny_tokenizer(chat=True).save_pretrained(folder / name)
-
-
-def call(monkeypatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["symnoise", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def run(monkeypatch, home: Path, tmp_path: Path, command: str, *arguments: object) -> dict:

@@ -2,27 +2,17 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from symnoise.cli import main
 from symnoise.cli.compare import name
 from symnoise.core import Estimate
 from symnoise.finetune.compare import compare
 from symnoise.finetune.dry_run import rows, tiny_model
-
-
-def call(monkeypatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["symnoise", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from tests.command import call
 
 
 def run(folder: Path, held_out: float, training: float = 2.0, before: float = 3.0, **settings) -> Path:

@@ -1,14 +1,14 @@
 """`symnoise report`: one page from the installed package, resumed section by section, refused in another's folder."""
 
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from symnoise.cli import main, report
+from symnoise.cli import report
 from symnoise.cli.report import sections
+from tests import command
 from tests.tiny import tiny, tiny_tokenizer
 
 FIGURES = ("curvature", "validity", "noise", "layers", "cost")
@@ -27,10 +27,7 @@ def home(tmp_path_factory) -> Path:
 
 def call(monkeypatch, home: Path, *arguments: object) -> int:
     places = ["--model", home / "model", "--data", home / "rows.json"]
-    monkeypatch.setattr(sys, "argv", list(map(str, ["symnoise", "report", *places, *arguments])))
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
+    return command.call(monkeypatch, "report", *places, *arguments)
 
 
 @pytest.fixture(scope="module")

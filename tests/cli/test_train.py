@@ -17,6 +17,7 @@ from symnoise.finetune.rows import read_rows
 from symnoise.finetune.settings import TrainSettings
 from symnoise.models import load_model
 from symnoise.training import Dials
+from tests import command
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -26,12 +27,7 @@ def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
 
 
 def call(monkeypatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["symnoise", "train", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    return command.call(monkeypatch, "train", *arguments)
 
 
 def test_every_setting_is_an_option_with_its_default_and_group(monkeypatch, capsys):
