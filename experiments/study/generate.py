@@ -19,7 +19,7 @@ from symnoise.core import provenance, write_json
 from symnoise.data import Example, encode_row
 from symnoise.models import LoadedModel
 
-BATCH = 16
+BATCH = 64
 
 
 def generate(study: Study, run: Run, folder: Path) -> None:
