@@ -36,7 +36,7 @@ from symnoise.training.budget import Record, VarianceBudget, variance_budget
 _BATCH = 2  # ρ is the same for batches of any size, since both its variances fall as 1/size, and small ones are cheap
 _LEAST_BATCHES = 3  # for a variance budget
 _GRADIENT_DRAWS = 2  # the fewest of a variance budget: the error of ρ is over batches
-_QUICK = {"examples": 6, "draws": 2, "max_length": 64}  # at most; some 75 s for SmolLM2 on two idle cores
+_QUICK = {"examples": 6, "draws": 2, "max_length": 64}  # at most; four minutes for SmolLM2 on two idle cores
 _DPI = 300  # of a .png, as in print
 _PUBLISHED = "not known here: no public config of LLaMA-2-7B has its embedding norms, which r needs"
 _NOTES = (

@@ -1,0 +1,76 @@
+"""The variance budget along a run: of the run's own rows, resumable, and never of another run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.study import budget as module
+from experiments.study.base import base
+from experiments.study.budget import budget
+from experiments.study.spec import Study, load_study
+from experiments.study.train import train
+from symnoise.core import InputError
+
+SMOKE = Path("experiments/configs/studies/micro-smoke.yaml")
+RUN = "none_a0_s0"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    place = tmp_path_factory.mktemp("study")
+    rows = [{"instruction": f"Say {i % 7} {i}.", "output": f"{i % 5} and {i % 3} {i}"} for i in range(160)]
+    (place / "rows.json").write_text(json.dumps(rows))
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings["pretraining"] |= {"rows": 64, "vocabulary": 300, "hidden": 16, "steps": 4}
+    settings["training"] |= {"rows": 16, "pool": 24, "steps": 4, "evaluate_every": 2, "save_every": 4}
+    settings["measuring"] |= {"held_out": 4}
+    (place / "study.yaml").write_text(yaml.safe_dump(settings))
+    return load_study(place / "study.yaml", str(place / "rows.json"))
+
+
+@pytest.fixture(scope="module")
+def folder(study: Study, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / study.key
+    base(study, folder)
+    train(study, study.run(RUN), folder)
+    return folder
+
+
+@pytest.fixture
+def few(monkeypatch) -> None:
+    monkeypatch.setattr(module, "BATCHES", 3)
+    monkeypatch.setattr(module, "ALPHAS", (0.001, 0.01))
+
+
+def test_points_of_a_run(study: Study, folder: Path, tmp_path, few, monkeypatch) -> None:
+    output = tmp_path / "budget.json"
+    budget(study, study.run(RUN), folder, ("start",), output)
+    first = json.loads(output.read_text(encoding="utf-8"))["points"]
+    started = {(p["alpha"], p["quantity"]): p for p in first}
+    assert {p["when"] for p in first} == {"start"}
+    # The odd part is first order in ε: its square grows as α² while the noise is small.
+    assert started[0.01, "odd"]["value"] == pytest.approx(100 * started[0.001, "odd"]["value"], rel=0.1)
+    assert started[0.01, "batch"] == {**started[0.001, "batch"], "alpha": 0.01}  # without noise
+    low, high = started[0.001, "rho"]["low"], started[0.001, "rho"]["high"]
+    assert low < started[0.001, "rho"]["value"] < high
+    budget(study, study.run(RUN), folder, ("start", "end"), output)
+    both = json.loads(output.read_text(encoding="utf-8"))["points"]
+    assert both[: len(first)] == first
+    ended = {(p["alpha"], p["quantity"]): p["value"] for p in both if p["when"] == "end"}
+    assert ended[0.001, "batch"] != started[0.001, "batch"]["value"]  # of the trained weights
+    monkeypatch.setattr(module, "points", None)  # nothing is left to measure
+    budget(study, study.run(RUN), folder, ("start", "end"), output)
+
+
+def test_one_line_for_what_cannot_be(study: Study, folder: Path, tmp_path, monkeypatch) -> None:
+    with pytest.raises(InputError, match="trains on 16 rows; 12 disjoint batches need 48"):
+        budget(study, study.run(RUN), folder, ("start",), tmp_path / "budget.json")
+    with pytest.raises(InputError, match="is missing; make study makes it"):
+        budget(study, study.run("uniform_a10_s0"), folder, ("start",), tmp_path / "budget.json")
+    monkeypatch.setattr(module, "BATCHES", 3)
+    (tmp_path / "other.json").write_text('{"study": "another", "points": []}')
+    with pytest.raises(InputError, match=r"other\.json is the budget of another run"):
+        budget(study, study.run(RUN), folder, ("start",), tmp_path / "other.json")
+    assert (tmp_path / "other.json").read_text() == '{"study": "another", "points": []}'
