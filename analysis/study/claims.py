@@ -1,4 +1,4 @@
-"""O1 to O4 and D1 as ledger rows: predictions on paired differences, correlations and slopes, verdicts from their
+"""O1 to O4, D1 and E1 as ledger rows: predictions on paired differences, correlations and slopes, verdicts from their
 intervals.
 
 An interval here is Student's at the ledger's level. A bootstrap of ten pairs cannot reach that coverage (see
@@ -9,7 +9,7 @@ batch without noise makes them grow as much as SymNoise does. `used-row norm gro
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,9 @@ EQUAL = ("held-out loss", "training loss", "tr G")  # O3, at the end of training
 ORDER = MAIN[:2]  # none < NEFTune < SymNoise; the other contrasts of MAIN ask what the order is owed to
 LESS_CURVED = MAIN[1:3]
 FALLING = ("tr G", "held-out loss")  # D1: with the weight of the even part
+HAZARD = "log p(end) elsewhere"  # E1: of the end mark, where the reference goes on
+ENDING_LESS = (("uniform", "none"), ("symnoise", "none"))  # E1: by noise
+MIRRORED = (("symnoise", "independent-pair"),)  # E1: not by the mirror
 ODD_ONE_OUT = "penalty"  # its tr H is an order of magnitude away from every other arm's, so O2's rows leave it out
 ASSOCIATIONS: dict[str, Callable[..., Association]] = {
     "between settings": between_settings,
@@ -39,7 +42,7 @@ ASSOCIATIONS: dict[str, Callable[..., Association]] = {
 
 
 def outcome_ledger(study: StudyTables, dials: pd.DataFrame | None = None) -> list[Row]:
-    """Every row of O1 to O4 and D1 that the study's runs allow, in alphabetical order.
+    """Every row of O1 to O4, D1 and E1 that the study's runs allow, in alphabetical order.
 
     dials: `slopes` of the study, where the caller has them already.
     """
@@ -51,6 +54,7 @@ def outcome_ledger(study: StudyTables, dials: pd.DataFrame | None = None) -> lis
         rows += associated(own, runs, str(setting))
         rows += equivalent(own, runs, str(setting), study.equivalence)
         rows += ordered(own, runs, str(setting))
+        rows += ending(own, runs, str(setting), study.primary.outcomes)
     rows += dialled(study, slopes(study) if dials is None else dials)
     return sorted(rows, key=lambda made: made.id)
 
@@ -88,7 +92,7 @@ def less_curved(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[
         values = measured[measured.measure == quantity].set_index("run").value
         for first, second, alpha, found in each(runs, values, LESS_CURVED):
             said, key = f"{quantity}, {first} − {second}{_at(alpha)}", _key(quantity, first, second, alpha)
-            rows.append(_at_most("O1", key, said, found, where))
+            rows.append(_compared("O1", key, said, found, where))
     return rows
 
 
@@ -238,13 +242,30 @@ def ordered(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]
             pair = f"{second} − {first}" if higher else f"{first} − {second}"
             said = f"{_label(str(measure), str(when), str(decoding))}: {pair}{_at(alpha)}"
             key = _key(measure, when, decoding, first, second, alpha)
-            rows.append(_at_most("O4", key, said, found, where))
+            rows.append(_compared("O4", key, said, found, where))
     return rows
 
 
-def _at_most(id: str, key: str, said: str, found: Pairs, where: str) -> Row:
-    """A row that says the first arm is the lower. Where it diverged more often than the second, what is left flatters
-    it, and the interval has no upper end."""
+def ending(measured: pd.DataFrame, runs: pd.DataFrame, where: str, worth: Mapping[str, float]) -> list[Row]:
+    """E1, where the study's file names log p(end) among its outcomes: noise lowers it where the reference goes on, and
+    the mirror changes it by no more than the difference that the file calls worth knowing."""
+    if HAZARD not in worth:
+        return []
+    rows = []
+    values = measured[(measured.measure == HAZARD) & (measured.when == "end")].set_index("run").value
+    for first, second, alpha, found in each(runs, values, ENDING_LESS + MIRRORED):
+        said, key = f"{HAZARD}, {first} − {second}{_at(alpha)}", _key(HAZARD, first, second, alpha)
+        margin = worth[HAZARD] if (first, second) in MIRRORED else None
+        rows.append(_compared("E1", key, said, found, where, margin))
+    return rows
+
+
+def _compared(id: str, key: str, said: str, found: Pairs, where: str, margin: float | None = None) -> Row:
+    """A row that says the first arm is the lower, or within `margin` of the second.
+
+    Where the first diverged more often than the second, what is left flatters it, and the interval has no upper end;
+    where either diverged, they are not equivalent by what is left.
+    """
     d, lost = found.differences, found.seeds - found.missing - len(found.differences)
     mean = float(d.mean()) if len(d) else math.nan
     half = half_width(float(d.std(ddof=1)) / math.sqrt(len(d)), len(d) - 1) if len(d) > 1 else math.nan
@@ -253,8 +274,11 @@ def _at_most(id: str, key: str, said: str, found: Pairs, where: str) -> Row:
     if found.missing:
         said += f"; {found.missing} of {found.seeds} pairs left out, not measured"
     ends = (mean - half, math.inf if found.diverged[0] > found.diverged[1] else mean + half)
-    facts = {"key": key, "subject": "study", "where": where, "n": len(d), "relation": "at most"}
-    return row(id, said, 0, mean, ends, resolution=0.0, **facts)  # type: ignore[arg-type]
+    if margin is not None and any(found.diverged):
+        ends = (-math.inf, math.inf)
+    facts = {"key": key, "subject": "study", "where": where, "n": len(d)}
+    facts |= {"relation": "at most" if margin is None else "within", "resolution": margin or 0.0}
+    return row(id, said, 0, mean, ends, **facts)  # type: ignore[arg-type]
 
 
 def _key(*parts: object) -> str:

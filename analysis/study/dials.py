@@ -5,7 +5,8 @@ variance on λ². So an outcome that follows μ is due to curvature, one that fo
 """
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -28,15 +29,9 @@ def slopes(study: StudyTables) -> pd.DataFrame:
     primary: the slopes named in the study file, of its outcomes, at the end of training; holm: p adjusted over them.
     Empty where the cells do not identify both slopes.
     """
-    cells = {arm: cell for arm in study.runs.arm.unique() if (cell := dials_of(arm)) is not None}
     found: list[dict[str, Any]] = []
-    for setting, runs in study.runs.groupby("setting", sort=False):
-        at_own = runs[runs.arm.isin(cells) & (runs.alpha.isna() | (runs.alpha == study.facts["alpha"]))]
-        own = measurements(study).merge(at_own[["run", "arm", "seed"]], on="run")
-        for (measure, when, decoding), part in own.groupby(["measure", "when", "decoding"]):
-            table = part.pivot(index="seed", columns="arm", values="value")
-            for row in _fitted(table, cells):
-                found.append({"setting": setting, "measure": measure, "when": when, "decoding": decoding, **row})
+    for fact, table in by_cell(study):
+        found += [{**fact, **row} for row in _fitted(table)]
     result = pd.DataFrame(found)
     if result.empty:
         return result
@@ -46,12 +41,29 @@ def slopes(study: StudyTables) -> pd.DataFrame:
     return result
 
 
-def _fitted(table: pd.DataFrame, cells: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
-    """Rows of the two terms; `table` has a row per seed and a column per arm."""
+def by_cell(study: StudyTables) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Every measure at the study's own α: setting, measure, when, decoding, and its values, a row per seed and a column
+    per cell (μ, λ)."""
+    known = {arm: cell for arm in study.runs.arm.unique() if (cell := dials_of(arm)) is not None}
+    for setting, runs in study.runs.groupby("setting", sort=False):
+        at_own = runs[runs.arm.isin(known) & (runs.alpha.isna() | (runs.alpha == study.facts["alpha"]))]
+        own = measurements(study).merge(at_own[["run", "arm", "seed"]], on="run")
+        for (measure, when, decoding), part in own.groupby(["measure", "when", "decoding"]):
+            table = part.pivot(index="seed", columns="arm", values="value").rename(columns=known)
+            yield {"setting": setting, "measure": measure, "when": when, "decoding": decoding}, table
+
+
+def cells(table: pd.DataFrame) -> list[tuple[float, float]]:
+    """(μ, λ) of the columns of a table of `by_cell`."""
+    return cast("list[tuple[float, float]]", table.columns.tolist())
+
+
+def _fitted(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of the two terms, of a table of `by_cell`."""
     whole = table.dropna()
     if len(whole) < 2:
         return []
-    design = np.array([[1, cells[arm][0], cells[arm][1] ** 2] for arm in whole.columns])
+    design = np.array([[1, even, odd**2] for even, odd in cells(whole)])
     if np.linalg.matrix_rank(design) < design.shape[1]:  # cells on a line identify only one of the two slopes
         return []
     values = whole.to_numpy(float).T

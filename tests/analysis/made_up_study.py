@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from analysis.study.data import StudyTables, read_study
 from result_schema.study import ARMS, PLAIN
 
 ALPHAS = (5.0, 10.0)
-PRIMARY = {"contrasts": [["symnoise", "uniform"], ["uniform", "none"]], "outcomes": {"held-out loss": 0.005}}
+PRIMARY: dict[str, Any] = {"contrasts": [["symnoise", "uniform"], ["uniform", "none"]], "outcomes": {"held-out loss": 0.005}}
 COMMON = tuple(ARMS)[: list(ARMS).index("penalty") + 1]
 STEPS = (0, 20, 40, 60, 80)
 
@@ -27,8 +28,10 @@ def write_study(
     alphas: tuple[float, ...] = ALPHAS,
     schema: int = 1,
     setting: tuple[str, str] = ("micro", "alpaca"),
+    ending: dict[str, float] | None = None,
 ) -> Path:
-    """loss, curvature: shift of an arm's held-out loss and of its curvature; scores follow the loss.  sd: of a pair's
+    """loss, curvature: shift of an arm's held-out loss and of its curvature; scores follow the loss.  ending: of its
+    log p(end) elsewhere, which the study then names among its outcomes, and has only then.  sd: of a pair's
     spread.  diverged: arm and seed of runs (at every α) that diverged half-way."""
     loss, curvature = loss or {}, curvature or {}
     draws = np.random.default_rng(7)
@@ -70,6 +73,11 @@ def write_study(
                         ("held-out loss", "", end + shift),
                         ("ROUGE-L", "greedy", 0.3 - 0.5 * (end + shift - 1.9)),
                         ("length", "greedy", 60 + draws.normal()),
+                        *(
+                            [("log p(end) elsewhere", "", -20 + ending.get(arm, 0) + draws.normal(0, 0.02))]
+                            if ending is not None
+                            else []
+                        ),
                     ):
                         outcomes.append(
                             {"run": run, "when": when, "measure": measure, "decoding": decoding, "value": value}
@@ -79,7 +87,8 @@ def write_study(
     for name, records in tables.items():
         pd.DataFrame(records).to_parquet(folder / f"{name}.parquet", index=False)
     facts = {"schema": 1, "name": folder.name, "settings": {"steps": 80}, "arms": list(arms), "reference": "none"}
-    facts |= {"primary": PRIMARY, "seeds": list(range(seeds)), "alpha": alphas[-1]}
+    named = {"log p(end) elsewhere": 0.1} if ending is not None else {}
+    facts |= {"primary": PRIMARY | {"outcomes": PRIMARY["outcomes"] | named}, "seeds": list(range(seeds)), "alpha": alphas[-1]}
     (folder / "study.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
 

@@ -9,6 +9,7 @@ import pytest
 from analysis.study.claims import outcome_ledger
 from analysis.study.data import read_study
 from analysis.study.dials import _fitted, slopes
+from analysis.study.figures import dials as picture
 from analysis.study.report import write_study as write_page
 from result_schema.study import ARMS, dials_of
 from tests.analysis.made_up_study import PRIMARY, study, write_study
@@ -39,6 +40,20 @@ def test_planted_slopes_are_found(tmp_path) -> None:
 def test_what_no_plane_describes_shows(tmp_path) -> None:
     made = slopes(study(tmp_path / "s", arms=CELLS, loss=planted(0.0, 0.0, bent=0.05), sd=0.002))
     assert made[(made.measure == "held-out loss") & (made.when == "end")].lack.min() > 0.2
+
+
+def test_the_figure_has_each_cell_minus_no_noise(tmp_path) -> None:
+    made = study(tmp_path / "s", arms=CELLS, seeds=12, loss=planted(0.02, -0.003), sd=1e-6, alphas=(5.0,))
+    data = picture.frame(made, pd.DataFrame())
+    assert set(data.measure) == {"held-out loss", "tr G"}  # no clean training loss was recorded
+    for row in data[data.measure == "held-out loss"].to_dict("records"):
+        assert row["mean"] == pytest.approx(0.02 * row["even"] - 0.003 * row["odd"] ** 2, abs=1e-5)
+        assert row["low"] <= row["mean"] <= row["high"] and row["seeds"] == 12
+        assert (row["slope_even_mean"], row["slope_odd_mean"]) == pytest.approx((0.02, -0.003), abs=1e-5)
+    assert "held-out loss 0.02" in picture.caption(data)
+    assert len(picture.draw(data).axes) == 4
+    plain = study(tmp_path / "t", arms=("none", "uniform", "symnoise"))
+    assert picture.frame(plain, pd.DataFrame()).empty
 
 
 def test_primary_slopes_are_corrected_among_themselves(tmp_path) -> None:
@@ -85,6 +100,6 @@ def test_intervals_of_slopes_cover() -> None:
     truth = np.array([planted(0.01, 0.002)[arm] for arm in CELLS])
     for _ in range(2_000):
         values = truth + draws.normal(0, 0.1, (12, 1)) + draws.normal(0, 0.01, (12, len(CELLS)))
-        row = _fitted(pd.DataFrame(values, columns=CELLS), PLACES)[0]
+        row = _fitted(pd.DataFrame(values, columns=[PLACES[arm] for arm in CELLS]))[0]
         inside += row["low"] < 0.01 < row["high"]
     assert abs(inside / 2_000 - 0.95) < 4 * (0.95 * 0.05 / 2_000) ** 0.5

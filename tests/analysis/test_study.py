@@ -54,6 +54,27 @@ def test_planted_effects_are_found(tmp_path) -> None:
     assert {row.n for row in made if row.id != "O2"} == {10}
 
 
+@pytest.mark.parametrize(
+    ("ending", "noise", "mirror"),
+    [
+        ({"uniform": -1.0, "independent-pair": -1.0, "symnoise": -1.0}, "holds", "holds"),
+        ({"uniform": 1.0, "independent-pair": 1.0, "symnoise": 1.2}, "fails", "fails"),
+        ({"independent-pair": 0.1}, "undecided", "undecided"),
+    ],
+)
+def test_e1_follows_what_is_planted(tmp_path, ending: dict[str, float], noise: str, mirror: str) -> None:
+    made = outcome_ledger(study(tmp_path, arms=FEW, ending=ending, alphas=(10.0,)))
+    assert verdicts(made, "E1", "− none") == {noise}
+    assert verdicts(made, "E1", "symnoise − independent-pair") == {mirror}
+    assert [row.relation for row in made if row.id == "E1"] == ["at most", "at most", "within"]
+
+
+def test_what_is_left_of_diverged_runs_is_not_equivalent(tmp_path) -> None:
+    lost = (("independent-pair", 3),)
+    made = outcome_ledger(study(tmp_path, arms=FEW, ending={}, diverged=lost, alphas=(10.0,)))
+    assert verdicts(made, "E1", "symnoise − independent-pair") == {"undecided"}
+
+
 def test_absent_effects_are_not_found(tmp_path) -> None:
     made = outcome_ledger(study(tmp_path, arms=FEW, alphas=(10.0,)))
     # 6 rows of O1 and 8 of O4 at 99.9 %: one of them holds or fails by chance in 70 seeds, and this one is fixed.

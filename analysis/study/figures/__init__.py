@@ -7,8 +7,8 @@ draw(frame) -> Figure, and caption(frame) -> what to see in it.
 
 from types import ModuleType
 
-from analysis.study.figures import association, curvature, curves, forest, growth
+from analysis.study.figures import association, curvature, curves, dials, forest, growth
 
 FIGURES: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (curves, forest, curvature, association, growth)
+    module.__name__.rpartition(".")[2]: module for module in (dials, curves, forest, curvature, association, growth)
 }
