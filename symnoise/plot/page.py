@@ -35,7 +35,7 @@ def write_page(
 ) -> None:
     """Render `template` of the folder `templates` with the facts, in which every name it uses must be, to `path`.
 
-    It may include style.css and import `figures` from figures.html, which all pages share. Text is escaped.
+    It extends page.html, and may import `figures` from figures.html; all pages share these. Text is escaped.
     """
     environment = Environment(
         loader=FileSystemLoader([templates, Path(__file__).parent / "templates"]),
