@@ -139,7 +139,7 @@ def variance_budget(
         >>> rows = [torch.arange(j, j + 8)[None] for j in range(4)]
         >>> batches = [{"input_ids": ids, "labels": ids} for ids in rows]
         >>> weak, strong = variance_budget(model, batches, alphas=[0.01, 0.02], draws=2)
-        >>> round(float(strong.odd.value / weak.odd.value))  # the odd part is linear in weak noise, its square quadratic
+        >>> round(float(strong.odd.value / weak.odd.value))  # V_odd is quadratic in weak noise
         4
     """
     noise = noise or Noise.symnoise(0.0)
