@@ -157,7 +157,7 @@ def _line(*cells: str) -> str:
 def costs(published: Published) -> str:
     """The costs of measuring and training, as ratios from one run of `make bench`."""
     if published.peers is None:
-        raise InputError("docs/peers.csv is not there; run `make bench`")
+        raise InputError("docs/peers.csv is missing; run `make bench`")
     bench, peers = published.bench.set_index("key"), published.peers.set_index("method")
     training = pd.read_csv(ROOT / "docs" / "training.csv").set_index("loop")
     taylor, halves, products = (bench.loc[key] for key in ("taylor", "taylor-bfloat16", "products"))

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]  # of the checkout
 def there(path: Path, advice: str) -> Path:
     """`path`; `InputError` with the advice if there is no such file."""
     if not path.is_file():
-        raise InputError(f"{path} is not there; {advice}")
+        raise InputError(f"{path} is missing; {advice}")
     return path
 
 
