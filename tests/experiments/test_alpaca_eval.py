@@ -75,7 +75,7 @@ def test_the_interval_of_the_length_controlled_win_rate_covers() -> None:
     [
         ([1, 1, 1, 1], [-50, -20, 20, 50], "^all preferences are the same$"),
         ([0, 0, 1, 1], [-50, -20, 20, 50], "^length determines every preference$"),
-        ([0, 1, 0, 1, 1], [0, 0, 0, 0, 9000], r"^4 of 5 replies .* same 0 characters, and length determines every preference of the other 1"),
+        ([0, 1, 0, 1, 1], [0, 0, 0, 0, 9000], r"^4 of 5 replies .* same 0 characters, and length determines"),
         ([1, 1, 0, 0, 0], [7, 7, 7, 7, 9000], r"^4 of 5 replies .* same 7 characters"),
     ],
 )
