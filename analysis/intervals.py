@@ -12,9 +12,9 @@ PERCENT = f"{100 * LEVEL:g} %"
 
 
 def bounds(value: pd.Series, stderr: pd.Series, dof: Any, level: float = LEVEL) -> tuple[pd.Series, pd.Series]:
-    """Student-t interval of coverage `level`; NaN where the standard error or its degrees of freedom are missing."""
+    """Student-t interval of coverage `level`; NaN if the standard error or its degrees of freedom are missing."""
     freedom = pd.to_numeric(pd.Series(dof, index=value.index)).astype(float)
-    # A record's null: infinitely many for an exact value (stderr 0), none for a single draw.
+    # Null in a record: infinitely many for an exact value (stderr 0), none for a single draw.
     freedom = freedom.where(freedom > 0, np.nan).where(stderr != 0, np.inf)
     half = stats.t.ppf(0.5 + level / 2, freedom) * stderr.astype(float)
     return value - half, value + half

@@ -8,7 +8,7 @@ from symnoise.plot.numbers import count, decimals_for, fixed, listed, measuremen
 from symnoise.theory import CLAIMS, Claim, counts
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
-# Subjects where everything is known, and the others: a pretrained model, as it is or in training.
+# Subjects with known answers, and a pretrained model, as it is or in training.
 KNOWN, PRETRAINED = ("sampled", "analytic", "tiny"), ("model", "training")
 
 

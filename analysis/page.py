@@ -16,7 +16,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(path: Path, template: str, **facts: Any) -> None:
-    """Render `template` with the facts, in which every name it uses must be, to `path`."""
+    """Render `template` with `facts`, which must have every name it uses, to `path`."""
     page.write_page(path, _TEMPLATES, template, {"maths": _maths, "svg": Markup}, symbols=SYMBOLS, **facts)
 
 
@@ -27,7 +27,7 @@ def drawn(module: ModuleType, data: pd.DataFrame, folder: Path, name: str, title
 
 
 def not_drawn(module: ModuleType, why: str, folder: Path, name: str, title: str = "") -> Drawing:
-    """A placeholder for a figure that cannot be drawn; removes an older run's picture, which would pass for new."""
+    """A placeholder for a figure that cannot be drawn; removes an older run's picture, which could be taken for new."""
     for suffix in (".pdf", ".png", ".csv"):
         (folder / f"{name}{suffix}").unlink(missing_ok=True)
     return Drawing(name, title or module.TITLE, module.ALT, "", None, why)

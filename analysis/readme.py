@@ -69,8 +69,8 @@ def stages(run: dict[str, Any]) -> str:
 
 
 def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResults | None] | None = None) -> str:
-    """The published studies: verdicts by claim (of `others` as well), then SymNoise's contrasts at each study's own α;
-    a sentence that says so where none is published."""
+    """The published studies: verdicts by claim (including `others`), then SymNoise's contrasts at each study's own α;
+    if none is published, a sentence that says so."""
     run = {name: study for name, study in found.items() if study}
     if not run:
         return "No study has been run to its end yet: `micro-smoke` gives a test, not a result."
@@ -86,7 +86,7 @@ def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResult
 
 
 def first_looks(published: Published) -> str:
-    """The contrasts of the study smollm2 on each data set; "" where only its own has been run."""
+    """The contrasts of the study smollm2 on each data set; "" if only its own has been run."""
     run = {FIRST_LOOKS[name]: found for name, found in published.first_looks.items() if found}
     if not run:
         return ""
@@ -103,7 +103,7 @@ def first_looks(published: Published) -> str:
 
 
 def mechanism(found: dict[str, StudyResults | None]) -> str:
-    """The endpoints that studies named before their runs; "" where no study has been run."""
+    """The endpoints that studies named before their runs; "" if no study has been run."""
     rows = [_line(*astuple(endpoint)) for endpoint in endpoints(found)]
     head = _line("study", "endpoint", "seeds", "difference or slope, 95 % interval", "Holm's p", "worth knowing")
     return "\n".join([head, "|---|---|---|---|---|---|", *rows]) if rows else ""
@@ -123,7 +123,7 @@ def trained(runs: pd.DataFrame | None) -> str:
 
 
 def length(found: Length | None) -> str:
-    """Every adjustment's gains, then Z1's verdicts; "" where nothing has been computed."""
+    """Every adjustment's gains, then Z1's verdicts; "" if nothing has been computed."""
     if found is None:
         return ""
     head, lines = side_by_side(found.gains)
@@ -157,7 +157,7 @@ def _line(*cells: str) -> str:
 def costs(published: Published) -> str:
     """The costs of measuring and training, as ratios from one run of `make bench`."""
     if published.peers is None:
-        raise InputError("docs/peers.csv is not there; run `make bench`")
+        raise InputError("docs/peers.csv is missing; run `make bench`")
     bench, peers = published.bench.set_index("key"), published.peers.set_index("method")
     training = pd.read_csv(ROOT / "docs" / "training.csv").set_index("loop")
     taylor, halves, products = (bench.loc[key] for key in ("taylor", "taylor-bfloat16", "products"))
@@ -205,7 +205,7 @@ def written(page: str, published: Published) -> str:
 
 
 def publish_data(run: Path, published: Path) -> None:
-    """Copy the run's tables, the data of every figure, and the model, text and versions behind them."""
+    """Copy the run's tables, the data of every figure, and which model, text and versions they come from."""
     folder = published / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((run / "figures").glob("*.csv")):

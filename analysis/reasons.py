@@ -37,7 +37,7 @@ def _nothing(rows: Rows, tables: Tables) -> list[str]:
 
 
 def _range(rows: Rows, tables: Tables) -> list[str]:
-    """V1 and other limits of the quadratic regime: where it ends, and how many examples have negative tr H."""
+    """V1 and other limits of the quadratic regime: its range, and how many examples have negative tr H."""
     said = []
     if "validity" in tables:
         pooled = first_text(tables["validity"])
@@ -127,7 +127,7 @@ _IDENTITY = {
 
 
 def _radial(rows: Rows, tables: Tables) -> list[str]:
-    """N3: does its premise, scale invariance, hold, and the identity where it does?"""
+    """N3: does its premise, scale invariance, hold; and if so, does the identity?"""
     premises = [row for row in rows if row["scheme"] == "premise"]
     broken = [row for row in premises if row["verdict"] == "fails"]
     identities = {(row["key"], row["subject"]): row["verdict"] for row in rows if row["scheme"] == "identity"}

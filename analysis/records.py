@@ -29,7 +29,7 @@ STAGES = (
 @dataclass(frozen=True)
 class QuickRun:
     """stages: name -> record, in running order.  settings: the run's, {} without run.json.
-    run: run.json, {} likewise.  missing: stages without a record.  command: makes them."""
+    run: run.json, {} likewise.  missing: stages without a record.  command: runs the missing stages."""
 
     stages: dict[str, dict[str, Any]]
     run: dict[str, Any]

@@ -69,7 +69,7 @@ def _facts(run: QuickRun) -> dict[str, Any]:
         notices.append(f"Not measured yet: {', '.join(run.missing)}. Run {run.command}; finished stages are kept.")
     if not run.run:
         notices.append(
-            f"run.json is not there: the run was not finished, and its settings are unknown. Run {run.command}."
+            f"run.json is missing: the run is not finished, and its settings are unknown. Run {run.command}."
         )
     if any(run.settings.get(key) != value for record in records for key, value in record["settings"].items()):
         notices.append("Some records were made with other settings than the run's; rerun the command to replace them.")

@@ -1,4 +1,4 @@
-"""Symmetric pairs in an accelerate loop of one's own: python examples/accelerate_loop.py [MODEL [DATA [STEPS]]]"""
+"""Symmetric pairs in your own accelerate loop: python examples/accelerate_loop.py [MODEL [DATA [STEPS]]]"""
 
 import sys
 from functools import partial

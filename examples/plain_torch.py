@@ -13,7 +13,7 @@ def main(model: str = "smollm2", data: str = "chitchat", steps: str = "3") -> li
     optimizer = torch.optim.AdamW(loaded.model.train().parameters(), lr=1e-5)
     with sn.attach(loaded.model, sn.Noise.neftune(5.0), seed=0) as noise:
         for step in range(int(steps)):
-            noise.at(step)  # names the draws, so that a restarted loop repeats them
+            noise.at(step)  # identifies the draws, so that a restarted loop repeats them
             batch = sn.encode(examples[4 * step : 4 * step + 4], loaded.tokenizer, max_length=256)
             loss = loaded.model(**batch).loss
             loss.backward()

@@ -1,4 +1,4 @@
-"""Reading files that a person or an earlier step wrote: what cannot be read is one clear line."""
+"""Read files that a person or an earlier step wrote; a file that cannot be read gives a one-line error."""
 
 import json
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1]  # of the checkout
 
 
 def there(path: Path, advice: str) -> Path:
-    """`path`; `InputError` with the advice where there is no such file."""
+    """`path`; `InputError` with the advice if there is no such file."""
     if not path.is_file():
-        raise InputError(f"{path} is not there; {advice}")
+        raise InputError(f"{path} is missing; {advice}")
     return path
 
 
 def read_json(path: Path, advice: str, again: str = "delete it and run again") -> Any:
-    """The JSON of a file. advice: what makes a missing one; again: what makes a broken one whole."""
+    """The JSON of a file. advice: how to make a missing one; again: how to replace a corrupted one."""
     try:
         return json.loads(there(path, advice).read_text(encoding="utf-8"))
     except InputError:
@@ -28,7 +28,7 @@ def read_json(path: Path, advice: str, again: str = "delete it and run again") -
 
 
 def read_settings(path: Path, what: str, example: str) -> dict[str, Any]:
-    """The mapping of a YAML file. what: it is for whom; example: where to see one like it."""
+    """The mapping of a YAML file. what: what it describes; example: where to find one."""
     found = read_yaml(path, what)
     if not isinstance(found, Mapping):
         raise InputError(f"{path} is not a list of settings; see {example}")

@@ -16,23 +16,23 @@ class Measure:
 # lm-eval's task -> what its measures begin with.
 BENCHMARKS = {"arc_easy": "ARC-easy", "arc_challenge": "ARC-challenge", "hellaswag": "HellaSwag", "mmlu": "MMLU"}
 WIN_RATE, CONTROLLED = "AlpacaEval win rate", "AlpacaEval length-controlled win rate"
-NORMS = ("used-row norm", "all-row norm")  # along training; of rows that the training text has, and of all
+NORMS = ("used-row norm", "all-row norm")  # along training: of the rows of tokens in the training text, and of all rows
 # Columns of the runs -> measures: means over the steps, the loss of each arm's own objective.
 TRAINED = {"train_loss": "training loss", "gradient_norm": "training gradient norm"}
-# Neither is better of anything else. Whether less curvature is better is what O2 asks; tr H = tr G + tr R, and its part
-# tr R can be made as negative as one likes by bending the logits.
+# None of these is better higher or lower. Whether less curvature is better is O2's question; tr H = tr G + tr R, and
+# tr R can be made arbitrarily negative by bending the logits.
 SPLIT = ("tr H", "tr G", "tr R")
-# What cannot be lowered but by flatness: O1 and O2 are about these.
+# These are lowered only by a flatter loss: O1 and O2 are about them.
 CURVATURE = ("tr G", "E|zᵀHz|", "‖H‖_F", "two-sided KL")
-SCORES = ("ROUGE-L", "chrF")  # of replies against references; they go up with the length of the reply
+SCORES = ("ROUGE-L", "chrF")  # of replies against references; they increase with the length of the reply
 
 MEASURES = {
     "training loss": Measure(NATS),
-    "clean training loss": Measure(NATS),  # without noise, over the rows of training: one objective for all arms
+    "clean training loss": Measure(NATS),  # without noise, over the training rows: the same objective for all arms
     "training gradient norm": Measure(),
     "held-out loss": Measure(NATS, -1),
     "noisy held-out loss": Measure(NATS, -1),
-    # Of the mark that ends a reply, given the reference so far; the hazard is p(end) itself.
+    # Of the token that ends a reply, given the reference so far; the hazard is p(end) itself.
     "log p(end) at ends": Measure(NATS),
     "log p(end) elsewhere": Measure(NATS),
     "hazard elsewhere": Measure(),

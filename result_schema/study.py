@@ -8,8 +8,8 @@ import pandas as pd
 
 from symnoise.core import InputError, unknown
 
-SCHEMA = 1  # stands in study.json and in the name of the folder of raw runs
-LOCAL = 10  # ε/10 is where the loss is quadratic, and a gradient's rounding of 1e-7 becomes 1e-5 by the dial of 100
+SCHEMA = 1  # stored in study.json and in the name of the folder of raw runs
+LOCAL = 10  # at ε/10 the loss is quadratic; the dial of 100 turns a gradient's rounding error of 1e-7 into 1e-5
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Arm:
     noise: a name of `Noise.named`, at the study's α times `share`.
     batch: rows of an optimizer step, as a multiple of the study's.
     dials: the even and the odd weight of the noise, (μ, λ) of `Dials`; None leaves the noise as it is.
-    rate:  the learning rate as a multiple of the study's; steps are divided by it, so that their product stays.
+    rate:  the learning rate as a multiple of the study's; steps are divided by it, so that their product is unchanged.
     """
 
     noise: str
@@ -39,7 +39,7 @@ def _dialled(cells: tuple[tuple[float, float], ...]) -> dict[str, Arm]:
     return {f"dials-{even:g}-{odd:g}": Arm("symnoise", dials=(even, odd)) for even, odd in cells}
 
 
-# Arms that go through the model twice per row have the cost of a doubled batch.
+# Arms with two passes per row cost as much as a doubled batch.
 ARMS: dict[str, Arm] = {
     "none": Arm("none"),
     "none-double-batch": Arm("none", batch=2),
@@ -73,12 +73,12 @@ def dials_of(arm: str) -> tuple[float, float] | None:
 
 STATUSES = ("done", "diverged")
 PRECISION = "precision.csv"  # seed, step, the held-out loss in either precision, and their difference
-WHEN = ("best", "end")  # of the run: at its least held-out loss, and after the last step
+WHEN = ("best", "end")  # of the run: at its lowest held-out loss, and after the last step
 
 
 @dataclass(frozen=True)
 class Table:
-    """columns: always there.  optional: may be there.  key: what no two rows share."""
+    """columns: required.  optional: allowed.  key: columns that together are unique."""
 
     columns: tuple[str, ...]
     key: tuple[str, ...]
@@ -122,11 +122,11 @@ LARGEST_MARGIN = 0.2
 
 @dataclass(frozen=True)
 class Primary:
-    """What a study is about, written down before its runs: all other contrasts and outcomes are exploratory.
+    """The endpoints of a study, named before its runs: all other contrasts and outcomes are exploratory.
 
     contrasts: pairs of arms, first − second, at the study's own alpha and at the end of training.
-    outcomes:  measure -> the difference in it that is worth knowing, for the plan of seeds.
-    slopes:    in the place of contrasts: how the outcomes change with the weights of arms with dials.
+    outcomes:  measure -> the difference in it that is worth knowing, to plan the number of seeds.
+    slopes:    instead of contrasts: how the outcomes change with the weights of arms with dials.
     """
 
     contrasts: tuple[tuple[str, str], ...]
@@ -146,9 +146,9 @@ class Equivalence:
     """When two laws count as equal (claim O3).
 
     margin:   a share, at most `LARGEST_MARGIN`, of |uniform − none| in the same outcome at the same alpha: a margin
-              that would also call NEFTune equal to no noise says nothing.
-    controls: pairs of arms that must turn out different for anything to be called equal, one of them besides none and
-              uniform.
+              by which NEFTune also equals no noise says nothing.
+    controls: pairs of arms that must differ before any two laws count as equal, at least one of them other than none
+              and uniform.
     """
 
     margin: float
@@ -156,7 +156,7 @@ class Equivalence:
 
     @staticmethod
     def of(stated: dict[str, Any] | None) -> "Equivalence":
-        """From study.json; the rule that holds for every study where it stated none."""
+        """From study.json; the default rule if the study stated none."""
         if not stated:
             return Equivalence(LARGEST_MARGIN, (("none", "uniform"), ("gaussian-raw", "gaussian")))
         return Equivalence(float(stated["margin"]), _pairs(stated["controls"]))

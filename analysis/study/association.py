@@ -44,18 +44,18 @@ def between_settings(frame: pd.DataFrame, given: str = "") -> Association:
     """Rank correlation of the setting means of curvature and quality at the same α; partial, given a third column,
     where one is named.
 
-    frame: setting, alpha, seed, curvature, quality (and `given`), one row per run. The seed's own mean is taken off
-    first, so that settings with other seeds than the rest stay comparable. Settings of one α differ from those of
-    another in both, since there is more noise: ranks are taken within each α (arms without noise are a group of their
-    own) and pooled, so that α makes no correlation. A setting with a diverged run (quality −∞) has the last rank.
+    frame: setting, alpha, seed, curvature, quality (and `given`), one row per run. Each seed's mean is
+    subtracted first, so that settings with different seeds remain comparable. Curvature and quality both change with α:
+    ranks are taken within each α (arms without noise are a group of their own) and pooled, so that α by itself
+    creates no correlation. A setting with a diverged run (quality −∞) has the last rank.
     The standard error of atanh ρ is √((1 + ρ²/2)/(K − A − 2 − g)) for K settings at A values of α and g given columns
-    (after Bonett and Wright, Psychometrika 65, 2000, where A = 1); degrees of freedom K − A − 1 − g. Arms that are
-    nearly the same noise are not independent, which this cannot know: read it next to `within_settings`.
+    (after Bonett and Wright, Psychometrika 65, 2000, where A = 1); degrees of freedom K − A − 1 − g. Arms with
+    nearly the same noise are not independent, which this ignores: read it together with `within_settings`.
     """
     columns = ["curvature", "quality", *([given] if given else [])]
     groups = frame.groupby("setting").alpha.first().fillna(0.0)
     ranks = [_setting_means(frame, column).groupby(groups).rank() for column in columns]
-    several = groups.groupby(groups).transform("size") > 1  # an α with one setting says nothing
+    several = groups.groupby(groups).transform("size") > 1  # an α with one setting carries no information
     ranks = [(rank - rank.groupby(groups).transform("mean"))[several] for rank in ranks]
     count, conditions = len(ranks[0]), len(columns) - 2
     free = count - int(groups[several].nunique()) - conditions
@@ -68,11 +68,11 @@ def between_settings(frame: pd.DataFrame, given: str = "") -> Association:
 
 
 def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
-    """The correlation of curvature and quality over the seeds of a setting, pooled over settings: do runs with the same
-    noise that end less curved end better?
+    """The correlation of curvature and quality over the seeds of a setting, pooled over settings: among runs
+    with the same noise, are those with lower curvature better?
 
-    Ranks are taken over the seeds of each setting, and the seed's mean rank over settings is taken off, so that neither
-    a setting nor a seed can make a correlation by itself. Seeds that some setting lacks (a diverged run) are left out.
+    Ranks are taken over the seeds of each setting, and the seed's mean rank over settings is subtracted, so neither a
+    setting nor a seed by itself creates a correlation. Seeds missing from a setting (a diverged run) are left out.
     The standard error is the delete-one-seed jackknife's, on the scale of atanh; degrees of freedom S − 1 for S seeds.
     """
     columns = ["curvature", "quality", *([given] if given else [])]
@@ -93,14 +93,14 @@ def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
 
 
 def _setting_means(frame: pd.DataFrame, column: str) -> pd.Series:
-    """Means over the seeds of each setting, after each seed's mean over its runs has been taken off."""
+    """Means over the seeds of each setting, after subtracting each seed's mean over its runs."""
     finite = frame[column].where(np.isfinite(frame[column]))
     centred = frame[column] - finite.groupby(frame.seed).transform("mean")
     return centred.groupby(frame.setting).mean()
 
 
 def _two_way(tables: list[Values]) -> float:
-    """Partial correlation of the ranks within settings (columns), less their means over settings in each seed (row)."""
+    """Partial correlation of the ranks within settings (columns) minus their means over settings in each seed (row)."""
     centred = []
     for table in tables:
         ranks = stats.rankdata(table, axis=0)
@@ -110,7 +110,7 @@ def _two_way(tables: list[Values]) -> float:
 
 
 def _partial(x: Values, y: Values, given: Values | None = None) -> float:
-    """Pearson's correlation of x and y, given a third where there is one; NaN where one has no spread of its own."""
+    """Pearson's correlation of x and y, given a third if there is one; NaN if one has no spread of its own."""
     r = _pearson(x, y)
     if given is None:
         return r

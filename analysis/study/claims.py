@@ -28,13 +28,13 @@ from symnoise.theory.ledger import half_width, slug, verdict
 
 QUALITY = ("held-out loss", *SCORES)  # against held-out references
 EQUAL = ("held-out loss", "training loss", "tr G")  # O3, at the end of training
-ORDER = MAIN[:2]  # none < NEFTune < SymNoise; the other contrasts of MAIN ask what the order is owed to
+ORDER = MAIN[:2]  # none < NEFTune < SymNoise; the other contrasts of MAIN ask what causes the order
 LESS_CURVED = MAIN[1:3]
 FALLING = ("tr G", "held-out loss")  # D1: with the weight of the even part
 HAZARD = "log p(end) elsewhere"  # E1: of the end mark, where the reference goes on
 ENDING_LESS = (("uniform", "none"), ("symnoise", "none"))  # E1: by noise
 MIRRORED = (("symnoise", "independent-pair"),)  # E1: not by the mirror
-ODD_ONE_OUT = "penalty"  # its tr H is an order of magnitude away from every other arm's, so O2's rows leave it out
+ODD_ONE_OUT = "penalty"  # its tr H differs from all others by an order of magnitude, so O2's rows leave it out
 ASSOCIATIONS: dict[str, Callable[..., Association]] = {
     "between settings": between_settings,
     "within settings": within_settings,
@@ -128,20 +128,19 @@ class Outcome:
 
     @property
     def label(self) -> str:
-        """For a reader."""
+        """The label shown to readers."""
         return _label(self.measure, "end", self.decoding)
 
     @property
     def slug(self) -> str:
-        """As a part of a key."""
+        """As part of a key."""
         return f"{self.measure} end {self.decoding}"
 
 
 def outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Outcome]:
     """Every measure of quality at the end.
 
-    quantity: what stands as curvature. A diverged run whose curvature is known has quality −∞; one whose curvature is
-    not is left out.
+    quantity: the measure of curvature. A diverged run has quality −∞ if its curvature is known, and is left out if not.
     """
     curved = measured[measured.measure == quantity].set_index("run").value
     ended = measured[measured.when == "end"]
@@ -170,8 +169,8 @@ def equivalent(measured: pd.DataFrame, runs: pd.DataFrame, where: str, stated: E
     """O3: the difference of two calibrated laws, as a share of what noise itself does, lies inside the stated margin.
 
     The share is mean(first − second)/|mean(uniform − none)| over the same seeds, with Fieller's interval, so that the
-    uncertainty of the margin is in it. Where a positive control, which must lie outside, does not, or none was run at
-    that α, nothing is decided.
+    uncertainty of the margin is included. If a positive control does not lie outside the margin as it must, or none was
+    run at that α, nothing is decided.
     """
     rows = []
     for measure in EQUAL:
@@ -218,7 +217,7 @@ def _diverged(runs: pd.DataFrame, arms: tuple[str, str], alpha: float) -> bool:
 
 
 def _blind(runs: pd.DataFrame, values: pd.Series, alpha: float, stated: Equivalence) -> str:
-    """Why no two laws can be called equivalent at this α, "" where they can: a positive control is not outside the
+    """Why no two laws can be called equivalent at this α, "" if they can: a positive control is not outside the
     margin, or none was run."""
     run = 0
     for first, second in stated.controls:
@@ -261,10 +260,10 @@ def ending(measured: pd.DataFrame, runs: pd.DataFrame, where: str, worth: Mappin
 
 
 def _compared(id: str, key: str, said: str, found: Pairs, where: str, margin: float | None = None) -> Row:
-    """A row that says the first arm is the lower, or within `margin` of the second.
+    """A row that says the first arm is lower, or within `margin` of the second.
 
-    Where the first diverged more often than the second, what is left flatters it, and the interval has no upper end;
-    where either diverged, they are not equivalent by what is left.
+    If the first diverged more often than the second, the remaining pairs are biased in its favour, and the interval has
+    no upper end. If either diverged, the remaining pairs cannot show equivalence.
     """
     d, lost = found.differences, found.seeds - found.missing - len(found.differences)
     mean = float(d.mean()) if len(d) else math.nan

@@ -39,8 +39,8 @@ FAMILIES = {"main": MAIN, "laws": LAWS, "controls": CONTROLS}
 
 @dataclass(frozen=True)
 class Pairs:
-    """differences: first − second of each seed with a value in both.  ordered: the same with ±∞ where one diverged and
-    0 where both did.  diverged: runs of the first and of the second arm, of `seeds` seeds run in both.
+    """differences: first − second of each seed with a value in both.  ordered: the same with ±∞ if one diverged and
+    0 if both did.  diverged: runs of the first and of the second arm, of `seeds` seeds run in both.
     level: mean value of the second arm over the same seeds.  missing: pairs of finished runs without a value."""
 
     differences: NDArray[np.float64]
@@ -54,7 +54,7 @@ class Pairs:
 def pair_up(runs: pd.DataFrame, values: pd.Series, first: str, second: str, alpha: float, worse: float = 1.0) -> Pairs:
     """The runs of two arms at one α, paired by seed. runs: of one model and data set. values: by run.
 
-    worse: +∞ is worst (1) or −∞ is (−1): where a diverged run stands in `ordered`.
+    worse: 1 if +∞ is worst, −1 if −∞ is: the place of a diverged run in `ordered`.
     """
     one, two = (_side(runs, values, arm, alpha) for arm in (first, second))
     shared, *places = np.intersect1d(one[0], two[0], return_indices=True)
@@ -90,15 +90,15 @@ def by_seed(runs: pd.DataFrame, values: pd.Series, arm: str, alpha: float) -> pd
 def contrasts(study: StudyTables) -> pd.DataFrame:
     """Every contrast of every measure, one row each.
 
-    low, high: 95 % interval of the mean difference, by `method`.  p: sign-flip test of the mean, or, where a run
-    diverged and a mean cannot count it, the sign test; floor: the least p that so many pairs can give.
-    better, worse, sign_p: seeds in which the first arm is the better or the worse (where neither is: the lower or the
-    higher), a diverged run the worst.
-    detectable: the difference found with 80 %.
+    low, high: 95 % interval of the mean difference, by `method`.  p: sign-flip test of the mean, or, if a run
+    diverged, which a mean cannot count, of the sign test; floor: the smallest p that this many pairs can give.
+    better, worse, sign_p: seeds in which the first arm is better or worse (lower or higher, if neither is better);
+    a diverged run is worst.
+    detectable: the difference detected with 80 % power.
     primary: whether the study file named this contrast and outcome before the runs. holm: p adjusted over these.
-    verdict: of primary rows, "better" or "worse" (for a measure without a better: "lower", "higher") where holm ≤ 5 %,
-    else "no significant difference", or "too few seeds" where no outcome could have been significant. All others are
-    "exploratory": their p is of one test among many.
+    verdict: of primary rows, "better" or "worse" (for a measure without a better: "lower", "higher") if holm ≤ 5 %,
+    else "no significant difference", or "too few seeds" if no outcome could have been significant. All others are
+    "exploratory": their p-values are not corrected for multiple tests.
     """
     measured = measurements(study)
     found = []
@@ -116,7 +116,7 @@ def contrasts(study: StudyTables) -> pd.DataFrame:
 
 
 def _families(study: StudyTables) -> dict[str, tuple[tuple[str, str], ...]]:
-    """`FAMILIES`, and what else the study file names."""
+    """`FAMILIES`, and other contrasts that the study file names."""
     known = {pair for pairs in FAMILIES.values() for pair in pairs}
     return FAMILIES | {"named": tuple(pair for pair in study.primary.contrasts if pair not in known)}
 
@@ -189,14 +189,14 @@ def _tested(table: pd.DataFrame, study: StudyTables) -> pd.DataFrame:
 
 
 def _is_primary(row: dict[Any, Any], study: StudyTables) -> bool:
-    """At the end, at the study's own α, of replies those decoded greedily."""
+    """At the end, at the study's own α, and for replies with greedy decoding."""
     own_alpha = row["alpha"] != row["alpha"] or row["alpha"] == study.facts["alpha"]
     named = (row["first"], row["second"]) in study.primary.contrasts and row["measure"] in study.primary.outcomes
     return named and own_alpha and row["when"] == "end" and row["decoding"] in ("", "greedy")
 
 
 def plan(table: pd.DataFrame, study: StudyTables) -> pd.DataFrame:
-    """Seeds needed to find the stated difference of each primary outcome with 80 %, by a two-sided paired t test at
+    """Seeds needed to detect each primary outcome's stated difference with 80 % power, by a two-sided paired t test at
     5 %, from the standard deviation of this study's pairs: for the next study, or for this one from its pilot.
 
     A study without primary endpoints gets the detectable differences of its held-out loss alone."""

@@ -13,7 +13,7 @@ from result_schema.study import PLAIN, SCHEMA, TABLES, Equivalence, Primary, che
 from symnoise.core import InputError
 
 STAGES = ("before", "during", "after")
-FEW = 5  # names in a notice
+FEW = 5  # names of runs in a notice
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StudyTables:
 
     @property
     def equivalence(self) -> Equivalence:
-        """What the study stated of equivalent laws, or the rule that holds for every study."""
+        """The study's rule for equivalent laws, or the default rule."""
         return Equivalence.of(self.facts.get("equivalence"))
 
     @property
@@ -54,8 +54,8 @@ class StudyTables:
 
 
 def read_study(folder: Path) -> StudyTables:
-    """The study in `folder`. `InputError` where a file is missing, broken, or of another or a mixed schema, where an
-    arm is unknown, or where two runs would stand for the same arm, α and seed."""
+    """The study in `folder`. `InputError` if a file is missing, corrupted, or of another or a mixed schema, if an arm
+    is unknown, or if two runs have the same arm, α and seed."""
     command = f"make study STUDY={folder.resolve().name}"
     advice = f"run `{command}` first"
     facts = read_json(folder / "study.json", advice, f"delete the file and run `{command}`")
@@ -117,14 +117,14 @@ def measurements(study: StudyTables) -> pd.DataFrame:
 
 
 def notices(study: StudyTables) -> list[str]:
-    """What a reader must know first: diverged runs, runs that are not there, measures left empty."""
+    """What a reader must know first: diverged runs, missing runs, missing measures."""
     said = []
     for r in study.runs[study.runs.status == "diverged"].to_dict("records"):
         said.append(f"Diverged, counted and left out of means: {r['run']}.")
     seeds = study.facts.get("seeds", [])
     for setting in study.settings:
         part = study.runs[study.runs.setting == setting]
-        # A study may give a data set fewer seeds; what is uneven within one is not finished.
+        # A study may have fewer seeds on one data set; uneven seeds within a data set are unfinished runs.
         for (arm, alpha), own in part.groupby(["arm", "alpha"], dropna=False):
             absent = sorted(set(part.seed) - set(own.seed))
             if absent:
@@ -152,11 +152,13 @@ def _unique(keys: pd.DataFrame, path: Path) -> None:
     twice = keys[keys.duplicated()]
     if len(twice):
         said = ", ".join(f"{name} {value}" for name, value in twice.iloc[0].items())
-        raise InputError(f"{path}: two rows for {said}; a study holds one run of each, name the other study otherwise")
+        raise InputError(
+            f"{path}: two rows for {said}; a study holds one run of each: give the other study another name"
+        )
 
 
 def _staged(curvature: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """With its stage: step 0 is before, the last one after, all others during. A diverged run has no end."""
+    """`curvature` with its stage: step 0 is before, the last one after, others during. A diverged run has no end."""
     end = curvature.groupby("run").step.transform("max")
     done = curvature.run.map(runs.set_index("run").status == "done").to_numpy(bool)
     stage = np.where(curvature.step == 0, "before", np.where((curvature.step == end) & done, "after", "during"))

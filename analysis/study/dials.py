@@ -27,7 +27,7 @@ def slopes(study: StudyTables) -> pd.DataFrame:
     are a seed's own, so seeds are the unit.  lack: lack of fit of the plane, the root mean square of the cells' mean
     residuals over the range of the cells' means; near 0 where two slopes suffice.
     primary: the slopes named in the study file, of its outcomes, at the end of training; holm: p adjusted over them.
-    Empty where the cells do not identify both slopes.
+    Empty if the cells do not identify both slopes.
     """
     found: list[dict[str, Any]] = []
     for fact, table in by_cell(study):

@@ -22,7 +22,7 @@ EXACT = 14  # pairs up to which all 2ⁿ signs are tried (16,384)
 
 @dataclass(frozen=True)
 class Interval:
-    """mean of the differences, [low, high] (NaN where there is none), and how it was made: "bootstrap", "Student" or
+    """mean of the differences, [low, high] (NaN if there is none), and its method: "bootstrap", "Student" or
     "none"."""
 
     mean: float
@@ -37,10 +37,10 @@ def interval(differences: NDArray[np.float64], level: float, *key: str | float) 
     Expanded percentile bootstrap: the quantiles Φ(∓√(n/(n − 1)) t_{n−1}) of the means of resamples, so that for
     near-normal differences it is as wide as Student's; without it 10 pairs would cover 90 % and not 95 %
     (Hesterberg, What teachers should know about the bootstrap, The American Statistician 69, 2015).
-    Resampled means stay between the least and the largest difference, which cover at most 1 − 2^{1−n}; where that is
+    Resampled means stay between the smallest and the largest difference, which cover at most 1 − 2^{1−n}; if that is
     below `level` the interval is Student's, which needs normal differences. Fewer than two pairs give none.
 
-    key: names the stream of the resamples; equal keys, equal interval.
+    key: names the random stream of the resamples; equal keys give equal intervals.
     """
     n = len(differences)
     mean = float(np.mean(differences)) if n else math.nan
@@ -69,7 +69,7 @@ def sign_flip(differences: NDArray[np.float64], *key: str | float) -> float:
     """p of the two-sided sign-flip permutation test: under the null each difference is as likely as its negative.
 
     The share of sign patterns whose |mean| reaches the observed one: all 2ⁿ up to n = 14, beyond that 10⁴ drawn ones,
-    the observed pattern counted among them so that the test keeps its size (Phipson and Smyth 2010). The least
+    the observed pattern counted among them so that the test keeps its size (Phipson and Smyth 2010). The smallest
     possible p is 2^{1−n}. NaN without differences.
     """
     # Not scipy.stats.permutation_test: its tolerance is relative to the observed sum, so that differences which add up
@@ -88,8 +88,8 @@ def sign_flip(differences: NDArray[np.float64], *key: str | float) -> float:
 
 
 def least_p(pairs: int) -> float:
-    """The least p that `sign_flip` and `sign_test` can give for so many pairs: 2^{1−n}, or one in the drawn signs and
-    the observed ones. A p at this floor says that all pairs agree, and nothing of how clearly."""
+    """The smallest p that `sign_flip` and `sign_test` can give for this many pairs: 2^{1−n}, or one over the number of
+    drawn patterns and the observed one. A p at this floor says that all pairs agree, not how clearly."""
     return max(2.0 ** (1 - pairs), 1 / (RESAMPLES + 1) if pairs > EXACT else 0.0) if pairs else math.nan
 
 
@@ -99,9 +99,9 @@ def sign_test(better: int, worse: int) -> float:
 
 
 def holm(p: Sequence[float]) -> NDArray[np.float64]:
-    """Holm's adjusted p-values: max_{j≤i} (m − j + 1) p_(j), at most 1; NaN stays NaN and counts for nothing.
+    """Holm's adjusted p-values: max_{j≤i} (m − j + 1) p_(j), at most 1; NaN stays NaN and is not counted.
 
-    Rejecting where one is ≤ α keeps the chance of any false rejection in the family at α (Holm 1979).
+    Rejecting if one is ≤ α keeps the chance of any false rejection in the family at α (Holm 1979).
     """
     values = np.array(p, dtype=float)
     known = ~np.isnan(values)  # statsmodels would count a NaN as one of the m
@@ -111,7 +111,7 @@ def holm(p: Sequence[float]) -> NDArray[np.float64]:
 
 
 def power(effect: float, sd: float, pairs: int, level: float = 0.95) -> float:
-    """Chance that the two-sided paired t test finds a mean difference `effect`, where differences have `sd`.
+    """Power of the two-sided paired t test for a mean difference `effect`, if differences have standard deviation `sd`.
 
     From the noncentral t law with n − 1 degrees of freedom and noncentrality √n·effect/sd.
     """
@@ -137,7 +137,7 @@ def pairs_needed(effect: float, sd: float, wanted: float = 0.8, level: float = 0
 
 
 def detectable(sd: float, pairs: int, wanted: float = 0.8, level: float = 0.95) -> float:
-    """The least effect that so many pairs find with chance `wanted`; NaN with fewer than two pairs or no spread."""
+    """The smallest effect that this many pairs detect with power `wanted`; NaN for under two pairs or no spread."""
     return sd * _detectable(pairs, wanted, level) if pairs > 1 and sd > 0 else math.nan
 
 

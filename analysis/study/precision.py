@@ -1,4 +1,4 @@
-"""The effect of training in bf16 autocast, where `experiments.study.precision` has measured it."""
+"""The effect of training in bf16 autocast, if `experiments.study.precision` has measured it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from symnoise.plot.numbers import number, plural
 
 
 def precision(folder: Path) -> str:
-    """A sentence on the held-out loss in both precisions, or "" where a study has no such comparison."""
+    """A sentence on the held-out loss in both precisions, or "" if a study has no such comparison."""
     if not (folder / PRECISION).is_file():
         return ""
     table = pd.read_csv(folder / PRECISION)

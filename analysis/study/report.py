@@ -43,7 +43,7 @@ SHOWN = (
 def write_study(folder: Path) -> Path:
     """Write ledger.json, ledger.csv, tables/, figures/ and study.html into `folder`; return the page's path.
 
-    Raises `InputError` if a file is missing, corrupted, or has another schema.
+    Raises `InputError` if a file is missing, corrupted, or of another schema.
     """
     folder = Path(folder)
     study = read_study(folder)

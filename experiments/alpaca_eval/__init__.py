@@ -5,6 +5,6 @@
         --output annotations.json
     python -m experiments.alpaca_eval winrate annotations.json
 
-The files are those of the package alpaca_eval (Li et al. 2023), which can stand in for any of the three; it is not
-needed here. It imports pkg_resources, so an environment that has it wants setuptools<82.
+The file formats are those of the package alpaca_eval (Li et al. 2023), which can replace any of the three steps but is
+not required. It imports pkg_resources, so its environment needs setuptools<82.
 """

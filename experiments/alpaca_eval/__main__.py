@@ -19,21 +19,21 @@ from symnoise.core import progress_shown, provenance, sha256, write_json
 from symnoise.models import load_model
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Replies, judge and win rates of AlpacaEval.")
-Rows = Annotated[str, typer.Argument(help="instruction and output as .json or .jsonl, or a data set of the hub.")]
+Rows = Annotated[str, typer.Argument(help="File (.json, .jsonl) of instruction and output, or a data set on the Hub.")]
 Output = Annotated[Path, typer.Option(help="The file to write.")]
 
 
 @app.command()
 def replies(
-    model: Annotated[str, typer.Argument(help="A hub id, a folder, a .gguf file, or smollm2.")],
+    model: Annotated[str, typer.Argument(help="Hub id, local folder, .gguf file, or smollm2 (bundled).")],
     instructions: Rows,
     output: Output,
-    repetition_penalty: Annotated[float, typer.Option(help="NEFTune's authors took 1.2; 1 is none.")] = 1.2,
+    repetition_penalty: Annotated[float, typer.Option(help="NEFTune's authors used 1.2; 1 is none.")] = 1.2,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 1024,
     name: Annotated[str, typer.Option(help="The generator's name; by default the model's.")] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Greedy replies to every instruction, as AlpacaEval reads them; a killed run goes on."""
+    """Greedy replies to every instruction, in AlpacaEval's format. Rerun the command to resume an interrupted run."""
     rows, source = read_rows(instructions), load_model(model, device=device)
     facts = {"generator": name or Path(model).name, "penalty": repetition_penalty, "new_tokens": max_new_tokens}
     write_replies(source, rows, output, **facts)  # type: ignore[arg-type]
@@ -41,11 +41,11 @@ def replies(
 
 @app.command()
 def judge(
-    config: Annotated[Path, typer.Argument(help="The judge, such as experiments/configs/judges/openai.yaml.")],
-    model_replies: Annotated[str, typer.Argument(metavar="REPLIES", help="What `replies` wrote.")],
+    config: Annotated[Path, typer.Argument(help="YAML file, such as experiments/configs/judges/openai.yaml.")],
+    model_replies: Annotated[str, typer.Argument(metavar="REPLIES", help="File written by `replies`.")],
     reference: Rows,
     output: Output,
-    seed: Annotated[int, typer.Option(help="Of the order, where the judge's is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the order of replies, for judges with order: random.")] = 0,
 ) -> None:
     """Ask a judge which reply is better, and write AlpacaEval's annotations."""
     given = load_judge(config)
@@ -55,8 +55,8 @@ def judge(
 @app.command()
 def winrate(
     annotations: Annotated[Path, typer.Argument(help="AlpacaEval's annotations.json.")],
-    instructions: Annotated[str, typer.Option(help="The instructions they must be about.")] = "",
-    json: Annotated[Path | None, typer.Option(help="Write the numbers here.")] = None,
+    instructions: Annotated[str, typer.Option(help="Check that the annotations are about these instructions.")] = "",
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
 ) -> None:
     """Win rate and length-controlled win rate, with standard errors."""
     made = win_rate(read_annotations(annotations, instructions))
@@ -69,7 +69,7 @@ def winrate(
 
 @app.command()
 def length(
-    plan: Annotated[Path, typer.Argument(help="What is compared, such as experiments/configs/length/7b.yaml.")],
+    plan: Annotated[Path, typer.Argument(help="YAML file, such as experiments/configs/length/7b.yaml.")],
     preferences: Annotated[list[Path], typer.Argument(help="Annotations of AlpacaEval, or a table (.csv).")],
     output: Output = Path("results/length-7b/gains.json"),
 ) -> None:

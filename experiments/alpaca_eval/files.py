@@ -1,4 +1,4 @@
-"""Rows in AlpacaEval's formats, and records that grow line by line and survive a kill."""
+"""Rows in AlpacaEval's formats, and records appended line by line, which survive an interrupt."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ Row = dict[str, Any]
 
 
 def read_rows(name: str | Path, *needed: str) -> list[Row]:
-    """Rows of a .json, .jsonl or .parquet file, or of alpaca_eval.json in a data set of the hub, by its id.
+    """Rows of a .json, .jsonl or .parquet file, or of alpaca_eval.json in the Hub's data set of this id.
 
-    `InputError` naming a row that lacks a text of `needed`, or that has the instruction of another.
+    `InputError` naming a row that lacks a text of `needed`, or repeats an instruction.
     """
     path = Path(name).expanduser()
     if not path.is_file():
@@ -24,7 +24,7 @@ def read_rows(name: str | Path, *needed: str) -> list[Row]:
             if not isinstance(row, dict) or not isinstance(row.get(key), str):
                 raise InputError(f"{name}, row {number}: it has no text {key!r}")
         if row["instruction"] in seen:
-            raise InputError(f"{name}, row {number}: the instruction {row['instruction'][:60]!r} comes twice")
+            raise InputError(f"{name}, row {number}: the instruction {row['instruction'][:60]!r} appears twice")
         seen.add(row["instruction"])
         found.append(row)
     if not found:
@@ -37,12 +37,12 @@ def _from_hub(name: str) -> Path:
 
     try:
         return Path(hf_hub_download(name, "alpaca_eval.json", repo_type="dataset"))
-    except Exception as error:  # of a dozen kinds, from the network and the hub
-        raise InputError(f"{name} is no file, and as a data set of the hub it says: {reason(error)}") from error
+    except Exception as error:  # many kinds, from the network and the Hub
+        raise InputError(f"{name} is not a file, nor a readable data set on the Hub: {reason(error)}") from error
 
 
 def matched(rows: list[Row], others: list[Row], what: str, other: str) -> list[Row]:
-    """`others` in the order of `rows`, by instruction; `InputError` where one of either has no partner."""
+    """`others` in the order of `rows`, by instruction; `InputError` if one of either has no partner."""
     by_instruction = {row["instruction"]: row for row in others}
     own = {row["instruction"] for row in rows}
     alone = [row["instruction"] for row in rows if row["instruction"] not in by_instruction]
@@ -57,7 +57,7 @@ def matched(rows: list[Row], others: list[Row], what: str, other: str) -> list[R
 
 
 def kept(path: Path) -> list[Row]:
-    """What `add` has written. A line that a kill cut off is taken out of the file."""
+    """The rows that `add` has written. A line cut off by an interrupt is removed from the file."""
     if not path.is_file():
         return []
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")

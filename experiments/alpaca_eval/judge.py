@@ -1,6 +1,6 @@
-"""Which of two replies is better, by a model behind an OpenAI-compatible endpoint, or by one that is loaded here.
+"""Which of two replies is better, as judged by a model behind an OpenAI-compatible endpoint or by a local model.
 
-A judge is a YAML file, such as those in experiments/configs/judges. Where there is none, nothing is judged.
+A judge is a YAML file, such as those in experiments/configs/judges. Without one, nothing is judged.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ from symnoise.models import load_model
 
 ORDERS = ("both", "random")
 RETRIES = 5
-SECONDS = 120.0  # until an endpoint is given up for this time
-_UNREACHED = (OSError, HTTPException, ValueError)  # no connection, cut off, or no JSON
-Answer = Callable[[str], float | None]  # prompt -> probability that the second reply is better, None: none was given
+SECONDS = 120.0  # timeout of a request
+_UNREACHED = (OSError, HTTPException, ValueError)  # no connection, interrupted, or no JSON
+Answer = Callable[[str], float | None]  # prompt -> probability that the second reply is better; None: no valid answer
 
 
 @dataclass(frozen=True)
 class Judge:
-    """model: its name at the endpoint `base_url`; without one, a hub id or folder that is loaded here.
+    """model: its name at the endpoint `base_url`; without an endpoint, a Hub id or folder to load locally.
 
-    template: the question, with {instruction}, {output_1} and {output_2}; to be answered by 1 or 2.
-    api_key_env: the environment variable with the endpoint's key.  request: more fields of a request.
-    order: "both" asks twice, with either reply first, and takes the mean; "random" asks once, the first drawn by seed.
+    template: the question, with {instruction}, {output_1} and {output_2}; the answer is 1 or 2.
+    api_key_env: the environment variable with the endpoint's key.  request: additional fields of each request.
+    order: "both" asks twice, with each reply first once, and takes the mean; "random" asks once, in a random order.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Judge:
 
 
 def load_judge(path: Path) -> Judge:
-    """The judge in a YAML file; `InputError` where a setting is missing or unknown."""
+    """The judge in a YAML file; `InputError` if a setting is missing or unknown."""
     given = read_settings(path, "judge", "experiments/configs/judges")
     known = [f.name for f in fields(Judge)]
     if not {"model", "template"} <= given.keys():
@@ -64,15 +64,15 @@ def load_judge(path: Path) -> Judge:
         raise unknown("order", judge.order, ORDERS)
     for part in ("{instruction}", "{output_1}", "{output_2}"):
         if part not in judge.template:
-            raise InputError(f"{path}: the template does not have {part}")
+            raise InputError(f"{path}: the template lacks {part}")
     return judge
 
 
 def write_annotations(judge: Judge, replies: list[Row], references: list[Row], output: Path, *, seed: int = 0) -> None:
     """Write AlpacaEval's annotations of `replies` (output_2) against `references` (output_1), matched by instruction.
 
-    Every answer is kept in a file beside `output` (.judged.jsonl) as it comes, and asked for once: a second run, or one
-    with more replies, asks only what is new.
+    Every answer is stored in a file next to `output` (.judged.jsonl) as it arrives: a rerun, or a run with more
+    replies, asks only what is new.
     """
     partners = matched(replies, references, "the replies", "the references")
     cache = output.with_suffix(".judged.jsonl")
@@ -100,14 +100,14 @@ def write_annotations(judge: Judge, replies: list[Row], references: list[Row], o
 
 
 def _orders(judge: Judge, instruction: str, seed: int) -> list[bool]:
-    """Whether the model's reply comes first, for each time that the judge is asked."""
+    """For each question to the judge, whether the model's reply comes first."""
     if judge.order == "both":
         return [False, True]
     return [bool(torch.randint(2, (), generator=generator(seed, "order of replies", instruction)))]
 
 
 def _filled(template: str, instruction: str, first: str, second: str) -> str:
-    """In one pass: braces in a reply are the reply's own."""
+    """Filled in one pass, so that braces in a reply stay as they are."""
     texts = {"instruction": instruction, "output_1": first, "output_2": second}
     return re.sub(r"\{(instruction|output_1|output_2)\}", lambda match: texts[match[1]], template)
 
@@ -118,25 +118,25 @@ def _key(judge: Judge, prompt: str) -> str:
 
 
 def _asked(judge: Judge, prompt: str) -> float | None:
-    """The endpoint's choice; none where its answer names neither 1 nor 2, or both."""
+    """The endpoint's choice; None if its answer has neither 1 nor 2, or both."""
     body = {"model": judge.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0} | judge.request
     headers = {"Content-Type": "application/json"}
     if judge.api_key_env:
         if not os.environ.get(judge.api_key_env):
-            raise InputError(f"the judge's key is not at hand: set the environment variable {judge.api_key_env}")
+            raise InputError(f"the judge's API key is missing: set the environment variable {judge.api_key_env}")
         headers["Authorization"] = f"Bearer {os.environ[judge.api_key_env]}"
     url = judge.base_url.rstrip("/") + "/chat/completions"
     answer = _posted(urllib.request.Request(url, json.dumps(body).encode(), headers))
     try:
         text = answer["choices"][0]["message"]["content"] or ""
     except (LookupError, TypeError) as error:
-        raise InputError(f"{url} answers in another form than OpenAI's: {json.dumps(answer)[:100]}") from error
+        raise InputError(f"{url} does not answer in OpenAI's format: {json.dumps(answer)[:100]}") from error
     chosen = set(re.findall(r"\b[12]\b", text))
     return float(chosen == {"2"}) if len(chosen) == 1 else None
 
 
 def _posted(request: urllib.request.Request) -> Any:
-    """The JSON of the answer; again, after longer and longer pauses, where the endpoint is busy or out of reach."""
+    """The JSON of the answer, with exponential backoff while the endpoint is busy or unreachable."""
     patiently = Retrying(
         retry=retry_if_exception(_may_pass),
         stop=stop_after_attempt(RETRIES),
@@ -149,7 +149,7 @@ def _posted(request: urllib.request.Request) -> Any:
         said = f"{error.code} {error.read(200).decode(errors='replace')}"
     except _UNREACHED as error:
         said = str(error) or type(error).__name__
-    raise InputError(f"the judge at {request.full_url} does not answer ({said}); what it judged is kept: run again")
+    raise InputError(f"the judge at {request.full_url} does not answer ({said}); earlier answers are kept: run again")
 
 
 def _answered(request: urllib.request.Request) -> Any:
@@ -164,7 +164,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _loaded(judge: Judge) -> Answer:
-    """P(2)/(P(1) + P(2)) for the next token of a model that is loaded here."""
+    """P(2)/(P(1) + P(2)) for the next token of a local model."""
     source = load_model(judge.model, device="cuda" if torch.cuda.is_available() else "cpu")
     one, two = (source.tokenizer.encode(mark, add_special_tokens=False)[-1] for mark in "12")
 

@@ -65,14 +65,14 @@ def read_plan(path: Path) -> Plan:
 
 
 def read_preferences(files: Sequence[Path]) -> pd.DataFrame:
-    """`COLUMNS` of all files: a .csv or .csv.gz with these, or AlpacaEval's annotations, of which texts are not kept.
+    """`COLUMNS` of all files: a .csv or .csv.gz with these, or AlpacaEval's annotations, without their texts.
 
     preference: AlpacaEval's, from 1 to 2 or 0 for a draw; becomes the win, 0 to 1. Rows without one are left out.
     """
     table = pd.concat([_table(Path(file)) for file in files], ignore_index=True)
     twice = table[table.duplicated(["generator", "instruction"])]
     if len(twice):
-        raise InputError(f"two preferences about {twice.generator.iloc[0]} and the same instruction")
+        raise InputError(f"two preferences about {twice.generator.iloc[0]} on the same instruction")
     wins = table.preference.where(table.preference != 0, 1.5) - 1
     return table.assign(win=wins).dropna(subset="win").drop(columns="preference")
 
@@ -206,7 +206,7 @@ ADJUSTMENTS: dict[str, Gain] = {
 class AllGenerators:
     """The regression on all generators, by Newton's method on the penalised likelihood.
 
-    wins: of each preference.  apart: characters of the reply minus the reference's.  generator, instruction: which.
+    wins: of each preference.  apart: characters of the reply minus the reference's.  generator, instruction: indices.
     """
 
     wins: Vector
@@ -262,12 +262,12 @@ class AllGenerators:
         return x[:G], x[G : G + n], x[G + n :]
 
     def _require_uncertain(self, p: Vector, of_row: Vector) -> None:
-        """Where length tells every preference about a generator, its fitted probabilities run to 0 and 1."""
+        """If length determines every preference about a generator, its fitted probabilities tend to 0 and 1."""
         counts = np.bincount(self.generator, of_row, len(self.names))
         spread = np.bincount(self.generator, of_row * p * (1 - p), len(self.names)) / np.maximum(counts, 1)
         if (sure := (spread < _SURE) & (counts > 0)).any():
             name = self.names[int(sure.argmax())]
-            raise InputError(f"length tells every preference about {name}: there is no effect to fit")
+            raise InputError(f"length determines every preference about {name}: there is no effect to fit")
 
     @cached_property
     def _whole_sample(self) -> dict[bool, Vector]:

@@ -16,17 +16,19 @@ def write_replies(
 ) -> None:
     """Write instruction, output, generator and dataset of every row to `output`, in the order of the rows.
 
-    Greedy, with the repetition penalty (1: none). What is done stands in a hidden file beside `output` until all is, so
-    that a killed run goes on where it was; batches are cut the same way then, and so the replies are the same.
+    Greedy, with the repetition penalty (1: none). Finished replies are in a hidden file next to `output` until all are
+    done; a rerun resumes from them with the same batches, and so with the same replies.
     """
     if output.exists():
-        raise InputError(f"{output} is there already; delete it, or choose another --output")
-    # A prompt must not depend on the reference; any word stands for the reply that ends it.
+        raise InputError(f"{output} exists already; delete it, or choose another --output")
+    # A prompt must not depend on the reference, so a placeholder takes the place of the reply.
     prompts = prompt_ids(source, [Example((("user", row["instruction"]), ("assistant", "Yes"))) for row in rows])
     room = getattr(source.model.config, "max_position_embeddings", None)
     longest = max(map(len, prompts))
     if room is not None and longest + new_tokens > room:
-        raise InputError(f"{source.name} has room for {room} tokens: lower --max-new-tokens to {room - longest}")
+        raise InputError(
+            f"{source.name} has a context length of {room} tokens: lower --max-new-tokens to {room - longest}"
+        )
     digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     settings = {"model": source.provenance(), "prompts": digest, "penalty": penalty, "new_tokens": new_tokens}
     part = output.with_name(f".{output.name}.part")
@@ -34,7 +36,7 @@ def write_replies(
     if not before:
         add(part, [settings])
     elif before[0] != settings:
-        raise InputError(f"{part} was begun with other settings; delete it, or choose another --output")
+        raise InputError(f"{part} was started with other settings; delete it, or choose another --output")
     done = {line["index"]: line["reply"] for line in before[1:]}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for chosen in track([order[at : at + BATCH] for at in range(0, len(order), BATCH)], "replies"):

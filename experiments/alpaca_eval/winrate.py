@@ -15,7 +15,7 @@ class WinRate:
     """In percent, with standard errors.
 
     length_effect: φ of `length_controlled`, in logits. count, missing: instructions with and without a preference.
-    lengths: mean characters of the reference and of the model. note: why a number is not there (it is NaN).
+    lengths: mean characters of the reference and of the model. note: why a number is missing (NaN).
     """
 
     win_rate: float
@@ -33,8 +33,8 @@ def read_annotations(path: Path, instructions: str = "") -> list[Row]:
     """instruction, output_1 and generator_1 (the reference), output_2 and generator_2 (the model), and preference: from
     1 (the reference is better) to 2 (the model is), 1.5 or 0 for a draw, null where the judge gave none.
 
-    `InputError` where a preference is none of these, where they are not about one pair of generators, or, with
-    `instructions`, where they are not about those very instructions.
+    `InputError` if a preference is none of these, if there is more than one pair of generators, or, with
+    `instructions`, if the annotations are about other instructions.
     """
     rows = read_rows(path, "output_1", "output_2")
     for row in rows:
@@ -66,17 +66,17 @@ def win_rate(rows: list[Row]) -> WinRate:
 
 
 def length_controlled(wins: NDArray[np.float64], longer: NDArray[np.float64]) -> tuple[float, float, float, str]:
-    """The win rate that would be if every reply were as long as its reference, its standard error, φ, and a note.
+    """The win rate if every reply were as long as its reference, its standard error, φ, and a note.
 
     wins: in [0, 1], for each instruction.  longer: characters of the model's reply − those of the reference.
 
         logit E[win] = θ + φ·tanh(longer/s),    s: sample standard deviation of `longer`;    100/(1 + exp(−θ))
 
-    Dubois et al. 2024 (arXiv 2404.04475), without what needs their files: the official number
-    has a term for the difficulty of each instruction (γ, from all models on the leaderboard), is fitted together with
-    the baseline's own replies in long and short forms, and is regularised (L1, by cross-validation). This is plain
-    quasi-binomial maximum likelihood with sandwich errors (HC1), the delta method for the win rate. Not to be compared
-    with numbers of the public leaderboard.
+    After Dubois et al. 2024 (arXiv 2404.04475), without the parts that need their files. The official number has a term
+    for the difficulty of each instruction (γ, from all models on the leaderboard), is fitted together with the
+    baseline's own replies in long and short forms, and is regularised (L1, by cross-validation). This is plain
+    quasi-binomial maximum likelihood with sandwich errors (HC1), and the delta method for the win rate. It is not
+    comparable with numbers of the public leaderboard.
     """
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
@@ -93,19 +93,19 @@ def length_controlled(wins: NDArray[np.float64], longer: NDArray[np.float64]) ->
 
 
 def _no_maximum(wins: NDArray[np.float64], longer: NDArray[np.float64]) -> str:
-    """Why the likelihood of `length_controlled` has no maximum; nothing where it has one."""
+    """Why the likelihood of `length_controlled` has no maximum; "" if it has one."""
     won, lost = longer[wins > 0], longer[wins < 1]
     if not (len(won) and len(lost)):
         return "all preferences are the same"
     if longer.max() == longer.min():  # φ is left out
         return ""
     if lost.max() < won.min() or won.max() < lost.min():
-        return "length tells every preference"
+        return "length determines every preference"
     for border, split in ((won.min(), lost.max() == won.min()), (won.max(), won.max() == lost.min())):
         if split:
             there = int((longer == border).sum())
             return (
                 f"{there} of {len(wins)} replies are longer than their references by the same {border:.0f} characters, "
-                f"and of the other {len(wins) - there} length tells every preference: too few to fit its effect to"
+                f"and length determines every preference of the other {len(wins) - there}: too few to fit its effect"
             )
     return ""

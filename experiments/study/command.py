@@ -13,9 +13,9 @@ from experiments.study.spec import Run, Study, load_study
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import progress_shown
 
-Config = Annotated[Path, typer.Argument(help="The study, such as experiments/configs/studies/micro.yaml.")]
-DataFile = Annotated[str, typer.Option("--data", help="Stands in for the study's data set.")]
-TasksFile = Annotated[str, typer.Option("--tasks", help="YAML that stands in for the study's section tasks.")]
+Config = Annotated[Path, typer.Argument(help="YAML file of the study, such as experiments/configs/studies/micro.yaml.")]
+DataFile = Annotated[str, typer.Option("--data", help="Use this data set instead of the study's.")]
+TasksFile = Annotated[str, typer.Option("--tasks", help="YAML file to use instead of the study's section tasks.")]
 Runs = Annotated[Path, typer.Option(help="Folder of raw runs.")]
 
 

@@ -2,8 +2,8 @@
 
     python -m experiments.study.connect STUDY.yaml
 
-Runs that are not finished are left out and counted; a diverged run is a row like any other. Records of another schema
-cannot come in: the schema is part of what names the folder (`Study.key`).
+Unfinished runs are left out and counted; a diverged run is a row like any other. Records of another schema are never
+read: the schema is part of the folder's name (`Study.key`).
 """
 
 from dataclasses import asdict, dataclass, field
@@ -52,11 +52,11 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
 
 @dataclass
 class _Gathered:
-    """What the records of the runs come to.
+    """What is collected from the records of all runs.
 
-    asked: of each step that only some studies have, the settings that it had in each run.
-    unfinished: names of runs that are left out.  versions: of symnoise, of all records.
-    contents: the data set's SHA-256 by each record; None for those of before it was kept.
+    asked: for each optional step, its settings in each run.
+    unfinished: names of the runs left out.  versions: all versions of symnoise that wrote records.
+    contents: SHA-256 of the data set in each record; None for records made before it was stored.
     """
 
     asked: dict[str, list[Any]]
@@ -66,7 +66,7 @@ class _Gathered:
     contents: set[str | None] = field(default_factory=set)
 
     def add(self, study: Study, run: Run, place: Path, start: list[dict[str, Any]]) -> None:
-        """The rows of one run, whose records lie in `place`. start: the points measured before training."""
+        """Add the rows of one run, whose records are in `place`. start: the points measured before training."""
         files = {name: place / file for name, file in NAMES.items()}
         if not all(file.is_file() for file in files.values()):
             self.unfinished.append(run.name)
@@ -89,7 +89,7 @@ class _Gathered:
         self.tables["outcomes"] += [{"run": run.name, **outcome} for outcome in outcomes]
 
     def _asked_of(self, place: Path) -> list[dict[str, Any]]:
-        """The outcomes of the steps that only some studies have, where the run has been asked already."""
+        """The outcomes of the optional steps that this run has finished."""
         outcomes = []
         for step, settings in self.asked.items():
             if (file := place / f"{step}.json").is_file():
@@ -100,16 +100,16 @@ class _Gathered:
         return outcomes
 
     def require_alike(self, study: Study, folder: Path) -> None:
-        """`InputError` where versions, contents of the data set or settings of a step differ between runs."""
+        """`InputError` if versions, contents of the data set or settings of a step differ between runs."""
         if len(self.versions) > 1:
             raise InputError(
-                f"runs were made by several versions of symnoise ({', '.join(sorted(self.versions))}); run them again"
+                f"runs were made with several versions of symnoise ({', '.join(sorted(self.versions))}); run them again"
             )
         if len(self.contents - {None}) > 1:
-            raise InputError(f"runs were made while {study.data} had different contents; run {study.name} again")
+            raise InputError(f"the contents of {study.data} changed between runs; run {study.name} again")
         for step, settings in self.asked.items():
             if any(other != settings[0] for other in settings):
-                raise InputError(f"runs were not asked the same: delete {folder}/*/{step}.json and run again")
+                raise InputError(f"runs have different settings of {step}: delete {folder}/*/{step}.json and run again")
 
 
 def _row(study: Study, run: Run, found: dict[str, Any]) -> dict[str, Any]:
@@ -125,17 +125,17 @@ def _row(study: Study, run: Run, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_same_settings(study: Study, record: dict[str, Any], path: Path) -> None:
-    """`InputError` where the study's alpha, measuring or generating has changed since the record was made."""
-    made, asked = record.get("measured_by", {}), study.measured_by  # records of before it was kept have none
+    """`InputError` if the study's alpha, measuring or generating has changed since the record was made."""
+    made, asked = record.get("measured_by", {}), study.measured_by  # older records have none
     said = ", ".join(f"{name}: {value}" for name, value in made.items() if value != asked[name])
     if said:
         raise InputError(
-            f"{path} was made with other settings ({said}); put them back, or delete the runs and run again"
+            f"{path} was made with other settings ({said}); restore them, or delete the runs and run again"
         )
 
 
 def missing(study: Study, asked: dict[str, list[Any]], runs: int) -> dict[str, str]:
-    """measure -> why there is none of it."""
+    """measure -> why it is missing."""
     wanted = {BENCHMARKS[task]: "benchmarks" for task in (study.tasks.sources if study.tasks else {})}
     if study.alpaca_eval and study.alpaca_eval.judge:
         wanted[WIN_RATE] = "preferences"
@@ -147,7 +147,7 @@ def missing(study: Study, asked: dict[str, list[Any]], runs: int) -> dict[str, s
 
 
 def facts(study: Study, base: dict[str, Any], asked: dict[str, list[Any]]) -> dict[str, Any]:
-    """What the tables do not say. Of tasks and AlpacaEval, what the runs were asked: not where its files lie here."""
+    """What the tables lack. Tasks and AlpacaEval are given by the runs' settings, without the paths of local files."""
     said = {step: settings[0] for step, settings in asked.items() if settings}
     return {
         "schema": SCHEMA,

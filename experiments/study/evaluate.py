@@ -1,4 +1,4 @@
-"""Outcomes of one run: held-out loss, clean and noisy, calibration, and its replies against the references.
+"""Outcomes of one run: held-out loss, clean and noisy, calibration, and scores of its replies.
 
 python -m experiments.study.evaluate STUDY.yaml symnoise_a10_s3
 """
@@ -55,10 +55,11 @@ def _texts(study: Study, run: Run, source: LoadedModel) -> tuple[Batches, Batche
 def _losses(study: Study, model: Any, held_out: Batches, trained_on: Batches) -> dict[str, float]:
     """Means over all scored held-out tokens; the noisy loss over one mirrored Rademacher pair at the study's α.
 
-    The clean training loss is over all scored tokens of the training rows, without noise: one objective for all arms.
+    The clean training loss is over all scored tokens of the training rows, without noise, so all arms have the same
+    objective.
 
-    log p(end): of the end-of-turn mark given the reference so far, where the reference ends and where it does not; the
-    hazard is p(end) itself, so its inverse is a reply's length were it constant.
+    log p(end): log-probability of the end-of-turn token given the reference so far, where the reference ends and where
+    it does not. The hazard is p(end) itself: if it were constant, its inverse would be the mean length of a reply.
     """
     clean, noisy, sure, right = [], [], [], []
     ending, inside = [], []
@@ -92,7 +93,7 @@ def _losses(study: Study, model: Any, held_out: Batches, trained_on: Batches) ->
 
 
 def end_mark(batches: list[dict[str, Tensor]]) -> int:
-    """The token that ends a reply: the most frequent last scored one, since replies that are cut off end in any."""
+    """The token that ends a reply: the most frequent last scored token, since truncated replies may end in any."""
     last = [int(row[row != IGNORED][-1]) for batch in batches for row in batch["labels"]]
     return max(set(last), key=last.count)
 
@@ -109,7 +110,7 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
 
 
 def scores(replies: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over replies of ROUGE-L F1, chrF, length in tokens; distinct-n over all; repeated 2-grams within each."""
+    """Means over replies of ROUGE-L F1, chrF, length in tokens, share of repeated 2-grams; distinct-n over all."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import CHRF
 

@@ -1,4 +1,4 @@
-"""Curvature of one run on the held-out prompts, in the middle of training and at its end.
+"""Curvature of one run on the held-out prompts, halfway through training and at its end.
 
     python -m experiments.study.measure STUDY.yaml symnoise_a10_s3
 
@@ -31,7 +31,7 @@ from symnoise.noise import Noise
 
 def measure(study: Study, run: Run, folder: Path) -> None:
     """Write measure.json: tr H, tr G, tr R, C(σ), the size of the curvature (E|zᵀHz|, ‖H‖_F, the two-sided KL), the top
-    eigenvalue, the gradient's norm and N3's two terms, of each example.
+    eigenvalue, the gradient's norm and N3's two terms, for each example.
 
     trace_seconds: the Taylor engine's time for one checkpoint.
     """
@@ -50,9 +50,9 @@ def measure(study: Study, run: Run, folder: Path) -> None:
 
 
 def curvature(study: Study, source: LoadedModel) -> tuple[list[dict[str, Any]], float]:
-    """Every quantity of every example, as {example, quantity, value, stderr}; for an eigenvalue, its residual.
+    """Every quantity of every example, as {example, quantity, value, stderr}; an eigenvalue's stderr is its residual.
 
-    Also the seconds that the traces took.
+    Also returns the seconds that the traces took.
     """
     model, options = source.model, study.measuring
     examples = held_out(study, source.tokenizer, model)[: options.examples]
@@ -70,7 +70,7 @@ def curvature(study: Study, source: LoadedModel) -> tuple[list[dict[str, Any]], 
         "‖H‖_F": size.frobenius,
         "two-sided KL": two_sided_divergence(loss, sigma, options.draws),
         "gradient norm": Estimate.exact(size.gradient.flatten(1).double().norm(dim=1)),
-        # Of N3: its premise, a loss that ignores the scale of X, makes the first 0; its claim is about the second.
+        # For N3: under its premise, a loss invariant to the scale of X, the first is 0; its claim is about the second.
         "⟨X, ∇ℓ⟩": Estimate.exact(inner(loss.embeddings, size.gradient)),
         "σ² tr H": replace(parts.hessian, value=sigma**2 * parts.hessian.value, stderr=sigma**2 * parts.hessian.stderr),
     }

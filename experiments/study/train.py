@@ -3,9 +3,8 @@
     python -m experiments.study.train STUDY.yaml symnoise_a10_s3
     accelerate launch --config_file experiments/configs/accelerate/fsdp2.yaml -m experiments.study.train …
 
-Leaves train.json, and the weights at the middle, at the end and at the lowest held-out loss. Rerun the command to
-resume a killed run from its last checkpoint; it ends as if it had not been killed. Of several processes the first one
-writes.
+Writes train.json, and the weights halfway, at the end and at the lowest held-out loss. Rerun the command to resume an
+interrupted run from its last checkpoint, with the same result. Of several processes only the first writes.
 """
 
 import json
@@ -34,10 +33,10 @@ WEIGHTS = ("middle", "best", "end")
 
 
 def train(study: Study, run: Run, folder: Path) -> None:
-    """Train, recording held-out loss and norms along the way; "diverged" where a loss is not finite.
+    """Train, recording held-out loss and norms along the way; its status is "diverged" if a loss is not finite.
 
     train.json: train_loss and gradient_norm (over all weights) are means over the steps; seconds and peak_rss_mib are
-    those of the first process; after a kill, seconds of the steps that count.
+    those of the first process. A resumed run counts the seconds up to its checkpoint.
     """
     place, options, started = folder / run.name, study.training, time.perf_counter()
     arguments, steps = _arguments(study, run, place), study.steps(run.arm)
@@ -86,7 +85,7 @@ def _trained(trainer: Any, curve: "Curve") -> tuple[dict[str, float], str]:
     """The means over the steps and "", or no means and why training stopped."""
     try:
         with muted():
-            if is_finished(curve.place / "trainer", curve.steps):  # killed when all but train.json was done
+            if is_finished(curve.place / "trainer", curve.steps):  # interrupted just before train.json was written
                 curve.begin(curve.steps)
             return train_to_end(trainer), ""
     except Diverged as error:
@@ -104,38 +103,38 @@ def _arguments(study: Study, run: Run, place: Path) -> dict[str, Any]:
         "per_device_train_batch_size": size,
         "gradient_accumulation_steps": accumulation,
         "learning_rate": options.learning_rate * ARMS[run.arm].rate,
-        "weight_decay": 0.0,  # decay shrinks the norms that are measured
+        "weight_decay": 0.0,  # decay would shrink the norms that are measured
         "warmup_steps": options.warmup,
-        "max_grad_norm": 1e9,  # no clipping, which would act on some arms more than on others; norms are logged
+        "max_grad_norm": 1e9,  # no clipping, which would affect some arms more than others; norms are logged
         "bf16": options.precision == "bf16",
         "save_steps": options.save_every,
         "save_total_limit": 1,
-        "logging_steps": 1,  # the losses of all steps, kept in checkpoints
+        "logging_steps": 1,  # the loss of every step is kept in checkpoints
         "report_to": "none",
     }
 
 
 def processes() -> int:
-    """How many train together."""
+    """Number of training processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def parts(batch: int, micro_batch: int, processes: int) -> tuple[int, int]:
-    """Rows that a process takes at a time, and how many times, for `batch` rows a step on all processes together."""
+    """Rows per process at a time, and gradient-accumulation steps, for `batch` rows per step over all processes."""
     size = micro_batch or max(1, batch // processes)
     if batch % (size * processes):
         raise InputError(
-            f"{batch} rows a step cannot be dealt to {processes} processes taking {size} at a time; change the number "
-            "of processes, or training.micro_batch"
+            f"{batch} rows per step cannot be split over {processes} processes with {size} at a time; change the "
+            "number of processes, or training.micro_batch"
         )
     return size, batch // (size * processes)
 
 
 class Curve(Periodic):
-    """Held-out loss and norms at the start, every few steps and at the end; weights kept along the way.
+    """Held-out loss and norms at the start, every few steps and at the end; weights are saved along the way.
 
-    Points are written to curve.json as they come, so a run resumed from a checkpoint has them all.
-    With FSDP the loss is that of the model as it trains, so in the precision of training; else it is float32's.
+    Points are written to curve.json as they are measured, so a run resumed from a checkpoint has them all.
+    The loss is in float32; with FSDP it is in the precision of training.
     """
 
     def __init__(
@@ -157,14 +156,14 @@ class Curve(Periodic):
         self.batches = [batch for _, batch in held_out_batches(study, tokenizer, trainer.model, size)]
         self.used = torch.tensor(sorted({token for row in rows for token in row["input_ids"]}))
         self.points: list[dict[str, Any]] = []
-        self.started, self.before = started, 0.0  # this process, and the seconds that a killed one took until here
+        self.started, self.before = started, 0.0  # of this process; seconds before it resumed
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After an optimizer step."""
         self.step(state.global_step)
 
     def begin(self, step: int) -> None:
-        """At the start, or where a checkpoint left off."""
+        """At the start, or where training resumes from a checkpoint."""
         kept = self.place / "curve.json"
         if step and kept.is_file():
             self.points = [p for p in json.loads(kept.read_text(encoding="utf-8")) if p["step"] <= step]
@@ -183,7 +182,7 @@ class Curve(Periodic):
             self.save("end")
 
     def _note(self, step: int) -> None:
-        """A point of the curve; the weights are kept where it is the lowest so far."""
+        """Add a point to the curve; save the weights if its loss is the lowest so far."""
         size = norms(self.trainer.model, self.used)
         point = {"step": step, "held-out loss": self.loss()}
         point |= {"used-row norm": size["used_row_norm"], "all-row norm": size["all_row_norm"]}
@@ -199,7 +198,7 @@ class Curve(Periodic):
         return mean_of_processes(self.trainer, loss)
 
     def save(self, name: str) -> None:
-        """The weights as they are now, with the tokenizer, whole or not at all."""
+        """Save the current weights and the tokenizer; an interrupt leaves no partial files under their final name."""
         model, spread = self.trainer.model, self.trainer.is_fsdp_enabled
         weights = self.trainer.accelerator.get_state_dict(model) if spread else None  # gathered by all processes
         if not self.trainer.is_world_process_zero():
@@ -213,7 +212,7 @@ class Curve(Periodic):
         partial.rename(final)
 
     def hand_over(self) -> None:
-        """What was kept becomes weights/, which is there only when training is over."""
+        """Move the saved weights to weights/, which exists only once training has finished."""
         shutil.rmtree(self.place / "weights", ignore_errors=True)
         (self.place / "kept").rename(self.place / "weights")
 

@@ -33,9 +33,9 @@ class Drawing:
 def write_page(
     path: Path, templates: Path, template: str, filters: Mapping[str, Callable[..., Any]], **facts: Any
 ) -> None:
-    """Render `template` of the folder `templates` with the facts, in which every name it uses must be, to `path`.
+    """Render `template` of the folder `templates` with `facts`, which must have every name it uses, to `path`.
 
-    It may include style.css and import `figures` from figures.html, which all pages share. Text is escaped.
+    It extends page.html, and may import `figures` from figures.html; all pages share these. Text is escaped.
     """
     environment = Environment(
         loader=FileSystemLoader([templates, Path(__file__).parent / "templates"]),

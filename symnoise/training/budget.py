@@ -129,6 +129,18 @@ def variance_budget(
     Raises:
         InputError: For too few batches or draws, independent pairs of draws, no trained weights, or a loss that is not
             finite.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from symnoise import variance_budget
+        >>> sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
+        >>> rows = [torch.arange(j, j + 8)[None] for j in range(4)]
+        >>> batches = [{"input_ids": ids, "labels": ids} for ids in rows]
+        >>> weak, strong = variance_budget(model, batches, alphas=[0.01, 0.02], draws=2)
+        >>> round(float(strong.odd.value / weak.odd.value))  # V_odd is quadratic in weak noise
+        4
     """
     noise = noise or Noise.symnoise(0.0)
     _require_budget(noise, len(batches), draws)

@@ -121,8 +121,8 @@ def test_a_missing_study_is_a_line_that_names_the_file_and_the_command(in_its_fo
     assert figures(run(NOTEBOOKS[-1], STUDY="results/micro")) == 0
     said = capsys.readouterr().out
     assert said.splitlines() == [
-        "results/micro/study.json is not there; run `make study STUDY=micro` first",
-        "../../results/dials/study.json is not there; run `make study STUDY=dials` first",
+        "results/micro/study.json is missing; run `make study STUDY=micro` first",
+        "../../results/dials/study.json is missing; run `make study STUDY=dials` first",
     ]
 
 

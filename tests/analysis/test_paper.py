@@ -258,7 +258,7 @@ def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Publ
 
 
 def test_a_missing_run_names_itself_and_its_command(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ledger\.json is not there; run `python -m analysis\.readme"):
+    with pytest.raises(InputError, match=r"ledger\.json is missing; run `python -m analysis\.readme"):
         read_published(tmp_path)
 
 

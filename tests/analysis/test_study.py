@@ -276,7 +276,7 @@ def test_bad_folders_are_refused_in_one_line(tmp_path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         read_study(folder)
     (folder / "runs.parquet").unlink()
-    with pytest.raises(InputError, match=r"runs\.parquet is not there; run `make study STUDY=micro`"):
+    with pytest.raises(InputError, match=r"runs\.parquet is missing; run `make study STUDY=micro`"):
         read_study(folder)
     (folder / "study.json").write_text(json.dumps(facts | {"schema": 7}))
     runs.to_parquet(folder / "runs.parquet")

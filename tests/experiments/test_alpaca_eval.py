@@ -74,8 +74,8 @@ def test_the_interval_of_the_length_controlled_win_rate_covers() -> None:
     ("wins", "longer", "reason"),
     [
         ([1, 1, 1, 1], [-50, -20, 20, 50], "^all preferences are the same$"),
-        ([0, 0, 1, 1], [-50, -20, 20, 50], "^length tells every preference$"),
-        ([0, 1, 0, 1, 1], [0, 0, 0, 0, 9000], r"^4 of 5 replies .* same 0 characters, and of the other 1 length tells"),
+        ([0, 0, 1, 1], [-50, -20, 20, 50], "^length determines every preference$"),
+        ([0, 1, 0, 1, 1], [0, 0, 0, 0, 9000], r"^4 of 5 replies .* same 0 characters, and length determines"),
         ([1, 1, 0, 0, 0], [7, 7, 7, 7, 9000], r"^4 of 5 replies .* same 7 characters"),
     ],
 )
@@ -87,7 +87,7 @@ def test_where_no_effect_of_length_can_be_fitted_there_is_no_number_and_a_reason
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r + r[:1], "comes twice"),
+        (lambda r: r + r[:1], "appears twice"),
         (lambda r: [r[0] | {"preference": 3}, *r[1:]], "preference 3 is not one of"),
         (lambda r: [r[0] | {"generator_2": "another"}, *r[1:]], "2 pairs of generators"),
         (lambda r: [r[0] | {"instruction": "Else."}, *r[1:]], "1 are only in the first, 1 only in the second"),
@@ -145,7 +145,7 @@ def test_replies_are_alpaca_evals_and_go_on_after_a_kill(source, tmp_path, monke
     assert len(calls) == 4  # two batches were kept
     assert json.loads((tmp_path / "killed.json").read_text()) == whole
     assert [path.name for path in tmp_path.iterdir()].count("killed.json") == len(list(tmp_path.iterdir())) - 1
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         write_replies(source, asked, tmp_path / "killed.json", **facts)
     with pytest.raises(InputError, match="lower --max-new-tokens"):
         write_replies(source, asked, tmp_path / "long.json", **(facts | {"new_tokens": 10**4}))
@@ -264,7 +264,7 @@ def test_a_model_that_is_loaded_here_can_judge(source, tmp_path, monkeypatch) ->
         ({"modle": "x"}, "unknown setting 'modle'"),
         ({"model": None}, "needs model and template"),
         ({"order": "first"}, "unknown order 'first'"),
-        ({"template": "{instruction} {output_1}"}, "does not have {output_2}"),
+        ({"template": "{instruction} {output_1}"}, "lacks {output_2}"),
     ],
 )
 def test_a_judge_that_cannot_be_is_refused(change, message, tmp_path) -> None:

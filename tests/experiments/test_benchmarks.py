@@ -195,7 +195,7 @@ def test_rows_of_the_package_are_brought_into_our_form(tmp_path, monkeypatch) ->
     [
         ({"tasks": {"hellaswag": "nowhere.jsonl"}}, "there is no file nowhere.jsonl for hellaswag"),
         ({"tasks": {"helaswag": "x"}}, "tasks: unknown setting 'helaswag': did you mean 'hellaswag'"),
-        ({"tasks": {"limit": 3}}, "the section tasks names none"),
+        ({"tasks": {"limit": 3}}, "the section tasks names no task"),
         ({"tasks": {"mmlu": spec.OLMO, "limit": 0}}, "at least 1 row"),
         ({"tasks": {"mmlu": spec.OLMO}}, "tasks need lm_eval: pip install --no-deps"),
         ({"alpaca_eval": {"instructions": "no.jsonl", "max_new_tokens": 4}}, "there is no file no.jsonl"),
@@ -279,7 +279,7 @@ def test_answers_join_the_outcomes_and_what_is_missing_says_why(study, files, tm
     assert "AlpacaEval win rate: not measured, no judge configured." in said
 
     answer(tmp_path, names[-1], rows=6)
-    with pytest.raises(InputError, match=r"not asked the same: delete .*benchmarks\.json"):
+    with pytest.raises(InputError, match=r"different settings of benchmarks: delete .*benchmarks\.json"):
         connect(study, tmp_path, tmp_path / "results")
 
 

@@ -38,19 +38,19 @@ EQUAL = {"margin": 0.2, "controls": [["none", "uniform"], ["gaussian-raw", "gaus
 PRIMARY = {"contrasts": [["symnoise", "uniform"]], "outcomes": {"held-out loss": 0.002}}
 REFUSED = {
     "no endpoints": ({"primary": None}, "missing primary"),
-    "no contrast": ({"primary": PRIMARY | {"contrasts": []}}, "primary names no contrast or no outcome"),
-    "no outcome": ({"primary": PRIMARY | {"outcomes": {}}}, "primary names no contrast or no outcome"),
+    "no contrast": ({"primary": PRIMARY | {"contrasts": []}}, "primary must name outcomes, and either"),
+    "no outcome": ({"primary": PRIMARY | {"outcomes": {}}}, "primary must name outcomes, and either"),
     "an arm that is not run": ({"primary": PRIMARY | {"contrasts": [["penalty", "none"]]}}, "penalty is not among"),
-    "no pair": ({"primary": PRIMARY | {"contrasts": ["symnoise"]}}, "'symnoise' is no pair of arms"),
+    "no pair": ({"primary": PRIMARY | {"contrasts": ["symnoise"]}}, "'symnoise' is not a pair of arms"),
     "no difference": ({"primary": PRIMARY | {"outcomes": {"held-out loss": 0}}}, "held-out loss: give the difference"),
     "an old margin": ({"margin": 0.02}, "unknown setting 'margin'"),
-    "a large margin": ({"equivalence": EQUAL | {"margin": 0.3}}, "margin 0.3: a share of .* at most 0.2"),
-    "no margin": ({"equivalence": EQUAL | {"margin": 0}}, "margin 0: a share"),
+    "a large margin": ({"equivalence": EQUAL | {"margin": 0.3}}, "margin 0.3: give a share of .* at most 0.2"),
+    "no margin": ({"equivalence": EQUAL | {"margin": 0}}, "margin 0: give a share"),
     "laws without a rule": ({"equivalence": None}, "gaussian is compared with uniform: add equivalence"),
-    "no control": ({"equivalence": EQUAL | {"controls": []}}, "equivalence has no positive control besides"),
+    "no control": ({"equivalence": EQUAL | {"controls": []}}, "equivalence has no positive control except"),
     "a control that is the margin": (
         {"equivalence": EQUAL | {"controls": [["none", "uniform"]]}},
-        "equivalence has no positive control besides",
+        "equivalence has no positive control except",
     ),
     "a control that is not run": (
         {"equivalence": EQUAL | {"controls": [["rademacher", "gaussian"]]}},

@@ -91,7 +91,7 @@ def test_preferences_that_length_tells_without_exception_have_no_maximum() -> No
     table = preferences(0.3, 0.5, count=80)
     longer = table.model_characters > REFERENCE
     told = table.assign(row=table.instruction, win=table.win.where(table.generator != "plain", longer.astype(float)))
-    with pytest.raises(InputError, match="length tells every preference about plain"):
+    with pytest.raises(InputError, match="length determines every preference about plain"):
         AllGenerators.of(told, 2.0).fit(np.ones(80), own_slopes=True)
 
 

@@ -108,7 +108,7 @@ def test_the_paper_tier_is_every_model_on_every_data_set_with_the_same_settings(
 
 def test_what_a_process_takes_and_how_often() -> None:
     assert parts(128, 4, 4) == (4, 8) and parts(128, 0, 1) == (128, 1) and parts(8, 0, 2) == (4, 1)
-    with pytest.raises(InputError, match="64 rows a step cannot be dealt to 3 processes taking 4 at a time"):
+    with pytest.raises(InputError, match="64 rows per step cannot be split over 3 processes with 4 at a time"):
         parts(64, 4, 3)
 
 
@@ -116,7 +116,7 @@ def test_a_batch_that_an_arm_cannot_split_is_refused(tmp_path) -> None:
     settings = yaml.safe_load(PAPER[0].read_text())
     settings["training"] |= {"micro_batch": 128}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(InputError, match="symnoise-half-batch takes 64 rows a step, no multiple of"):
+    with pytest.raises(InputError, match="symnoise-half-batch takes 64 rows per step, not a multiple of"):
         load_study(tmp_path / "study.yaml")
 
 

@@ -65,7 +65,7 @@ def folder(study: Study, tmp_path_factory) -> Path:
         ({"sedes": 3}, "unknown setting 'sedes': did you mean 'seeds'"),
         ({"seeds": 0}, "at least 1 seed"),
         ({"data": "nowhere.jsonl"}, "there is no data file nowhere.jsonl"),
-        ({"controls": ["symnoise"]}, "the same arm comes twice"),
+        ({"controls": ["symnoise"]}, "an arm is named twice"),
         ({"pretraining": None}, "needs the section pretraining"),
         ({"training": {"rows": 3}}, "training: missing pool"),
     ],
@@ -128,7 +128,7 @@ def test_from_training_to_tables(study, folder, tmp_path) -> None:
     assert facts["schema"] == 1 and facts["unfinished"] == []
     assert facts["data_sha256"] == sha256(Path(study.data))
 
-    with pytest.raises(InputError, match=r"start\.json was made with other settings \(alpha: 10\); put them back"):
+    with pytest.raises(InputError, match=r"start\.json was made with other settings \(alpha: 10\); restore them"):
         connect(replace(study, alpha=5), folder, tmp_path)
     made = folder / study.runs[0].name / "measure.json"
     record = json.loads(made.read_text())
@@ -142,7 +142,7 @@ def test_from_training_to_tables(study, folder, tmp_path) -> None:
     assert json.loads((place / "study.json").read_text())["unfinished"] == [study.runs[0].name]
     record = json.loads((folder / "start.json").read_text())
     (folder / "start.json").write_text(json.dumps(record | {"data_sha256": "0" * 64}))
-    with pytest.raises(InputError, match="had different contents; run micro-smoke again"):
+    with pytest.raises(InputError, match="changed between runs; run micro-smoke again"):
         connect(study, folder, tmp_path)
 
 

@@ -1,7 +1,7 @@
-"""One module a figure, each with
+"""One module per figure, each with
 
 TITLE, ALT (the picture in a sentence), NEEDS (what it is drawn from),
-frame(study, contrasts) -> the data that is drawn, of one model and data set; empty where there is none,
+frame(study, contrasts) -> the data that is drawn, of one model and data set; empty if there is none,
 draw(frame) -> Figure, and caption(frame) -> what to see in it.
 """
 

@@ -22,7 +22,7 @@ NEEDS = "curvature and outcomes at the end of finished runs"
 _UNIT = " (nats per squared embedding unit)"
 UNITS = {"tr G": _UNIT, "E|zᵀHz|": _UNIT, "‖H‖_F": _UNIT, "two-sided KL": " (nats per token)"}
 MARKERS = ("o", "s", "^", "D", "v")
-# Arms of one law share its colour; which part of the marker is filled tells them apart.
+# Arms of one law share its colour and differ in which part of the marker is filled.
 FILLS: dict[str, Any] = dict.fromkeys(
     ("none-double-batch", "independent-pair", "uniform-pair", "gaussian-pair"), "none"
 )

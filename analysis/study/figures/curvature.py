@@ -40,7 +40,7 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def draw(data: pd.DataFrame) -> Figure:
-    """Arms under one another, a column for each quantity, a row for each α."""
+    """One line per arm, a column for each quantity, a row for each α."""
     quantities = [q for q in SPLIT if q in set(data.quantity)]
     alphas, reference = list(dict.fromkeys(data.alpha)), order(data.arm)[0]
     rows = [data[data.alpha.isna() if pd.isna(alpha) else data.alpha == alpha] for alpha in alphas]

@@ -55,7 +55,7 @@ def draw(data: pd.DataFrame) -> Figure:
             if j == 0:
                 ax.set_title(f"{chr(97 + i)}  {said[:1].upper() + said[1:]}")
             ax.grid(color=RULE, lw=0.3)
-    # α at the right, where the lines do not end.
+    # α at the right, away from the ends of the lines.
     ends = data[(data.step == data.step.max()) & (data.arm.isin(ONE_ROW) == groups[0][1])].value
     y, side = (0.95, "top") if ends.mean() < sum(axes[0, 0].get_ylim()) / 2 else (0.05, "bottom")
     for ax, alpha in zip(axes[0], alphas, strict=True):

@@ -1,4 +1,4 @@
-"""Paired contrasts with their intervals; those that were primary coloured by the corrected verdict."""
+"""Paired contrasts with their intervals; primary ones are coloured by the corrected verdict."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls"}
 
 
 def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """The contrasts of the measures that have a panel, but those of the penalty arm, an order of magnitude away."""
+    """The contrasts of the measures that have a panel, except the penalty arm's, larger by an order of magnitude."""
     if contrasts.empty:
         return contrasts
     parts = []
@@ -41,8 +41,8 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Lines:
-    """The lines of the figure from top to bottom. places: of a contrast's key, its y.  ticks: (y, text, whether it
-    heads a family).  bottom: the y after the last."""
+    """The lines of the figure from top to bottom. places: contrast's key -> y.  ticks: (y, text, whether it
+    is a family's heading).  bottom: the y after the last line."""
 
     places: dict[tuple[str, str, str, float | None], float]
     ticks: list[tuple[float, str, bool]]
@@ -50,7 +50,7 @@ class _Lines:
 
 
 def _laid_out(data: pd.DataFrame) -> _Lines:
-    """Families, in them pairs of arms, in them α."""
+    """By family, then pair of arms, then α."""
     lines = data.drop_duplicates(["family", "first", "second", "alpha"])
     places, ticks, at_y = {}, [], 0.0
     for family in FAMILIES:
@@ -70,10 +70,10 @@ def _laid_out(data: pd.DataFrame) -> _Lines:
 
 @styled
 def draw(data: pd.DataFrame) -> Figure:
-    """One line a contrast and α, a panel a measure; left is better for the first arm in each."""
+    """One line per contrast and α, one panel per measure; left is better for the first arm in each."""
     lines = _laid_out(data)
     panels = sorted(data.panel.unique())
-    drawn = figure(DOUBLE, 0.7 + max(0.105 * lines.bottom, 1.3))  # a few lines need room for their names
+    drawn = figure(DOUBLE, 0.7 + max(0.105 * lines.bottom, 1.3))  # few lines still need room for their names
     axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, panel, letter in zip(axes, panels, "abcd", strict=False):
         measure, when = PANELS[panel]
@@ -117,7 +117,7 @@ def _draw_panel(ax: Axes, part: pd.DataFrame, lines: _Lines, measure: str) -> No
 
 
 def _few_ticks(ax: Axes, values: pd.Series) -> None:
-    """On a stretched axis the largest power of ten at each end, and 0: more labels would run into one another."""
+    """On a stretched axis the largest power of ten at each end, and 0: more labels would overlap."""
     if ax.get_xscale() == "symlog":
         largest = 10.0 ** math.floor(math.log10(values.abs().max()))
         ticks = [tick for tick in (-largest, 0.0, largest) if values.min() <= tick <= values.max()]

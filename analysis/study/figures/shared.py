@@ -18,7 +18,7 @@ from symnoise.plot.numbers import plural
 
 
 def arms_at(runs: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
-    """arm, α and the runs of that arm, at every α of the study; an arm without α is there at each."""
+    """arm, α and the runs of that arm, at every α of the study; an arm without α appears at each."""
     alphas = sorted(runs.alpha.dropna().unique()) or [float("nan")]
     for arm in order(runs.arm):
         for alpha in alphas:
@@ -34,13 +34,13 @@ def mean_over_seeds(values: pd.Series, *key: str | float) -> dict[str, Any]:
 
 
 def at(alpha: float) -> str:
-    """`α = 5`; "" where there is none."""
+    """`α = 5`; "" if there is none."""
     return "" if pd.isna(alpha) else f"α = {alpha:g}"
 
 
 def stretch(ax: Axes, values: pd.Series, share: float = 0.8) -> None:
-    """Make the x-axis linear up to the `share` quantile of |value| and logarithmic beyond, where the largest is more
-    than three times that: one arm far away would else press all others together."""
+    """Make the x-axis linear up to the `share` quantile of |value| and logarithmic beyond, if the largest is more
+    than three times that: otherwise one distant arm would squeeze all others together."""
     sizes = values.abs()
     bend = float(sizes.quantile(share))
     if not sizes.max() > 3 * bend > 0:
