@@ -11,7 +11,10 @@ from analysis.study.data import StudyTables, read_study
 from result_schema.study import ARMS, PLAIN
 
 ALPHAS = (5.0, 10.0)
-PRIMARY: dict[str, Any] = {"contrasts": [["symnoise", "uniform"], ["uniform", "none"]], "outcomes": {"held-out loss": 0.005}}
+PRIMARY: dict[str, Any] = {
+    "contrasts": [["symnoise", "uniform"], ["uniform", "none"]],
+    "outcomes": {"held-out loss": 0.005},
+}
 COMMON = tuple(ARMS)[: list(ARMS).index("penalty") + 1]
 STEPS = (0, 20, 40, 60, 80)
 
@@ -88,7 +91,11 @@ def write_study(
         pd.DataFrame(records).to_parquet(folder / f"{name}.parquet", index=False)
     facts = {"schema": 1, "name": folder.name, "settings": {"steps": 80}, "arms": list(arms), "reference": "none"}
     named = {"log p(end) elsewhere": 0.1} if ending is not None else {}
-    facts |= {"primary": PRIMARY | {"outcomes": PRIMARY["outcomes"] | named}, "seeds": list(range(seeds)), "alpha": alphas[-1]}
+    facts |= {
+        "primary": PRIMARY | {"outcomes": PRIMARY["outcomes"] | named},
+        "seeds": list(range(seeds)),
+        "alpha": alphas[-1],
+    }
     (folder / "study.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
 
