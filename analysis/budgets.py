@@ -98,10 +98,10 @@ def caption(points: pd.DataFrame) -> str:
         said.append(f"{', '.join(fixed(value, 2) for value in at.value)} at the {last} of {name}’s training")
     whole = points.iloc[0]
     return (
-        "Above, ρ, the variance of the gradient’s odd part in ε, which a mirrored pair removes, over that of batches. A "
-        "pair acts like a batch larger by 1 + ρ and costs as much as one twice as large (dashed). At α = 5, 10, 15, ρ is "
-        f"{listed(said)}. Below, the even part along the gradient: −0.1 means that noise acts like a step smaller by "
-        f"a tenth. {whole.batches} batches of training rows, {whole.draws} draws each; 95 % intervals over batches."
+        "Above, ρ, the variance of the gradient’s odd part in ε, which a mirrored pair removes, over that of batches: "
+        "a pair acts like a batch larger by 1 + ρ and costs as much as one twice as large (dashed). At α = 5, 10, 15, "
+        f"ρ is {listed(said)}. Below, the even part along the gradient: −0.1 means that noise acts like a step smaller "
+        f"by a tenth. {whole.batches} batches of training rows, {whole.draws} draws each; 95 % intervals over batches."
     )
 
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.paper.published import StudyResults
-from analysis.study.contrasts import LEVEL
 from analysis.study.dials import EVEN
-from analysis.study.pairs import student
 from analysis.style import name as arm
 from symnoise.plot.numbers import number, with_interval
 
@@ -50,9 +48,3 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
                     )
                 )
     return made
-
-
-def paired(runs: pd.DataFrame, measure: str, first: str, second: str) -> dict[str, float]:
-    """first − second in `measure`, paired by seed, by `student`. runs: one row per arm and seed."""
-    by_seed = runs.pivot(index="seed", columns="arm", values=measure)
-    return student((by_seed[first] - by_seed[second]).to_numpy(), LEVEL)

@@ -2,33 +2,28 @@
 
 from typing import Any
 
-from analysis.endpoints import paired
 from analysis.length import WORDS
-from analysis.paper.published import Length, Published, StudyResults
+from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.dials import TERMS
-from symnoise.plot.numbers import fixed, number, with_interval
+from symnoise.plot.numbers import fixed, listed, number, with_interval
 from symnoise.theory import counts
 from symnoise.theory.ledger import slug
 
 STUDY = "micro"  # the study with all arms
 ALPHAS = (5, 10, 15)  # the training α
+QUOTED = 10.0  # α of the variance budgets that are quoted
 
 _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 
 def findings(published: Published) -> list[str]:
-    """The range of validity, then the effects of noise and of the mirror; nothing on studies not yet run."""
-    said = [_validity(published.rows)]
-    study, mirror = published.studies.get(STUDY), published.mechanism.get("mirror")
-    dials = published.mechanism.get("dials")
-    if mirror is not None:
-        said += [_against_plain(mirror), _mirror(mirror), _pretrained(published)]
-    if dials is not None:
-        said.append(_dials(dials))
-    if study is not None:
-        said += [_penalty(study)]
-    if published.length is not None:
-        said.append(_length(published.length))
+    """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
+    mirror, dials = published.mechanism.get("mirror"), published.mechanism.get("dials")
+    noise = [_against_plain(mirror) if mirror else "", _dials(dials) if dials else ""]
+    added = [_mirror(mirror) if mirror else "", _pretrained(published), _variance(published.budgets)]
+    study = published.studies.get(STUDY)
+    said = [" ".join(filter(None, noise)), " ".join(filter(None, added)), _validity(published.rows)]
+    said += [_penalty(study) if study else "", _length(published.length) if published.length else ""]
     return [sentence for sentence in said if sentence]
 
 
@@ -55,7 +50,7 @@ def _against_plain(study: StudyResults) -> str:
         return ""
     curvature, loss = (number(pair[m]["mean"] - single[m]["mean"], 2) for m in ("tr G", "held-out loss"))
     return (
-        f"**What does noise change?** A mirrored pair (SymNoise) minus no noise: Δ tr G = "
+        f"**What does noise do?** A mirrored pair (SymNoise) minus no noise: Δ tr G = "
         f"{with_interval(pair['tr G'])}, Δ held-out loss = {with_interval(pair['held-out loss'])} nats; one draw minus "
         f"no noise: {curvature} and {loss} ({_where(study)})."
     )
@@ -74,17 +69,27 @@ def _mirror(study: StudyResults) -> str:
 
 
 def _pretrained(published: Published) -> str:
-    """The same contrast on SmolLM2, for which only training was recorded."""
-    if published.trained is None:
+    """The mirror's contrast on SmolLM2."""
+    study = published.mechanism.get("smollm2-mirror")
+    rows = _end(study, "symnoise", "independent-pair") if study else {}
+    if not {"clean training loss", "tr G", "held-out loss"} <= set(rows):
         return ""
-    training, held_out = (
-        with_interval(paired(published.trained, measure, "symnoise", "independent-pair"))
-        for measure in ("training loss", "held-out loss")
-    )
+    changes = [with_interval(rows[measure]) for measure in ("clean training loss", "tr G", "held-out loss")]
+    return f"On SmolLM2 ({int(rows['tr G']['pairs'])} seeds): {changes[0]}, {changes[1]}, {changes[2]}."
+
+
+def _variance(found: Budgets | None) -> str:
+    """ρ at the published α, at the first and the last point of each run."""
+    if found is None:
+        return ""
+    rho = found.points[(found.points.quantity == "rho") & (found.points.alpha == QUOTED)]
+    said = []
+    for run, own in rho.groupby("run", sort=False):
+        ends = [with_interval({**row, "mean": row["value"]}) for row in own.to_dict("records")]
+        said.append(f"{ends[0]} at the start and {ends[-1]} at the end of training ({run})")
     return (
-        f"**And on a pretrained model?** SmolLM2, {published.trained.seed.nunique()} seeds, SymNoise minus "
-        f"two independent draws: Δ training loss = {training} nats of the noisy objective, "
-        f"Δ held-out loss = {held_out} nats."
+        "On the gradient’s variance a pair acts like a batch larger by 1 + ρ, and costs as much as one twice as large; "
+        f"ρ at α = {QUOTED:g} is {listed(said)}."
     )
 
 
@@ -95,7 +100,7 @@ def _dials(study: StudyResults) -> str:
     of = {(row["measure"], row["term"]): row for row in end}
     said = {m: " and ".join(with_interval(of[m, term]) for term in TERMS) for m in ("tr G", "held-out loss")}
     return (
-        "**Which part of noise works?** Slopes on the weight of a draw's even part, which carries curvature, and on "
+        "Slopes on the weight of a draw's even part, which carries curvature, and on "
         f"the squared weight of its odd part, which is gradient noise: tr G {said['tr G']}; held-out loss "
         f"{said['held-out loss']} nats (study `{study.facts['name']}`, {end[0]['seeds']} seeds)."
     )

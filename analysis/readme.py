@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from analysis.endpoints import endpoints, paired
+from analysis.endpoints import endpoints
 from analysis.findings import findings
+from analysis.in_short import LOOKED_AT, differences, in_short
 from analysis.ledger import TITLES, of_kind
 from analysis.length import side_by_side
-from analysis.paper import outcomes
-from analysis.paper.published import FIRST_LOOKS, Length, Published, StudyResults, read_published, table_path
+from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
@@ -81,7 +81,7 @@ def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResult
         lines.append(_line(claim.id, claim.statement, *cells))
     parts = ["\n".join(lines)]
     for name, study in run.items():
-        parts += [outcomes.in_short(name, study), _differences(name, study)]
+        parts += [in_short(name, study), _differences(name, study)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -92,11 +92,11 @@ def first_looks(published: Published) -> str:
         return ""
     own = published.studies.get("smollm2")
     run = ({"Alpaca": own} if own else {}) | run
-    contrasts = [(measure, pair) for measure in ("held-out loss", "tr G") for pair in outcomes.LOOKED_AT]
+    contrasts = [(measure, pair) for measure in ("held-out loss", "tr G") for pair in LOOKED_AT]
     heads = [f"{measure}, {arm(first)} − {arm(second)}" for measure, (first, second) in contrasts]
     lines = [_line("smollm2 on", "seeds", *heads), "|---|---|" + "---|" * len(heads)]
     for name, found in run.items():
-        means = {measure: outcomes.differences(found, measure) for measure in DIFFERENCES}
+        means = {measure: differences(found, measure) for measure in DIFFERENCES}
         cells = [number(means[measure].get(pair), 2) for measure, pair in contrasts]
         lines.append(_line(name, str(found.tables["contrasts"].pairs.max()), *cells))
     return "\n".join(lines)
@@ -109,17 +109,19 @@ def mechanism(found: dict[str, StudyResults | None]) -> str:
     return "\n".join([head, "|---|---|---|---|---|---|", *rows]) if rows else ""
 
 
-def trained(runs: pd.DataFrame | None) -> str:
-    """Paired differences in smollm2-mirror's recorded training, means over seeds with Student's intervals."""
-    if runs is None:
+def budgets(found: Budgets | None) -> str:
+    """ρ, and the even part's share along the gradient, by run, point of training and α; then G1's verdicts; "" if
+    nothing has been measured."""
+    if found is None:
         return ""
-    columns = [name for name in map(str, runs) if name.endswith("loss")]
-    lines = [_line("`smollm2-mirror`, 95 % intervals", "pairs", *(f"{name}, nats" for name in columns))]
-    lines.append("|---|---|" + "---|" * len(columns))
-    for first, second in (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair")):
-        cells = [with_interval(paired(runs, name, first, second)) for name in columns]
-        lines.append(_line(f"{arm(first)} − {arm(second)}", str(runs.seed.nunique()), *cells))
-    return "\n".join(lines)
+    quantities = {"ratio": "r", "rho": "ρ = V_odd/V_batch", "shrinkage": "⟨E, g₀⟩/‖g₀‖²", "cosine": "cos(E, g₀)"}
+    lines = [_line("run", "of training", "α", *quantities.values()), "|---|---|---|" + "---|" * len(quantities)]
+    points = found.points.rename(columns={"value": "mean"})
+    for (run, when, alpha), own in points.groupby(["run", "when", "alpha"], sort=False):
+        rows = own.set_index("quantity")
+        cells = [with_interval(rows.loc[name].to_dict()) for name in quantities]
+        lines.append(_line(str(run), str(when), f"{alpha:g}", *cells))
+    return "\n".join([*lines, "", f"**G1** {OUTCOMES['G1'].statement}: {_tally(found.rows)}."])
 
 
 def length(found: Length | None) -> str:
@@ -191,7 +193,7 @@ def written(page: str, published: Published) -> str:
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
         "studies": "\n\n".join(found),
         "mechanism": mechanism(published.mechanism),
-        "trained": trained(published.trained),
+        "budgets": budgets(published.budgets),
         "length": length(published.length),
     }
     for name, text in parts.items():

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from analysis.paper import outcomes, pictures, sentences, tables
+from analysis.paper import pictures, sentences, tables
 from analysis.paper.published import Published, read_published
 from analysis.paper.values import definitions, values
 from result_schema.files import ROOT
@@ -13,9 +13,7 @@ def texts(published: Published) -> dict[str, str]:
     """file -> LaTeX, for every generated file except the figures themselves."""
     found = {
         "values.tex": definitions(values(published)),
-        "abstract.tex": sentences.abstract(published),
         "failures.tex": sentences.failures(published),
-        "outcomes.tex": outcomes.paragraphs(published),
         "table-claims.tex": tables.claims(published),
         "table-ledger.tex": tables.ledger_table(published),
         "table-bench.tex": tables.bench(published),

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pandas as pd
 
-from analysis import figures
+from analysis import budgets, figures
 from analysis.paper.published import FIGURES, STUDY_FIGURES, Published
 from analysis.paper.tex import tex
 from analysis.study import figures as study_figures
@@ -16,11 +16,14 @@ from symnoise.plot.style import style
 def pictures(published: Published) -> dict[str, tuple[ModuleType, pd.DataFrame]]:
     """name -> module and data, for every figure that can be drawn."""
     found = {name: (figures.FIGURES[name], published.frames[name]) for name in FIGURES if name in published.frames}
-    for study, results in published.studies.items():
+    for study, results in (published.studies | published.mechanism).items():
         if results is not None:
-            for name, data in results.frames.items():  # the claims' contrasts at the study's own α: its page has all
-                shown = results.at_own_alpha(data[data.family != "controls"])
-                found[f"{study}-{name}"] = (study_figures.FIGURES[name], shown)
+            for name, data in results.frames.items():
+                if name == "forest":  # the claims' contrasts at the study's own α: its page has all
+                    data = results.at_own_alpha(data[data.family != "controls"])
+                found[f"{study}-{name}"] = (study_figures.FIGURES[name], data)
+    if published.budgets is not None:
+        found["budgets"] = (budgets, published.budgets.points)
     return found
 
 
@@ -33,10 +36,10 @@ def latex(published: Published) -> dict[str, str]:
             f"\\caption{{\\textbf{{{tex(module.TITLE)}.}} {tex(module.caption(data))}}}\n"
             f"\\label{{fig:{name}}}\n\\end{{figure*}}\n"
         )
-    for study, results in published.studies.items():
-        for name in STUDY_FIGURES.get(study, ()):
-            if results is None or name not in results.frames:
-                found[f"figure-{study}-{name}.tex"] = f"% {study}: {name} has not been run\n"
+    for study, names in STUDY_FIGURES.items():
+        for name in names:
+            found.setdefault(f"figure-{study}-{name}.tex", f"% {study}: {name} has not been run\n")
+    found.setdefault("figure-budgets.tex", "% no variance budget has been run\n")
     return found
 
 

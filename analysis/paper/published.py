@@ -10,7 +10,7 @@ from result_schema.files import ROOT, read_json, there
 
 STUDIES = ("micro", "micro-one-pass", "smollm2")
 # Studies with endpoints named before their runs: how noise works, and what the mirror adds.
-MECHANISM = ("mirror", "dials")
+MECHANISM = ("dials", "mirror", "smollm2-mirror")
 # The settings of the study smollm2 on other data, with one seed: no intervals, so no tables of their own.
 FIRST_LOOKS = {
     "smollm2-dolly": "Dolly",
@@ -19,7 +19,7 @@ FIRST_LOOKS = {
 }
 FIGURES = ("validity", "variances", "slopes", "curvature")  # drawn in the paper, from the data next to the figures
 TABLES = ("validity", "curvature", "variances on text", "layers")  # whose numbers the text quotes
-STUDY_FIGURES = {"micro": ("forest",)}  # the studies' pages and the gallery have all
+STUDY_FIGURES = {"dials": ("dials",), "micro": ("forest",)}  # the studies' pages and the gallery have all
 _TABLES = ("arms", "associations", "contrasts", "power")
 
 
@@ -46,11 +46,19 @@ class Length:
 
 
 @dataclass(frozen=True)
+class Budgets:
+    """rows: of G1's ledger.  points: the table of all budgets."""
+
+    rows: list[dict[str, Any]]
+    points: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Published:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
     tables: the run's, by name.  frames: figure -> data.  bench, peers: the bench's tables.
-    studies, mechanism, first_looks: name -> results.  trained: the runs of smollm2-mirror, for which only training was
-    recorded.  length: Z1's ledger and table of gains.  None where something has not been run."""
+    studies, mechanism, first_looks: name -> results.  length: Z1's ledger and table of gains.  budgets: G1's ledger and
+    table of variance budgets.  None where something has not been run."""
 
     rows: list[dict[str, Any]]
     run: dict[str, Any]
@@ -62,14 +70,14 @@ class Published:
     studies: dict[str, StudyResults | None]
     mechanism: dict[str, StudyResults | None]
     first_looks: dict[str, StudyResults | None]
-    trained: pd.DataFrame | None
     length: Length | None
+    budgets: Budgets | None
 
 
 def read_published(root: Path = ROOT) -> Published:
     """All published results under `root`. Raises `InputError` if the quick run or the bench is missing."""
     quick, command = root / "docs" / "quick", "python -m analysis.readme results/quick"
-    peers, trained = root / "docs" / "peers.csv", root / "docs" / "smollm2-mirror.csv"
+    peers = root / "docs" / "peers.csv"
     return Published(
         rows=_json(quick / "ledger.json", command),
         run=_json(quick / "run.json", command),
@@ -80,8 +88,8 @@ def read_published(root: Path = ROOT) -> Published:
         peers=_csv(peers, "make bench") if peers.is_file() else None,
         studies={name: study_results(root / "results" / name) for name in STUDIES},
         mechanism={name: study_results(root / "results" / name) for name in MECHANISM},
-        trained=_csv(trained, "python -m analysis.readme") if trained.is_file() else None,
         length=_length(root / "results" / "length-7b"),
+        budgets=_budgets(root / "results" / "variance-budget"),
         first_looks={name: study_results(root / "results" / name) for name in FIRST_LOOKS},
     )
 
@@ -113,6 +121,13 @@ def _length(folder: Path) -> Length | None:
         return None
     command = "python -m analysis.length results/length-7b"
     return Length(_json(folder / "ledger.json", command), _csv(folder / "tables" / "gains.csv", command))
+
+
+def _budgets(folder: Path) -> Budgets | None:
+    if not (folder / "ledger.json").is_file():
+        return None
+    command = "python -m analysis.budgets results/variance-budget"
+    return Budgets(_json(folder / "ledger.json", command), _csv(folder / "tables" / "budgets.csv", command))
 
 
 def _json(path: Path, command: str) -> Any:

@@ -42,6 +42,8 @@ SHORT = {
     "O3": "calibrated laws are equivalent",
     "O4": "none, NEFTune, SymNoise in order",
     "D1": "outcomes follow the even part, not the odd",
+    "G1": "a pair is worth less than a doubled batch",
+    "E1": "noise makes the end mark less likely; not the mirror",
     "Z1": "at equal length at most half of NEFTune's gain is left",
 }
 _LONG = 8  # characters of a measurement
@@ -54,14 +56,14 @@ def claims(published: Published) -> str:
     cells = []
     run = (published.studies | published.mechanism).values()
     everywhere = [*published.rows, *(row for one in run if one for row in one.rows)]
-    everywhere += published.length.rows if published.length else []
+    everywhere += [row for one in (published.length, published.budgets) if one for row in one.rows]
     for id in CLAIMS | OUTCOMES | PREFERENCES:
         found = [row for row in everywhere if row["id"] == id]
         said = [str(n or "--") for n in counts(found).values()] if found else [NOT_RUN, "", ""]
         cells.append([rf"\claim{{{id}}}", SHORT[id], *said])
     caption = (
         f"Every claim and the verdicts on its predictions (intervals: {tex(PERCENT)}). The rows themselves are in "
-        r"\cref{tab:ledger}; rows \claim{O1} to \claim{D1} count the fine-tuning studies, \claim{Z1} "
+        r"\cref{tab:ledger}; rows \claim{O1} to \claim{E1} count the fine-tuning studies, \claim{Z1} "
         "published preferences."
     )
     head = ["", "claim", "holds", "fails", "undec."]

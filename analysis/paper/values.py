@@ -7,13 +7,15 @@ import pandas as pd
 
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
+from analysis.findings import QUOTED
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
-from analysis.paper.published import Published
+from analysis.paper.published import Length, Published
 from analysis.paper.tex import escaped, tex
 from symnoise.core import InputError
-from symnoise.plot.numbers import count, fixed, listed, measurement, number
-from symnoise.theory import CLAIMS, OUTCOMES, counts
+from symnoise.plot.numbers import count, fixed, listed, measurement, number, with_interval
+from symnoise.theory import CLAIMS, counts
+from symnoise.theory.ledger import slug
 
 # name in the text -> key and subject of a row of the published ledger.
 ROWS = {
@@ -42,6 +44,16 @@ ROWS = {
     "N3@identity": ("N3.identity", "model"),
 }
 
+# name in the text -> study, and key of a row of its ledger.
+STUDY_ROWS = {
+    "D1@curvature,even": ("dials", "D1.slope.tr-g.even"),
+    "D1@held-out,even": ("dials", "D1.slope.held-out-loss.even"),
+    "D1@held-out,odd": ("dials", "D1.slope.held-out-loss.odd"),
+}
+
+# Measures whose contrasts the text may quote.
+OUTCOMES_SAID = ("clean training loss", "held-out loss", "tr G", "length", "log p(end) elsewhere")
+
 # Rows of the bench that the text quotes, by key.
 BENCH = (
     "gradient",
@@ -69,9 +81,16 @@ def values(published: Published) -> dict[str, str]:
     """key -> LaTeX."""
     found = {f"published/{name}": rate for name, rate in PUBLISHED.items()}
     for name in ROWS:
-        found |= _row(name, published.rows)
+        found |= _row(name, named(name, published.rows))
+    for name, (study, key) in STUDY_ROWS.items():
+        (row,) = (row for row in _mechanism_rows(published, study) if row["key"] == key)
+        found |= _row(name, row)
     found |= _counts(published.rows)
-    found["length/tally"] = tally(published.length.rows if published.length else [])
+    found |= _length(published.length)
+    found["G1/tally"] = tally(published.budgets.rows if published.budgets else [])
+    for id in ("D1", "E1"):
+        found[f"{id}/tally"] = tally([row for row in _mechanism_rows(published) if row["id"] == id])
+    found |= _contrasts(published) | _budgets(published)
     found |= _run(published)
     found |= _bench(published.bench)
     found |= _pictures(published)
@@ -90,8 +109,62 @@ def named(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return same[0]
 
 
-def _row(name: str, rows: list[dict[str, Any]]) -> dict[str, str]:
-    row = named(name, rows)
+def _mechanism_rows(published: Published, study: str = "") -> list[dict[str, Any]]:
+    """The ledgers' rows of all studies of the mechanism, or of one."""
+    found = {name: one for name, one in published.mechanism.items() if one is not None and name in (study or name,)}
+    return [row for one in found.values() for row in one.rows]
+
+
+def _contrasts(published: Published) -> dict[str, str]:
+    """STUDY/FIRST-SECOND/MEASURE for contrasts at the end of training, at the study's own α, decoded greedily;
+    STUDY/MEASURE/TERM for slopes of dials and STUDY/cell/MEASURE/μ-λ for their cells; each with its 95 % interval."""
+    found = {}
+    for name, study in published.mechanism.items():
+        if study is None:
+            continue
+        end = study.at_own_alpha(study.tables["contrasts"]).query("when == 'end'")
+        end = end[end.measure.isin(OUTCOMES_SAID) & (end.decoding.isna() | (end.decoding == "greedy"))]
+        for row in end.to_dict("records"):
+            key = f"{name}/{row['first']}-{row['second']}/{slug(row['measure'])}"
+            found[key] = tex(with_interval(row))
+        cells = study.frames.get("dials", pd.DataFrame())
+        for row in cells.to_dict("records"):
+            measure = slug(row["measure"])
+            found[f"{name}/cell/{measure}/{row['even']:g}-{row['odd']:g}"] = tex(with_interval(row))
+            found[f"{name}/seeds"] = str(row["seeds"])
+            for term in ("even", "odd"):
+                slope = {end: row[f"slope_{term}_{end}"] for end in ("mean", "low", "high")}
+                found[f"{name}/{measure}/{term}"] = tex(with_interval(slope))
+    return found
+
+
+def _length(found: Length | None) -> dict[str, str]:
+    """Z1's verdicts; of the first pair's gain, in percentage points: as published, and the least and most that an
+    adjustment leaves of it."""
+    if found is None:
+        return {"length/tally": tally([])}
+    gains = found.gains[found.gains.noisy == found.gains.noisy.iloc[0]].set_index("adjustment")
+    left = gains.drop("raw").sort_values("mean").to_dict("records")
+    ends = {"raw": gains.loc["raw"].to_dict(), "least": left[0], "most": left[-1]}
+    return {f"length/{name}": tex(with_interval(row)) for name, row in ends.items()} | {
+        "length/tally": tally(found.rows),
+        "length/adjustments": str(len(left)),
+    }
+
+
+def _budgets(published: Published) -> dict[str, str]:
+    """budget/RUN/WHEN/QUANTITY at α = 10, with its 95 % interval over batches."""
+    if published.budgets is None:
+        return {}
+    points = published.budgets.points
+    own = points[points.alpha == QUOTED].rename(columns={"value": "mean"})
+    return {
+        f"budget/{row['run']}/{row['when']}/{row['quantity']}": tex(with_interval(row))
+        for row in own.to_dict("records")
+    }
+
+
+def _row(name: str, row: dict[str, Any]) -> dict[str, str]:
     measured, interval = measurement(row["measured"], row["low"], row["high"])
     facts = {
         "measured": measured,
@@ -105,7 +178,6 @@ def _row(name: str, rows: list[dict[str, Any]]) -> dict[str, str]:
 def _counts(rows: list[dict[str, Any]]) -> dict[str, str]:
     found = {"ledger/rows": str(len(rows)), "ledger/headline": tex(headline(rows)), "ledger/level": tex(PERCENT)}
     found |= {f"ledger/{word}": str(n) for word, n in counts(rows).items()}
-    found |= {"claims/theory": str(len(CLAIMS)), "claims/outcomes": str(len(OUTCOMES))}
     for id in CLAIMS:
         found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
     return found

@@ -12,12 +12,13 @@ import pytest
 
 from analysis import style
 from analysis.findings import findings
-from analysis.paper import outcomes, pictures, sentences, tables
+from analysis.in_short import in_short
+from analysis.paper import pictures, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
-from analysis.paper.published import Published, StudyResults, read_published
+from analysis.paper.published import Budgets, Published, StudyResults, read_published
 from analysis.paper.tex import tex
-from analysis.paper.values import ROWS, named, values
+from analysis.paper.values import ROWS, STUDY_ROWS, named, values
 from analysis.readme import publish_data
 from analysis.study.claims import less_curved, ordered
 from analysis.study.contrasts import contrasts, plan
@@ -27,6 +28,7 @@ from analysis.study.report import associated
 from result_schema.files import ROOT
 from symnoise.core import InputError, write_json
 from symnoise.plot import style as look
+from symnoise.plot.numbers import with_interval
 from symnoise.plot.page import write_csv
 from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES
 from tests.analysis.made_up_study import study
@@ -112,7 +114,9 @@ def test_every_value_that_the_text_names_is_generated(published: Published) -> N
     }.items():
         keys |= {f"{row}/{part}" for row in re.findall(rf"\\{macro}\{{([^{{}}#]*)\}}", text) for part in parts}
     assert keys - set(found) == set()
-    assert {row for row in ROWS if not any(key.startswith(f"{row}/") for key in keys)} == set(), "named, never said"
+    assert {row for row in {**ROWS, **STUDY_ROWS} if not any(key.startswith(f"{row}/") for key in keys)} == set(), (
+        "named, never said"
+    )
 
 
 def test_every_claim_is_stated_once_and_carries_its_id() -> None:
@@ -163,8 +167,7 @@ def test_equal_data_draw_equal_figures(published: Published, tmp_path: Path, mon
 def test_what_has_not_been_run_says_so(published: Published) -> None:
     none = replace(published, studies={"micro": None}, peers=None)
     found = texts(none)
-    assert "has not been run" in found["outcomes.tex"] and "has not been run" in found["peers.tex"]
-    assert "have not been run" in sentences.abstract(none)
+    assert "has not been run" in found["peers.tex"] and "has not been run" in found["figure-micro-forest.tex"]
     assert "not run" in found["table-claims.tex"]
 
 
@@ -186,35 +189,38 @@ def run_study(folder: Path, **effects: Any) -> StudyResults:
     return StudyResults([asdict(row) for row in rows], made.facts, read, {})
 
 
-def test_the_study_s_sentences_follow_its_verdicts(published: Published, tmp_path: Path) -> None:
+def test_a_study_s_sentence_and_tables_follow_its_numbers(published: Published, tmp_path: Path) -> None:
     fine = run_study(tmp_path / "fine", loss={"symnoise": -5.0, "uniform": -2.0}, curvature={"symnoise": -5000.0})
     turned = run_study(tmp_path / "turned", loss={"symnoise": 5.0, "uniform": 2.0}, curvature={"symnoise": 5000.0})
-    runs = {"fine": fine, "turned": turned}
-    said = {name: outcomes.paragraphs(replace(published, studies={"micro": made})) for name, made in runs.items()}
-    held = r"\claim{O1}: of 2 predictions, all 2 hold. That is, compared with one uniform draw, all 2 hold."
-    assert held in said["fine"]
-    assert r"\claim{O1}: of 2 predictions, all 2 fail. It fails on" in said["turned"]
-    assert r"\claim{O4}: of 4 predictions, all 4 fail. It fails on" in said["turned"]
-    assert r"\claim{O2}: not run" in said["fine"]
-    assert "3 pairs of seeds" in said["fine"] and "not been run" not in said["fine"]
     both = replace(published, studies={"micro": fine, "smollm2": turned})
     for made in (tables.contrasts(both), tables.arms(both)):
         assert r"\emph{Study \texttt{micro}, 3 seeds}" in made and r"\emph{Study \texttt{smollm2}, 3 seeds}" in made
     assert r"SymNoise \ensuremath{-} uniform" in tables.contrasts(both) and r"\ensuremath{\pm}" in tables.arms(both)
     none = replace(published, studies={"micro": None})
     assert tables.contrasts(none) == tables.arms(none) == "% no study has been run\n"
-    short = {name: outcomes.in_short("micro", made) for name, made in runs.items()}
     said_so = r"SymNoise minus uniform: .*held-out loss Δ = (−?[\d.]+) nats .*tr H Δ = (−?[\d.]+) \("
-    for name, sign in (("fine", -1), ("turned", 1)):
-        lost, curved = (float(n.replace("−", "-")) for n in re.findall(said_so, short[name])[0])
+    for made, sign in ((fine, -1), (turned, 1)):
+        said = in_short("micro", made)
+        lost, curved = (float(n.replace("−", "-")) for n in re.findall(said_so, said)[0])
         assert curved == pytest.approx(sign * 5000, rel=0.01) and lost == pytest.approx(sign * 3, rel=0.01)
 
 
-def test_d1_is_told_of_studies_with_dials_alone(published: Published) -> None:
-    said = outcomes.paragraphs(published)
-    (of_dials,) = (one for one in said.split(r"\paragraph") if r"\claim{D1}" in one)
-    assert r"\texttt{dials}" in of_dials and "predictions" in of_dials
-    assert r"\claim{D1}" not in outcomes.paragraphs(replace(published, mechanism={"dials": None}))
+def test_d1_s_tally_and_contrasts_are_those_of_the_studies(published: Published, tmp_path: Path) -> None:
+    mirror = run_study(tmp_path, arms=("none", "independent-pair", "symnoise"), loss={"symnoise": 2.0})
+    found = values(replace(published, mechanism=published.mechanism | {"mirror": mirror}))
+    own = tables_of(mirror)["symnoise", "independent-pair", "held-out loss"]
+    assert found["mirror/symnoise-independent-pair/held-out-loss"] == tex(with_interval(own))
+    dials = published.mechanism["dials"]
+    assert dials is not None
+    held = [row | {"verdict": "holds"} for row in dials.rows]
+    turned = values(replace(published, mechanism=published.mechanism | {"dials": replace(dials, rows=held)}))
+    assert turned["D1/tally"] == "all 5 hold" != values(published)["D1/tally"]
+
+
+def tables_of(found: StudyResults) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """(first, second, measure) -> the contrast's row at the end of training."""
+    end = found.tables["contrasts"].query("when == 'end'")
+    return {(row["first"], row["second"], row["measure"]): row for row in end.to_dict("records")}
 
 
 def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(published: Published, tmp_path: Path) -> None:
@@ -224,7 +230,6 @@ def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(published: 
         (said,) = (one for one in findings(replace(published, mechanism={"mirror": made})) if "mirror add" in one)
         sign = "−" if shift < 0 else ""
         assert all(f"Δ {what} = {sign}" in said for what in ("training loss", "tr G", "held-out loss"))
-        assert tex(said.replace("**", "")) in sentences.abstract(replace(published, mechanism={"mirror": made}))
     assert not any("mirror" in said for said in findings(replace(published, mechanism={"mirror": None})))
 
 
@@ -232,24 +237,28 @@ def test_one_draw_s_effect_is_the_pair_s_less_their_difference(published: Publis
     made = run_study(
         tmp_path, arms=("none", "rademacher", "independent-pair", "symnoise"), loss={"symnoise": 2.0, "rademacher": 5.0}
     )
-    (said,) = (one for one in findings(replace(published, mechanism={"mirror": made})) if "noise change" in one)
+    (said,) = (one for one in findings(replace(published, mechanism={"mirror": made})) if "noise do?" in one)
     found = re.search(r"held-out loss = ([\d.]+) \(.* one draw minus no noise: \S+ and ([\d.]+) ", said)
     assert found
     assert float(found[1]) == pytest.approx(2.0, abs=0.05) and float(found[2]) == pytest.approx(5.0, abs=0.1)
 
 
-def test_smollm2_s_seeds_are_paired_with_student_s_interval(published: Published) -> None:
-    runs = pd.DataFrame(
-        {"arm": arm, "seed": seed, "training loss": base + shift, "held-out loss": base - shift + spread}
-        for seed, base, spread in ((0, 1.0, 0.1), (1, 5.0, 0.0), (2, 9.0, -0.1))
-        for arm, shift in (("independent-pair", 0.0), ("symnoise", -0.25))
+def test_smollm2_and_the_budget_are_told_where_they_have_been_run(published: Published, tmp_path: Path) -> None:
+    arms = ("none", "uniform", "independent-pair", "symnoise")
+    made = run_study(tmp_path, arms=arms, loss={"symnoise": 2.0})
+    points = pd.DataFrame(
+        {"run": "micro", "when": when, "alpha": alpha, "quantity": "rho", "value": value, "low": 0.0, "high": 1.0}
+        for when, value in (("start", 0.25), ("end", 0.75))
+        for alpha in (5.0, 10.0)
     )
-    (said,) = (one for one in findings(replace(published, trained=runs)) if "pretrained model" in one)
-    assert "3 seeds" in said and "Δ training loss = −0.25" in said and "Δ held-out loss = 0.25" in said
-    runs.loc[runs.arm == "symnoise", "held-out loss"] += [0.1, 0.0, -0.1]
-    (said,) = (one for one in findings(replace(published, trained=runs)) if "pretrained model" in one)
-    assert "0.25 (0 to 0.50)" in said  # 4.303 · 0.1/√3 = 0.248 to each side
-    assert not any("pretrained model" in one for one in findings(replace(published, trained=None)))
+    mechanism = {"mirror": made, "smollm2-mirror": made}
+    told = replace(published, mechanism=mechanism, budgets=Budgets([], points))
+    (said,) = (one for one in findings(told) if "mirror add" in one)
+    own = tables_of(made)["symnoise", "independent-pair", "held-out loss"]
+    assert "On SmolLM2 (3 seeds): " in said and f", {with_interval(own)}." in said
+    assert "ρ at α = 10 is 0.2 (0.0 to 1.0) at the start and 0.8 (0.0 to 1.0) at the end of training (micro)" in said
+    (said,) = (one for one in findings(replace(told, mechanism={"mirror": made}, budgets=None)) if "mirror add" in one)
+    assert "SmolLM2" not in said and "ρ" not in said
 
 
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:
