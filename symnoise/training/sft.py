@@ -6,7 +6,7 @@ from symnoise.training.mixin import SymNoiseMixin
 try:
     from trl import SFTTrainer
 except ImportError as error:
-    raise InputError('SymNoiseSFTTrainer needs TRL; run: pip install "symnoise[sft]"') from error
+    raise InputError("SymNoiseSFTTrainer needs TRL; run: pip install trl peft") from error
 
 
 class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
