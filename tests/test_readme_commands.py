@@ -1,7 +1,7 @@
 """Every command of the README, the package's description and the guides is one that its command line takes.
 
-Those of `symnoise` in the README are also run, on a tiny model, as are its Python lines. `tests/newcomer` runs them on the
-bundled model.
+Those of `symnoise` in the README are also run, on a tiny model, as are its Python lines. `tests/newcomer` runs them on
+the bundled model.
 """
 
 import json
