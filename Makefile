@@ -27,7 +27,7 @@ test-kernels: $(VENV)/ready
 
 # The wheel in a fresh environment, and what the README says, as a newcomer would do it; needs a package index.
 newcomer: $(VENV)/ready
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m newcomer -x -n 0 tests/newcomer
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m newcomer -x -s -n 0 tests/newcomer
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
