@@ -169,7 +169,7 @@ def test_the_second_door_fine_tunes(newcomer) -> None:
             assert re.search(rf"held-out loss .*: {NUMBER} before, {NUMBER} after training", said), said
             assert (newcomer.folder / output / "README.md").is_file()
     said = newcomer.does(of_readme(door, "symnoise compare"))
-    assert re.search(rf"{NUMBER} \({NUMBER} to {NUMBER}\)", said), said
+    assert re.search(rf"{NUMBER} to {NUMBER}", said) and "95 % t intervals" in said, said
     line = re.search(r"^load it in Python: (.*)$", newcomer.does([*train, *small, "--output", "out-0"]), re.M)
     assert line and "LoadedModel" in newcomer.does(["python", "-c", f"{line[1]}; print(type(loaded))"])
 
