@@ -10,7 +10,7 @@ TEX := --no-install-recommends latexmk lmodern texlive-latex-recommended texlive
 # No test touches the network; two workers with one thread each are faster than one with two on small models.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: reproduce test test-kernels lint format bench peers-test study paper tex notebooks docs clean
+.PHONY: reproduce test test-kernels newcomer lint format bench peers-test study paper tex notebooks docs clean
 
 # The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
 reproduce: $(VENV)/ready
@@ -24,6 +24,10 @@ test: $(VENV)/ready
 KERNELS := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 test-kernels: $(VENV)/ready
 	$(KERNELS) $(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/analysis tests/theory tests/test_readme.py
+
+# The wheel in a fresh environment, and what the README says, as a newcomer would do it; needs a package index.
+newcomer: $(VENV)/ready
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m newcomer -x -s -n 0 tests/newcomer
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -90,6 +90,15 @@ def test_every_page_is_in_the_navigation() -> None:
         assert f"notebooks/{path.stem}.md" in said
 
 
+def test_search_needs_no_network_when_the_site_is_opened_as_a_file() -> None:
+    """The offline plugin adds a script from the network, unless a polyfill of that name is there."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert {"search", "offline"} <= {name for name in site["plugins"] if isinstance(name, str)}
+    assert site["extra"]["polyfills"] == ["assets/iframe-worker.js"]
+    shim = (DOCS / "assets" / "iframe-worker.js").read_text(encoding="utf-8")
+    assert "MIT License" in shim and "window.Worker" in shim
+
+
 def hook(name: str, monkeypatch, **modules: SimpleNamespace):
     """A hook of the site, without the site's own packages."""
     for module, stand_in in modules.items():

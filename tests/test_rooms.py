@@ -127,3 +127,44 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_light_imports(code: str, absent: str) -> None:
     check = f"import sys; {code}; sys.exit({absent!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_type_checkers_see_the_names_that_are_imported_when_used() -> None:
+    for room in ("", "training"):
+        tree = ast.parse((ROOT / "symnoise" / room / "__init__.py").read_text(encoding="utf-8"))
+        (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+        typed = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        lists = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)]
+        lazy, public = [x for x in lists if isinstance(x, dict)][-1], [x for x in lists if isinstance(x, list)][-1]
+        assert typed - {"plot"} == set(lazy)
+        assert typed <= set(public)
+
+
+WITHOUT_TRL = """
+import importlib.abc, pydoc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "trl":
+            raise ModuleNotFoundError(name)
+
+# What is not there has no spec, and its import fails.
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "trl" else found(name, package)
+sys.meta_path.insert(0, Absent())
+from symnoise import *
+assert callable(trace) and "SymNoiseSFTTrainer" not in globals()
+import symnoise as sn
+assert "SymNoiseTrainer" in pydoc.render_doc(sn)
+try:
+    sn.SymNoiseSFTTrainer
+except sn.InputError as error:
+    print(error)
+"""
+
+
+def test_without_trl_everything_else_is_there() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TRL], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "SymNoiseSFTTrainer needs TRL; run: pip install trl peft\n"

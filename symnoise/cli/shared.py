@@ -152,9 +152,12 @@ def value_and_interval(estimate: Estimate) -> dict[str, float]:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
-    table = Table(title=title, caption=caption)
+    """A table under its title: as a line of its own, since in a table it would wrap in the midst of paths."""
+    console = Console()
+    console.print(title, style="italic", **PLAIN)
+    table = Table(caption=caption)
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console.print(table)

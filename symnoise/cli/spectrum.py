@@ -43,9 +43,9 @@ def spectrum(
                 examples[-1] |= {"nodes": measured.nodes[0].tolist(), "weights": measured.weights[0].tolist()}
     show(
         f"{text.model.name} on {data}: {count} eigenvalues, {which}",
-        ("example", "coordinates", "largest", "smallest of them", "largest residual"),
+        ("example", "coordinates", "eigenvalues", "largest residual"),
         [
-            (str(e["example"]), str(e["coordinates"]), f"{e['values'][0]:.4g}", f"{e['values'][-1]:.4g}")
+            (str(e["example"]), str(e["coordinates"]), "  ".join(f"{value:.4g}" for value in e["values"]))
             + (f"{max(e['residuals']):.1g}",)
             for e in examples
         ],

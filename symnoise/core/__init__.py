@@ -15,7 +15,7 @@ from symnoise.core.heap import retained_heap, return_free_memory
 from symnoise.core.jackknife import jackknife, jackknife_variance, ratio_of_sums, without_each
 from symnoise.core.masks import Mask, is_right_padded, lengths
 from symnoise.core.memory import out_of_memory, until_it_fits
-from symnoise.core.packages import packaged_file
+from symnoise.core.packages import PackagedFile
 from symnoise.core.progress import progress_shown, track
 from symnoise.core.random import generator
 
@@ -24,6 +24,7 @@ __all__ = [
     "Estimate",
     "InputError",
     "Mask",
+    "PackagedFile",
     "generator",
     "is_right_padded",
     "jackknife",
@@ -31,7 +32,6 @@ __all__ = [
     "lengths",
     "made_in_one_step",
     "out_of_memory",
-    "packaged_file",
     "peak_rss_mib",
     "plus_minus",
     "progress_shown",

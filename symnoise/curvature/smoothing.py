@@ -134,7 +134,10 @@ def smoothed_curvature(
     """
     require_loss(loss)
     X = loss.embeddings
-    given = torch.atleast_1d(torch.as_tensor(sigmas, dtype=torch.float64))
+    try:
+        given = torch.atleast_1d(torch.as_tensor(sigmas, dtype=torch.float64))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"sigmas are numbers above 0, in embedding units; got {sigmas!r}") from error
     if not bool((given.isfinite() & (given > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")
     if method not in _FORMS:

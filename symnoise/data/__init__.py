@@ -1,6 +1,6 @@
 """Text data: rows of any source as conversations, and conversations as token ids and labels."""
 
-from symnoise.data.chitchat import chitchat_file
+from symnoise.data.chitchat import CONVERSATIONS, chitchat_file
 from symnoise.data.encoding import collate, encode, encode_row, fitting, prompt_format, usable
 from symnoise.data.example import Example, LeftOut, RowError
 from symnoise.data.files import checked_rows
@@ -9,6 +9,7 @@ from symnoise.data.load import Data, Source, load_data
 from symnoise.data.templates import set_chat_template
 
 __all__ = [
+    "CONVERSATIONS",
     "FORMS",
     "Data",
     "Example",

@@ -5,16 +5,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import packaged_file
+from symnoise.core import PackagedFile
 
 CHITCHAT = "chitchat"
+CONVERSATIONS = PackagedFile(
+    name=CHITCHAT,
+    what="the default data set",
+    module="chitchat_dataset",
+    requirement="chitchat-dataset==0.9.0",
+    pattern="dataset.json",
+    sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+    size=8_105_664,
+)
 # About 32 tokens of SmolLM2's tokenizer, but no tokenizer is needed to count words.
 LONG_ANSWER_WORDS = 24
 
 
 def chitchat_file() -> Path:
     """The JSON file of the installed package, which is not imported; `InputError` with the install command."""
-    return packaged_file("the default data set", "chitchat_dataset", "chitchat-dataset==0.9.0", "dataset.json")
+    return CONVERSATIONS.path()
 
 
 def chitchat_rows(path: Path) -> Iterator[tuple[int, Any]]:

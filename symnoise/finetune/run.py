@@ -144,7 +144,7 @@ def with_lora(model: Any, settings: TrainSettings) -> Any:
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
-        raise InputError('LoRA needs PEFT; run: pip install "symnoise[sft]"') from error
+        raise InputError("LoRA needs PEFT; run: pip install peft") from error
     task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
     rank = settings.lora_rank
     with torch.random.fork_rng(devices=[]):

@@ -62,6 +62,7 @@ class EmbeddingLoss:
     """
 
     def __init__(self, model: Any, batch: Mapping[str, Tensor], ids: Sequence[int] | None = None) -> None:
+        _require_model_and_batch(model, batch)
         self.model = model
         self.task = task_of(model)
         self.batch = {name: batch[name] for name in _READ if batch.get(name) is not None}
@@ -226,6 +227,18 @@ def _head(model: Any, task: str) -> Any:
     if head is None:
         raise InputError(f"{type(model).__name__} has no language-model head; load a causal or seq2seq model")
     return head
+
+
+def _require_model_and_batch(model: Any, batch: Any) -> None:
+    """`InputError` for what is near a model or a batch, such as the pair that `load_model` returns, or rows."""
+    if not isinstance(model, torch.nn.Module):
+        advice = "; give its .model" if isinstance(getattr(model, "model", None), torch.nn.Module) else ""
+        raise InputError(f"EmbeddingLoss takes a model, not {type(model).__name__}{advice}")
+    if not (isinstance(batch, Mapping) and {"input_ids", "labels"} <= set(batch)):
+        raise InputError(
+            "EmbeddingLoss takes a batch with input_ids and labels, such as encode(rows, tokenizer, max_length=128), "
+            f"not {type(batch).__name__}"
+        )
 
 
 def _refuse_other_inputs(model: Any, batch: Mapping[str, Any]) -> None:

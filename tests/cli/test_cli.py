@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
+import symnoise
 from tests.command import call
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -147,6 +148,24 @@ def test_spectrum(monkeypatch, home, tmp_path) -> None:
         assert max(example["residuals"]) < 1e-3 * largest
         assert [sum(weights) for weights in example["weights"]] == pytest.approx([1, 1])
         assert max(max(nodes) for nodes in example["nodes"]) <= largest * (1 + 1e-6)
+
+
+def test_every_eigenvalue_is_shown_under_a_title_in_one_line(monkeypatch, home, tmp_path, capsys) -> None:
+    found = run(monkeypatch, home, tmp_path, "spectrum", "--count", 3)
+    said = capsys.readouterr().out
+    for example in found["per_example"]:
+        assert all(f"{value:.4g}" in said for value in example["values"])
+    assert f"{home / 'model'} on {home / 'rows.json'}: 3 eigenvalues, algebraic\n" in said
+
+
+def test_the_version(monkeypatch, capsys) -> None:
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"symnoise {symnoise.__version__}\n"
+
+
+def test_an_option_that_nearly_exists_gets_its_neighbour(monkeypatch, capsys) -> None:
+    assert call(monkeypatch, "train", "--lr", "1") == 2
+    assert "did you mean --learning-rate or --lora-rank?" in capsys.readouterr().err
 
 
 def test_a_density_with_nowhere_to_go_is_refused(monkeypatch, capsys) -> None:

@@ -48,7 +48,9 @@ def test_differences_are_paired_by_seed_with_a_t_interval(study, tmp_path, monke
     assert uniform["value"] == pytest.approx(0.3) and (uniform["dof"], uniform["pairs"]) == (2, 3)
     assert (uniform["low"], uniform["high"]) == pytest.approx((0.3 - half, 0.3 + half))
     said = " ".join(capsys.readouterr().out.split())
-    assert "Minus none" in said and "uniform, α = 10" in said and "dof 2" in said and "symnoise-2" in said
+    assert (
+        "Minus none, paired by seed" in said and "uniform, α = 10" in said and "dof 2" in said and "symnoise-2" in said
+    )
 
 
 def test_the_page_has_the_tables_and_escapes_what_is_the_users(study, tmp_path, monkeypatch) -> None:

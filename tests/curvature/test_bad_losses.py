@@ -247,3 +247,13 @@ def test_one_sigma_is_a_number() -> None:
     loss = loss_of("llama")
     one, several = (sn.smoothed_curvature(loss, sigmas, draws=2) for sigmas in (0.01, [0.01, 0.02]))
     assert one.C.value.shape == (1, 2) and torch.equal(one.C.value[0], several.C.value[0])
+
+
+def test_what_is_near_a_model_a_batch_or_a_sigma_is_said_in_words() -> None:
+    loss, model = loss_of("llama"), tiny("llama")
+    with pytest.raises(InputError, match=r"takes a model, not Loaded; give its \.model"):
+        EmbeddingLoss(type("Loaded", (), {"model": model})(), batch())
+    with pytest.raises(InputError, match=r"such as encode\(rows, tokenizer, max_length=128\), not list"):
+        inspect.unwrap(EmbeddingLoss.__init__)(object.__new__(EmbeddingLoss), model, ["text"])
+    with pytest.raises(InputError, match="sigmas are numbers above 0, in embedding units; got 'symnoise'"):
+        inspect.unwrap(sn.smoothed_curvature)(loss, "symnoise")

@@ -1,5 +1,7 @@
 """TRL's SFTTrainer: its own fused loss, packing, PEFT; still exactly the mean of the two sides."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
@@ -7,6 +9,8 @@ from peft import LoraConfig
 from trl import SFTConfig
 
 from symnoise.core import InputError, generator
+from symnoise.data import encode, load_data
+from symnoise.models import load_model
 from symnoise.noise import Noise, law
 from symnoise.training import Dials, NoiseOptions, SymNoiseSFTTrainer
 from tests.tiny import tiny, tiny_tokenizer
@@ -147,3 +151,22 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(InputError, match="unknown trainer argument 'noise_sed': did you mean 'noise_seed'"):
         trainer(tmp_path, accumulation=1, size=8, noise_sed=1)
     assert NoiseOptions().length == "true"
+
+
+def test_rows_of_load_data_are_trained_on_as_encode_scores_them(tmp_path) -> None:
+    tiny("llama").save_pretrained(tmp_path / "model")
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.save_pretrained(tmp_path / "model")
+    turns = ["one", "two", "three " * 40]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"say {turn}", "completion": turn}) for turn in turns))
+    data, loaded = load_data(file), load_model(tmp_path / "model")
+    settings = {"max_length": 24, "per_device_train_batch_size": 2, "report_to": [], "use_cpu": True, "bf16": False}
+    with pytest.warns(UserWarning, match=r"1 rows of .*rows.jsonl are left out: 1: its reply is cut off entirely"):
+        trainer = SymNoiseSFTTrainer(  # without a tokenizer: it is the model's own, as in TRL
+            model=loaded.model, args=SFTConfig(tmp_path, **settings), train_dataset=data, noise=Noise.symnoise(5.0)
+        )
+    (batch,) = [*trainer.get_train_dataloader()]
+    expected = encode(list(data)[:2], loaded.tokenizer, max_length=24)
+    assert sorted(batch["labels"].tolist()) == sorted(expected["labels"].tolist())
+    assert trainer.train(None).global_step == 3
