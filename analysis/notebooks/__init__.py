@@ -59,7 +59,8 @@ def outcomes(study: StudyTables | None, measures: list[str]) -> pd.DataFrame | N
     found = found[found.decoding == found.groupby("measure").decoding.transform("min")]  # one decoding each
     found["alpha"] = found.alpha.map("{:g}".format).replace("nan", "–")  # the arms without noise have none
     table = found.groupby(["setting", "arm", "alpha", "measure"]).value.agg(["mean", "std", "count"])
-    return table.unstack("measure").swaplevel(axis=1).sort_index(axis=1).round(4)
+    wide = pd.DataFrame(table.unstack("measure"))
+    return wide.swaplevel(axis=1).sort_index(axis=1).round(4)
 
 
 @styled

@@ -207,7 +207,9 @@ def quantities_frame(named: Mapping[str, Estimate], **attrs: Any) -> "pd.DataFra
 
     frames = [one.to_frame().assign(quantity=name) for name, one in named.items()]
     frame = pd.concat([f.rename_axis("example").reset_index() for f in frames], ignore_index=True)
-    frame.attrs = {**attrs, **frames[0].attrs}
+    frame.attrs = dict(frames[0].attrs)
+    for name, fact in attrs.items():
+        frame.attrs[name] = fact
     return frame[["example", "quantity", "value", "stderr"]]
 
 

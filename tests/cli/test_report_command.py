@@ -137,3 +137,7 @@ def test_where_the_two_parts_are_equal_is_found_between_the_measured_alphas() ->
     falling = pd.DataFrame({"alpha": [1.0, 4.0, 16.0], "value": [8.0, 2.0, 0.5]})
     assert _equal(falling) == pytest.approx(8.0)
     assert pd.isna(_equal(falling[:2]))
+
+
+def test_the_title_is_no_path(made) -> None:
+    assert "<h1>Embedding noise and model</h1>" in (made / "report.html").read_text(encoding="utf-8")
