@@ -10,7 +10,7 @@ TEX := --no-install-recommends latexmk lmodern texlive-latex-recommended texlive
 # No test touches the network; two workers with one thread each are faster than one with two on small models.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: reproduce test test-kernels newcomer lint format bench peers-test study paper tex notebooks docs clean
+.PHONY: reproduce test test-kernels newcomer lint format bench peers-test study paper tex notebooks importable docs clean
 
 # The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
 reproduce: $(VENV)/ready
@@ -55,7 +55,13 @@ $(VENV)/ready: requirements.txt requirements-bundled.txt pyproject.toml
 	$(BIN)/pip install --quiet -r requirements.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements-bundled.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
+	@$(MAKE) --no-print-directory importable
 	@touch $@
+
+# The clone on the environment's path, so that notebooks import `analysis` wherever Jupyter starts their kernel.
+PTH := import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'symnoise-clone.pth').write_text('$(CURDIR)')
+importable:
+	@$(BIN)/python -c "$(PTH)"
 
 $(BENCH)/ready: requirements.txt requirements-bundled.txt requirements-bench.txt pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
@@ -84,7 +90,7 @@ tex:
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq $(TEX)
 
 # Every notebook from top to bottom, each in a fresh kernel; stored with its outputs. ONLY=02 for one.
-notebooks: $(VENV)/ready
+notebooks: $(VENV)/ready importable
 	$(BIN)/python -m analysis.notebooks $(ONLY)
 
 # The site with guides, theory, gallery, notebooks and reference, built in an environment of its own: site/index.html.

@@ -35,6 +35,12 @@ class Entry:
     data: pd.DataFrame | None
     command: str
 
+    @property
+    def anchor(self) -> str:
+        """Its section in docs/figures.md: the module's name, with "study-" for a figure of a study."""
+        room, _, name = self.module.__name__.rpartition(".")
+        return f"study-{name}" if "study" in room else name
+
 
 def entries(root: Path = ROOT) -> dict[str, list[Entry]]:
     """Section -> its figures, with the data found under `root`."""
@@ -87,7 +93,8 @@ def _lines(sections: dict[str, list[Entry]], folder: Path) -> Iterator[str]:
             made = drawn(entry.module, entry.data, folder, entry.name)
             files = ", ".join(f"[{kind.upper()}]({entry.name}.{kind})" for kind in ("pdf", "png", "csv"))
             yield f"### {made.title}\n\n![{made.alt}]({entry.name}.png)\n\n{made.caption}\n"
-            yield f"Drawn by `{source}` from `{entry.command}`: {files}.\n"
+            reading = f"[How to read it](../figures.md#{entry.anchor})"
+            yield f"{reading}. Drawn by `{source}` from `{entry.command}`: {files}.\n"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from symnoise.core import Estimate, generator
-from symnoise.curvature import CurvatureSize, SmoothedCurvature, Spectrum, TraceParts
+from symnoise.curvature import CurvatureSize, SmoothedCurvature, SpectralDensity, Spectrum, TraceParts
+from symnoise.noise import Noise, realised_moments
+from symnoise.noise.sampled import sampled_moments
+from symnoise.norms import LayerGrowth, RadialIdentity, expected_square_norm
 from symnoise.training.budget import budgets
 
 
@@ -29,6 +32,19 @@ def budget(batches: int = 4):
     return budgets([5.0], records)[0]
 
 
+def density(batch: int) -> SpectralDensity:
+    nodes = torch.linspace(-1, 3, 4, dtype=torch.float64) * torch.tensor([[1.0], [1.5]]).expand(batch, 2, 1)
+    weights = torch.tensor([0.25, 0.25, 0.5, 0.0], dtype=torch.float64).expand(batch, 2, 4)
+    return SpectralDensity(nodes, weights, torch.full((batch,), 12))
+
+
+def growth(layers: int, batch: int) -> LayerGrowth:
+    clean = torch.ones(layers, batch, dtype=torch.float64)
+    return LayerGrowth(
+        clean, estimate(layers, batch), estimate(layers, batch), estimate(layers, batch, 2), estimate(batch)
+    )
+
+
 MANY = 500
 SPECTRUM = Spectrum(torch.ones(MANY, 10), torch.zeros(MANY, 10), tuple(torch.ones(10, 2, 3) for _ in range(MANY)))
 RESULTS = {
@@ -38,7 +54,17 @@ RESULTS = {
     "SmoothedCurvature": smoothed(20, MANY),
     "CurvatureSize": CurvatureSize(estimate(MANY), estimate(MANY), torch.zeros(MANY, 4, 3)),
     "VarianceBudget": budget(),
+    "SpectralDensity": density(MANY),
+    "Moments": Noise.neftune(5.0).moments(16, 8),
+    "SampledMoments": sampled_moments(Noise.neftune(5.0), 16, 8, 100),
+    "RealisedMoments": realised_moments(torch.ones(MANY, 4, 3), torch.ones(MANY, 4, dtype=torch.long)),
+    "LayerGrowth": growth(31, MANY),
+    "RadialIdentity": RadialIdentity(*(estimate(MANY) for _ in range(3))),
+    "SquareNorm": expected_square_norm(
+        torch.ones(MANY, 4, 3), torch.ones(MANY, 4, dtype=torch.long), Noise.neftune(5.0)
+    ),
 }
+WITHOUT_ERROR = ("Spectrum", "Moments", "RealisedMoments", "SquareNorm")  # closed forms, or errors of another kind
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -46,7 +72,38 @@ def test_a_result_says_itself_in_a_few_words(name) -> None:
     said = repr(RESULTS[name])
     assert said.startswith(f"{name}(") and "\n" not in said and "tensor" not in said
     assert 20 < len(said) < 450
-    assert "±" in said or name == "Spectrum"
+    assert "±" in said or name in WITHOUT_ERROR
+    assert "unit" in said or "relative to" in said or name == "Estimate"  # an estimate may be of anything
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_is_a_table(name) -> None:
+    frame = RESULTS[name].to_frame()
+    assert len(frame) and not any(isinstance(value, torch.Tensor) for value in frame.iloc[0])
+    assert {"unit", "units"} & set(frame.attrs) or name == "Estimate"
+
+
+def test_a_repr_says_by_what_and_how_long() -> None:
+    parts = TraceParts(*(estimate(2) for _ in range(3))).noting(method="taylor", seconds=2.345)
+    assert repr(parts).endswith("nats per squared embedding unit; taylor; 8 probes; 2.3 s)")
+    assert repr(estimate(2).noting(method="hvp", seconds=0.04)).endswith("; hvp; 8 draws; 0.0 s)")
+
+
+def test_tables_of_other_results_have_their_numbers() -> None:
+    nodes = density(3).to_frame()
+    assert len(nodes) == 3 * 2 * 3 and nodes.groupby(["example", "probe"]).weight.sum().to_list() == [1.0] * 6
+    found = growth(2, 3)
+    layers = found.to_frame()
+    assert layers.query("layer == 1 and example == 2").growth.item() == float(found.growth[1, 2])
+    assert layers.query("layer == 1").displacement_stderr.to_list() == found.displacement.stderr[1].tolist()
+    sampled = RESULTS["SampledMoments"]
+    table = sampled.to_frame().set_index("quantity")
+    assert table.loc["var_square_norm", "stderr"] == float(sampled.var_square_norm.stderr)
+    assert table.attrs["units"]["mean_norm"] == "embedding units"
+    assert RESULTS["Moments"].to_frame().set_index("quantity").value["kurtosis"] == RESULTS["Moments"].kurtosis
+    radial = RadialIdentity(*(estimate(2) for _ in range(3))).to_frame()
+    assert radial["quantity"].unique().tolist() == ["tr H", "⟨X, ∇ tr H⟩", "⟨X, ∇ tr H⟩ + 2 tr H"]
+    assert budget().to_frame().attrs["units"] | {"rho": "1"} == budget().to_frame().attrs["units"]
 
 
 def test_tables_are_tidy_and_have_their_units() -> None:

@@ -14,7 +14,8 @@ TABLES, STAGES = ("curvature",), ("curvature",)
 ALT = "Points with error bars for each example: the trace of the Hessian, of its two parts, and by each method."
 
 LEVEL = 0.95
-_METHODS = {"taylor": ("o", INK), "hvp": ("s", "#56B4E9"), "difference": ("D", "#CC79A7")}
+# Neither the colours nor the markers of the quantities in the other panel.
+_METHODS = {"taylor": ("o", INK), "hvp": ("P", "#0b6b8a"), "difference": ("X", "#9a6a1f")}
 _SAID = {"taylor": "Taylor mode", "hvp": "Hessian products", "difference": "differences"}
 
 
@@ -41,7 +42,10 @@ def draw(data: pd.DataFrame) -> Figure:
         own = hessian[hessian.method == method]
         marker, ink = _METHODS.get(method, ("^", FAINT))
         label = f"{_SAID.get(method, method)}, {plural(int(own.probes.max()), 'probe')}"
-        points(right, own, k - 1, ink, marker, label, within)
+        wide = (own.low < within[0]) & (own.high > within[1])  # bars of full height would bury the others
+        points(right, own[~wide], k - 1, ink, marker, label, within)
+        at, shown = own.example[wide] + 0.22 * (k - 1), "" if len(own[~wide]) else label
+        right.plot(at, own.value[wide].clip(*within), marker, color=ink, mfc="white", label=shown)
     left.set_ylim(*within)
     examples = data.drop_duplicates("example").sort_values("example")
     for ax, title in ((left, "a  tr H = tr G + tr R"), (right, "b  tr H by each method")):
@@ -69,7 +73,7 @@ def caption(data: pd.DataFrame) -> str:
         f"positive in {int((gauss.value > 0).sum())} of {len(gauss)} examples, tr H negative in {len(negative)} of "
         f"{len(hessian)} ({sure} with the whole interval). (b) The same tr H by each method; Taylor mode and Hessian "
         "products share their probes. Bars are 95 % intervals over probes, for these examples only. "
-        "Arrowheads: the bar continues."
+        "Arrowheads: the bar continues; open: it would be longer than the axis."
     )
     missing = int(data.low.isna().sum())
     return said + (f" {plural(missing, 'point has', 'points have')} no interval." if missing else "")

@@ -1,10 +1,16 @@
 """How noise of each law grows, or dies, through the layers."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT, bounds
 from analysis.style import colour, name, order
+from symnoise.models import EmbeddingLoss
+from symnoise.noise import Noise
+from symnoise.norms import layer_growth
 from symnoise.plot.style import DOUBLE, INK, RULE, figure, label_ends, styled
 
 TITLE = "Noise through the layers"
@@ -27,6 +33,22 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             data[["law", "alpha", "layer", "clean"]].assign(quantity=quantity, value=data[quantity], low=low, high=high)
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def measured(loss: EmbeddingLoss, laws: Iterable[str], alpha: float, draws: int) -> dict[str, pd.DataFrame]:
+    """The table of a batch: means over its rows with standard errors over draws."""
+    table: list[dict[str, Any]] = []
+    for law in laws:
+        noise = Noise.named(law, alpha)
+        assert noise is not None
+        found = layer_growth(loss, noise, draws)
+        for layer in range(len(found.clean)):
+            row = {"law": law, "alpha": alpha, "layer": layer, "clean": float(found.clean[layer].mean())}
+            for quantity, *_ in _PANELS:
+                mean = getattr(found, quantity)[layer].mean()
+                row |= {quantity: float(mean.value), f"{quantity}_stderr": float(mean.stderr), "dof": mean.dof}
+            table.append(row)
+    return {"layers": pd.DataFrame(table)}
 
 
 @styled

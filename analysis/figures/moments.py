@@ -13,6 +13,7 @@ from analysis.intervals import PERCENT
 from analysis.style import colour, name, order
 from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, figure, styled
+from symnoise.theory import check_moments
 
 TITLE = "Noise moments and their closed forms"
 TABLES, STAGES = ("moments", "square_norms"), ("moments",)
@@ -41,6 +42,12 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             )
         )
     return pd.concat([moments.drop(columns="half"), *bins], ignore_index=True)
+
+
+def measured(alpha: float, length: int, dim: int, draws: int) -> dict[str, pd.DataFrame]:
+    """The tables of `draws` draws of (length, dim) by each law."""
+    found = check_moments(alpha, length, dim, draws)
+    return {name: pd.DataFrame(records) for name, records in found.tables.items()}
 
 
 @styled

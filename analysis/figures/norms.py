@@ -1,11 +1,15 @@
 """N1: growth of the squared embedding norm, measured over predicted, per law and example."""
 
+from dataclasses import asdict
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT, bounds
 from analysis.style import colour, name, order
+from symnoise.models import EmbeddingLoss
 from symnoise.plot.style import INK, RULE, SINGLE, figure, interval, styled
+from symnoise.theory import check_norms
 
 TITLE = "Growth of the embedding norm and its closed form"
 TABLES, STAGES = ("norms",), ("norms",)
@@ -19,6 +23,14 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     ratio = (data.measured - data.clean) / predicted
     low, high = bounds(ratio, data.stderr / predicted, float("inf"))
     return data.assign(ratio=ratio, low=low, high=high)
+
+
+def measured(loss: EmbeddingLoss, alpha: float, draws: int) -> dict[str, pd.DataFrame]:
+    """The tables of a batch; and, as "claims", the rows of the ledger."""
+    found = check_norms(loss, alpha, draws, where="these rows")
+    rows = pd.DataFrame(asdict(made) for made in found.rows)
+    claims = rows[["id", "quantity", "prediction", "measured", "low", "high", "verdict"]]
+    return {"norms": pd.DataFrame(found.tables["norms"]), "claims": claims}
 
 
 @styled

@@ -1,5 +1,6 @@
 """V1: what is left of the quadratic term at the size of the noise, by two numbers and example by example."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ def draw(data: pd.DataFrame) -> Figure:
     alphas = sorted(data.alpha.unique())
     every, single = data[data.example.isna()], data[data.example.notna()]
     texts = list(dict.fromkeys(data["where"]))
-    limits = min(-0.25, every.value.min() - 0.2), max(2.0, every.value.max() + 0.3)
+    sure = every[np.isfinite(every.low) & np.isfinite(every.high)]  # the others say too little to set the axes
+    limits = min(-0.25, sure.value.min() - 0.2), max(2.0, sure.value.max() + 0.3)
     left.axhspan(0.9, 1.1, color=RULE, alpha=0.6, lw=0)
     left.axhline(1, color=INK, lw=0.6)
     for _, own in single[(single.quantity == "T") & (single["where"] == texts[0])].groupby("example"):
@@ -110,17 +112,18 @@ def _pooled(
 ) -> tuple[float, float, str, str]:
     """One number's curve with its intervals; where its label goes."""
     at, ink = own.alpha * beside, INKS[quantity]
-    ax.plot(at, own.value.clip(*limits), color=ink, lw=1.4, ls=(0, (4, 2)) if dashed else "-", zorder=3)
+    ax.plot(at, own.value, color=ink, lw=1.4, ls=(0, (4, 2)) if dashed else "-", zorder=3)
     for x, p in zip(at, own.to_dict("records"), strict=True):
+        bounded = np.isfinite(p["low"]) and np.isfinite(p["high"])
         look: dict[str, Any] = {
-            "markersize": 3.5,
+            "markersize": 3.5 if bounded else 2,
             "elinewidth": 1.0,
             "zorder": 4,
             "arrows": False,
             "mfc": "white" if dashed else ink,
         }
         cut(ax, x, p["value"], p["low"], p["high"], limits, ink, **look)
-    text = WORDS[quantity] + (f", {own['where'].iloc[0].split(' on ')[-1]}" if dashed else "")
+    text = WORDS[quantity] + (f", {Path(own['where'].iloc[0].split(' on ')[-1]).stem}" if dashed else "")
     return float(at.iloc[-1]), float(np.clip(own.value.iloc[-1], *limits)), text, ink
 
 
@@ -182,7 +185,11 @@ def caption(data: pd.DataFrame) -> str:
         f"A pair’s excess y against its second order x = ½σ²zᵀHz, over {examples} texts. Black: Σxy/Σx², the share of "
         "large curvature left at this σ. Blue: Σy/Σx, that of the mean curvature, which training averages. They "
         f"answer different questions. {shown}. Bars are {PERCENT} intervals for texts like these"
-        + (f"; {open_} {'is' if open_ == 1 else 'are'} unbounded, since Σx may be 0, and not drawn" if open_ else "")
+        + (
+            f"; {open_} {'is' if open_ == 1 else 'are'} unbounded, since Σx may be 0, and not drawn (small points)"
+            if open_
+            else ""
+        )
         + ". (a) Against α (mean σ above); grey: the slope of each text, cut off at the frame; band: 1 ± 10 %; dotted: "
         f"NEFTune’s training α. |slope − 1| {said} (linear between the measured α). "
         f"(b) Each text’s means at α = {shown_alpha(data):g}, on axes that are linear near 0 and logarithmic beyond."

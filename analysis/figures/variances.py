@@ -7,8 +7,10 @@ from matplotlib.figure import Figure
 
 from analysis.intervals import PERCENT
 from analysis.style import colour
+from symnoise.curvature import SmoothedCurvature
 from symnoise.plot.numbers import number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, decades, figure, heading, log_axis, styled
+from symnoise.theory import check_variances_on_text
 
 TITLE = "Variance over draws: one, two, and a mirrored pair"
 TABLES, STAGES = ("variances",), ("analytic", "tiny", "validity")
@@ -20,12 +22,20 @@ SCHEMES = {"one draw": (FAINT, "o"), "two draws": (INK, "s"), "pair": (colour("s
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """measured with its interval, and predicted. On text both are means over examples: the measured point is the mean
     prediction times the mean over examples of measured over predicted, as in the ledger."""
-    parts = [tables["variances"].assign(alpha=np.nan)]
+    parts = [tables["variances"].assign(alpha=np.nan)] if len(tables["variances"]) else []
     if "variances on text" in tables:
         text = on_text(tables["variances on text"])
         sigma = tables["validity"][["where", "alpha", "sigma"]]
         parts.append(text.drop(columns="ratio").merge(sigma, on=["where", "alpha"], how="left"))
     return pd.concat(parts, ignore_index=True)
+
+
+def measured(smoothed: SmoothedCurvature, alphas: list[float], where: str) -> dict[str, pd.DataFrame]:
+    """The tables of a measurement in memory."""
+    text = check_variances_on_text(smoothed, alphas, where=where)
+    sigmas = {"where": where, "alpha": alphas, "sigma": smoothed.sigmas.mean(1).tolist()}
+    tables = {"variances": pd.DataFrame(), "validity": pd.DataFrame(sigmas)}
+    return tables | {name: pd.DataFrame(records) for name, records in text.tables.items()}
 
 
 def on_text(table: pd.DataFrame) -> pd.DataFrame:

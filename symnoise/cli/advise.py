@@ -136,7 +136,7 @@ def _row(one: AtAlpha) -> dict[str, Any]:
     row = {"alpha": one.alpha, "ratio": {"median": median, "low_quartile": low, "high_quartile": high}}
     for name, pooled in (("slope", one.slope), ("ratio_of_means", one.mean)):
         row[name] = {key: getattr(pooled, key) for key in ("value", "stderr", "low", "high", "unbounded")}
-    cancelled = dict(zip(("value", "low", "high"), one.cancelled, strict=True))
+    cancelled = {key: getattr(one.cancelled, key) for key in ("value", "low", "high")}
     return row | {"quadratic": one.quadratic, "cancelled": cancelled, "rho": value_and_interval(one.rho)}
 
 
@@ -166,7 +166,7 @@ def _cells(one: AtAlpha) -> tuple[str, ...]:
         _over(median, low, high),
         *(_over(pooled.value, pooled.low, pooled.high) for pooled in (one.slope, one.mean)),
         one.quadratic,
-        _over(*one.cancelled),
+        _over(one.cancelled.value, one.cancelled.low, one.cancelled.high),
         _over(float(one.rho), *map(float, one.rho.interval())),
     )
 

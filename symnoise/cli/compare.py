@@ -74,8 +74,8 @@ def _differences(found: Comparison) -> _Sheet:
 
 def name(arm: Arm) -> str:
     """An arm as its settings: `symnoise, α = 5`; runs that differ in their seed alone are one arm."""
-    given = [(key, value) for key, value in arm if value is not None]
-    parts = [str(value) if key == "noise" else f"{_NAMES.get(key, key)} = {_text(value)}" for key, value in given]
+    known = [(key, value) for key, value in arm if value is not None]  # an arm without noise has no α
+    parts = [str(value) if key == "noise" else f"{_NAMES.get(key, key)} = {_text(value)}" for key, value in known]
     return ", ".join(parts) or "the same settings"
 
 

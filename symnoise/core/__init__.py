@@ -1,7 +1,7 @@
 """Estimates, masks, seeded generators, errors and result files, used by every other room."""
 
 from symnoise.core.errors import Diverged, InputError, reason, unknown
-from symnoise.core.estimate import Estimate, plus_minus
+from symnoise.core.estimate import Estimate, plus_minus, quantities_frame
 from symnoise.core.files import (
     made_in_one_step,
     peak_rss_mib,
@@ -36,6 +36,7 @@ __all__ = [
     "plus_minus",
     "progress_shown",
     "provenance",
+    "quantities_frame",
     "ratio_of_sums",
     "read_yaml",
     "reason",

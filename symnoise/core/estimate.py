@@ -1,7 +1,7 @@
 """`Estimate`: a stochastic result with its standard error."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -186,9 +186,31 @@ class Estimate:
         frame.attrs = {"count": self.count, "dof": self.dof, "method": self.method}
         return frame
 
+    def facts(self, draws: str = "draws") -> str:
+        """How it was obtained, for a repr: `; taylor; 16 draws; 2.3 s`, without what is not known."""
+        known = [self.method] * bool(self.method) + [f"{self.count} {draws}"] * bool(self.count)
+        known += [] if math.isnan(self.seconds) else [f"{self.seconds:.1f} s"]
+        return "".join(f"; {fact}" for fact in known)
+
     def __repr__(self) -> str:
-        facts = [self.method] * bool(self.method) + [f"{self.count} draws"] * bool(self.count)
-        return f"Estimate({'; '.join([format(self), *facts])})"
+        return f"Estimate({self}{self.facts()})"
+
+
+def quantities_frame(named: Mapping[str, Estimate], **attrs: Any) -> "pd.DataFrame":
+    """A tidy data frame of estimates by name, with one row per example and quantity: value and stderr.
+
+    Args:
+        named: Estimates with one entry per example.
+        attrs: Further `attrs`, such as the unit; count, dof and method are those of the first estimate.
+    """
+    import pandas as pd
+
+    frames = [one.to_frame().assign(quantity=name) for name, one in named.items()]
+    frame = pd.concat([f.rename_axis("example").reset_index() for f in frames], ignore_index=True)
+    frame.attrs = dict(frames[0].attrs)
+    for name, fact in attrs.items():
+        frame.attrs[name] = fact
+    return frame[["example", "quantity", "value", "stderr"]]
 
 
 def plus_minus(value: float, error: float) -> str:

@@ -8,7 +8,7 @@ from symnoise.curvature.operators.exact import dense_hessian, exact_trace
 from symnoise.curvature.operators.gauss_newton import JacobianProducts, softmax_curvature
 from symnoise.curvature.operators.hessian import HessianProducts, directional_curvature, hvp, inner
 from symnoise.curvature.operators.linear_operator import EmbeddingHessian
-from symnoise.curvature.pooled import Pooled, attenuation_slope, ratio_of_means
+from symnoise.curvature.pooled import Pooled, attenuation_slope, ratio_of_means, root_ratio
 from symnoise.curvature.size import CurvatureSize, curvature_size, two_sided_divergence
 from symnoise.curvature.smoothing import SmoothedCurvature, even_and_odd, finite_curvature, smoothed_curvature
 from symnoise.curvature.spectrum import Spectrum, spectrum
@@ -43,6 +43,7 @@ __all__ = [
     "inner",
     "random_probes",
     "ratio_of_means",
+    "root_ratio",
     "smoothed_curvature",
     "softmax_curvature",
     "spectral_density",

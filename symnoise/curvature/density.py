@@ -1,16 +1,19 @@
 """Spectral density of each example's Hessian by stochastic Lanczos quadrature."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, retained_heap, track
-from symnoise.curvature.loss import coordinates, random_probes, require_loss
+from symnoise.curvature.loss import UNIT, coordinates, random_probes, require_loss
 from symnoise.curvature.operators.linear_operator import EmbeddingHessian
 from symnoise.models import EmbeddingLoss
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,29 @@ class SpectralDensity:
     nodes: Float[Tensor, "batch probe step"] = field(repr=False)
     weights: Float[Tensor, "batch probe step"] = field(repr=False)
     coordinates: Int[Tensor, " batch"]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with one row per node of each example and probe: its weight; padding is left out.
+
+        Returns:
+            Columns example, probe, node and weight; `attrs` holds the unit of the nodes.
+        """
+        import pandas as pd
+
+        batch, probes, steps = self.nodes.shape
+        index = pd.MultiIndex.from_product([range(batch), range(probes), range(steps)], names=["example", "probe", "j"])
+        columns = {"node": self.nodes.flatten().tolist(), "weight": self.weights.flatten().tolist()}
+        frame = pd.DataFrame(columns, index=index).droplevel("j").reset_index()
+        frame = frame[frame.weight > 0].reset_index(drop=True)
+        frame.attrs = {"unit": UNIT}
+        return frame
+
+    def __repr__(self) -> str:
+        batch, probes, steps = self.nodes.shape
+        kept = self.nodes[self.weights > 0]
+        reach = f"nodes {float(kept.min()):.4g} to {float(kept.max()):.4g}"
+        mean = f"mean eigenvalue {self.moment(1).mean()}"
+        return f"SpectralDensity({batch} examples, {probes} probes of {steps} steps; {reach}, {mean}; {UNIT})"
 
     def moment(self, power: int) -> Estimate:
         """Moment tr Hᵖ/n of every example, with its standard error over probes.

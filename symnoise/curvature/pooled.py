@@ -113,6 +113,39 @@ def ratio_of_means(
     return Pooled(value, (linear - root) / quadratic, (linear + root) / quadratic, stderr, dof)
 
 
+def root_ratio(
+    y: Float[Tensor, "draw batch"], x: Float[Tensor, "draw batch"], unit: Unit, level: float = 0.95
+) -> Pooled:
+    """Ratio of root mean squares √(Σy²/Σx²), with a confidence interval by the jackknife of its logarithm.
+
+    So both ends are above 0. With y the odd part of the loss under a draw and x its even part, this is what a mirrored
+    pair cancels in units of what it keeps.
+
+    Args:
+        y: (draw, batch).
+        x: (draw, batch), not 0 throughout.
+        unit: The independent unit, as in `attenuation_slope`.
+        level: Coverage of the interval.
+
+    Returns:
+        The ratio with its interval; the jackknife also removes the bias of its logarithm of order 1/units.
+    """
+    above, below = _sums(y.double().square(), x.double().square(), unit)
+    n = len(above)
+    whole = (above.sum() / below.sum()).log() / 2
+    if n < 2:
+        return Pooled(float(whole.exp()), math.nan, math.nan, math.nan, 0.0)
+    # The rest of a stratum stands for the unit left out, or the variance would be too small by ((n − 1)/n)².
+    left_a, left_b = (part.sum() + (part.sum(0) - n * part) / (n - 1) for part in (above, below))
+    without = (left_a / left_b).log() / 2
+    parts = jackknife_variance(without)
+    unbiased = whole - (n - 1) * (without.mean(0) - whole).sum()
+    dof, stderr = _satterthwaite(parts, n), math.sqrt(float(parts.sum()))
+    half = _t(level, dof) * stderr
+    value, low, high = (float((unbiased + shift).exp()) for shift in (0, -half, half))
+    return Pooled(value, low, high, value * stderr, dof)
+
+
 def range_of_validity(alphas: Iterable[float], slopes: Iterable[float], margin: float = 0.1) -> float:
     """The α at which |slope − 1| first passes `margin`, linear between the rising `alphas`; NaN if it never does.
 
@@ -142,4 +175,4 @@ def _t(level: float, dof: float) -> float:
     return float(stats.t.ppf(0.5 + level / 2, dof))
 
 
-__all__ = ["Pooled", "Unit", "attenuation_slope", "range_of_validity", "ratio_of_means"]
+__all__ = ["Pooled", "Unit", "attenuation_slope", "range_of_validity", "ratio_of_means", "root_ratio"]

@@ -1,15 +1,19 @@
 """Size of the curvature regardless of sign, E|zᵀHz| and ‖H‖_F, and the divergence between a pair's two sides."""
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import Estimate, InputError, track
-from symnoise.curvature.loss import Loss, random_probes
+from symnoise.core import Estimate, InputError, quantities_frame, track
+from symnoise.curvature.loss import UNIT, Loss, random_probes
 from symnoise.curvature.operators.hessian import HessianProducts, inner
 from symnoise.models import EmbeddingLoss
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,17 @@ class CurvatureSize:
     absolute: Estimate
     frobenius: Estimate
     gradient: Float[Tensor, "batch token dim"] = field(repr=False)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with one row per example and quantity: value and stderr; `attrs` holds unit and method."""
+        return quantities_frame(self._named(), unit=UNIT)
+
+    def __repr__(self) -> str:
+        parts = "; ".join(f"{name} {part}" for name, part in self._named().items())
+        return f"CurvatureSize({parts} {UNIT}{self.absolute.facts('probes')})"
+
+    def _named(self) -> dict[str, Estimate]:
+        return {"E|zᵀHz|": self.absolute, "‖H‖_F": self.frobenius}
 
 
 def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:

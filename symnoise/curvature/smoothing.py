@@ -75,7 +75,7 @@ class SmoothedCurvature:
             f"σ = {float(sigma.mean()):.3g}: C {self.C[i].mean()}" for i, sigma in enumerate(self.sigmas[:4])
         )
         more = ", …" * (len(self.sigmas) > 4)
-        return f"SmoothedCurvature({batch} examples, {draws} mirrored draws; means at {means}{more})"
+        return f"SmoothedCurvature({batch} examples, {draws} mirrored draws; means at {means}{more}; {UNIT})"
 
     @staticmethod
     def joined(parts: Sequence["SmoothedCurvature"]) -> "SmoothedCurvature":

@@ -55,7 +55,8 @@ class Spectrum:
         batch, k = self.values.shape
         first = ", ".join(f"{value:.4g}" for value in self.values[0, :3].tolist()) + ", …" * (k > 3)
         worst = float(self.residuals.max())
-        return f"Spectrum({batch} examples, {k} eigenvalues each; the first's {first}; residuals up to {worst:.1g})"
+        said = f"{batch} examples, {k} eigenvalues each; the first's {first}; residuals up to {worst:.1g}"
+        return f"Spectrum({said}; {UNIT})"
 
 
 def spectrum(

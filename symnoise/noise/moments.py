@@ -1,7 +1,8 @@
 """Moments of the noise: closed forms (claims M1 and M2) and those of a draw."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,8 +10,20 @@ from torch import Tensor
 from symnoise.core import Mask, lengths
 from symnoise.noise.laws import Law
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 LEAST_KURTOSIS = 1  # E u⁴ ≥ (E u²)², with equality if u² is constant
 DEFICIT = 1 / 8  # in E√S ≈ √m (1 − Var S/8m²), m the mean of S
+_ONE = "embedding units"
+UNITS = {
+    "mean_square_norm": f"{_ONE}²",
+    "var_square_norm": f"{_ONE}⁴",
+    "mean_norm": _ONE,
+    "variance": f"{_ONE}²",
+    "kurtosis": "1",
+}
+SYMBOLS = {"mean_square_norm": "E‖ε‖²", "var_square_norm": "Var‖ε‖²", "mean_norm": "E‖ε‖"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,18 @@ class Moments:
     mean_norm: float
     variance: float
     kurtosis: float
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with one row per moment: quantity and value; `attrs` holds units."""
+        import pandas as pd
+
+        frame = pd.DataFrame({"quantity": list(UNITS), "value": list(asdict(self).values())})
+        frame.attrs = {"units": UNITS}
+        return frame
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{symbol} {getattr(self, name):.4g}" for name, symbol in SYMBOLS.items())
+        return f"Moments({said}; of a coordinate: variance {self.variance:.4g}, kurtosis {self.kurtosis:g}; {_ONE})"
 
 
 def closed_form_moments(law: Law, scale: float, n: int) -> Moments:
@@ -73,6 +98,18 @@ class RealisedMoments:
     mean: Float[Tensor, " batch"]
     variance: Float[Tensor, " batch"]
     kurtosis: Float[Tensor, " batch"]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with one row per example and a column for each moment; `attrs` holds units."""
+        import pandas as pd
+
+        frame = pd.DataFrame({f.name: getattr(self, f.name).tolist() for f in fields(self)}).rename_axis("example")
+        frame.attrs = {"units": {"square_norm": f"{_ONE}²", "norm": _ONE, "mean": _ONE, "variance": f"{_ONE}²"}}
+        return frame
+
+    def __repr__(self) -> str:
+        norm, square = float(self.norm.mean()), float(self.square_norm.mean())
+        return f"RealisedMoments({len(self.norm)} draws; mean ‖ε‖ {norm:.4g}, mean ‖ε‖² {square:.4g}; {_ONE})"
 
 
 def realised_moments(

@@ -1,14 +1,18 @@
 """Sampled moments of the noise, to compare with the closed forms."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, generator, track
-from symnoise.noise.moments import realised_moments
+from symnoise.noise.moments import SYMBOLS, UNITS, realised_moments
 from symnoise.noise.noise import Noise
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,22 @@ class SampledMoments:
     var_square_norm: Estimate
     mean_norm: Estimate
     norms: Float[Tensor, " draw"] = field(repr=False)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with one row per moment: value and stderr; `attrs` holds units and the number of draws."""
+        import pandas as pd
+
+        rows = [{"quantity": name, "value": float(e.value), "stderr": float(e.stderr)} for name, e in self._named()]
+        frame = pd.DataFrame(rows)
+        frame.attrs = {"units": {name: UNITS[name] for name, _ in self._named()}, "draws": len(self.norms)}
+        return frame
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{SYMBOLS[name]} {estimate}" for name, estimate in self._named())
+        return f"SampledMoments({said}; embedding units; {len(self.norms)} draws)"
+
+    def _named(self) -> list[tuple[str, Estimate]]:
+        return [(name, getattr(self, name)) for name in ("mean_square_norm", "var_square_norm", "mean_norm")]
 
 
 def sampled_moments(noise: Noise, length: int, dim: int, draws: int, seed: int = 0) -> SampledMoments:

@@ -1,6 +1,7 @@
 """Embedding norms under noise, in closed form (claims N1 and N2)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +9,9 @@ from torch import Tensor
 from symnoise.core import Mask, lengths
 from symnoise.noise import Noise, law
 from symnoise.noise.moments import LEAST_KURTOSIS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CROSS = 4  # Var(2X·ε) = 4σ²‖X‖²
 
@@ -26,6 +30,19 @@ class SquareNorm:
     mean: Float[Tensor, " batch"]
     variance: Float[Tensor, " batch"]
     pair_variance: Float[Tensor, " batch"]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with one row per example: mean, variance and pair_variance; `attrs` holds units."""
+        import pandas as pd
+
+        frame = pd.DataFrame({f.name: getattr(self, f.name).tolist() for f in fields(self)}).rename_axis("example")
+        variance = "embedding units⁴"
+        frame.attrs = {"units": {"mean": "embedding units²", "variance": variance, "pair_variance": variance}}
+        return frame
+
+    def __repr__(self) -> str:
+        mean, spread = float(self.mean.mean()), float(self.variance.sqrt().mean())
+        return f"SquareNorm({len(self.mean)} examples; mean E‖X+ε‖² {mean:.5g}, √Var {spread:.3g}; embedding units²)"
 
 
 def expected_square_norm(

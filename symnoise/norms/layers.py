@@ -1,6 +1,7 @@
 """Growth of embedding noise through the layers of a model."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,9 @@ from symnoise.core import Estimate, InputError, generator, lengths, track
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.norms.closed_forms import square_norm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,35 @@ class LayerGrowth:
     displacement: Estimate
     per_token: Estimate
     square_norm: Estimate
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with one row per layer and example: clean, and growth and displacement with standard errors.
+
+        Returns:
+            The frame; `attrs` holds units and the number of draws.
+        """
+        import pandas as pd
+
+        layers, batch = self.clean.shape
+        columns = {
+            "layer": [layer for layer in range(layers) for _ in range(batch)],
+            "example": [*range(batch)] * layers,
+        }
+        columns["clean"] = self.clean.flatten().tolist()
+        for name, part in (("growth", self.growth), ("displacement", self.displacement)):
+            columns |= {name: part.value.flatten().tolist(), f"{name}_stderr": part.stderr.flatten().tolist()}
+        frame = pd.DataFrame(columns)
+        units = {"clean": "embedding units²", "growth": "1", "displacement": "1"}
+        frame.attrs = {"units": units, "draws": self.growth.count}
+        return frame
+
+    def __repr__(self) -> str:
+        layers, batch = self.clean.shape
+        ends = ", ".join(
+            f"layer {layer}: growth {self.growth[layer].mean()}, displacement {self.displacement[layer].mean()}"
+            for layer in (0, layers - 1)
+        )
+        return f"LayerGrowth({batch} examples, {self.growth.count} draws; {ends}; relative to ‖h(X)‖²)"
 
 
 def layer_growth(loss: EmbeddingLoss, noise: Noise, draws: int = 8, seed: int = 0) -> LayerGrowth:

@@ -1,12 +1,17 @@
 """Curvature along the ray through the embeddings: the radial identity (claim N3)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from symnoise.core import Estimate, InputError, retained_heap, track
+from symnoise.core import Estimate, InputError, quantities_frame, retained_heap, track
+from symnoise.curvature.loss import UNIT
 from symnoise.models import Loss
 from symnoise.noise import directions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEGREE = -2  # of tr H if ℓ has degree 0 in X: tr H(cX) = c⁻² tr H(X)
 
@@ -26,6 +31,17 @@ class RadialIdentity:
     trace: Estimate
     derivative: Estimate
     defect: Estimate
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with one row per example and quantity: value and stderr; `attrs` holds the unit."""
+        return quantities_frame(self._named(), unit=UNIT)
+
+    def __repr__(self) -> str:
+        parts = "; ".join(f"{name} {part}" for name, part in self._named().items())
+        return f"RadialIdentity({parts} {UNIT}{self.trace.facts('probes')})"
+
+    def _named(self) -> dict[str, Estimate]:
+        return {"tr H": self.trace, "⟨X, ∇ tr H⟩": self.derivative, "⟨X, ∇ tr H⟩ + 2 tr H": self.defect}
 
 
 def radial_identity(loss: Loss, probes: int = 8, seed: int = 0) -> RadialIdentity:

@@ -6,6 +6,7 @@
 from symnoise.plot.results import (
     layer_growth,
     moments,
+    signal_to_noise,
     smoothed_curvature,
     spectral_density,
     spectrum,
@@ -16,6 +17,7 @@ from symnoise.plot.results import (
 __all__ = [
     "layer_growth",
     "moments",
+    "signal_to_noise",
     "smoothed_curvature",
     "spectral_density",
     "spectrum",

@@ -23,8 +23,10 @@ from symnoise.curvature import (
     TraceParts,
     attenuation_slope,
     ratio_of_means,
+    root_ratio,
 )
 from symnoise.curvature.loss import UNIT
+from symnoise.curvature.pooled import Unit
 from symnoise.noise import Moments, SampledMoments
 from symnoise.norms.layers import LayerGrowth
 from symnoise.plot.style import (
@@ -46,6 +48,10 @@ from symnoise.training.budget import VarianceBudget
 
 LEVEL = 0.95  # coverage of every interval in this room
 _SMOOTHED = {"slope": (INK, "slope Σxy/Σx²"), "ratio": ("#0b6b8a", "ratio Σy/Σx")}
+_PARTS = {
+    "cancelled": (INK, "o", "cancelled by a pair", "first order", "σ‖∇ℓ‖"),
+    "kept": ("#0b6b8a", "D", "kept by a pair", "second order", "½σ²zᵀHz"),
+}
 _MOMENTS = {"mean_square_norm": "E‖ε‖²", "var_square_norm": "Var‖ε‖²", "mean_norm": "E‖ε‖"}
 _BUDGET = {
     "batch": (INK, "o", "batches"),
@@ -170,14 +176,69 @@ def smoothed_curvature(
             drawn.plot([], [], "D", color=FAINT, mfc="white", ls="none", label="no finite interval")
         drawn.set_ylim(*limits)
         drawn.set_ylabel("share of the quadratic term left (1)")
-        sigmas = data.drop_duplicates(axis).sort_values(axis)
-        if axis == "alpha":
-            alpha_axis(drawn, list(sigmas.alpha), float((sigmas.sigma / sigmas.alpha).mean()))
-        else:
-            drawn.set_xscale("log")
-            drawn.set_xlabel("σ (embedding units)")
+        _noise_axis(drawn, data, axis)
         drawn.legend(loc="lower left")
     return drawn
+
+
+def signal_to_noise_frame(found: SmoothedCurvature, alphas: Sequence[float] | None = None) -> pd.DataFrame:
+    """A row for each σ and quantity: root mean squares over draws and examples of the parts of a draw's change in loss.
+
+    cancelled is the odd part, first order its prediction σ‖∇ℓ‖; kept the even part, second order its prediction
+    ½σ²zᵀHz (nats); ratio is cancelled ÷ kept. Intervals are over examples, or over draws where there is one example.
+    """
+    unit: Unit = "example" if found.sigmas.shape[1] > 1 else "draw"
+    slopes = (found.sigmas * found.gradient_square_norm.sqrt())[:, None].expand_as(found.pair)
+    rows = []
+    for i, sigma in enumerate(found.sigmas):
+        one = torch.ones_like(found.pair[i])
+        parts = {"cancelled": found.odd[i], "first order": slopes[i], "kept": found.pair[i]}
+        parts["second order"] = found.second_order[i]
+        sizes = {name: root_ratio(part, one, unit, LEVEL) for name, part in parts.items()}
+        sizes["ratio"] = root_ratio(found.odd[i], found.pair[i], unit, LEVEL)
+        alpha = {} if alphas is None else {"alpha": float(alphas[i])}
+        for quantity, size in sizes.items():
+            row: dict[str, Any] = {"sigma": float(sigma.mean()), "quantity": quantity, "value": size.value}
+            rows.append(alpha | row | {"low": size.low, "high": size.high})
+    return pd.DataFrame(rows)
+
+
+def signal_to_noise(
+    found: SmoothedCurvature | pd.DataFrame, ax: Axes | None = None, alphas: Sequence[float] | None = None
+) -> Axes:
+    """What a mirrored pair cancels of a draw's change in loss and what it keeps, root mean squares against α (or σ).
+
+    Dashed: their leading orders, σ‖∇ℓ‖ and ½σ²zᵀHz. Where the solid lines meet, curvature is as large as the noise.
+    """
+    data = found if isinstance(found, pd.DataFrame) else signal_to_noise_frame(found, alphas)
+    axis = "alpha" if "alpha" in data else "sigma"
+    with _axes(ax) as drawn:
+        shown = data[data["quantity"].isin(list(_PARTS)) & (data.value > 0)]
+        within = float(shown.value.min()) / 10, float(shown[["value", "high"]].max().max()) * 3
+        for side, (quantity, (ink, marker, label, order, predicted)) in zip((-1, 1), _PARTS.items(), strict=True):
+            leading = data[data["quantity"] == order].sort_values(axis)
+            drawn.plot(leading[axis], leading.value, color=ink, lw=0.7, ls=(0, (4, 2)), label=predicted)
+            line = shown[shown["quantity"] == quantity].sort_values(axis)
+            at = line[axis] * 1.025**side  # next to each other, or the bars would hide one another
+            drawn.plot(at, line.value, color=ink, marker=marker, label=label)
+            for x, p in zip(at, line.to_dict("records"), strict=True):
+                cut(drawn, x, p["value"], p["low"], p["high"], within, ink, arrows=False, marker=marker)
+        decades(drawn)
+        drawn.set_ylim(*within)
+        _noise_axis(drawn, data, axis)
+        drawn.set_ylabel("change of the loss (nats)")
+        drawn.legend(loc="upper left")
+    return drawn
+
+
+def _noise_axis(ax: Axes, data: pd.DataFrame, axis: str) -> None:
+    """α below and the mean σ above; σ below where no α is known."""
+    sizes = data.drop_duplicates(axis).sort_values(axis)
+    if axis == "alpha":
+        alpha_axis(ax, list(sizes.alpha), float((sizes.sigma / sizes.alpha).mean()))
+    else:
+        ax.set_xscale("log")
+        ax.set_xlabel("σ (embedding units)")
 
 
 def spectrum(found: Spectrum | pd.DataFrame, ax: Axes | None = None) -> Axes:

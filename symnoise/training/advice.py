@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import Estimate, InputError, jackknife
-from symnoise.curvature import Pooled, attenuation_slope, ratio_of_means, smoothed_curvature
+from symnoise.core import Estimate, InputError
+from symnoise.curvature import Pooled, attenuation_slope, ratio_of_means, root_ratio, smoothed_curvature
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.theory.checks.validity import MARGIN
@@ -34,8 +34,8 @@ class AtAlpha:
     ratio:     quartiles over all tokens of r = ‖ε_t‖/‖x_t‖.
     slope:     attenuation slope of a pair's excess against ½εᵀHε; 1 where the quadratic theory holds.
     mean:      ratio of their means, which is what training averages.
-    cancelled: √(Σodd²/Σpair²) over draws and rows, and the ends of its interval: the odd part of the loss, first order
-               in ε, which a pair cancels, in units of the even part, second order, which it keeps.
+    cancelled: √(Σodd²/Σpair²) over draws and rows: the odd part of the loss, first order in ε, which a pair cancels, in
+               units of the even part, second order, which it keeps.
     rho:       V_odd/V_batch: on the gradient's variance a pair acts like a batch larger by 1 + ρ (claim G1).
     """
 
@@ -43,7 +43,7 @@ class AtAlpha:
     ratio: tuple[float, float, float]
     slope: Pooled
     mean: Pooled
-    cancelled: tuple[float, float, float]
+    cancelled: Pooled
     rho: Estimate
 
     @property
@@ -94,18 +94,11 @@ def at_each_alpha(records: Sequence[Record], budgets: Sequence[VarianceBudget]) 
                 ratio=(budget.alpha * low, budget.alpha * middle, budget.alpha * high),
                 slope=attenuation_slope(y, x, "example"),
                 mean=ratio_of_means(y, x, "example"),
-                cancelled=_root_ratio(odd.square().sum(0), y.square().sum(0)),
+                cancelled=root_ratio(odd, y, "example"),
                 rho=budget.rho,
             )
         )
     return found
-
-
-def _root_ratio(above: Float[Tensor, " row"], below: Float[Tensor, " row"]) -> tuple[float, float, float]:
-    """√(Σabove/Σbelow) with a 95 % interval by the jackknife of its logarithm, so that both ends are above 0."""
-    found = jackknife(lambda some: (above[some].sum() / below[some].sum()).log() / 2, len(above))
-    low, high = found.interval()
-    return math.exp(found), math.exp(low), math.exp(high)
 
 
 def alpha_of_ratio(found: Sequence[AtAlpha], ratio: float) -> float:

@@ -26,6 +26,8 @@ from symnoise.training.target import find_target
 if TYPE_CHECKING:
     import pandas as pd
 
+UNIT = "nats² per squared weight unit"  # of squared gradients
+_RATIOS = ("rho", "cosine", "shrinkage", "ratio")
 Record = dict[str, Any]  # what is kept of a batch: numbers alone, as JSON
 
 
@@ -74,12 +76,13 @@ class VarianceBudget:
             row = {"value": estimate.value, "stderr": estimate.stderr, "low": low, "high": high}
             rows.append({"quantity": name, **{key: float(number) for key, number in row.items()}})
         frame = pd.DataFrame(rows)
-        frame.attrs = {"alpha": self.alpha, "batches": self.signal.count}
+        units = {name: "1" if name in _RATIOS else UNIT for name in frame.quantity}
+        frame.attrs = {"alpha": self.alpha, "batches": self.signal.count, "units": units}
         return frame
 
     def __repr__(self) -> str:
         said = ", ".join(f"{name} {estimate}" for name, estimate in self._estimates().items())
-        return f"VarianceBudget(α = {self.alpha:g}, {self.signal.count} batches: {said})"
+        return f"VarianceBudget(α = {self.alpha:g}, {self.signal.count} batches: {said}; {UNIT})"
 
     def _estimates(self) -> dict[str, Estimate]:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "alpha"}

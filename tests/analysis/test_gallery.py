@@ -1,5 +1,6 @@
 """The gallery shows what is published, byte for byte, and says how to make what has not."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -49,3 +50,11 @@ def test_the_page_has_what_landed_and_says_how_to_make_the_rest(tmp_path: Path, 
     assert page.count("`python -m experiments.spectra` measures it") == 1
     assert page.count("`make study STUDY=micro` measures it") == len(FIGURES) - 1
     assert page.count("`make study STUDY=smollm2` measures it") == len(FIGURES)
+
+
+def test_every_figure_has_a_section_on_how_to_read_it() -> None:
+    page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    anchors = set(re.findall(r"\{ #([\w-]+) \}", page))
+    assert anchors == {entry.anchor for found in entries().values() for entry in found}
+    for section in page.split("\n## ")[1:]:
+        assert all(f"- **{part}" in section for part in ("Axes.", "Intervals.", "Against", "Seen."))

@@ -8,7 +8,9 @@ import ast
 import importlib.util
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -171,3 +173,20 @@ def test_only_public_names_are_used(path) -> None:
                 assert not node.attr.startswith("_"), node.attr
                 if isinstance(node.value, ast.Name) and node.value.id == "sn":
                     assert node.attr in sn.__all__, node.attr
+
+
+def test_make_puts_the_clone_on_the_path_of_its_environment(tmp_path) -> None:
+    """So that a kernel imports `analysis` wherever Jupyter was started, and no notebook edits `sys.path`."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    own = tmp_path / "venv" / "bin" / "python"
+    ask = [own, "-c", "import result_schema"]
+    without = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    assert subprocess.run(ask, cwd=tmp_path, env=without, capture_output=True, check=False).returncode
+    subprocess.run(["make", "importable", f"VENV={tmp_path / 'venv'}"], cwd=FOLDER.parents[1], check=True)
+    subprocess.run(ask, cwd=tmp_path, env=without, check=True)
+    assert not any("sys.path" in cell.source for path in NOTEBOOKS for cell in code_cells(path))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_cells_are_short(path) -> None:
+    assert max(len(source(cell).strip().splitlines()) for cell in code_cells(path)) <= 24

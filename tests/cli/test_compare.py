@@ -141,3 +141,7 @@ def test_it_reads_what_train_leaves(monkeypatch, tmp_path) -> None:
     for one in found.runs:
         trained = json.loads((tmp_path / f"{one.seed}.json").read_text())["measured"]
         assert {key: one.measured[key] for key in trained} == trained
+
+
+def test_an_arm_without_noise_is_called_without_an_alpha(study) -> None:
+    assert name(compare(study).reference) == "none"

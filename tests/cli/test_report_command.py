@@ -1,6 +1,7 @@
 """`symnoise report`: one page from the installed package, resumed section by section, refused in another's folder."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from symnoise.cli.report import sections
 from tests import command
 from tests.tiny import tiny, tiny_tokenizer
 
-FIGURES = ("curvature", "validity", "noise", "layers", "cost")
+FIGURES = ("curvature", "validity", "signal", "noise", "layers", "cost")
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,27 @@ def test_a_percentage_without_a_width_is_called_exact() -> None:
 
     assert _percent({"value": 0.092, "low": 0.08, "high": 0.104}) == "9.2 % (8.0 % to 10.4 %)"
     assert _percent({"value": 0.014, "low": 0.014, "high": 0.014}) == "1.400 % (exact)"
+
+
+def test_signal_to_noise_needs_no_passes_of_its_own(made) -> None:
+    """It is measured with the range of validity, and the caption has the numbers of the table."""
+    assert not (made / "records" / "signal.json").exists()
+    table = pd.read_csv(made / "figures" / "signal.csv").set_index(["quantity", "alpha"])
+    ratio = table.loc[("ratio", 5.0)]
+    assert 0 < ratio.low < ratio.value < ratio.high
+    assert ratio.value == pytest.approx(table.value["cancelled", 5.0] / table.value["kept", 5.0], rel=0.5)
+    page = (made / "report.html").read_text(encoding="utf-8")
+    (said,) = re.findall(r"cancels of a draw’s change in loss is ([^ ]+) \(", page)
+    assert float(said) == pytest.approx(ratio.value, rel=0.1)
+
+
+def test_where_the_two_parts_are_equal_is_found_between_the_measured_alphas() -> None:
+    from symnoise.cli.report.figures import _equal
+
+    falling = pd.DataFrame({"alpha": [1.0, 4.0, 16.0], "value": [8.0, 2.0, 0.5]})
+    assert _equal(falling) == pytest.approx(8.0)
+    assert pd.isna(_equal(falling[:2]))
+
+
+def test_the_title_is_no_path(made) -> None:
+    assert "<h1>Embedding noise and model</h1>" in (made / "report.html").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from symnoise.core import generator
-from symnoise.curvature import attenuation_slope, ratio_of_means
+from symnoise.curvature import attenuation_slope, ratio_of_means, root_ratio
 
 SEEDS, EXAMPLES, DRAWS = 400, 48, 6
 # Misses of a 95 % interval in 400 are 20 with a standard deviation of 4.4, of a 99.9 % one 0.4; bounds at four sigma,
@@ -94,6 +94,21 @@ def test_an_exact_multiple_is_found_exactly() -> None:
 
 def test_one_of_what_is_independent_gives_no_interval() -> None:
     one = torch.ones((1, 3), dtype=torch.float64)
-    for pooled in (attenuation_slope, ratio_of_means):
+    for pooled in (attenuation_slope, ratio_of_means, root_ratio):
         for found in (pooled(2 * one, one, "draw"), pooled(2 * one.T, one.T, "example")):
             assert found.value == 2 and math.isnan(found.low) and math.isnan(found.stderr) and not found.unbounded
+
+
+@pytest.mark.parametrize("unit", ["example", "draw"])
+def test_root_mean_squares_are_compared_with_an_interval_that_covers_and_stays_above_zero(unit) -> None:
+    """y and x normal with standard deviations 3 and 1 over draws and examples: the ratio is 3."""
+    missed = 0
+    for seed in range(SEEDS):
+        owner = generator(seed, "root ratio", unit)
+        y, x = torch.randn((2, DRAWS, 12), generator=owner, dtype=torch.float64)
+        found = root_ratio(3 * y, x, unit)
+        assert 0 < found.low < found.value < found.high
+        missed += not found.low <= 3 <= found.high
+    low, high = MISSES[0.95]
+    assert low <= missed <= high
+    assert root_ratio(-0.8 * x, x, unit).value == pytest.approx(0.8)

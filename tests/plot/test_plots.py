@@ -141,3 +141,26 @@ def test_axes_of_ones_own_keep_their_style(loss) -> None:
         assert sn.plot.trace(parts, ax=ax) is ax
     assert ax.yaxis.label.get_fontsize() != sn.plot.trace(parts).yaxis.label.get_fontsize()
     assert math.isclose(ax.yaxis.label.get_fontsize(), 20)
+
+
+def test_signal_to_noise_shows_what_a_pair_cancels_and_keeps(loss) -> None:
+    found = sn.smoothed_curvature(loss, [0.01, 0.05], draws=4)
+    ax = sn.plot.signal_to_noise(found, alphas=[1.0, 5.0])
+    sizes = [part[i].square().mean().sqrt() for part in (found.odd, found.pair) for i in (0, 1)]
+    shown = bars(ax)
+    plain = torch.stack(sizes).numpy()  # without the jackknife's correction
+    assert (shown[:, 1] < plain).all() and (plain < shown[:, 2]).all()
+    assert (shown[:, 1] < shown[:, 0]).all() and (shown[:, 0] < shown[:, 2]).all()
+    data = results.signal_to_noise_frame(found).set_index("quantity").value
+    small, large = data["first order"]
+    assert large == pytest.approx(5 * small) and data["cancelled"].iloc[0] == pytest.approx(small, rel=0.5)
+    assert "nats" in ax.get_ylabel() and ax.get_xlabel() == "α"
+
+
+def test_signal_to_noise_of_a_quadratic_is_its_two_orders() -> None:
+    """A quadratic's odd part is σg·z and its even part ½σ²zᵀHz, exactly."""
+    found = sn.smoothed_curvature(Quadratic(copies=4), [0.1, 1.0], draws=4)
+    data = results.signal_to_noise_frame(found).pivot_table(index="sigma", columns="quantity", values="value")
+    assert data["kept"].to_numpy() == pytest.approx(data["second order"].to_numpy())
+    assert data.ratio.to_numpy() == pytest.approx((data.cancelled / data["kept"]).to_numpy(), rel=1e-6)
+    assert data.ratio[0.1] == pytest.approx(10 * data.ratio[1.0])

@@ -49,7 +49,8 @@ def _write(page: Path, text: Text, found: Mapping[str, Any], settings: Mapping[s
         Path(__file__).parent / "templates",
         "own.html",
         {},
-        summary=summary(found, text.model.name, text.data.name),
+        summary=summary(found, _short(text.model.name), _short(text.data.name)),
+        title=_short(text.model.name),
         drawings=drawings(found, page.parent / "figures"),
         rows=rows_of(text, found),
         costs=[{"what": _TITLES[name], **record["cost"]} for name, record in found.items()],
@@ -59,3 +60,8 @@ def _write(page: Path, text: Text, found: Mapping[str, Any], settings: Mapping[s
         examples=len(text),
         settings=settings,
     )
+
+
+def _short(name: str) -> str:
+    """A file's or folder's own name; the page has its place under what was run."""
+    return Path(name).name if Path(name).is_absolute() else name

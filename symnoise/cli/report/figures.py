@@ -3,6 +3,7 @@
 A caption states the finding with its interval before it says how to read the picture.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def drawings(found: Mapping[str, Record], folder: Path) -> list[Drawing]:
     """Each figure with its files in `folder`."""
     made = []
     for name, (title, alt, draw, caption) in _FIGURES.items():
-        data = costs(found) if name == "cost" else pd.DataFrame(found[name]["table"])
+        data = costs(found) if name == "cost" else _of(found, name)
         image = saved(draw(data), data, folder, name)
         made.append(Drawing(name, title, alt, caption(found), image))
     return made
@@ -133,6 +134,28 @@ def _said_of_validity(found: Mapping[str, Record]) -> str:
     )
 
 
+def _said_of_signal(found: Mapping[str, Record]) -> str:
+    ratio, kept = _at(found, "signal", quantity="ratio"), found["validity"]["mean kept"]
+    equal = _equal(_of(found, "signal", quantity="ratio"))
+    meet = f"are equal at α ≈ {number(equal, 2)}" if math.isfinite(equal) else "are not equal at any α measured"
+    return (
+        f"At α = {ALPHA:g} what a mirrored pair cancels of a draw’s change in loss is {_span(ratio)} times what it "
+        f"keeps; the two {meet}. Cancelled is the odd part, noise of mean 0 and of size σ‖∇ℓ‖ to first order; kept is "
+        "the even part, ½εᵀHε to second order. Both are root mean squares over draws and rows; dashed, those orders. "
+        f"The mean of the kept part, ½σ² tr H to second order, is {_span(kept)} nats. Bars and brackets are 95 % "
+        "intervals for rows like these."
+    )
+
+
+def _equal(ratios: pd.DataFrame) -> float:
+    """The α at which the falling `ratios` pass 1, on logarithmic axes between those measured; NaN if they do not."""
+    points = ratios.sort_values("alpha")[["alpha", "value"]].to_numpy(float)
+    for (before, above), (after, below) in itertools.pairwise(points):
+        if above > 1 >= below > 0:
+            return float(before * (after / before) ** (math.log(above) / math.log(above / below)))
+    return math.nan
+
+
 def _said_of_noise(found: Mapping[str, Record]) -> str:
     equal = ALPHA / float(_at(found, "noise").value)
     return (
@@ -175,6 +198,12 @@ _FIGURES: dict[str, tuple[str, str, Any, Any]] = {
         _as_drawn_by(results.smoothed_curvature),
         _said_of_validity,
     ),
+    "signal": (
+        "Signal to noise: what a pair keeps and what it cancels",
+        "Two rising lines with error bars against alpha, the cancelled part above the kept one at small alpha.",
+        _as_drawn_by(results.signal_to_noise),
+        _said_of_signal,
+    ),
     "noise": (
         "Noise against embeddings",
         "A rising line with a band: noise norm over token norm against alpha.",
@@ -192,7 +221,8 @@ _FIGURES: dict[str, tuple[str, str, Any, Any]] = {
 
 
 def _of(found: Mapping[str, Record], section: str, **where: str) -> pd.DataFrame:
-    table = pd.DataFrame(found[section]["table"])
+    """The table of a section, or of the signal to noise, which is measured with the range of validity."""
+    table = pd.DataFrame(found["validity"]["parts"] if section == "signal" else found[section]["table"])
     for column, value in where.items():
         table = table[table[column] == value]
     return table

@@ -18,7 +18,7 @@ from symnoise.curvature.taylor import UnsupportedOperation
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.norms import layer_growth
-from symnoise.plot.results import layer_growth_frame, smoothed_curvature_frame, trace_frame
+from symnoise.plot.results import layer_growth_frame, signal_to_noise_frame, smoothed_curvature_frame, trace_frame
 
 Record = dict[str, Any]
 ALPHA = 5.0  # of the layers, and of what is said in a sentence: NEFTune's smallest
@@ -32,7 +32,7 @@ class Size:
 
     examples:   rows, truncated to max_length tokens.
     probes:     of the traces, per row.
-    alphas:     noise strengths of the smoothed curvature; draws: mirrored draws at each.
+    alphas:     noise strengths of the smoothed curvature, ALPHA among them; draws: mirrored draws at each.
     noised:     mirrored draws that are followed through the layers.
     """
 
@@ -44,9 +44,9 @@ class Size:
     noised: int
 
 
-# On SmolLM2 and two cores: about two minutes, and about ten.
-QUICK = Size(examples=8, max_length=80, probes=16, alphas=(1.0, 2.5, 5.0, 10.0, 15.0), draws=3, noised=3)
-FULL = Size(examples=20, max_length=128, probes=24, alphas=(0.5, 1.0, 2.5, 5.0, 10.0, 15.0), draws=4, noised=8)
+# On SmolLM2 and two idle cores: about two minutes, and about ten.
+QUICK = Size(examples=6, max_length=80, probes=16, alphas=(1.0, 2.5, 5.0, 10.0, 15.0), draws=3, noised=3)
+FULL = Size(examples=16, max_length=128, probes=24, alphas=(0.5, 1.0, 2.5, 5.0, 10.0, 15.0), draws=4, noised=8)
 
 
 def curvature(text: Text, size: Size, seed: int) -> Record:
@@ -71,17 +71,23 @@ _METHODS = {"taylor": "Taylor mode", "hvp": "Hessian products"}
 
 
 def validity(text: Text, size: Size, seed: int) -> Record:
-    """What is left of the quadratic term at the σ of each α."""
+    """What is left of the quadratic term at the σ of each α; and, as `parts`, what a pair cancels and keeps there."""
     started, found = time.perf_counter(), []
     for ids in track(batches(len(text), _BATCH), "range of validity"):
         loss = text.loss(ids)
         dim = loss.embeddings.shape[-1]
         sigmas = torch.stack([Noise.neftune(alpha).sigma(loss.lengths.cpu(), dim) for alpha in size.alphas])
         found.append(_smoothed(loss, sigmas, size.draws, seed))
-    table = smoothed_curvature_frame(SmoothedCurvature.joined(found), size.alphas)
+    joined = SmoothedCurvature.joined(found)
+    at = size.alphas.index(ALPHA)
     passes = 2 * size.draws * len(size.alphas) * len(text)
     spent = f"{size.draws} mirrored draws at {len(size.alphas)} α, of {len(text)} rows"
-    return {"table": _plain(table), "cost": {"seconds": time.perf_counter() - started, "spent": spent, "units": passes}}
+    return {
+        "table": _plain(smoothed_curvature_frame(joined, size.alphas)),
+        "parts": _plain(signal_to_noise_frame(joined, size.alphas)),
+        "mean kept": _over(joined.pair[at].mean(0)),
+        "cost": {"seconds": time.perf_counter() - started, "spent": spent, "units": passes},
+    }
 
 
 def _smoothed(loss: EmbeddingLoss, sigmas: torch.Tensor, draws: int, seed: int) -> SmoothedCurvature:

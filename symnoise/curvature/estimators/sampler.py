@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import Estimate, InputError, track
+from symnoise.core import Estimate, InputError, quantities_frame, track
 from symnoise.curvature.estimators.hutch_plus_plus import hutch_plus_plus
 from symnoise.curvature.estimators.xtrace import xtrace
 from symnoise.curvature.loss import UNIT, Loss, random_probes
@@ -56,15 +56,11 @@ class TraceParts:
         Returns:
             The frame; `attrs` holds unit and method.
         """
-        import pandas as pd
-
-        frames = [part.to_frame().assign(quantity=name) for name, part in self.named().items()]
-        frame = pd.concat([f.rename_axis("example").reset_index() for f in frames], ignore_index=True)
-        frame.attrs = {"unit": UNIT, **frames[0].attrs}
-        return frame[["example", "quantity", "value", "stderr"]]
+        return quantities_frame(self.named(), unit=UNIT)
 
     def __repr__(self) -> str:
-        return f"TraceParts({'; '.join(f'{name} {part}' for name, part in self.named().items())})"
+        parts = "; ".join(f"{name} {part}" for name, part in self.named().items())
+        return f"TraceParts({parts} {UNIT}{self.hessian.facts('probes')})"
 
     def named(self) -> dict[str, Estimate]:
         """The parts by their names in tables and figures."""
