@@ -69,7 +69,7 @@ def attenuation_slope(
     value = float(above.sum() / below.sum())
     if len(above) < 2:
         return Pooled(value, math.nan, math.nan, math.nan, 0.0)
-    parts = jackknife_variance((above.sum() - above) / (below.sum() - below))  # one for each stratum
+    parts = jackknife_variance(_without(above) / _without(below))  # one for each stratum
     dof = _satterthwaite(parts, len(above))
     stderr = math.sqrt(float(parts.sum()))
     half = _t(level, dof) * stderr
@@ -135,9 +135,7 @@ def root_ratio(
     whole = (above.sum() / below.sum()).log() / 2
     if n < 2:
         return Pooled(float(whole.exp()), math.nan, math.nan, math.nan, 0.0)
-    # The rest of a stratum stands for the unit left out, or the variance would be too small by ((n − 1)/n)².
-    left_a, left_b = (part.sum() + (part.sum(0) - n * part) / (n - 1) for part in (above, below))
-    without = (left_a / left_b).log() / 2
+    without = (_without(above) / _without(below)).log() / 2
     parts = jackknife_variance(without)
     unbiased = whole - (n - 1) * (without.mean(0) - whole).sum()
     dof, stderr = _satterthwaite(parts, n), math.sqrt(float(parts.sum()))
@@ -163,6 +161,13 @@ def range_of_validity(alphas: Iterable[float], slopes: Iterable[float], margin: 
 def _sums(above: Tensor, below: Tensor, unit: Unit) -> tuple[Float[Tensor, "n stratum"], Float[Tensor, "n stratum"]]:
     """Independent entries in strata: the draws of each example, or the examples' sums in a single stratum."""
     return (above.sum(0)[:, None], below.sum(0)[:, None]) if unit == "example" else (above, below)
+
+
+def _without(parts: Float[Tensor, "n stratum"]) -> Float[Tensor, "n stratum"]:
+    """The total of all strata without each unit. The rest of its stratum stands for it, or variances between strata
+    would not cancel and the jackknife's would be too small by ((n − 1)/n)²."""
+    n = len(parts)
+    return parts.sum() + (parts.sum(0) - n * parts) / (n - 1)
 
 
 def _satterthwaite(variances: Float[Tensor, " stratum"], n: int) -> float:
