@@ -53,6 +53,14 @@ def test_intervals_cover_at_their_level(unit: str, level: float) -> None:
     assert all(least <= m <= most for m in missed), missed
 
 
+def test_draws_of_several_texts_have_the_error_of_a_stratified_mean() -> None:
+    """With x = 1 the slope is the mean of y, whose standard error is known: strata cancel, whatever their level."""
+    y = torch.randn((6, 48), generator=generator(0, "strata"), dtype=torch.float64) + torch.arange(48.0)
+    found = attenuation_slope(y, torch.ones_like(y), "draw")
+    assert found.value == pytest.approx(float(y.mean()))
+    assert found.stderr == pytest.approx(float((y.var(0) / 6).sum().sqrt() / 48))
+
+
 def test_draws_of_an_example_are_no_sample_of_texts() -> None:
     """The old interval, over draws as if each were a text of its own, misses what other texts have."""
     true = truths(texts(1, 400_000), 4)
