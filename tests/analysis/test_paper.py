@@ -256,7 +256,7 @@ def test_smollm2_and_the_budget_are_told_where_they_have_been_run(published: Pub
     (said,) = (one for one in findings(told) if "mirror add" in one)
     own = tables_of(made)["symnoise", "independent-pair", "held-out loss"]
     assert "On SmolLM2 (3 seeds): " in said and f", {with_interval(own)}." in said
-    assert "ρ at α = 10 is 0.2 (0.0 to 1.0) at the start and 0.8 (0.0 to 1.0) at the end of training (micro)" in said
+    assert "ρ at α = 10 is 0.25 (0 to 1.00) at the start and 0.75 (0 to 1.00) at the end of training (micro)" in said
     (said,) = (one for one in findings(replace(told, mechanism={"mirror": made}, budgets=None)) if "mirror add" in one)
     assert "SmolLM2" not in said and "ρ" not in said
 
