@@ -22,6 +22,7 @@ from symnoise.theory import Row, row
 from symnoise.theory.ledger import half_width
 
 TITLE = "Variance budget of a training step"
+ALT = "Against alpha: the variance of the gradient's odd part over that of batches; the even part along the gradient."
 ALPHAS = (5.0, 10.0, 15.0)  # G1's rows: α of the published recipes
 _LOOK = {"start": ("#009E73", "o"), "middle": ("#E69F00", "s"), "end": ("#0072B2", "D")}  # of training
 _COLUMNS = ("run", "when", "alpha", "quantity", "value", "stderr", "low", "high", "batches", "batch", "draws")

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pandas as pd
 
-from analysis import figures
+from analysis import budgets, figures
 from analysis.figures import density, growth
 from analysis.page import drawn
 from analysis.paper.published import STUDIES
@@ -50,6 +50,20 @@ def entries(root: Path = ROOT) -> dict[str, list[Entry]]:
             Entry(name, module, _read(docs / "quick" / "data" / f"{name}.csv"), "make reproduce")
             for name, module in figures.FIGURES.items()
         ],
+        "What noise works by": [
+            Entry(
+                "dials",
+                study_figures.FIGURES["dials"],
+                _read(root / "results" / "dials" / "figures" / "dials.csv"),
+                "make study STUDY=dials",
+            ),
+            Entry(
+                "budgets",
+                budgets,
+                _read(root / "results" / "variance-budget" / "tables" / "budgets.csv"),
+                "python -m experiments.study.budget",
+            ),
+        ],
         "The engine": [
             Entry("growth", growth, _framed(growth, docs), "make bench"),
             Entry("density", density, _framed(density, docs / "spectra"), "python -m experiments.spectra"),
@@ -60,6 +74,7 @@ def entries(root: Path = ROOT) -> dict[str, list[Entry]]:
         sections[f"The study {study}"] = [
             Entry(f"{study}-{name}", module, _read(drawings / f"{name}.csv"), f"make study STUDY={study}")
             for name, module in study_figures.FIGURES.items()
+            if name != "dials"  # these studies have none
         ]
     return sections
 
