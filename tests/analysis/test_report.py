@@ -363,7 +363,7 @@ def test_a_second_text_has_curves_of_its_own():
     data = validity.frame({name: pd.concat([one[name], other[name]]) for name in other})
     left, _, *_ = validity.draw(data).axes
     labels = [text.get_text() for text in left.texts]
-    assert labels.count("slope Σxy/Σx²") == 1 and "slope Σxy/Σx², alpaca.json" in labels
+    assert labels.count("slope Σxy/Σx²") == 1 and "slope Σxy/Σx², alpaca" in labels
     assert validity.caption(data) == validity.caption(validity.frame(one))  # it speaks of the first
     assert list(validity.pooled(data, "T")["where"].unique()) == [REAL]
 

@@ -15,7 +15,7 @@ def test_batches_are_held_against_one_prompt_at_a_time(tmp_path, monkeypatch, ca
     rows = [{"instruction": "a " * (k + 1), "output": "b c d"} for k in range(bench.BATCH)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     options = {"model": str(tmp_path / "model"), "data": str(tmp_path / "rows.json")}
-    with pytest.raises(InputError, match="0 rows fit 96 tokens, not 16"):
+    with pytest.raises(InputError, match="0 rows fit 96 tokens, not 64"):
         bench.main(**options)
     monkeypatch.setattr(bench, "LONGEST", 384)  # a token a character here
     bench.main(**options, new_tokens=4, rounds=2, output=tmp_path / "decoding.csv")
