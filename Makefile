@@ -23,7 +23,7 @@ test: $(VENV)/ready
 # The tests against published results, under another BLAS kernel and vector width than this processor's own.
 KERNELS := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 test-kernels: $(VENV)/ready
-	$(KERNELS) $(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/analysis tests/theory tests/test_readme.py
+	$(KERNELS) $(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/analysis/test_published_studies.py tests/analysis/test_paper.py tests/theory tests/test_readme.py
 
 # The wheel in a fresh environment, and what the README says, as a newcomer would do it; needs a package index.
 newcomer: $(VENV)/ready
