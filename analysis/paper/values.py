@@ -83,13 +83,15 @@ def values(published: Published) -> dict[str, str]:
     for name in ROWS:
         found |= _row(name, named(name, published.rows))
     for name, (study, key) in STUDY_ROWS.items():
-        (row,) = (row for row in _mechanism_rows(published, study) if row["key"] == key)
+        own = published.mechanism[study]
+        (row,) = (row for row in (own.rows if own else []) if row["key"] == key)
         found |= _row(name, row)
     found |= _counts(published.rows)
     found |= _length(published.length)
     found["G1/tally"] = tally(published.budgets.rows if published.budgets else [])
+    rows = [row for one in published.mechanism.values() if one for row in one.rows]
     for id in ("D1", "E1"):
-        found[f"{id}/tally"] = tally([row for row in _mechanism_rows(published) if row["id"] == id])
+        found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
     found |= _contrasts(published) | _budgets(published)
     found |= _run(published)
     found |= _bench(published.bench)
@@ -107,12 +109,6 @@ def named(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
             f"{name}: change ROWS in analysis/paper/values.py, or publish another run"
         )
     return same[0]
-
-
-def _mechanism_rows(published: Published, study: str = "") -> list[dict[str, Any]]:
-    """The ledgers' rows of all studies of the mechanism, or of one."""
-    found = {name: one for name, one in published.mechanism.items() if one is not None and name in (study or name,)}
-    return [row for one in found.values() for row in one.rows]
 
 
 def _contrasts(published: Published) -> dict[str, str]:

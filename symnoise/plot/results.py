@@ -138,7 +138,7 @@ def smoothed_curvature_frame(found: SmoothedCurvature, alphas: Sequence[float] |
     for i, sigma in enumerate(found.sigmas):
         y, x = found.pair[i], found.second_order[i]
         for quantity, pooled in (("slope", attenuation_slope), ("ratio", ratio_of_means)):
-            one = pooled(y, x, "example" if len(sigma) > 1 else "draw", LEVEL)
+            one = pooled(y, x, _unit(found), LEVEL)
             row: dict[str, Any] = {"sigma": float(sigma.mean()), "quantity": quantity, "value": one.value}
             alpha = {} if alphas is None else {"alpha": float(alphas[i])}
             rows.append(alpha | row | {"low": one.low, "high": one.high})
@@ -181,13 +181,18 @@ def smoothed_curvature(
     return drawn
 
 
+def _unit(found: SmoothedCurvature) -> Unit:
+    """What intervals are over: examples, or draws where there is one example."""
+    return "example" if found.sigmas.shape[1] > 1 else "draw"
+
+
 def signal_to_noise_frame(found: SmoothedCurvature, alphas: Sequence[float] | None = None) -> pd.DataFrame:
     """A row for each σ and quantity: root mean squares over draws and examples of the parts of a draw's change in loss.
 
     cancelled is the odd part, first order its prediction σ‖∇ℓ‖; kept the even part, second order its prediction
     ½σ²zᵀHz (nats); ratio is cancelled ÷ kept. Intervals are over examples, or over draws where there is one example.
     """
-    unit: Unit = "example" if found.sigmas.shape[1] > 1 else "draw"
+    unit = _unit(found)
     slopes = (found.sigmas * found.gradient_square_norm.sqrt())[:, None].expand_as(found.pair)
     rows = []
     for i, sigma in enumerate(found.sigmas):
