@@ -16,6 +16,8 @@ _LAWS = {
     "gaussian-raw": "#D55E00",
     "rademacher": "#009E73",
     "penalty": "#8c564b",
+    "r3f": "#CC79A7",
+    "weight-pair": "#56B4E9",
 }
 _ALIASES = {
     "none-double-batch": "none",
@@ -38,6 +40,8 @@ NAMES = {
     "uniform-pair": "uniform pair",
     "gaussian-pair": "Gaussian pair",
     "penalty": "curvature penalty",
+    "r3f": "R3F",
+    "weight-pair": "NSO, a pair in the weights",
 }
 # Solid for one draw per row, except Rademacher, whose colour SymNoise shares; arms with another cost are dashed.
 _DASHES: dict[str, Any] = {

@@ -20,6 +20,7 @@ class Arm:
     batch: rows of an optimizer step, as a multiple of the study's.
     dials: the even and the odd weight of the noise, (μ, λ) of `Dials`; None leaves the noise as it is.
     rate:  the learning rate as a multiple of the study's; steps are divided by it, so that their product is unchanged.
+    method: "r3f" or "weight-pair", see `experiments.study.neighbours`; "" for the loss under the noise.
     """
 
     noise: str
@@ -27,6 +28,7 @@ class Arm:
     dials: tuple[float, float] | None = None
     share: float = 1
     rate: float = 1
+    method: str = ""
 
 
 def _at_rates(names: tuple[str, ...], rates: tuple[float, ...]) -> dict[str, Arm]:
@@ -57,6 +59,8 @@ ARMS: dict[str, Arm] = {
     "rademacher-batch-1.125": Arm("rademacher", batch=1.125),
     "rademacher-batch-1.25": Arm("rademacher", batch=1.25),
     "rademacher-batch-1.5": Arm("rademacher", batch=1.5),
+    "r3f": Arm("rademacher", method="r3f"),
+    "weight-pair": Arm("none", method="weight-pair"),
     **_dialled(((0, 1), (0, 3), (1, 1), (1, 3), (2, 0), (2, 1), (3, 0))),
     **_at_rates(("none", "rademacher", "symnoise"), (0.5, 2, 4)),
 }

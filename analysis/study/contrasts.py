@@ -33,6 +33,10 @@ CONTROLS = (
     ("gaussian-raw", "gaussian"),
     ("penalty", "none"),
     ("symnoise", "penalty"),
+    ("symnoise", "r3f"),
+    ("symnoise", "weight-pair"),
+    ("r3f", "none"),
+    ("weight-pair", "none"),
 )
 FAMILIES = {"main": MAIN, "laws": LAWS, "controls": CONTROLS}
 

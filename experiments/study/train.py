@@ -19,6 +19,7 @@ import torch
 from experiments.fine_tuning import norms
 from experiments.study.base import base_model
 from experiments.study.command import run_command
+from experiments.study.neighbours import TRAINERS
 from experiments.study.results import processor
 from experiments.study.spec import OPTIMIZERS, Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
@@ -50,6 +51,7 @@ def train(study: Study, run: Run, folder: Path) -> None:
         seed=run.seed,
         schedule=options.schedule,
         gradient_checkpointing=options.gradient_checkpointing,
+        kind=TRAINERS[ARMS[run.arm].method],
         noise=run.noise,
         dials=run.dials,
     )

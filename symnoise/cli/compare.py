@@ -9,6 +9,7 @@ from typing import Any
 from symnoise.cli.shared import show, value_and_interval, write
 from symnoise.core import Estimate
 from symnoise.finetune.compare import MEASURES, Arm, Comparison, compare
+from symnoise.plot.numbers import measurement, number
 from symnoise.plot.page import write_page
 
 _BEFORE = "eval_loss_before"  # equal by design, so its difference says nothing
@@ -17,12 +18,13 @@ _NAMES = {"noise_alpha": "α", "even": "μ", "odd": "λ"}
 
 @dataclass(frozen=True)
 class _Sheet:
-    """A table of the terminal and of the page."""
+    """A table of the terminal and of the page.  words: how many columns come before those of numbers."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str
+    words: int
 
 
 def compare_runs(*, runs: Sequence[Path], any_settings: bool, json: Path | None, html: Path | None) -> None:
@@ -53,6 +55,7 @@ def _runs(found: Comparison) -> _Sheet:
             for run in found.runs
         ],
         "losses in nats per token; held-out loss is without noise; training loss is that trained on, noise included",
+        words=1 + len(shown),
     )
 
 
@@ -69,6 +72,7 @@ def _differences(found: Comparison) -> _Sheet:
         rows,
         "95 % t intervals over the seeds, with degrees of freedom (dof); one that contains 0 is no significant "
         "difference, and a single seed has none",
+        words=2,
     )
 
 
@@ -84,14 +88,15 @@ def _text(value: Any) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+    return "" if value is None else number(value, 5)
 
 
 def _difference(found: Estimate) -> str:
     low, high = (float(end) for end in found.interval())
     if math.isnan(low):
-        return f"{float(found):.2g}"
-    return f"{float(found):.2g}\n{low:.2g} to {high:.2g}\ndof {found.dof:g}"
+        return number(float(found), 2)
+    value, interval = measurement(float(found), low, high)
+    return f"{value}\n{interval}\ndof {found.dof:g}"
 
 
 def _result(found: Comparison) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def make_trainer(
     seed: int,
     schedule: str,
     gradient_checkpointing: bool = False,
+    kind: type[SymNoiseTrainer] = SymNoiseTrainer,
     **more: Any,
 ) -> SymNoiseTrainer:
     """A quiet Trainer of `model` on encoded `rows`.
@@ -37,9 +38,10 @@ def make_trainer(
         seed: Random seed of row order, dropout and noise.
         schedule: Learning-rate schedule: constant, linear or cosine, with the warmup of `arguments`.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
+        kind: The class of the Trainer.
         more: Arguments of the Trainer, such as `noise`, `dials`, `noise_options` and `pair_mode`.
     """
-    trainer = SymNoiseTrainer(
+    trainer = kind(
         model=model,
         args=TrainingArguments(
             lr_scheduler_type="constant_with_warmup" if schedule == "constant" else schedule,

@@ -13,7 +13,7 @@ from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, exp
 TOLERANCE = 1e-6
 
 
-def run(tmp_path, *, accumulation, size, steps=1, name="llama", data=None, model=None, **more):
+def run(tmp_path, *, accumulation, size, steps=1, name="llama", data=None, model=None, kind=SymNoiseTrainer, **more):
     gradients = Gradients()
     model = model or tiny(name)
     extra, callbacks = more.pop("arguments", {}), more.pop("more_callbacks", [])
@@ -23,10 +23,9 @@ def run(tmp_path, *, accumulation, size, steps=1, name="llama", data=None, model
         gradient_accumulation_steps=accumulation,
         max_steps=steps,
         save_strategy="no",
-        **PLAIN_SGD,
-        **extra,
+        **(PLAIN_SGD | extra),
     )
-    trainer = SymNoiseTrainer(
+    trainer = kind(
         model=model,
         args=arguments,
         train_dataset=data or rows(),

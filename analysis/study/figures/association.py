@@ -1,5 +1,6 @@
 """O2: a run's outcome against its curvature."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ from matplotlib.lines import Line2D
 from analysis.study.claims import ODD_ONE_OUT, between_settings, outcomes
 from analysis.study.contrasts import LEVEL
 from analysis.study.data import StudyTables, measurements
-from analysis.study.figures.shared import stretch
+from analysis.study.figures.shared import at, stretch
 from analysis.style import colour, name, order
 from result_schema.measures import CURVATURE
 from symnoise.plot.numbers import fixed, plural
@@ -64,7 +65,7 @@ def draw(data: pd.DataFrame) -> Figure:
         for j, quantity in enumerate(quantities):
             ax, part = axes[i, j], data[(data.quantity == quantity) & (data.outcome == label)]
             for (arm, alpha), own in part.groupby(["arm", "alpha"], dropna=False):
-                mark = MARKERS[alphas.index(alpha) % len(MARKERS)] if alpha in alphas else "P"
+                mark = _marker(alphas, alpha)
                 look = {"color": colour(str(arm)), "fillstyle": FILLS.get(str(arm), "full")}
                 ax.plot(own.curvature, own.value, mark, **look, ms=4, mew=0.8, alpha=0.9)
             stretch(ax, data[data["quantity"] == quantity].curvature)
@@ -75,8 +76,7 @@ def draw(data: pd.DataFrame) -> Figure:
                 rho = fixed(one.rho, 2) if one.rho == one.rho else "–"
                 ax.set_title(f"ρ with quality {rho}{span}", loc="right", fontweight="normal", fontsize=6.5)
             ax.grid(color=RULE, lw=0.3)
-            if i == 0:
-                ax.set_title(chr(97 + j))
+            ax.set_title(chr(97 + i * len(quantities) + j))
         axes[i, 0].set_ylabel(heading(label))
     for ax, quantity in zip(axes[-1], quantities, strict=True):
         ax.set_xlabel(f"{quantity}{UNITS[quantity]}")
@@ -85,11 +85,15 @@ def draw(data: pd.DataFrame) -> Figure:
         for a in order(data.arm)
     ]
     marks += [
-        Line2D([], [], ls="none", marker=MARKERS[k % len(MARKERS)], ms=3.5, color=FAINT, label=f"α = {a:g}")
-        for k, a in enumerate(alphas)
+        Line2D([], [], ls="none", marker=_marker(alphas, a), ms=3.5, color=FAINT, label=at(a) or "no α")
+        for a in (alphas if data.alpha.notna().all() else [*alphas, math.nan])
     ]
     drawn.legend(handles=marks, loc="outside lower center", ncols=5, handletextpad=0.2, columnspacing=1.2)
     return drawn
+
+
+def _marker(alphas: list[float], alpha: float) -> str:
+    return MARKERS[alphas.index(alpha) % len(MARKERS)] if alpha in alphas else "P"
 
 
 def caption(data: pd.DataFrame) -> str:

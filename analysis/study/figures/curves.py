@@ -52,14 +52,9 @@ def draw(data: pd.DataFrame) -> Figure:
             here = part[part.alpha.isna() if pd.isna(alpha) else part.alpha == alpha]
             for arm in order(here.arm):
                 line(ax, here[here.arm == arm], arm)
-            if j == 0:
-                ax.set_title(f"{chr(97 + i)}  {said[:1].upper() + said[1:]}")
+            row = f"{chr(97 + i)}  {said[:1].upper() + said[1:]}\n" if j == 0 else ""
+            ax.set_title(row + (at(alpha) if i == 0 else ""))
             ax.grid(color=RULE, lw=0.3)
-    # α at the right, away from the ends of the lines.
-    ends = data[(data.step == data.step.max()) & (data.arm.isin(ONE_ROW) == groups[0][1])].value
-    y, side = (0.95, "top") if ends.mean() < sum(axes[0, 0].get_ylim()) / 2 else (0.05, "bottom")
-    for ax, alpha in zip(axes[0], alphas, strict=True):
-        ax.annotate(at(alpha), (0.98, y), xycoords="axes fraction", ha="right", va=side, fontsize=7)
     for ax in axes[-1]:
         ax.set_xlabel("step")
     drawn.supylabel(f"held-out loss − {name(data.reference.iloc[0])} (nats per token)", fontsize=7)

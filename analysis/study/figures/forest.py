@@ -1,7 +1,9 @@
 """Paired contrasts with their intervals; primary ones are coloured by the corrected verdict."""
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -23,6 +25,13 @@ NEEDS = "two arms to compare, with a held-out loss or a score against references
 
 PANELS = (("training loss", "end"), ("held-out loss", "end"), ("tr G", "end"), ("tr R", "end"))
 INKS = {"better": "#0072B2", "lower": "#0072B2", "worse": "#D55E00", "higher": "#D55E00"}
+# Colour, and whether the marker is filled.
+LEGEND = {
+    (INKS["lower"], True): "primary, first arm lower",
+    (INKS["higher"], True): "primary, first arm higher",
+    (FAINT, True): "exploratory, interval without 0",
+    (FAINT, False): "no significant difference",
+}
 FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls"}
 
 
@@ -83,11 +92,11 @@ def draw(data: pd.DataFrame) -> Figure:
     for text, (_, _, head) in zip(axes[0].get_yticklabels(), lines.ticks, strict=True):
         text.set_fontweight("bold" if head else "normal")
     axes[0].set_ylim(lines.bottom - 0.4, -0.8)
+    looks = {_look(row) for row in data.to_dict("records")}
     marks = [
-        Line2D([], [], marker="o", ms=3.5, color=INKS["lower"], lw=1, label="primary, first arm lower"),
-        Line2D([], [], marker="o", ms=3.5, color=INKS["higher"], lw=1, label="primary, first arm higher"),
-        Line2D([], [], marker="o", ms=3.5, color=FAINT, lw=1, label="exploratory, interval without 0"),
-        Line2D([], [], marker="o", ms=3.5, color=FAINT, mfc="white", lw=1, label="no significant difference"),
+        Line2D([], [], marker="o", ms=3.5, color=ink, mfc=ink if full else "white", lw=1, label=said)
+        for (ink, full), said in LEGEND.items()
+        if (ink, full) in looks
     ]
     drawn.legend(handles=marks, loc="outside lower center", ncols=4)
     return drawn
@@ -97,8 +106,8 @@ def _draw_panel(ax: Axes, part: pd.DataFrame, lines: _Lines, measure: str) -> No
     """The contrasts of one measure, each on its line."""
     ax.axvline(0, color=INK, lw=0.6)
     for p in part.to_dict("records"):
-        y, ink = lines.places[p["family"], p["first"], p["second"], _key(p["alpha"])], INKS.get(p["verdict"], FAINT)
-        full = p["verdict"] in INKS or (p["verdict"] == "exploratory" and (p["low"] > 0 or p["high"] < 0))
+        y = lines.places[p["family"], p["first"], p["second"], _key(p["alpha"])]
+        ink, full = _look(p)
         if p["low"] == p["low"]:
             ax.plot([p["low"], p["high"]], [y, y], color=ink, lw=1)
         ax.plot(p["mean"], y, "o", color=ink, mfc=ink if full else "white", ms=3, mew=0.8)
@@ -114,6 +123,13 @@ def _draw_panel(ax: Axes, part: pd.DataFrame, lines: _Lines, measure: str) -> No
     _few_ticks(ax, ends)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
+
+
+def _look(row: dict[Hashable, Any]) -> tuple[str, bool]:
+    """A contrast's colour, and whether its marker is filled."""
+    verdict = row["verdict"]
+    clear = verdict == "exploratory" and (row["low"] > 0 or row["high"] < 0)
+    return INKS.get(verdict, FAINT), verdict in INKS or clear
 
 
 def _few_ticks(ax: Axes, values: pd.Series) -> None:
