@@ -26,7 +26,7 @@ from symnoise.finetune.held_out import held_out_loss
 from symnoise.noise import Noise
 from symnoise.training import SymNoiseTrainer, attach
 
-DEVIATION = 0.0042  # of NSO's noise: `matching_deviation` of the study neighbours
+DEVIATION = 0.0116  # of NSO's noise: `matching_deviation` of the study neighbours
 
 
 class R3FTrainer(SymNoiseTrainer):
@@ -91,7 +91,7 @@ def weights_shifted(model: nn.Module, deviation: float, random: torch.Generator)
     try:
         with torch.no_grad():
             for weight in weights:
-                weight += deviation * torch.randn(weight.shape, generator=random).to(weight)
+                weight.add_(torch.randn(weight.shape, generator=random).to(weight), alpha=deviation)
         yield
     finally:
         with torch.no_grad():
@@ -123,7 +123,7 @@ def matching_deviation(study: Study, folder: Path) -> float:
     return high
 
 
-def _loss_in_noise(model: nn.Module, batches: list[dict[str, Tensor]], noise: Noise) -> float:
+def _loss_in_noise(model: nn.Module, batches: list[dict[str, Tensor]], noise: Noise | None) -> float:
     """Mean over draws of the loss in training mode."""
     total, count = 0.0, 0
     model.train()  # noise is drawn in training mode alone; the models of studies have no dropout
