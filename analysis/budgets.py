@@ -12,9 +12,10 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.ledger import write_ledger
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import read_json
-from symnoise.core import InputError, write_json
+from symnoise.core import InputError
 from symnoise.plot.numbers import fixed, listed
 from symnoise.plot.page import saved, write_csv
 from symnoise.plot.style import DOUBLE, FAINT, RULE, decades, figure, styled
@@ -109,12 +110,9 @@ def caption(points: pd.DataFrame) -> str:
 def write(folder: Path) -> Path:
     """Write ledger.json, ledger.csv, tables/budgets.csv and figures/budgets.* into `folder`; the path of the ledger."""
     points = read(folder)
-    rows = [asdict(made) for made in ledger(points)]
-    write_json(folder / "ledger.json", rows)
-    write_csv(folder / "ledger.csv", pd.DataFrame(rows))
     write_csv(folder / "tables" / "budgets.csv", points)
     saved(draw(points), points, folder / "figures", "budgets")
-    return folder / "ledger.json"
+    return write_ledger(folder, [asdict(made) for made in ledger(points)])
 
 
 def main(folder: Annotated[Path, typer.Argument(help="A folder of variance budgets.")]) -> None:

@@ -2,9 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from symnoise.core import write_json
 from symnoise.plot.numbers import count, decimals_for, fixed, listed, measurement, number, plural
+from symnoise.plot.page import write_csv
 from symnoise.theory import CLAIMS, Claim, counts
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
@@ -37,6 +42,13 @@ class Group:
     lines: list[Line]
     counts: dict[str, int]
     reasons: list[str]
+
+
+def write_ledger(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write ledger.json and ledger.csv into `folder`; the path of the former."""
+    write_json(folder / "ledger.json", rows)
+    write_csv(folder / "ledger.csv", pd.DataFrame(rows))
+    return folder / "ledger.json"
 
 
 def groups(rows: list[dict[str, Any]], reasons: dict[str, list[str]], claims: dict[str, Claim] = CLAIMS) -> list[Group]:

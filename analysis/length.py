@@ -15,9 +15,10 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
+from analysis.ledger import write_ledger
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import read_json
-from symnoise.core import Estimate, write_json
+from symnoise.core import Estimate
 from symnoise.plot.numbers import with_interval
 from symnoise.plot.page import saved, write_csv
 from symnoise.plot.style import DOUBLE, FAINT, INK, figure, styled
@@ -146,12 +147,10 @@ def draw(data: pd.DataFrame) -> Figure:
 def write(folder: Path) -> Path:
     """Write ledger.json, ledger.csv, tables/gains.csv and figures/length.* into `folder`; the path of the ledger."""
     record = read_json(folder / "gains.json", "run `python -m experiments.alpaca_eval length` first")
-    rows, table = [asdict(made) for made in ledger(record)], gains(record)
-    write_json(folder / "ledger.json", rows)
-    write_csv(folder / "ledger.csv", pd.DataFrame(rows))
+    table = gains(record)
     write_csv(folder / "tables" / "gains.csv", table)
     saved(draw(table), table, folder / "figures", "length")
-    return folder / "ledger.json"
+    return write_ledger(folder, [asdict(made) for made in ledger(record)])
 
 
 def main(folder: Annotated[Path, typer.Argument(help="A folder with gains.json.")]) -> None:

@@ -13,13 +13,12 @@ import pandas as pd
 
 from analysis.figures import FIGURES
 from analysis.intervals import PERCENT
-from analysis.ledger import headline, parts
+from analysis.ledger import headline, parts, write_ledger
 from analysis.page import drawn, not_drawn, write_page
 from analysis.reasons import reasons
 from analysis.records import QuickRun, read_run
 from result_schema.bad_input import one_line_on_bad_input
-from symnoise.core import write_json
-from symnoise.plot.page import Drawing, write_csv
+from symnoise.plot.page import Drawing
 from symnoise.theory import LEVEL
 
 
@@ -32,8 +31,7 @@ def write_report(folder: Path) -> Path:
     folder = Path(folder)
     run = read_run(folder)
     rows, tables = run.rows, run.tables
-    write_json(folder / "ledger.json", rows)
-    write_csv(folder / "ledger.csv", pd.DataFrame(rows))
+    write_ledger(folder, rows)
     drawings = [_drawing(name, run, tables, folder / "figures") for name in FIGURES]
     path = folder / "report.html"
     write_page(

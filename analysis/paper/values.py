@@ -84,8 +84,7 @@ def values(published: Published) -> dict[str, str]:
         found |= _row(name, named(name, published.rows))
     for name, (study, key) in STUDY_ROWS.items():
         own = published.mechanism[study]
-        (row,) = (row for row in (own.rows if own else []) if row["key"] == key)
-        found |= _row(name, row)
+        found |= _row(name, _only(own.rows if own else [], name, f"results/{study}", "STUDY_ROWS", key=key))
     found |= _counts(published.rows)
     found |= _length(published.length)
     found["G1/tally"] = tally(published.budgets.rows if published.budgets else [])
@@ -102,11 +101,16 @@ def values(published: Published) -> dict[str, str]:
 def named(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The ledger's row of that name. Raises `InputError` if there is none, or more than one."""
     key, subject = ROWS[name]
-    same = [row for row in rows if (row["key"], row["subject"]) == (key, subject)]
+    return _only(rows, name, "docs/quick", "ROWS", key=key, subject=subject)
+
+
+def _only(rows: list[dict[str, Any]], name: str, folder: str, table: str, **fields: str) -> dict[str, Any]:
+    """The row with these fields. Raises `InputError` if there is none, or more than one."""
+    same = [row for row in rows if fields.items() <= row.items()]
     if len(same) != 1:
         raise InputError(
-            f"docs/quick/ledger.json has {len(same)} rows {key} on {subject}; the paper's text names it "
-            f"{name}: change ROWS in analysis/paper/values.py, or publish another run"
+            f"{folder}/ledger.json has {len(same)} rows {' on '.join(fields.values())}; the paper's text names it "
+            f"{name}: change {table} in analysis/paper/values.py, or publish another run"
         )
     return same[0]
 

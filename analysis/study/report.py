@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.intervals import PERCENT
-from analysis.ledger import groups, headline
+from analysis.ledger import groups, headline, write_ledger
 from analysis.page import drawn, not_drawn, write_page
 from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, Outcome, outcome_ledger, outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
@@ -24,7 +24,6 @@ from analysis.study.figures.shared import at
 from analysis.study.precision import precision
 from analysis.style import name
 from result_schema.measures import CURVATURE, SPLIT
-from symnoise.core import write_json
 from symnoise.plot.numbers import measurement, number
 from symnoise.plot.page import Drawing, write_csv
 from symnoise.theory import OUTCOMES, counts
@@ -59,8 +58,7 @@ def write_study(folder: Path) -> Path:
     }
     if len(dials):
         tables["dials"] = dials
-    write_json(folder / "ledger.json", rows)
-    write_csv(folder / "ledger.csv", pd.DataFrame(rows))
+    write_ledger(folder, rows)
     for table, data in tables.items():
         write_csv(folder / "tables" / f"{table}.csv", data)
     write_page(

@@ -264,6 +264,8 @@ def test_smollm2_and_the_budget_are_told_where_they_have_been_run(published: Pub
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:
     with pytest.raises(InputError, match=r"has 0 rows V1\.slope\.alpha=10 on model"):
         named("V1@alpha=10", [row for row in published.rows if row["id"] != "V1"])
+    with pytest.raises(InputError, match=r"results/dials/ledger\.json has 0 rows D1\.slope\.tr-g\.even; .* STUDY_ROWS"):
+        values(replace(published, mechanism=published.mechanism | {"dials": None}))
 
 
 def test_a_missing_run_names_itself_and_its_command(tmp_path: Path) -> None:
