@@ -144,7 +144,7 @@ def test_the_first_door_measures_a_model(newcomer) -> None:
 
 
 def test_the_first_door_makes_a_page(newcomer) -> None:
-    newcomer.does(of_readme("Measure my model", "symnoise report"))
+    newcomer.does([*of_readme("Measure my model", "symnoise report"), "--quick"])
     (page,) = (newcomer.folder / "out").glob("*.html")
     text = page.read_text(encoding="utf-8")
     assert "SmolLM2" in text or "smollm2" in text
