@@ -26,11 +26,11 @@ LIMIT = 15 * 60  # seconds, all steps together
 NUMBER = r"−?-?\d[\d.,]*(?:[e·]\S+)?"
 SMALL = {
     "alphas": [0.5, 5],
-    "theory": {"tiny_draws": 256},
-    "text": {"examples": 2, "max_length": 64, "probes": 8, "diagonal_probes": 3, "law_examples": 2}
+    "theory": {"tiny_draws": 64},
+    "text": {"examples": 2, "max_length": 48, "probes": 8, "diagonal_probes": 3, "law_examples": 2}
     | {"coupled_draws": 2, "split_draws": 2, "layer_draws": 2, "radial_tokens": 64, "radial_examples": 1}
     | {"radial_probes": 2},
-    "range": {"examples": 3, "max_length": 64, "draws": 4, "batch": 2},
+    "range": {"examples": 3, "max_length": 48, "draws": 4, "batch": 2},
     "training": {"arms": ["none", "symnoise"], "steps": 2, "batch": 2, "rows": 4, "max_length": 64, "held_out": 2}
     | {"evaluate_every": 1, "probes": 4, "curvature_examples": 2},
 }
@@ -158,7 +158,7 @@ def test_the_second_door_fine_tunes(newcomer) -> None:
     rows = [{"prompt": f"What follows {n}?", "completion": f"After {n} comes {n + 1}."} for n in range(40)]
     (newcomer.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     advised = of_readme(door, "symnoise advise")
-    said = newcomer.does([*advised, "--quick"])
+    said = newcomer.does([*advised, "--quick", "--draws", 1, "--max-length", 32])
     assert "Try α" in said or "try" in said.lower(), said
     train = of_readme(door, "symnoise train")
     small = ["--steps", 2, "--batch", 2, "--max-length", 32, "--eval-rows", 6]
