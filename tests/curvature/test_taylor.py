@@ -383,6 +383,18 @@ def test_memory_chooses_the_passes(monkeypatch):
     assert memory.memory_limit(torch.device("cpu")) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("mixtral", "num_experts_per_tok"), ("mamba", "state_size"), ("jamba", "mamba_d_state")]
+    + [("mamba2", "chunk_size"), ("bamba", "mamba_n_heads"), ("qwen3_next", "linear_num_value_heads")],
+)
+def test_memory_counts_experts_and_scans(name, setting):
+    loss = loss_of(model_of(name, torch.float32))
+    before = memory_estimate(loss, 4, 2)
+    setattr(loss.model.config, setting, 16 * getattr(loss.model.config, setting))
+    assert memory_estimate(loss, 4, 2) > 1.5 * before
+
+
 @pytest.mark.parametrize("groups", [0, 3, 5, -1])
 def test_groups_must_divide(groups):
     loss = loss_of(model_of("llama"))

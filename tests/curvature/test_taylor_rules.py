@@ -350,6 +350,18 @@ def test_writing_in_place_leaves_plain_tensors_alone():
     assert all(torch.equal(now, then) for now, then in zip((*values, *coefficients), before, strict=True))
 
 
+def test_a_long_scan_does_not_nest_without_end():
+    """As deep as the text is long, it would exceed Python's recursion limit."""
+    values, coefficients, frame = curve([(3, 4)])
+    x = state = Taylor(values[0], coefficients[0], frame)
+    states = []
+    for _ in range(1500):
+        state = state * 0.5 + x
+        states.append(state)
+    last = torch.stack(states)[-1]
+    torch.testing.assert_close(last.coefficients, 2 * coefficients[0])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_grouped_product(dtype):
     """PyTorch has none in float64: like the products with each matrix, one of the groups being empty."""

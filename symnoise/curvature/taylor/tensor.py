@@ -23,6 +23,10 @@ _CACHE = 2**22
 # As many as the matrices of one layer that a chain of blocks goes through, with some to spare.
 _CASTS = 4
 
+# Operations that coefficients may wait for, one upon the other: each nests Python's calls a little deeper, and a scan
+# may be as long as the text.
+_LONGEST = 64
+
 Stream = Iterator[tuple[slice, Tensor]]
 
 # A view: the operation, its other arguments, and the place of the view in its result if that is a list.
@@ -126,7 +130,8 @@ class Taylor(Tensor):
     coefficients: a tensor, or a function that computes it. stream: a function entries -> generator of blocks, through
     which a chain of operations is run block by block while the block is in the cache; `entries` are those of one
     coefficient of the result, so that all arguments of an operation are cut alike (`Frame.blocks`). What several
-    operations read is computed once and kept. `pending` counts the matrix products on the way to the coefficients.
+    operations read is computed once and kept. `pending` counts the matrix products on the way to the coefficients,
+    `length` all operations.
     whole, way: of a view, what it is a view of, and the operations that lead from there to it. views: those of this
     tensor that are alive; None once it was given away as a plain tensor.
 
@@ -140,6 +145,7 @@ class Taylor(Tensor):
     made: tuple[Any, tuple[Any, ...], dict[str, Any]] | None
     readers: int
     pending: int
+    length: int
     whole: "Taylor | None"
     way: tuple[Step, ...]
     views: "list[weakref.ref[Taylor]] | None"
@@ -160,7 +166,7 @@ class Taylor(Tensor):
         )
         self.value, self._coefficients, self.frame = value, coefficients, frame
         self.origin, self._stream, self.made = origin, stream, None
-        self.readers = self.pending = 0
+        self.readers = self.pending = self.length = 0
         self.whole, self.way, self.views = None, (), []
         if not self.known:
             frame.put_off(self)
@@ -172,7 +178,7 @@ class Taylor(Tensor):
         if not isinstance(self._coefficients, Tensor):
             self._coefficients = self._collect() if self._coefficients is None else self._coefficients()
             self.origin = self.made = self._stream = None  # what it was made from may be freed
-            self.pending = 0
+            self.pending = self.length = 0
         return self._coefficients
 
     def _collect(self) -> Tensor:
@@ -235,13 +241,15 @@ class Taylor(Tensor):
         if rule is None:
             raise UnsupportedOperation(str(func))
         result = rule(func, *args, **kwargs)
-        pending = _mark_read(args)
+        pending, length = _mark_read(args)
         for one in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(one, Taylor):
                 if one.frame.check:
                     _check(one, str(func))
                 if not one.known:
-                    one.pending = max(one.pending, pending)
+                    one.pending, one.length = max(one.pending, pending), length + 1
+                if one.length > _LONGEST:
+                    _ = one.coefficients
                 if not one.known and one.made is None:
                     one.made = (func, args, kwargs)
         if any(r.alias_info for r in func._schema.returns):
@@ -249,16 +257,19 @@ class Taylor(Tensor):
         return result
 
 
-def _mark_read(args: Any) -> int:
-    """Counts one more reader of every Taylor tensor; the most matrix products that any of them waits for."""
-    pending = 0
+def _mark_read(args: Any) -> tuple[int, int]:
+    """Counts one more reader of every Taylor tensor; the most matrix products, and operations, that any waits for."""
+    pending = length = 0
     for x in args:
         if isinstance(x, Taylor):
             x.readers += 1
-            pending = max(pending, x.pending)
+            waits = x.pending, x.length
         elif isinstance(x, (list, tuple)):
-            pending = max(pending, _mark_read(x))
-    return pending
+            waits = _mark_read(x)
+        else:
+            continue
+        pending, length = max(pending, waits[0]), max(length, waits[1])
+    return pending, length
 
 
 def _each(x: Taylor, function: Callable[[Tensor], Tensor], entries: int) -> Stream:
@@ -309,7 +320,8 @@ def _in_place(func: Any, args: Any, kwargs: Any) -> Taylor:
     for one in (whole, *views):
         seen = _seen(new, one.way)
         one.value, one._coefficients = seen.value, seen.coefficients
-        one.origin, one._stream, one.made, one.readers, one.pending = None, None, None, 0, 0
+        one.origin, one._stream, one.made, one.readers = None, None, None, 0
+        one.pending = one.length = 0
     return x
 
 
