@@ -362,6 +362,16 @@ def test_a_long_scan_does_not_nest_without_end():
     torch.testing.assert_close(last.coefficients, 2 * coefficients[0])
 
 
+def test_the_steps_of_a_scan_lie_together():
+    """Only the layout changes."""
+    values, coefficients, frame = curve([(2, 3, 8, 2)])
+    x = Taylor(values[0], coefficients[0], frame)
+    steps = [x[:, :, t].exp() for t in range(8)]
+    assert x.coefficients.stride(3) == x.coefficients[0].numel() // 8
+    assert torch.equal(x.coefficients, coefficients[0])
+    torch.testing.assert_close(torch.stack(steps, 2).coefficients, x.exp().coefficients)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_grouped_product(dtype):
     """PyTorch has none in float64: like the products with each matrix, one of the groups being empty."""

@@ -215,6 +215,12 @@ class Taylor(Tensor):
         if self._stream is None or self.pending > 1:
             _ = self.coefficients
 
+    def lay_out(self, dim: int) -> None:
+        """Moves the coefficients so that those at one index of `dim`, of the stacked coefficients, lie together."""
+        c = self.coefficients
+        if c.stride(dim) < max(c.stride()[1:]):
+            self._coefficients = c.movedim(dim, 1).contiguous().movedim(1, dim)
+
     @property
     def known(self) -> bool:
         """Are the coefficients computed?"""
