@@ -340,6 +340,19 @@ def test_in_place_is_the_same_tensor():
     assert torch.equal(fresh.coefficients, (x * y + y).coefficients)
 
 
+def test_in_place_on_one_part_of_a_split():
+    """Reverse mode refuses it, so that there is nothing else to compare it with."""
+    values, coefficients, frame = curve([(3, 4), (3, 2)])
+    x, y = (Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True))
+    z = x * 1
+    first, second = z.chunk(2, -1)
+    second.mul_(y)
+    expected = torch.cat([x[:, :2], x[:, 2:] * y], -1)
+    for found in (z, torch.cat([first, second], -1)):
+        assert torch.equal(found.value, expected.value)
+        assert torch.equal(found.coefficients, expected.coefficients)
+
+
 def test_writing_in_place_leaves_plain_tensors_alone():
     values, coefficients, frame = curve([(3, 4), (3, 4)])
     before = [t.clone() for t in (*values, *coefficients)]
