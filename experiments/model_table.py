@@ -53,6 +53,13 @@ _SIZES: dict[str, Any] = {
     "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
 }  # fmt: skip
 _ROUTED = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+# Experts in groups next to shared ones, queries and keys through a narrow layer, scans of several heads.
+_GROUPED = {"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
+_LATENT = {
+    "kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+_SCANNED = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
 _MASKED, _SEQUENCE, _TOKEN = "MaskedLM", "SequenceClassification", "TokenClassification"
 # Architecture, task (a causal or encoder-decoder language model if empty), and further settings.
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -76,11 +83,28 @@ CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("mixtral", "", _ROUTED),
     ("qwen3_moe", "", {**_ROUTED, "decoder_sparse_step": 1}),
     ("olmoe", "", _ROUTED),
+    ("qwen2_moe", "", {"shared_expert_intermediate_size": 24}),
+    ("granitemoe", "", {}),
+    ("llama4_text", "", {
+        "intermediate_size_mlp": 48, "layer_types": ["chunked_attention", "full_attention"], "attention_chunk_size": 4,
+    }),
+    ("glm4_moe", "", {**_GROUPED, "n_group": 1}),
+    ("deepseek_v2", "", {**_GROUPED, **_LATENT}),
+    ("deepseek_v3", "", {**_GROUPED, **_LATENT}),
     ("gpt_oss", "", {"layer_types": ["sliding_attention", "full_attention"]}),
     ("recurrent_gemma", "", {
         "lru_width": 32, "attention_window_size": 16, "block_types": ["recurrent", "attention"]
     }),
+    ("falcon_mamba", "", {"intermediate_size": 64}),
+    ("bamba", "", {**_SCANNED, "attn_layer_indices": [1]}),
+    ("falcon_h1", "", {**_SCANNED, "mamba_d_ssm": 64}),
+    ("jamba", "", {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_offset": 1}),
+    ("qwen3_next", "", {
+        "layer_types": ["linear_attention", "full_attention"], "shared_expert_intermediate_size": 16,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    }),
     ("lfm2", "", {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8}),
+    ("lfm2_moe", "", {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}),
     ("t5", "", {"feed_forward_proj": "gated-gelu"}),
     ("bart", "", {}),
     ("pegasus", "", {"scale_embedding": True}),

@@ -55,10 +55,11 @@ _CONFIGS = {
     },
 }
 NAMES = tuple(name.removesuffix("_text") for name in _CONFIGS)
-# Models that multiply the table's output: Granite and the Gemmas what they are given as inputs_embeds too, Pegasus its
-# own alone.
+# Experts. Models that multiply the table's output: Granite and the Gemmas what they are given as inputs_embeds too,
+# Pegasus its own alone.
 _CONFIGS |= {
     "granite": _LLAMA | {"embedding_multiplier": 12.0},
+    "mixtral": _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2},
     "recurrent_gemma": _LLAMA
     | {"lru_width": 32, "attention_window_size": 16, "block_types": ["recurrent", "attention"]},
     "t5gemma": {"encoder": _LLAMA | {"vocab_size": VOCABULARY}, "decoder": _LLAMA | {"vocab_size": VOCABULARY}},

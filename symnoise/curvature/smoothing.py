@@ -12,6 +12,7 @@ from symnoise.core import Estimate, InputError, ratio_of_sums, retained_heap, tr
 from symnoise.curvature.loss import UNIT, Loss, random_probes, require_loss
 from symnoise.curvature.operators.differences import gradient
 from symnoise.curvature.operators.hessian import HessianProducts, differentiable, inner
+from symnoise.curvature.routing import told_of_rerouting
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
 
@@ -103,7 +104,8 @@ def smoothed_curvature(
     C(σ) = 2(E ℓ(X + σz) − ℓ(X))/σ², and T(σ) is the pairs' mean excess loss over its second-order prediction; see
     `SmoothedCurvature`. Costs 2·sigmas·draws forward passes and the forms zᵀHz. Losses are differenced in float64 but
     computed in the model's dtype: below σ²·|tr H| ≈ 1e-6 a float32 model gives only rounding. The standard errors
-    include the rounding of ℓ(X), which all draws share: one unit in its last place.
+    include the rounding of ℓ(X), which all draws share: one unit in its last place. Warns where a mixture of experts
+    routes tokens differently at X ± σz than at X, since zᵀHz is then not the whole of the curvature there.
 
     Args:
         loss: The loss and the embeddings X.
@@ -144,7 +146,7 @@ def smoothed_curvature(
         raise unknown("method", method, _FORMS)
     sizes = given.reshape(len(given), -1).expand(-1, len(X)).to(X.device)
     pair, odd = [], []
-    with retained_heap():
+    with retained_heap(), told_of_rerouting(loss):
         Z = random_probes(loss, draws, seed=seed, law_name=noise)
         base, gradient_square_norm, forms = _FORMS[method](loss, Z)
         for z in track(Z, "draws"):

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # Attention implementations that autograd can differentiate twice (SDPA through its math backend).
 _TWICE_DIFFERENTIABLE = ("eager", "sdpa", None)
+# Kernels for experts that it cannot. The default, "grouped_mm", it can, but PyTorch has none in float64.
+_ONCE_DIFFERENTIABLE = ("deepgemm", "sonicmoe")
 
 
 @contextmanager
@@ -21,14 +24,16 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
 
     Changed within the block: each module's `training`, each parameter's `requires_grad`, and PyTorch's attention kernel
     (fused kernels have no double backward, pytorch#116350). Attention implementations without second derivatives
-    (flash, flex) are replaced. So is the autocast that accelerate puts around `forward` for mixed-precision training:
-    second derivatives in bfloat16 are wrong by tens of percent, and the loss of the stored weights is measured. Graphs
-    built inside stay valid outside.
+    (flash, flex) are replaced, and kernels for experts without second derivatives or float64. So is the autocast that
+    accelerate puts around `forward` for mixed-precision training: second derivatives in bfloat16 are wrong by tens of
+    percent, and the loss of the stored weights is measured. Graphs built inside stay valid outside.
     """
     training = [module for module in model.modules() if module.training]
     trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     attention = getattr(model.config, "_attn_implementation", None)
     other = twice and attention not in _TWICE_DIFFERENTIABLE
+    experts = getattr(model.config, "_experts_implementation", None)
+    looped = (experts == "grouped_mm" and model.dtype is torch.float64) or (twice and experts in _ONCE_DIFFERENTIABLE)
     autocast = model.__dict__.get("forward") if "_original_forward" in model.__dict__ else None
     try:
         if autocast is not None:
@@ -39,6 +44,8 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
             parameter.requires_grad = False
         if other:
             model.set_attn_implementation("eager")
+        if looped:
+            model.set_experts_implementation("eager")
         with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
             yield
     finally:
@@ -50,3 +57,5 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
             parameter.requires_grad = True
         if other:
             model.set_attn_implementation(attention)
+        if looped:
+            model.set_experts_implementation(experts)

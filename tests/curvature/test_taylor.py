@@ -38,6 +38,69 @@ MORE = {
     "stablelm": _WIDTH | {"intermediate_size": 48, "num_key_value_heads": 4},
     "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
 }
+# Experts chosen by routers of every kind: softmax before and after the choice, sigmoids in groups, sparse mixers; with
+# shared experts, attention sinks, latent attention and complex rotary angles.
+_GATED = _WIDTH | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_NAMED = {name: {name: 4} | _EXPERTS for name in ("num_experts", "num_local_experts", "n_routed_experts")}
+_GROUPS = _NAMED["n_routed_experts"] | {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
+_LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+ROUTED = {
+    "mixtral": _GATED | _NAMED["num_local_experts"],
+    "qwen2_moe": _GATED | _NAMED["num_experts"] | {"shared_expert_intermediate_size": 24},
+    "qwen3_moe": _GATED | _NAMED["num_experts"] | {"decoder_sparse_step": 1},
+    "olmoe": _GATED | _NAMED["num_experts"],
+    "gpt_oss": _GATED
+    | _NAMED["num_local_experts"]
+    | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4},
+    "phimoe": _GATED | _NAMED["num_local_experts"],
+    "granitemoe": _GATED | _NAMED["num_local_experts"],
+    "deepseek_v2": _GATED | _GROUPS | _LATENT | {"num_key_value_heads": 4},
+    "deepseek_v3": _GATED | _GROUPS | _LATENT | {"num_key_value_heads": 4},
+    "glm4_moe": _GATED | _GROUPS | {"n_group": 1},
+    "llama4_text": _GATED
+    | _NAMED["num_local_experts"]
+    | {"intermediate_size_mlp": 48, "layer_types": ["chunked_attention", "full_attention"], "attention_chunk_size": 4},
+}
+# Convolutions and scans: selective (Mamba), in chunks (Mamba-2), delta rule (Qwen3-Next), next to attention or alone.
+_SSM = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "conv_kernel": 4, "expand": 2}
+_HYBRID = {f"mamba_{name}": size for name, size in {"n_heads": 8, "d_head": 8, "d_state": 4, "chunk_size": 4}.items()}
+_CONVOLUTION = {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8}
+_DELTA = {f"linear_{name}": size for name, size in {"num_key_heads": 2, "num_value_heads": 4}.items()}
+SCANS = {
+    "mamba": _SSM | {"time_step_rank": 4},
+    "falcon_mamba": _SSM | {"time_step_rank": 4, "intermediate_size": 64},
+    "mamba2": _SSM | {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 4},
+    "bamba": _GATED | _HYBRID | {"mamba_n_groups": 2, "attn_layer_indices": [1]},
+    "falcon_h1": _GATED | _HYBRID | {"mamba_n_groups": 1, "mamba_d_ssm": 64},
+    "jamba": _GATED
+    | _NAMED["num_experts"]
+    | {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_offset": 1,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
+    },
+    "qwen3_next": _GATED
+    | _NAMED["num_experts"]
+    | _DELTA
+    | {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "shared_expert_intermediate_size": 16}
+    | {"layer_types": ["linear_attention", "full_attention"], "decoder_sparse_step": 1},
+    "lfm2": _GATED | _CONVOLUTION,
+    "lfm2_moe": _GATED | _NAMED["num_experts"] | _CONVOLUTION | {"num_dense_layers": 1},
+    "recurrent_gemma": _GATED
+    | {"lru_width": 32, "attention_window_size": 16, "block_types": ["recurrent", "attention"]},
+}
+# Embeddings per layer written in place, a sparse activation.
+WRITING = {
+    "gemma3n_text": _GATED
+    | {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
+    | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
+    | {"laurel_rank": 4, "activation_sparsity_pattern": [0.5, 0.0]},
+}
+MORE |= {"cohere": _GATED, "cohere2": _GATED | {"sliding_window": 4}, "glm": _GATED, "glm4": _GATED}
+MORE |= ROUTED | SCANS | WRITING
 ALL = (*NAMES, *MORE)
 
 
@@ -96,11 +159,11 @@ def test_real_classes(name, attention):
     assert_agree(taylor_quadratics(loss, V, groups=2), plain_quadratics(loss, V, groups=2), 1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "mamba"])
 def test_dense_hessian(name):
     """All of H and G from forms of e_i, e_j and e_i + e_j agree with torch's dense Hessian."""
     model = model_of(name)
-    ids = torch.tensor([[5, 9, 23, 41]])
+    ids = torch.tensor([[5, 9, 23]])
     loss = EmbeddingLoss(model, {"input_ids": ids, "labels": ids})
     with float64_throughout():
         n = loss.embeddings.numel()
@@ -212,6 +275,18 @@ def test_float32_and_bfloat16_coefficients(name):
         assert all(p.dtype == model.dtype for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "qwen3_next", "mamba2"])
+def test_float32_experts_and_scans(name):
+    """Experts by PyTorch's grouped product, which float64 has not; bfloat16 coefficients work too."""
+    exact_loss = loss_of(model_of(name))
+    V = probes_of(exact_loss, 4)
+    exact = taylor_quadratics(exact_loss, V, groups=1)
+    loss = loss_of(model_of(name, torch.float32))
+    assert_agree(taylor_quadratics(loss, V.float(), groups=1), exact, 1e-4)
+    rough = taylor_quadratics(loss, V.float(), groups=1, coefficients=torch.bfloat16)
+    assert_agree(rough, exact, 0.05)
+
+
 def test_many_probes_in_one_sum_do_not_wear_bfloat16_out():
     """A group of many is the mean of parts of 8: one sum of 256 would round its members away and err by a tenth."""
     loss = loss_of(model_of("llama", torch.float32))
@@ -245,16 +320,16 @@ def test_model_left_as_found():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-class _Sorts(nn.Module):
+class _Median(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.sort(-1).values
+        return x.median(-1, keepdim=True).values * x
 
 
 def test_unsupported_operation_is_named():
     model = model_of("llama", torch.float32)
-    model.model.layers[1].mlp.act_fn = _Sorts()
+    model.model.layers[1].mlp.act_fn = _Median()
     loss = loss_of(model)
-    with pytest.raises(UnsupportedOperation, match=r"aten.sort.*model.layers.1.mlp.act_fn, a _Sorts.*method='hvp'"):
+    with pytest.raises(UnsupportedOperation, match=r"aten.median.*layers.1.mlp.act_fn, a _Median.*method='hvp'"):
         taylor_quadratics(loss, probes_of(loss, 2), groups=1)
 
 
@@ -306,6 +381,18 @@ def test_memory_chooses_the_passes(monkeypatch):
     assert [(k, g) for k, g, _ in frames[2:]] == [(1, 1)] * 8
     assert memory_estimate(loss, 8, 4) > memory_estimate(loss, 4, 2) > 0
     assert memory.memory_limit(torch.device("cpu")) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("mixtral", "num_experts_per_tok"), ("mamba", "state_size"), ("jamba", "mamba_d_state")]
+    + [("mamba2", "chunk_size"), ("bamba", "mamba_n_heads"), ("qwen3_next", "linear_num_value_heads")],
+)
+def test_memory_counts_experts_and_scans(name, setting):
+    loss = loss_of(model_of(name, torch.float32))
+    before = memory_estimate(loss, 4, 2)
+    setattr(loss.model.config, setting, 16 * getattr(loss.model.config, setting))
+    assert memory_estimate(loss, 4, 2) > 1.5 * before
 
 
 @pytest.mark.parametrize("groups", [0, 3, 5, -1])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from symnoise.curvature.loss import Loss, coordinates, require_loss
 from symnoise.curvature.operators.hessian import differentiable, inner, require_derivatives, require_finite
+from symnoise.curvature.routing import told_of_rerouting
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def hvp_difference(loss: Loss, v: Float[Tensor, "batch token dim"]) -> Differenc
     The step moves the embeddings by ε^(1/3) of their root mean square, ε the machine precision of their dtype. That
     balances the truncation error, of order h², against rounding, of order ε/h. The error estimate adds both:
     ‖D(2h) − D(h)‖/3, the leading truncation term by Richardson, and ε‖∇ℓ‖/h. A float32 network rounds more than its
-    last operation does, so expect the error to be right in size, not to the digit.
+    last operation does, so expect the error to be right in size, not to the digit. Warns where a mixture of experts
+    routes tokens differently within these steps.
 
     Args:
         loss: The loss and the embeddings X.
@@ -53,8 +55,9 @@ def hvp_difference(loss: Loss, v: Float[Tensor, "batch token dim"]) -> Differenc
         above, below = (gradient(loss, X + sign * times * step * v) for sign in (1, -1))
         return (above - below) / (2 * times * step), above
 
-    near, slope = quotient(1)
-    far, _ = quotient(2)
+    with told_of_rerouting(loss):
+        near, slope = quotient(1)
+        far, _ = quotient(2)
     truncation = inner(far - near, far - near).sqrt() / 3
     rounding = eps * inner(slope, slope).sqrt() / h
     return Difference(near, truncation + rounding)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients:
     batch, tokens, dim = loss.shape
     vocabulary = loss.model.config.get_text_config().vocab_size
     dtype = coefficients or loss.embeddings.dtype
-    one = batch * tokens * (3 * dim + 3 * _width(loss.model, vocabulary))
+    one = batch * tokens * (3 * dim + 3 * _width(loss.model, vocabulary) + 4 * _scan(loss.model.config))
     scores = batch * (getattr(loss.model.config.get_text_config(), "num_attention_heads", None) or 1) * tokens**2
     if getattr(loss.model.config, "_attn_implementation", None) == "eager":
         one += 3 * scores
@@ -37,9 +38,27 @@ def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients:
 
 
 def _width(model: nn.Module, vocabulary: int) -> int:
-    """The widest activation inside the layers."""
+    """The widest activation inside the layers; a token is in several experts, whose weights are stacked."""
     # Packed weights are no parameters: 0 rather than no estimate.
-    return max((max(p.shape) for p in model.parameters() if p.ndim == 2 and vocabulary not in p.shape), default=0)
+    chosen = _first(model.config, "num_experts_per_tok")
+    wide = [max(p.shape) for p in model.parameters() if p.ndim == 2 and vocabulary not in p.shape]
+    return max([*wide, *(chosen * max(p.shape[1:]) for p in model.parameters() if p.ndim == 3)], default=0)
+
+
+def _scan(config: Any) -> int:
+    """Entries per token of what a scan written in PyTorch unrolls: each channel's states, or scores within a chunk."""
+    heads = _first(config, "linear_num_value_heads", "mamba_n_heads")
+    chunk = 64 if hasattr(config, "linear_num_value_heads") else _first(config, "mamba_chunk_size", "chunk_size")
+    if chunk:
+        return chunk * (heads or _first(config, "num_heads"))
+    inner = _first(config, "mamba_expand", "expand") * config.get_text_config().hidden_size
+    return inner * _first(config, "mamba_d_state", "state_size")
+
+
+def _first(config: Any, *names: str) -> int:
+    """The first of the settings that the model has; 0 if it has none."""
+    found = (getattr(config.get_text_config(), name, None) for name in names)
+    return next((value for value in found if isinstance(value, int)), 0)
 
 
 def memory_limit(device: torch.device) -> int:

@@ -8,6 +8,7 @@ A function y = f(x) acts as  y1_k = f'(x0) x1_k,  y2_g = f'(x0) x2_g + Σ_{k in 
 (Forward Laplacian, collapsed Taylor mode: Dangel et al. 2025, arXiv 2505.13644, with G sums instead of one.)
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,10 +23,17 @@ _CACHE = 2**22
 # As many as the matrices of one layer that a chain of blocks goes through, with some to spare.
 _CASTS = 4
 
+# Operations that coefficients may wait for, one upon the other: each nests Python's calls a little deeper, and a scan
+# may be as long as the text.
+_LONGEST = 64
+
 Stream = Iterator[tuple[slice, Tensor]]
 
-# What acts on Taylor tensors: aten operations (every overload that does not write in place), and Python-level
-# functions that are caught before PyTorch takes them apart into such operations.
+# A view: the operation, its other arguments, and the place of the view in its result if that is a list.
+Step = tuple[Any, tuple[Any, ...], dict[str, Any], int | None]
+
+# What acts on Taylor tensors: aten operations (x.f_(...) by the rule of f), and Python-level functions that are caught
+# before PyTorch takes them apart into such operations.
 RULES: dict[Any, Callable[..., Any]] = {}
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 
@@ -64,6 +72,7 @@ class Frame:
     dtype: torch.dtype | None = None
     check: bool = False
     _casts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _unknown: list["weakref.ref[Taylor]"] = field(default_factory=list)
 
     def blocks(self, entries: int) -> Iterator[slice]:
         """Cuts of the coefficients, x1 before x2, never across groups, of few enough entries to stay in a cache."""
@@ -86,7 +95,7 @@ class Frame:
             yield self.probes + self.group(probe), probe
 
     def dtype_beside(self, value: Tensor) -> torch.dtype:
-        return self.dtype or value.dtype
+        return value.dtype if value.is_complex() else self.dtype or value.dtype
 
     def weight(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """`weight` in `dtype`; the last few conversions are kept, as blocks come back to the same weights."""
@@ -103,6 +112,17 @@ class Frame:
         zero = torch.zeros((), dtype=self.dtype_beside(value), device=value.device)
         return Taylor(value, zero.expand(self.probes + self.groups, *value.shape), self)
 
+    def put_off(self, x: "Taylor") -> None:
+        """Remembers x, whose coefficients are not computed yet."""
+        self._unknown.append(weakref.ref(x))
+
+    def settle(self) -> None:
+        """Computes all coefficients that were put off, the latest first: chains of operations run block by block."""
+        while self._unknown:
+            x = self._unknown.pop()()
+            if x is not None:
+                _ = x.coefficients
+
 
 class Taylor(Tensor):
     """Value and coefficients; the value is computed at once, coefficients when first asked for.
@@ -110,7 +130,10 @@ class Taylor(Tensor):
     coefficients: a tensor, or a function that computes it. stream: a function entries -> generator of blocks, through
     which a chain of operations is run block by block while the block is in the cache; `entries` are those of one
     coefficient of the result, so that all arguments of an operation are cut alike (`Frame.blocks`). What several
-    operations read is computed once and kept. `pending` counts the matrix products on the way to the coefficients.
+    operations read is computed once and kept. `pending` counts the matrix products on the way to the coefficients,
+    `length` all operations.
+    whole, way: of a view, what it is a view of, and the operations that lead from there to it. views: those of this
+    tensor that are alive; None once it was given away as a plain tensor.
 
     `origin` tells how a tensor was made until its coefficients are known, for rules that do better on a pair of
     operations than one by one; `made` is the last operation and its arguments.
@@ -122,6 +145,10 @@ class Taylor(Tensor):
     made: tuple[Any, tuple[Any, ...], dict[str, Any]] | None
     readers: int
     pending: int
+    length: int
+    whole: "Taylor | None"
+    way: tuple[Step, ...]
+    views: "list[weakref.ref[Taylor]] | None"
     _coefficients: Tensor | Callable[[], Tensor] | None
     _stream: Callable[[int], Stream] | None
 
@@ -139,7 +166,10 @@ class Taylor(Tensor):
         )
         self.value, self._coefficients, self.frame = value, coefficients, frame
         self.origin, self._stream, self.made = origin, stream, None
-        self.readers = self.pending = 0
+        self.readers = self.pending = self.length = 0
+        self.whole, self.way, self.views = None, (), []
+        if not self.known:
+            frame.put_off(self)
         return self
 
     @property
@@ -148,7 +178,7 @@ class Taylor(Tensor):
         if not isinstance(self._coefficients, Tensor):
             self._coefficients = self._collect() if self._coefficients is None else self._coefficients()
             self.origin = self.made = self._stream = None  # what it was made from may be freed
-            self.pending = 0
+            self.pending = self.length = 0
         return self._coefficients
 
     def _collect(self) -> Tensor:
@@ -185,6 +215,12 @@ class Taylor(Tensor):
         if self._stream is None or self.pending > 1:
             _ = self.coefficients
 
+    def lay_out(self, dim: int) -> None:
+        """Moves the coefficients so that those at one index of `dim`, of the stacked coefficients, lie together."""
+        c = self.coefficients
+        if c.stride(dim) < max(c.stride()[1:]):
+            self._coefficients = c.movedim(dim, 1).contiguous().movedim(1, dim)
+
     @property
     def known(self) -> bool:
         """Are the coefficients computed?"""
@@ -211,29 +247,35 @@ class Taylor(Tensor):
         if rule is None:
             raise UnsupportedOperation(str(func))
         result = rule(func, *args, **kwargs)
-        pending = _mark_read(args)
+        pending, length = _mark_read(args)
         for one in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(one, Taylor):
                 if one.frame.check:
                     _check(one, str(func))
                 if not one.known:
-                    one.pending = max(one.pending, pending)
+                    one.pending, one.length = max(one.pending, pending), length + 1
+                if one.length > _LONGEST:
+                    _ = one.coefficients
                 if not one.known and one.made is None:
                     one.made = (func, args, kwargs)
-                one.readers += any(r.alias_info for r in func._schema.returns)  # a view reads what it shows
+        if any(r.alias_info for r in func._schema.returns):
+            _mark_views(result, func, args, kwargs)
         return result
 
 
-def _mark_read(args: Any) -> int:
-    """Counts one more reader of every Taylor tensor; the most matrix products that any of them waits for."""
-    pending = 0
+def _mark_read(args: Any) -> tuple[int, int]:
+    """Counts one more reader of every Taylor tensor; the most matrix products, and operations, that any waits for."""
+    pending = length = 0
     for x in args:
         if isinstance(x, Taylor):
             x.readers += 1
-            pending = max(pending, x.pending)
+            waits = x.pending, x.length
         elif isinstance(x, (list, tuple)):
-            pending = max(pending, _mark_read(x))
-    return pending
+            waits = _mark_read(x)
+        else:
+            continue
+        pending, length = max(pending, waits[0]), max(length, waits[1])
+    return pending, length
 
 
 def _each(x: Taylor, function: Callable[[Tensor], Tensor], entries: int) -> Stream:
@@ -241,19 +283,66 @@ def _each(x: Taylor, function: Callable[[Tensor], Tensor], entries: int) -> Stre
         yield here, function(c)
 
 
+def _mark_views(result: Any, func: Any, args: Any, kwargs: Any) -> None:
+    """Remembers how each result shows the memory of the first argument."""
+    x: Taylor = args[0]
+    whole = x if x.whole is None else x.whole
+    for place, view in enumerate(result) if isinstance(result, (tuple, list)) else [(None, result)]:
+        if not isinstance(view, Taylor):
+            whole.views = None
+        elif view is not x:
+            view.whole, view.way = whole, (*x.way, (func, args[1:], kwargs, place))
+            if whole.views is not None:
+                whole.views.append(weakref.ref(view))
+
+
+def _seen(whole: Taylor, way: tuple[Step, ...]) -> Taylor:
+    """The view of `whole` that the operations lead to."""
+    for func, args, kwargs, place in way:
+        shown = RULES[func.overloadpacket](func, whole, *args, **kwargs)
+        whole = shown if place is None else shown[place]
+    return whole
+
+
 def _in_place(func: Any, args: Any, kwargs: Any) -> Taylor:
-    """x.f_(...) where nothing but this name knows x: no view of it, and no result that still needs its old value."""
-    x, operation = args[0] if args else None, func.overloadpacket
-    name = str(operation).removeprefix("aten.")
+    """x.f_(...): x, what it is a view of and all other views of that take the values of f(x, ...).
+
+    No memory is written. What was made from the old values is computed before, and the new ones are put in their place.
+    """
+    x, name = args[0] if args else None, str(func.overloadpacket).removeprefix("aten.")
     plain_one: Any = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
-    if plain_one not in RULES or not isinstance(x, Taylor) or x.readers:
+    if plain_one not in RULES or not isinstance(x, Taylor):
         raise UnsupportedOperation(f"{func}, which writes in place,")
-    result = plain_one(*args, **kwargs)
-    if result.shape != x.shape or result.dtype != x.dtype:
-        raise UnsupportedOperation(f"{func}, which writes in place with another type,")
-    x.value, x._coefficients = result.value, result.coefficients
-    x.origin, x._stream, x.made, x.readers, x.pending = None, None, None, 0, 0
+    new = plain_one(*args, **kwargs)
+    new = new if new.dtype is x.dtype else torch.ops.aten._to_copy(new, dtype=x.dtype)
+    _ = new.coefficients
+    x.frame.settle()
+    whole = x if x.whole is None else x.whole
+    if whole.views is None or new.shape != x.shape:
+        raise UnsupportedOperation(f"{func}, which writes in place,")
+    views = [view for view in (one() for one in whole.views) if view is not None]
+    if whole is not x:
+        new = _patched(whole, x.way, new, str(func))
+    for one in (whole, *views):
+        seen = _seen(new, one.way)
+        one.value, one._coefficients = seen.value, seen.coefficients
+        one.origin, one._stream, one.made, one.readers = None, None, None, 0
+        one.pending = one.length = 0
     return x
+
+
+def _patched(whole: Taylor, way: tuple[Step, ...], new: Taylor, operation: str) -> Taylor:
+    """A copy of `whole` in which the view that `way` leads to is `new`."""
+    copy = Taylor(whole.value.clone(), whole.coefficients.clone(memory_format=torch.contiguous_format), whole.frame)
+    view = _seen(copy, way)
+    for part, of, by in (
+        (view.value, copy.value, new.value),
+        (view.coefficients, copy.coefficients, new.coefficients),
+    ):
+        if part.untyped_storage().data_ptr() != of.untyped_storage().data_ptr():
+            raise UnsupportedOperation(f"{operation}, which writes in place through a view that had to be copied,")
+        part.copy_(by)
+    return copy
 
 
 def _check(x: Taylor, operation: str) -> None:

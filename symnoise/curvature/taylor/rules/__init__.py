@@ -1,5 +1,14 @@
 """Taylor rules by kind of operation; importing a module registers its rules."""
 
-from symnoise.curvature.taylor.rules import attention, elementwise, linear, normal, shape
+from symnoise.curvature.taylor.rules import (
+    attention,
+    choosing,
+    convolution,
+    elementwise,
+    linear,
+    normal,
+    shape,
+    writing,
+)
 
-__all__ = ["attention", "elementwise", "linear", "normal", "shape"]
+__all__ = ["attention", "choosing", "convolution", "elementwise", "linear", "normal", "shape", "writing"]

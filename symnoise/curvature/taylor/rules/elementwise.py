@@ -230,9 +230,6 @@ _UNARY: dict[Any, Callable[..., Derivatives]] = {
     aten.elu: _elu,
     aten.relu: _relu,
     aten.leaky_relu: _leaky_relu,
-    aten.clamp: _clamp,
-    aten.clamp_min: _clamp,
-    aten.clamp_max: lambda x, high: _clamp(x, None, high),
     aten.hardtanh: _hardtanh,
     aten.abs: _abs,
 }
@@ -242,6 +239,26 @@ _UNARY: dict[Any, Callable[..., Derivatives]] = {
 def _unary(func: Any, x: Any, *args: Any, **kwargs: Any) -> Taylor:
     require(isinstance(x, Taylor) and not any(isinstance(a, Tensor) for a in args), str(func))
     return elementwise(x, *_UNARY[func.overloadpacket](x.value, *args, **kwargs))
+
+
+@rule(aten.clamp, aten.clamp_min, aten.clamp_max)
+def _bounded(func: Any, x: Any, *bounds: Any, **named: Any) -> Any:
+    if func.overloadpacket is aten.clamp_max:
+        bounds = (None, *bounds)
+    low, high = (*bounds, None, None)[:2]
+    low, high = named.get("min", low), named.get("max", high)
+    if isinstance(x, Taylor) and not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        return elementwise(x, *_clamp(x.value, low, high))
+    if low is not None:
+        x = torch.where(plain(x) < plain(low), low, x)
+    return x if high is None else torch.where(plain(x) > plain(high), high, x)
+
+
+@rule(aten.maximum, aten.minimum)
+def _larger(func: Any, x: Any, y: Any) -> Any:
+    """The larger or the smaller of two; where they are equal, the first."""
+    larger = func.overloadpacket is aten.maximum
+    return torch.where(plain(x) >= plain(y) if larger else plain(x) <= plain(y), x, y)
 
 
 @rule(aten.pow)

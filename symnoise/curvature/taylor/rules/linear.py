@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, frame_of, plain, require, rule
+from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, frame_of, lifted, plain, require, rule
 
 aten = torch.ops.aten
 
@@ -17,7 +17,7 @@ def linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     require(isinstance(x, Taylor) and not isinstance(weight, Taylor) and not isinstance(bias, Taylor), "linear weights")
     value = F.linear(x.value, weight, bias)
     dtype = x.frame.dtype_beside(value)
-    result = _through_matrix(x, value, lambda c: stacked_linear(c.to(dtype), x.frame.weight(weight, dtype)))
+    result = through_matrix(x, value, lambda c: stacked_linear(c.to(dtype), x.frame.weight(weight, dtype)))
     result.made = (linear, (x, weight, bias), {})
     return result
 
@@ -28,7 +28,7 @@ def stacked_linear(c: Tensor, weight: Tensor) -> Tensor:
     return F.linear(c.reshape(-1, c.shape[-1]), weight).view(*c.shape[:-1], -1)
 
 
-def _through_matrix(x: Taylor, value: Tensor, function: Callable[[Tensor], Tensor]) -> Taylor:
+def through_matrix(x: Taylor, value: Tensor, function: Callable[[Tensor], Tensor]) -> Taylor:
     """`function` multiplies stacked coefficients by a matrix: all at once if they are known, else block by block."""
     x.bound()
     result = Taylor.each(x, value, function)
@@ -48,10 +48,10 @@ def matrix_product(func: Any, x: Any, y: Any) -> Taylor:
     if isinstance(x, Taylor):
         value = x.value @ y
         dtype = x.frame.dtype_beside(value)
-        return _through_matrix(x, value, lambda c: c.to(dtype) @ x.frame.weight(y, dtype))
+        return through_matrix(x, value, lambda c: c.to(dtype) @ x.frame.weight(y, dtype))
     value = x @ y.value
     dtype = y.frame.dtype_beside(value)
-    return _through_matrix(y, value, lambda c: y.frame.weight(x, dtype) @ c.to(dtype))
+    return through_matrix(y, value, lambda c: y.frame.weight(x, dtype) @ c.to(dtype))
 
 
 @rule(aten.mv)
@@ -89,6 +89,52 @@ def _bilinear(x: Taylor, y: Taylor) -> Taylor:
     for g, k in frame.members():
         add(out[g], a[k], b[k], alpha=2)
     return Taylor(value, out, frame)
+
+
+def _grouped_product(
+    func: Any, x: Any, weight: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None
+) -> Taylor:
+    """Rows of x in consecutive groups, each times its own matrix: experts. offs: ends of the groups."""
+    plain_weights = isinstance(x, Taylor) and x.ndim == 2 and not isinstance(weight, Taylor) and weight.ndim == 3
+    require(plain_weights and bias is None and out_dtype is None, str(func))
+    value = func(x.value, weight, offs)
+    dtype = x.frame.dtype_beside(value)
+    return through_matrix(x, value, lambda c: _grouped(c.to(dtype), x.frame.weight(weight, dtype), offs))
+
+
+if hasattr(aten, "_grouped_mm"):  # PyTorch 2.8
+    rule(aten._grouped_mm)(_grouped_product)
+
+
+def _grouped(c: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """The coefficients of a row lie next to each other: one product with groups that are as many times larger."""
+    rows = c.transpose(0, 1).reshape(-1, c.shape[-1])
+    product = aten._grouped_mm(rows, weight, ends * len(c))
+    return product.unflatten(0, (-1, len(c))).transpose(0, 1)
+
+
+@rule(aten.linalg_solve_triangular)
+def _solve_triangular(func: Any, a: Any, b: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
+    """a x = b: a x1 = b1 − a1 x,  a x2 = b2 − a2 x − 2 Σ a1 x1."""
+    require(left, f"{func} from the right")
+    frame = frame_of(a, b)
+    value = func(plain(a), plain(b), upper=upper, unitriangular=unitriangular)
+    a, b = (z if isinstance(z, Taylor) else frame.constant(z) for z in (a, b))
+
+    def coefficients() -> Tensor:
+        dtype = frame.dtype_beside(value)
+        inner = int(unitriangular)  # a diagonal of ones has no derivative
+        a1 = lifted(a.coefficients.to(dtype), value.ndim)
+        a1 = a1.triu(inner) if upper else a1.tril(-inner)
+        right = lifted(b.coefficients.to(dtype), value.ndim) - a1 @ value.to(dtype)
+        own = torch.promote_types(dtype, torch.float32)  # LAPACK has no 16 bits
+        a0 = a.value.to(own)
+        first = func(a0, right[: frame.probes].to(own), upper=upper, unitriangular=unitriangular).to(dtype)
+        bent = (a1[: frame.probes] @ first).unflatten(0, (frame.groups, -1)).sum(1)
+        second = (right[frame.probes :] - 2 * bent).to(own)
+        return torch.cat([first, func(a0, second, upper=upper, unitriangular=unitriangular).to(dtype)])
+
+    return Taylor(value, coefficients, frame)
 
 
 @rule(aten.addmm, aten.baddbmm)

@@ -98,6 +98,11 @@ def _nll_loss(func: Any, x: Any, target: Tensor, weight: Any, reduction: int, ig
     return total, scored.sum().to(x.dtype)
 
 
+@rule(aten.std)
+def _deviation(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return _variance(func, x, *args, **kwargs).sqrt()
+
+
 @rule(aten.var)
 def _variance(func: Any, x: Any, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Any:
     dims = list(range(x.ndim)) if dim is None else dim

@@ -21,6 +21,10 @@ from symnoise.curvature.taylor.tensor import (
 
 aten = torch.ops.aten
 
+# After so many entries read one by one the others will be too, as by a scan in time: a pass over Mamba whose steps lie
+# pages apart took a quarter longer.
+_SCANNED = 4
+
 
 @rule(aten.view, aten._unsafe_view, aten.unsqueeze, aten.squeeze)
 def _reshape(func: Any, x: Taylor, *args: Any) -> Taylor:
@@ -68,6 +72,8 @@ def _along(func: Any, x: Any, dim: int = 0, *args: Any, **kwargs: Any) -> Taylor
     require(isinstance(x, Taylor) and not any(isinstance(a, Taylor) for a in args), str(func))
     shifted = dim % max(x.ndim, 1) + 1
     value = func(x.value, dim, *args, **kwargs)
+    if func.overloadpacket is aten.select and x.known and x.readers > _SCANNED:
+        x.lay_out(shifted)
     if func.overloadpacket is aten.gather:
         index = args[0]
         return Taylor.each(x, value, lambda c: _gather(c, shifted, index))
@@ -155,8 +161,10 @@ def _reduce(
 
 
 @rule(aten._to_copy, aten.clone, aten.alias)
-def _copy(func: Any, x: Taylor, *args: Any, **kwargs: Any) -> Taylor:
+def _copy(func: Any, x: Taylor, *args: Any, **kwargs: Any) -> Any:
     value = func(x.value, *args, **kwargs)
+    if not (value.is_floating_point() or value.is_complex()):
+        return value
     device, dtype = value.device, x.frame.dtype or value.dtype
     contiguous = value.is_contiguous()
 
@@ -164,6 +172,14 @@ def _copy(func: Any, x: Taylor, *args: Any, **kwargs: Any) -> Taylor:
         return c.to(device, dtype).contiguous() if contiguous else c.to(device, dtype)
 
     return Taylor.each(x, value, copied)
+
+
+@rule(aten.view_as_complex, aten.view_as_real)
+def _complex(func: Any, x: Taylor) -> Taylor:
+    """Rotary angles as complex numbers."""
+    value = func(x.value)
+    own = x.frame.dtype_beside(value)
+    return Taylor.each(x, value, lambda c: func(c.to(x.value.dtype).contiguous()).to(own))
 
 
 @rule(aten.detach)
@@ -174,8 +190,16 @@ def _detach(func: Any, x: Taylor) -> Tensor:
 @rule(
     *(aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like),
     *(aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty),
+)
+def _new(func: Any, x: Taylor, *args: Any, **kwargs: Any) -> Any:
+    """Constant, but what depends on the probes may be written into it."""
+    value = func(x.value, *args, **kwargs)
+    return x.frame.constant(value) if value.is_floating_point() else value
+
+
+@rule(
     *(aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge, aten.isnan, aten.isinf, aten.isfinite, aten.sign),
-    *(aten.argmax, aten.logical_not),
+    *(aten.argmax, aten.argmin, aten.logical_not),
 )
 def _without_derivative(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Does not depend on the entries, or is constant almost everywhere."""
