@@ -6,6 +6,7 @@ import torch
 from symnoise.core import Estimate, InputError, generator
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.sampler import Sampler
+from symnoise.curvature.estimators.targets import Targets
 from symnoise.curvature.estimators.two_stages import needed, two_stages
 from tests.quadratic import Quadratic
 from tests.text import loss_of
@@ -22,7 +23,11 @@ def draws(seed: int) -> torch.Tensor:
 def in_two_stages(seed: int) -> Estimate:
     sample = draws(seed)
     return two_stages(
-        lambda first, count: Estimate.from_draws(sample[first : first + count]), PROBES, RTOL, 400, lambda e: e
+        lambda first, count: Estimate.from_draws(sample[first : first + count]),
+        PROBES,
+        Targets(RTOL),
+        400,
+        lambda e: e,
     )
 
 
@@ -96,12 +101,12 @@ def test_orthogonal_blocks_go_on_through_the_chunks() -> None:
 def test_what_it_takes() -> None:
     """Whichever is less: the mean over examples or each of them; and more where the pilot's error is less known."""
     same = Estimate(torch.tensor([1.0, 1.0]).double(), torch.tensor([0.4, 0.4]).double(), count=8, dof=1e9)
-    assert needed(same, 0.1) == pytest.approx(8 * 16 / 2, rel=1e-3)
+    assert needed(same, Targets(0.1))[0] == pytest.approx(8 * 16 / 2, rel=1e-3)
     opposed = Estimate(torch.tensor([1.0, -1.0]).double(), torch.tensor([0.4, 0.4]).double(), count=8, dof=1e9)
-    assert needed(opposed, 0.1) == pytest.approx(8 * 16, rel=1e-3)
+    assert needed(opposed, Targets(0.1))[0] == pytest.approx(8 * 16, rel=1e-3)
     vague = Estimate(opposed.value, opposed.stderr, count=8, dof=7)
-    assert needed(vague, 0.1) == pytest.approx(8 * 16 * 7 / 3.822, rel=1e-3)  # χ²_7 has 20 % below 3.822
-    assert needed(Estimate.exact(torch.tensor([0.0, 2.0]), count=8), 0.1) == 0
+    assert needed(vague, Targets(0.1))[0] == pytest.approx(8 * 16 * 7 / 3.822, rel=1e-3)  # χ²_7 has 20 % below 3.822
+    assert needed(Estimate.exact(torch.tensor([0.0, 2.0]), count=8), Targets(0.1))[0] == 0
 
 
 def test_the_most_probes_are_kept_to_with_a_warning() -> None:
@@ -117,7 +122,7 @@ def test_a_pilot_that_finds_nothing_asks_for_no_number_of_probes() -> None:
     with pytest.warns(
         RuntimeWarning, match=r"rtol=0.1 cannot be aimed at, since the pilot of 4 probes found 0"
     ) as seen:
-        two_stages(flat, 4, 0.1, 16, lambda e: e)
+        two_stages(flat, 4, Targets(0.1), 16, lambda e: e)
     assert "inf" not in str(seen[0].message)
 
 
