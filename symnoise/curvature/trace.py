@@ -8,14 +8,14 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from symnoise.core import Estimate, InputError, retained_heap
 from symnoise.curvature.estimators.columns import LEAST
 from symnoise.curvature.estimators.sampler import ESTIMATORS, Sampler, TraceParts
-from symnoise.curvature.estimators.two_levels import TWO_LEVELS, TwoLevels, by_two_levels
+from symnoise.curvature.estimators.two_levels import TWO_LEVELS, TwoLevels, by_two_levels, split
 from symnoise.curvature.estimators.two_stages import two_stages
 from symnoise.curvature.halving import Halving
 from symnoise.curvature.loss import Loss, require_loss
@@ -26,8 +26,8 @@ from symnoise.curvature.taylor import UnsupportedOperation
 from symnoise.curvature.taylor.speed import bfloat16_is_faster
 from symnoise.models import EmbeddingLoss
 
-Found = Estimate | TraceParts | TwoLevels  # Taylor mode gives all parts at once
-Measure = Callable[..., Any]  # of (sampler, loss, first probe, number of probes), to Found
+Found = Estimate | TraceParts  # Taylor mode gives all parts at once
+Measure = Callable[..., Any]  # of (sampler, loss, first probe, number of probes), to Found or TwoLevels
 
 
 def trace(
@@ -61,14 +61,14 @@ def trace(
       Hutchinson's estimate of the rest (`estimators.hutch_plus_plus`).
     - "xtrace": the same with every probe used for both, and a leave-one-out error (`estimators.xtrace`). Both pay when
       the spectrum is dominated by a few eigenvalues.
-    - "two-level": Taylor mode in bfloat16 for all probes, and on further probes the difference from the model's own
-      precision, which removes the bias and adds what is left of it to the standard error
-      (`estimators.two_levels`; multilevel Monte Carlo, Giles 2008). One difference for 16 probes, at least 4; with a
-      target as many as a pilot finds best.
+    - "two-level": Taylor mode in bfloat16 for `probes` probes, and in both bfloat16 and the model's own precision for
+      some more, the pairs, whose difference removes the bias; its uncertainty is in the standard error
+      (`estimators.two_levels`; multilevel Monte Carlo, Giles 2008). One pair for 16 probes, 4 to 32 at least; with a
+      target, as many as a pilot finds best. `max_probes` does not count pairs.
     - "exact": n Hessian products, no sampling; small problems only.
-    - "auto": "two-level" for float32 models where that is faster: with 32 probes or more, or a target, on a processor
-      whose bfloat16 products are (`taylor.speed`, measured once). Else "taylor", or "hvp" with a warning if the model
-      uses an operation without a Taylor rule.
+    - "auto": "two-level" for float32 models where that is faster: with 128 probes or more (or a target with at least
+      that `max_probes`), and on a processor whose bfloat16 products are (`taylor.speed`, measured once). Else "taylor",
+      or "hvp" with a warning if the model uses an operation without a Taylor rule.
 
     Args:
         loss: The loss and the embeddings at which to measure.
@@ -225,27 +225,19 @@ METHODS = ("auto", *_HESSIAN)
 _BY_TAYLOR: dict[str, Measure] = {"taylor": Sampler.by_taylor, TWO_LEVELS: by_two_levels}
 _GAUSS_NEWTON: dict[str, Measure] = {**_BY_TAYLOR, "hvp": Sampler.gauss_newton_by_products}
 _PARTS: dict[str, Measure] = {**_BY_TAYLOR, "hvp": Sampler.parts_by_products}
-# Fewer probes are as fast without two levels, whose pairs are at least 4.
-_LEAST_FOR_TWO_LEVELS = 32
-
-
-def _total(found: Found) -> Estimate | TraceParts:
-    return found.total() if isinstance(found, TwoLevels) else found
+# With fewer probes, two levels save little: their pairs are up to 32 at least.
+_LEAST_FOR_TWO_LEVELS = 128
 
 
 def _hessian(found: Found) -> Estimate:
-    total = _total(found)
-    return total.hessian if isinstance(total, TraceParts) else total
+    return found.hessian if isinstance(found, TraceParts) else found
 
 
 def _gauss_newton(found: Found) -> Estimate:
-    total = _total(found)
-    return total.gauss_newton if isinstance(total, TraceParts) else total
+    return found.gauss_newton if isinstance(found, TraceParts) else found
 
 
-def _measured(
-    loss: Loss, options: Options, by: Mapping[str, Measure], of: Callable[[Found], Estimate]
-) -> Estimate | TraceParts:
+def _measured(loss: Loss, options: Options, by: Mapping[str, Measure], of: Callable[[Found], Estimate]) -> Found:
     """By the options' method; "auto" is Taylor mode or, if that is impossible, Hessian products.
 
     of: selects the estimate in the result to which a target applies.
@@ -270,42 +262,36 @@ def _measured(
 
 def _two_levels_pay(loss: Loss, options: Options) -> bool:
     """Whether "auto" takes two levels: allowed, possible, for many probes, and the machine's bfloat16 is faster."""
-    many = options.probes >= _LEAST_FOR_TWO_LEVELS or (bool(options.targets) and options.probes >= LEAST)
     return (
         options.precision == "auto"
         and options.coefficients is None
-        and many
+        and options.probes >= LEAST
+        and (options.max_probes if options.targets else options.probes) >= _LEAST_FOR_TWO_LEVELS
         and loss.embeddings.dtype is torch.float32
         and bfloat16_is_faster(loss.embeddings.device)
     )
 
 
-def _run(
-    loss: Loss, options: Options, method: str, measure: Measure, of: Callable[[Found], Estimate]
-) -> Estimate | TraceParts:
+def _run(loss: Loss, options: Options, method: str, measure: Measure, of: Callable[[Found], Estimate]) -> Found:
     """On as much of the batch as memory allows, once or in two stages; timed."""
     started = time.perf_counter()
     halving, sampler = Halving(loss), options.sampler
 
-    def whole(first: int, count: int, **how: float) -> Found:
+    def whole(first: int, count: int, **how: float) -> Any:
         def of_part(part: Loss) -> Any:
             return measure(sampler, part, first, count, **how)
 
         parts = halving(of_part)
-        return cast(Found, type(parts[0]).joined(parts))
+        return type(parts[0]).joined(parts)
 
-    def plan(pilot: Found) -> tuple[Estimate, Callable[[int, int], Found]]:
-        if not isinstance(pilot, TwoLevels):
-            return of(pilot), whole
-        share = pilot.share(of)
-        return of(pilot.expected(share)), partial(whole, share=share)
-
+    plan = partial(split, measure=whole, of=of) if method == TWO_LEVELS else None
     with retained_heap():
         if options.targets:
             found = two_stages(whole, options.probes, options.targets, options.max_probes, of, plan)
         else:
             found = whole(0, options.probes)
-    return _total(found).noting(method=method, seconds=time.perf_counter() - started)
+    total: Found = found.total() if isinstance(found, TwoLevels) else found
+    return total.noting(method=method, seconds=time.perf_counter() - started)
 
 
 __all__ = ["DIRECTIONS", "METHODS", "PRECISIONS", "gauss_newton_trace", "trace", "trace_parts"]

@@ -1,107 +1,151 @@
-"""Two levels of precision: many probes with bfloat16 derivatives, and few with both to remove their bias.
+"""Two levels of precision: most probes with bfloat16 derivatives, and a few with both to remove the bias.
 
 With zᵀBz the quadratic form zᵀHz as computed with bfloat16 derivatives,
 
-    tr H = E zᵀBz + E (zᵀHz − zᵀBz),   estimated by the mean of zᵀBz over K probes, plus that of the difference over
-                                       M pairs: other probes, computed in both precisions
+    tr H = E zᵀBz + E (zᵀHz − zᵀBz)
 
-(multilevel Monte Carlo with two levels, Giles 2008, Operations Research 56(3)). The variance is V₀/K + V₁/M.
+(multilevel Monte Carlo with two levels, Giles 2008, Operations Research 56(3)). The first mean is over all probes, the
+second over M pairs: probes measured in both precisions. With K other probes and w = K/(K + M), that sum is
+
+    w · mean of zᵀBz over the K others + mean of zᵀHz − w zᵀBz over the M pairs,
+
+two independent means. The variance is V₀/(K + M) + V₁/M, but for the covariance of zᵀBz and the difference, which the
+spread of the second mean's terms includes.
 
 symbol   here
-K, M     `coarse.….count`, `difference.….count`
-V₀, V₁   K·`coarse.….stderr`², M·`difference.….stderr`²
+K, M     `others`, `pairs`
+V₀, V₁   variances of zᵀBz and of zᵀHz − zᵀBz
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from symnoise.core import Estimate, InputError
 from symnoise.curvature.estimators.sampler import Sampler, TraceParts, parts_of
+from symnoise.curvature.taylor.engine import parts_of_a_sum
 from symnoise.models import EmbeddingLoss
 
 TWO_LEVELS = "two-level"  # the method's name
 COARSE = torch.bfloat16
 # Time of a pair, both precisions together, over that of a probe with bfloat16 derivatives: 3.6 measured on SmolLM2. It
-# is not measured on each machine, so that a seed gives the same probes on all; the best split changes with its root.
+# is not measured on each machine, so that a seed gives the same probes on all; the best share changes with its root.
 _COST = 3.6
-# Pairs per probe without a pilot. With V₁ = V₀/1100, as on SmolLM2, they add 1.5 % to the variance.
+# Pairs per other probe without a pilot. With V₁ = V₀/1100, as on SmolLM2, V₁/M adds 1.5 % to the variance.
 SHARE = 1 / 16
-# Pairs are measured in passes of 4 to 16, in four groups each.
-_GROUPS, _PASS = 4, 16
-# Numbers of the pairs' probes start here, beyond those of any others: the levels are independent.
+# Pairs are measured in passes of four groups, so that their error has 3 degrees of freedom or more.
+_GROUPS = 4
+# Numbers of the pairs' probes start here, beyond those of all others.
 _PAIRS_FROM = 2**30
+
+# zᵀHz and zᵀGz, means over groups of probes.
+Both = Float[Tensor, "quantity draw batch"]
 
 
 @dataclass(frozen=True)
 class TwoLevels:
-    """Traces with bfloat16 derivatives, and what these lack; independent estimates of every example.
+    """Quadratic forms of every example in two precisions.
 
-    coarse: the mean over K probes.  difference: float32 minus bfloat16, the mean over M pairs.
+    coarse: in bfloat16, of `others` probes.  rough, fine: in bfloat16 and in the model's own, of the same `pairs`
+    probes. Each (quantity, group, batch): zᵀHz and zᵀGz, the means over equal groups of probes.
     """
 
-    coarse: TraceParts
-    difference: TraceParts
+    coarse: Both
+    rough: Both
+    fine: Both
+    others: int
+    pairs: int
 
     @staticmethod
     def joined(parts: Sequence["TwoLevels"]) -> "TwoLevels":
-        """Concatenate the results of parts of a batch (`TraceParts.joined`)."""
-        return TwoLevels(*(TraceParts.joined([getattr(part, f.name) for part in parts]) for f in fields(TwoLevels)))
-
-    def noting(self, **facts: Any) -> "TwoLevels":
-        """A copy with some fields of each estimate replaced."""
-        return TwoLevels(self.coarse.noting(**facts), self.difference.noting(**facts))
+        """Concatenate the forms of parts of a batch."""
+        coarse, rough, fine = (
+            torch.cat([getattr(part, name) for part in parts], -1) for name in ("coarse", "rough", "fine")
+        )
+        return TwoLevels(coarse, rough, fine, parts[0].others, parts[0].pairs)
 
     def total(self) -> TraceParts:
-        """Their sums: without bias, errors in quadrature, Satterthwaite's degrees of freedom; `count` is K."""
-        pairs = ((getattr(level, f.name) for level in (self.coarse, self.difference)) for f in fields(TraceParts))
-        return TraceParts(*(_sum(coarse, difference) for coarse, difference in pairs))
+        """The estimate, without bias and with Satterthwaite's degrees of freedom; `count` is K + M."""
+        count = self.others + self.pairs
+        w = self.others / count
+        first, second = w * self.coarse, self.fine - w * self.rough
+        return _sum(_means(first, self.others), _means(second, self.pairs), count)
 
     def share(self, of: Callable[[TraceParts], Estimate]) -> float:
-        """M/K of the least variance at a given cost, √(V₁/(cV₀)) with c the cost of a pair in probes; at most 1/2.
+        """M/K of about the least variance at a given cost, √(V₁/(cV₀)) with c the cost of a pair in probes; at most 1.
 
         V₀ and V₁ are summed over examples: those of their mean. of: selects the quantity.
         """
-        levels = of(self.coarse), of(self.difference)
-        V_0, V_1 = (float(level.stderr.square().sum()) * level.count for level in levels)
-        return min(0.5, max(2**-10, math.sqrt(V_1 / (_COST * V_0)))) if V_0 > 0 else 0.5
+        V_0, V_1 = (float(of(level).stderr.square().sum()) * of(level).count for level in self._levels())
+        return min(1.0, max(2**-10, math.sqrt(V_1 / (_COST * V_0)))) if V_0 > 0 else 1.0
 
     def expected(self, share: float) -> TraceParts:
-        """`total` with the standard errors that these K probes and share·K pairs would have."""
-        used = self.difference.hessian.count / (share * self.coarse.hessian.count)
-        scaled = (getattr(self.difference, f.name) for f in fields(TraceParts))
-        difference = TraceParts(*(replace(one, stderr=one.stderr * math.sqrt(used)) for one in scaled))
-        return TwoLevels(self.coarse, difference).total()
+        """The estimate, with the standard errors to expect of K other probes and share·K pairs.
+
+        `count` is K: they fall as 1/√K.
+        """
+        coarse, difference = self._levels()
+        pairs = share * self.others
+        coarse = _scaled(coarse, self.others / (self.others + pairs))
+        return _sum(coarse, _scaled(difference, self.pairs / pairs), self.others)
+
+    def _levels(self) -> tuple[TraceParts, TraceParts]:
+        """Means of zᵀBz over the K others and of zᵀHz − zᵀBz over the M pairs."""
+        return _means(self.coarse, self.others), _means(self.fine - self.rough, self.pairs)
 
 
 def by_two_levels(sampler: Sampler, loss: EmbeddingLoss, first: int, count: int, share: float = SHARE) -> TwoLevels:
-    """Both levels by collapsed Taylor mode: `count` probes from number `first` on, and `share` as many pairs.
+    """Both levels by collapsed Taylor mode: K = `count` probes from number `first` on, and M ≥ share·K pairs.
 
-    The number of pairs is rounded up to a multiple of 4, above 16 to one of 16. Raises `InputError` as
-    `Sampler.by_taylor` does, and for a model coarser than float32.
+    bfloat16 rounds a sum of forms differently from its terms, so pairs are summed over as many probes as the others
+    are: M is a multiple of 4 such sums. Raises `InputError` as `Sampler.by_taylor` does, and for a model with weights
+    coarser than float32.
     """
     _require_fine(loss)
-    chunk, pairs = _pairs(share * count)
-    start = _PAIRS_FROM + math.ceil(first / _PASS) * _PASS
-    coarse = replace(sampler, coefficients=COARSE).by_taylor(loss, first, count)
-    fine, rough = (
-        replace(sampler, probes=chunk, coefficients=dtype).taylor_forms(loss, start, pairs) for dtype in (None, COARSE)
-    )
-    hessian, gauss_newton = (one - other for one, other in zip(fine, rough, strict=True))
-    return TwoLevels(coarse, parts_of(hessian, gauss_newton, pairs))
+    members = sampler.probes // sampler.groups
+    chunk = _GROUPS * (members // parts_of_a_sum(members, COARSE))
+    pairs = chunk * max(1, math.ceil(share * count / chunk))
+    start = _PAIRS_FROM + math.ceil(first / chunk) * chunk
+
+    def forms(probes: int, dtype: torch.dtype | None, first: int, count: int) -> Both:
+        one = replace(sampler, probes=probes, coefficients=dtype)
+        return torch.stack(one.taylor_forms(loss, first, count))
+
+    coarse = forms(sampler.probes, COARSE, first, count)
+    rough, fine = (forms(chunk, dtype, start, pairs) for dtype in (COARSE, None))
+    return TwoLevels(coarse, rough, fine, count, pairs)
 
 
-def _pairs(wanted: float) -> tuple[int, int]:
-    """Pairs in a pass, and in all."""
-    chunk = min(_PASS, _GROUPS * max(1, math.ceil(wanted / _GROUPS)))
-    return chunk, chunk * max(1, math.ceil(wanted / chunk))
+def split(
+    pilot: TwoLevels, measure: Callable[..., TwoLevels], of: Callable[[TraceParts], Estimate]
+) -> tuple[Estimate, Callable[[int, int], TraceParts]]:
+    """The plan of `two_stages`: for its fresh probes, the share of pairs that the pilot finds best.
+
+    measure(first, count, share=…): `by_two_levels` of a sampler and a loss.
+    """
+    share = pilot.share(of)
+    return of(pilot.expected(share)), lambda first, count: measure(first, count, share=share).total()
 
 
-def _sum(coarse: Estimate, difference: Estimate) -> Estimate:
-    return (coarse + difference).noting(count=coarse.count, stopped=coarse.stopped)
+def _means(forms: Both, count: int) -> TraceParts:
+    hessian, gauss_newton = forms
+    return parts_of(hessian, gauss_newton, count)
+
+
+def _scaled(parts: TraceParts, variance: float) -> TraceParts:
+    """With standard errors for `variance` times the variance."""
+    each = (getattr(parts, f.name) for f in fields(TraceParts))
+    return TraceParts(*(replace(one, stderr=one.stderr * math.sqrt(variance)) for one in each))
+
+
+def _sum(one: TraceParts, other: TraceParts, count: int) -> TraceParts:
+    """Of independent estimates."""
+    pairs = ((getattr(level, f.name) for level in (one, other)) for f in fields(TraceParts))
+    return TraceParts(*((a + b).noting(count=count) for a, b in pairs))
 
 
 def _require_fine(loss: EmbeddingLoss) -> None:
@@ -111,6 +155,6 @@ def _require_fine(loss: EmbeddingLoss) -> None:
         if weight.is_floating_point() and torch.finfo(weight.dtype).eps > limit:
             kind = str(weight.dtype).removeprefix("torch.")
             raise InputError(
-                f"method='two-level' removes the bias of bfloat16 derivatives by float32 ones, and this model has "
-                f"{kind} weights ({name}): load it in float32, or use method='taylor'"
+                f"method='two-level' removes the bias of bfloat16 derivatives by float32 ones, but the weights of this "
+                f"model are {kind} ({name}): load it in float32, or use method='taylor'"
             )

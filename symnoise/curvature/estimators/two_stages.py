@@ -18,22 +18,21 @@ class _Noting(Protocol):
 
 
 Result = TypeVar("Result", bound=_Noting)
-Measured = Callable[[int, int], Result]
 
 
 def two_stages(
-    measure: Measured[Result],
+    measure: Callable[[int, int], Any],
     probes: int,
     targets: Targets,
     max_probes: int,
     of: Callable[[Result], Estimate],
-    plan: Callable[[Result], tuple[Estimate, Measured[Result]]] | None = None,
+    plan: Callable[[Any], tuple[Estimate, Callable[[int, int], Result]]] | None = None,
 ) -> Result:
     """Two-stage estimate: a pilot of `probes` probes determines how many more are needed; only these are used.
 
     measure(first, count): the result from probes number first … first + count − 1, for any count that is a multiple of
-    `probes`. of: selects the estimate that is to become accurate (see `needed`). plan: for a measurement that the pilot
-    adjusts, pilot ↦ the estimate whose error it then expects of `probes` probes, and the adjusted measurement.
+    `probes`. of: selects the estimate that is to become accurate (see `needed`). plan: what the pilot found ↦ the
+    estimate whose error tells the number, and the measurement of the fresh probes; by default `of` it and `measure`.
 
     Sampling until the standard error looks small enough stops when it happens to be underestimated, and intervals then
     cover less than stated. Here the number is fixed before the first fresh probe is drawn. Given the pilot, the result
