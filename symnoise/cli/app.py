@@ -83,7 +83,17 @@ def curvature(
     rtol: Annotated[
         float | None, typer.Option(help="Target relative standard error of each batch; sets the number of probes.")
     ] = None,
-    max_probes: Annotated[int, typer.Option(help="Limit on the probes for --rtol.")] = 256,
+    atol: Annotated[
+        float | None, typer.Option(help="Target absolute standard error; with --rtol, the looser of the two.")
+    ] = None,
+    sign: Annotated[bool, typer.Option("--sign", help="As many probes as make the sign of tr H known.")] = False,
+    max_probes: Annotated[int, typer.Option(help="Limit on the probes for --rtol, --atol and --sign.")] = 256,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto (two levels, bfloat16 corrected by float32, where faster), float32, or bfloat16 (biased)."
+        ),
+    ] = "auto",
     coefficients: Annotated[
         str, typer.Option(help="Precision of derivatives in Taylor mode: model (that of the model) or bfloat16.")
     ] = "model",
@@ -113,7 +123,10 @@ def curvature(
         probes=probes,
         directions=directions,
         rtol=rtol,
+        atol=atol,
+        sign=sign,
         max_probes=max_probes,
+        precision=precision,
         coefficients=coefficients,
         batch=batch,
         dtype=dtype,

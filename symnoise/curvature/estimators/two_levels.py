@@ -42,8 +42,7 @@ _GROUPS = 4
 # Numbers of the pairs' probes start here, beyond those of all others.
 _PAIRS_FROM = 2**30
 
-# zᵀHz and zᵀGz, means over groups of probes.
-Both = Float[Tensor, "quantity draw batch"]
+Both = Float[Tensor, "2 draw batch"]  # zᵀHz and zᵀGz, means over groups of probes
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class TwoLevels:
     """Quadratic forms of every example in two precisions.
 
     coarse: in bfloat16, of `others` probes.  rough, fine: in bfloat16 and in the model's own, of the same `pairs`
-    probes. Each (quantity, group, batch): zᵀHz and zᵀGz, the means over equal groups of probes.
+    probes. Each (2, group, batch): zᵀHz and zᵀGz, the means over equal groups of probes.
     """
 
-    coarse: Both
-    rough: Both
-    fine: Both
+    coarse: Float[Tensor, "2 others batch"]
+    rough: Float[Tensor, "2 paired batch"]
+    fine: Float[Tensor, "2 paired batch"]
     others: int
     pairs: int
 
