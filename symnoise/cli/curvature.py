@@ -31,7 +31,7 @@ from symnoise.core import Estimate, peak_rss_mib, plus_minus, unknown
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.sampler import Sampler
 from symnoise.curvature.estimators.targets import Targets
-from symnoise.curvature.estimators.two_levels import TWO_LEVELS
+from symnoise.curvature.estimators.two_levels import COARSE, TWO_LEVELS
 from symnoise.curvature.taylor.memory import chunk_size, memory_estimate, memory_limit
 from symnoise.curvature.trace import DIRECTIONS, METHODS, PRECISIONS
 from symnoise.models import EmbeddingLoss
@@ -96,11 +96,12 @@ def curvature(
 
 
 def _require_known(options: dict[str, Any]) -> None:
-    """`InputError` for a method, law of probes or precision that is not there, and for less than one probe."""
+    """`InputError` for a method, law of probes or precision that is not there, less than one probe, or a bad target."""
     for name, known in (("method", METHODS), ("directions", DIRECTIONS), ("precision", PRECISIONS)):
         if options[name] not in known:
             raise unknown(name, options[name], known)
     positive("--probes", options["probes"])
+    _targets(options)
 
 
 def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardTimer") -> Record:
@@ -143,6 +144,7 @@ def _memory_line(text: Text, runs: list[range], estimator: dict[str, Any]) -> st
     """Memory of the largest batch in Taylor mode."""
     longest = max(runs, key=lambda ids: len(ids) * max(len(text.rows[i]["input_ids"]) for i in ids))
     loss, coefficients = text.loss(longest), estimator["coefficients"]
+    coefficients = COARSE if estimator["precision"] == "bfloat16" else coefficients
     probes, groups = estimator["probes"], Sampler(estimator["probes"], 0, estimator["directions"], coefficients).groups
     size = chunk_size(loss, probes, groups, memory_limit(loss.embeddings.device), coefficients)
     need = memory_estimate(loss, size, max(1, groups * size // probes), coefficients)

@@ -6,26 +6,31 @@ bfloat16's own errors are small next to the spread of the probes, so tests exagg
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from scipy import stats
 
 from symnoise.core import Estimate, InputError, generator
-from symnoise.curvature import dense_hessian, gauss_newton_trace, trace, trace_parts
+from symnoise.curvature import TraceParts, dense_hessian, gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.sampler import Sampler
 from symnoise.curvature.estimators.targets import Targets
 from symnoise.curvature.estimators.two_levels import TwoLevels, by_two_levels, split
 from symnoise.curvature.estimators.two_stages import two_stages
-from symnoise.curvature.taylor import taylor_quadratics
+from symnoise.curvature.taylor import UnsupportedOperation, taylor_quadratics
 from symnoise.models import EmbeddingLoss
 from tests.quadratic import Quadratic
 from tests.text import batch, loss_of
 from tests.tiny import tiny
 
 COPIES = 400
-SAMPLER = sys.modules["symnoise.curvature.estimators.sampler"]
+SAMPLER, TRACE = (sys.modules[f"symnoise.curvature.{name}"] for name in ("estimators.sampler", "trace"))
 PARTS = ("hessian", "gauss_newton", "rest")
+
+
+def hessian(parts: TraceParts) -> Estimate:
+    return parts.hessian
 
 
 @pytest.fixture
@@ -140,7 +145,7 @@ def test_the_error_and_its_degrees_of_freedom() -> None:
 
 def test_the_share_costs_least_and_the_plan_expects_what_comes() -> None:
     levels = made(64, 16, 8.0, 0.02)
-    share = levels.share(lambda parts: parts.hessian)
+    share = levels.share(hessian)
 
     def cost(share: float) -> float:
         """Of K probes and share·K pairs at 3.6 probes each, for a variance of 1; 1/(K + M) left at 1/K."""
@@ -150,8 +155,7 @@ def test_the_share_costs_least_and_the_plan_expects_what_comes() -> None:
     expected = levels.expected(share).hessian
     assert float(expected.stderr) ** 2 == pytest.approx(8 / (64 * (1 + share)) + 0.02 / (share * 64))
     assert expected.count == 64
-    assert made(16, 16, 1.0, 1e6).share(lambda parts: parts.hessian) == 1
-    assert made(16, 16, 0.0, 0.0).share(lambda parts: parts.hessian) == 1
+    assert made(16, 16, 1.0, 1e6).share(hessian) == made(16, 16, 0.0, 0.0).share(hessian) == 1
 
 
 def test_the_fresh_probes_are_fresh_and_pairs_are_summed_as_the_others(monkeypatch) -> None:
@@ -212,9 +216,8 @@ def test_two_stages_of_two_levels_are_unbiased_with_honest_intervals(table) -> N
     true, found = float(table[1].mean()), []
     for seed in range(COPIES):
         measure = resampled(table, seed)
-        of = lambda parts: parts.hessian  # noqa: E731
-        plan = lambda pilot, measure=measure: split(pilot, measure, of)  # noqa: E731
-        found.append(two_stages(measure, 16, Targets(atol=4.0), 100_000, of, plan).hessian)
+        plan = partial(split, measure=measure, of=hessian)
+        found.append(two_stages(measure, 16, Targets(atol=4.0), 100_000, hessian, plan).hessian)
     values = torch.cat([one.value for one in found])
     assert abs(float(values.mean()) - true) < 4 * float(values.std()) / COPIES**0.5
     assert 0.93 <= coverage(found, true) <= 0.97
@@ -226,7 +229,7 @@ def test_two_stages_of_two_levels_are_unbiased_with_honest_intervals(table) -> N
 @pytest.fixture
 def fast(monkeypatch):
     """A machine on which bfloat16 is faster."""
-    monkeypatch.setattr(sys.modules["symnoise.curvature.trace"], "bfloat16_is_faster", lambda device: True)
+    monkeypatch.setattr(TRACE, "bfloat16_is_faster", lambda device: True)
 
 
 def test_auto_takes_two_levels_where_they_pay(fast) -> None:
@@ -251,17 +254,14 @@ def test_auto_keeps_to_one_level_where_bfloat16_is_slow_and_falls_back_from_two(
     single = loss_of("llama", dtype=torch.float32)
 
     def refuse(*_: object, **__: object) -> None:
-        raise SAMPLER_UNSUPPORTED("aten.fancy")
+        raise UnsupportedOperation("aten.fancy")
 
     with monkeypatch.context() as patch:
         patch.setattr(SAMPLER, "taylor_quadratics", refuse)
         with pytest.warns(UserWarning, match=r"aten\.fancy"):
             assert trace(single, probes=128).method == "hvp"
-    monkeypatch.setattr(sys.modules["symnoise.curvature.trace"], "bfloat16_is_faster", lambda device: False)
+    monkeypatch.setattr(TRACE, "bfloat16_is_faster", lambda device: False)
     assert trace(single, probes=128).method == "taylor"
-
-
-SAMPLER_UNSUPPORTED = sys.modules["symnoise.curvature.taylor"].UnsupportedOperation
 
 
 def test_precisions_are_those_of_the_coefficients() -> None:
