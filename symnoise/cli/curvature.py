@@ -60,9 +60,8 @@ def curvature(
     **source: Any,
 ) -> None:
     """Print, and write, tr H and tr G of every example; under torchrun each process measures some of them."""
-    options = {"method": method, "probes": probes, "seed": seed, "directions": directions}
-    options |= {"rtol": rtol, "atol": atol, "sign": sign, "max_probes": max_probes}
-    options |= {"precision": precision, "coefficients": coefficients}
+    options = {"method": method, "probes": probes, "seed": seed, "directions": directions, "rtol": rtol, "atol": atol}
+    options |= {"sign": sign, "max_probes": max_probes, "precision": precision, "coefficients": coefficients}
     _require_known(options)
     positive("--batch", batch)
     estimator = options | {"coefficients": None if coefficients == "model" else dtype_named(coefficients)}
@@ -72,9 +71,8 @@ def curvature(
         text = first_on_its_machine(us, lambda: load(dtype=dtype, device=own, **source))
         runs = batches(len(text), batch)
         settings: dict[str, Any] = options | {"symnoise": symnoise.__version__, "torch": torch.__version__}
-        settings["device"] = device[:4]
         # Reading the weights again for their SHA-256 is needed only if results are kept.
-        settings["model"] = text.model.provenance() if json else text.model.name
+        settings |= {"device": device[:4], "model": text.model.provenance() if json else text.model.name}
         if method in ("auto", "taylor", TWO_LEVELS) and us.is_main_process:
             console.print(_memory_line(text, runs, estimator), **PLAIN)
         forward = _ForwardTimer()
