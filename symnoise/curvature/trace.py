@@ -15,7 +15,7 @@ import torch
 from symnoise.core import Estimate, InputError, retained_heap
 from symnoise.curvature.estimators.columns import LEAST
 from symnoise.curvature.estimators.sampler import ESTIMATORS, Sampler, TraceParts
-from symnoise.curvature.estimators.two_levels import TWO_LEVELS, TwoLevels, by_two_levels, split
+from symnoise.curvature.estimators.two_levels import TWO_LEVELS, TwoLevels, by_two_levels, coarse_weight, split
 from symnoise.curvature.estimators.two_stages import two_stages
 from symnoise.curvature.halving import Halving
 from symnoise.curvature.loss import Loss, require_loss
@@ -263,11 +263,13 @@ def _measured(loss: Loss, options: Options, by: Mapping[str, Measure], of: Calla
 def _two_levels_pay(loss: Loss, options: Options) -> bool:
     """Whether "auto" takes two levels: allowed, possible, for many probes, and the machine's bfloat16 is faster."""
     return (
-        options.precision == "auto"
+        isinstance(loss, EmbeddingLoss)
+        and options.precision == "auto"
         and options.coefficients is None
         and options.probes >= LEAST
         and (options.max_probes if options.targets else options.probes) >= _LEAST_FOR_TWO_LEVELS
         and loss.embeddings.dtype is torch.float32
+        and coarse_weight(loss) is None
         and bfloat16_is_faster(loss.embeddings.device)
     )
 

@@ -18,6 +18,7 @@ from symnoise.curvature.estimators.sampler import Sampler
 from symnoise.curvature.estimators.targets import Targets
 from symnoise.curvature.estimators.two_levels import TwoLevels, by_two_levels, split
 from symnoise.curvature.estimators.two_stages import two_stages
+from symnoise.curvature.options import Options
 from symnoise.curvature.taylor import UnsupportedOperation, taylor_quadratics
 from symnoise.models import EmbeddingLoss
 from tests.quadratic import Quadratic
@@ -248,6 +249,11 @@ def test_auto_takes_two_levels_where_they_pay(fast) -> None:
         assert trace(single, **options).method == "taylor", options
     for dtype in (torch.float64, torch.bfloat16):
         assert trace(loss_of("llama", dtype=dtype), probes=128).method == "taylor"
+    loss = loss_of("llama", dtype=torch.float32)
+    loss.model.lm_head.to(torch.bfloat16)  # embeddings in float32 are not enough
+    assert not TRACE._two_levels_pay(loss, Options("auto", 128, 0, "rademacher", None, None, False, 256, "auto", None))
+    with pytest.raises(InputError, match=r"bfloat16 \(lm_head\.weight\)"):
+        by_two_levels(Sampler(4, 0, "rademacher", None), loss, 0, 4)
 
 
 def test_auto_keeps_to_one_level_where_bfloat16_is_slow_and_falls_back_from_two(monkeypatch, fast) -> None:

@@ -147,13 +147,18 @@ def _sum(one: TraceParts, other: TraceParts, count: int) -> TraceParts:
     return TraceParts(*((a + b).noting(count=count) for a, b in pairs))
 
 
-def _require_fine(loss: EmbeddingLoss) -> None:
-    """`InputError` for a model with weights coarser than float32."""
+def coarse_weight(loss: EmbeddingLoss) -> str | None:
+    """The first weight of the model that is coarser than float32, in words; None if there is none."""
     limit = torch.finfo(torch.float32).eps
     for name, weight in loss.model.named_parameters():
         if weight.is_floating_point() and torch.finfo(weight.dtype).eps > limit:
-            kind = str(weight.dtype).removeprefix("torch.")
-            raise InputError(
-                f"method='two-level' removes the bias of bfloat16 derivatives by float32 ones, but the weights of this "
-                f"model are {kind} ({name}): load it in float32, or use method='taylor'"
-            )
+            return f"{str(weight.dtype).removeprefix('torch.')} ({name})"
+    return None
+
+
+def _require_fine(loss: EmbeddingLoss) -> None:
+    if coarse := coarse_weight(loss):
+        raise InputError(
+            f"method='two-level' removes the bias of bfloat16 derivatives by float32 ones, but the weights of this "
+            f"model are {coarse}: load it in float32, or use method='taylor'"
+        )
