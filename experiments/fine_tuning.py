@@ -124,7 +124,7 @@ def norms(model: Any, used: Tensor) -> dict[str, float]:
 def curvature(model: Any, probe: dict[str, Tensor], options: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """tr H, tr G and C(σ) at the training α of each probe example."""
     loss = EmbeddingLoss(model, probe)
-    parts = trace_parts(loss, probes=options["probes"], seed=seed)
+    parts = trace_parts(loss, probes=options["probes"], seed=seed, precision="float32")  # alike on every machine
     sigma = Noise.neftune(options["alpha"]).sigma(loss.lengths.cpu(), loss.embeddings.shape[-1])
     C = finite_curvature(loss, sigma, draws=options["probes"] // 2, seed=seed)
     return [

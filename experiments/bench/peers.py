@@ -7,6 +7,9 @@ it forms logits only at the scored positions, as symnoise does, and has frozen w
 The machine may run faster or slower from one row to the next, so ratios are those of work in forward passes, each row's
 in its own process and timed around every repetition: set-up and probes, over a forward. Seconds are kept as well.
 A pass that carries many probes may carry fewer, so what is needed is not rounded up to whole passes.
+
+Two levels (`symnoise.curvature.estimators.two_levels`) take their pairs as the set-up, then bfloat16 probes. With V₀
+and V₁ the variances of a probe and of a pair's difference, M pairs and K probes reach the variance V₀/(K + M) + V₁/M.
 """
 
 import statistics
@@ -20,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.bench.process import ROWS, SCORED, Clock, Row, batch, in_process, measured, model_of, seconds
-from result_schema.bench import OWN, PRODUCTS, TAYLOR, TAYLOR_BFLOAT16
-from symnoise.core import generator
+from result_schema.bench import OWN, PRODUCTS, TAYLOR, TAYLOR_BFLOAT16, TWO_LEVELS
+from symnoise.core import InputError, generator
 from symnoise.curvature import HessianProducts, inner, random_probes
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
@@ -30,6 +33,8 @@ TARGET = 0.05  # standard error over |mean trace|
 REPEATS, REPEATS_OF_MANY = 5, 8  # of calls with a few probes; with many, twice each example
 MANY = 64
 _SPREAD_PROBES, _SPREAD_GROUPS = 64, 16
+# Of two levels, in sums of 8 as the other probes' in bfloat16: what the library takes at 700 probes.
+PAIRS, _PAIR_GROUPS = 32, 4
 
 EAGER = "eager attention, since the default has no second derivative"
 ONE_BY_ONE = f"{MANY} probes a pass, one example after the other"
@@ -208,22 +213,37 @@ def _taylor(coefficients: torch.dtype | None = None) -> SetUp:
     return setup
 
 
+def _two_levels(problem: Problem) -> Probe:
+    """The pairs' difference is the set-up; a call is one of `_taylor` in bfloat16, corrected by it."""
+    loss, probe = problem.loss, _taylor(torch.bfloat16)(problem)
+    Z, difference = random_probes(loss, PAIRS, seed=1), 0.0
+    for b in range(len(loss.ids)):
+        fine, rough = (
+            taylor_quadratics(loss.rows([b]), Z[:, b : b + 1], groups=_PAIR_GROUPS, coefficients=dtype).hessian.mean()
+            for dtype in (None, torch.bfloat16)
+        )
+        difference += float(fine - rough)
+    return lambda k: probe(k) + difference
+
+
 @dataclass(frozen=True)
 class Method:
     """setup: see `SetUp`.  columns: probes one call takes.  repeats: calls that are timed.  package: what must be
-    installed.  note: how it runs."""
+    installed.  note: how it runs.  pairs: probes that the set-up takes in both precisions."""
 
     setup: SetUp
     columns: int = 1
     repeats: int = REPEATS
     package: str = ""
     note: str = ""
+    pairs: int = 0
 
 
 # The first is what the others are divided by.
 METHODS: dict[str, Method] = {
     TAYLOR: Method(_taylor(), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE),
     TAYLOR_BFLOAT16: Method(_taylor(torch.bfloat16), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE),
+    TWO_LEVELS: Method(_two_levels, MANY // ROWS, REPEATS_OF_MANY, note=f"{ONE_BY_ONE}; {PAIRS} pairs", pairs=PAIRS),
     PRODUCTS: Method(_products),
     "plain graph reuse": Method(_graph_reuse, note=EAGER),
     "double backward for each probe": Method(_double_backward, note=EAGER),
@@ -269,18 +289,29 @@ def measure(row: Row) -> Row:
 
 
 def _spread(loss: EmbeddingLoss) -> Row:
-    """Mean over examples of the trace, and the standard deviation of one probe's estimate of it."""
+    """Mean over examples of the trace; standard deviations of a probe's estimate of it and of its bfloat16 error."""
     Z = random_probes(loss, _SPREAD_PROBES, seed=1)
-    forms = taylor_quadratics(loss, Z, groups=_SPREAD_GROUPS).hessian.mean(1)
-    deviation = float(forms.std()) * (_SPREAD_PROBES / _SPREAD_GROUPS) ** 0.5
-    return {"trace": float(forms.mean()), "deviation": deviation}
+    forms, rough = (
+        taylor_quadratics(loss, Z, groups=_SPREAD_GROUPS, coefficients=dtype).hessian.mean(1)
+        for dtype in (None, torch.bfloat16)
+    )
+    each = (_SPREAD_PROBES / _SPREAD_GROUPS) ** 0.5
+    rounding = float((forms - rough).std()) * each
+    return {"trace": float(forms.mean()), "deviation": float(forms.std()) * each, "rounding": rounding}
+
+
+def probes_needed(spread: Row, pairs: int) -> int:
+    """Probes after the set-up for the target: V₀/(K + M) + V₁/M = (target · trace)², without pairs V₀/K."""
+    allowed = (TARGET * spread["trace"]) ** 2 - (spread["rounding"] ** 2 / pairs if pairs else 0)
+    if not allowed > 0:
+        raise InputError(f"{pairs} pairs are too few for a standard error of {TARGET:.0%}; raise PAIRS")
+    return max(2, round(spread["deviation"] ** 2 / allowed) - pairs)
 
 
 def run(smoke: bool, say: Callable[[str], None]) -> list[Row]:
     """Every method that is installed, under both settings of malloc; ratios to the first."""
     say("spread of the probes")
     spread = in_process("peers", {"method": "spread", "smoke": smoke})
-    needed = max(2, round((spread["deviation"] / (TARGET * spread["trace"])) ** 2))
     records: list[Row] = []
     for name, method in METHODS.items():
         if method.package and find_spec(method.package) is None:
@@ -290,6 +321,7 @@ def run(smoke: bool, say: Callable[[str], None]) -> list[Row]:
         for retained in (True,) if name in OWN else (True, False):
             say(f"{name}, malloc {'retained' if retained else 'as found'}")
             record = in_process("peers", {"method": name, "retained": retained, "smoke": smoke})
+            needed = probes_needed(spread, method.pairs)
             record["probes"] = needed
             record["seconds"] = record["setup_s"] + needed * record["probe_s"]
             record["work"] = record["setup_s"] / record["forward_s"] + needed * record["forwards"]

@@ -153,7 +153,7 @@ def curvature(settings: dict[str, Any], source: "Source") -> dict[str, Any]:
     """tr H and its parts of each example, by every method."""
     options, seed = settings["text"], settings["seed"]
     chosen, probes = source.loss(options["examples"], options["max_length"]), options["probes"]
-    parts = trace_parts(chosen, probes=probes, seed=seed)
+    parts = trace_parts(chosen, probes=probes, seed=seed, precision="float32")  # alike on every machine
     by_method = {
         "hvp": trace(chosen, "hvp", probes, seed),  # the same probes: equal but for rounding
         "difference": trace(chosen, "difference", probes // 8, seed),

@@ -58,7 +58,7 @@ def curvature(study: Study, source: LoadedModel) -> tuple[list[dict[str, Any]], 
     examples = held_out(study, source.tokenizer, model)[: options.examples]
     batch = encode(examples, source.tokenizer, max_length=study.training.max_length, model=model)
     loss = EmbeddingLoss(model, batch)
-    parts = trace_parts(loss, probes=options.probes)
+    parts = trace_parts(loss, probes=options.probes, precision="float32")  # alike on every machine
     sigma = Noise.neftune(study.alpha).sigma(loss.lengths.cpu(), loss.embeddings.shape[-1]).to(parts.hessian.value)
     size = curvature_size(loss, options.products)
     found = {

@@ -28,7 +28,19 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the result
 Figure = Annotated[Path | None, typer.Option("--figure", help="Also draw the result to this .pdf, .png or .svg file.")]
 Method = Annotated[
     str,
-    typer.Option(help="auto, taylor, hvp, hutch++, xtrace, difference or exact (small models only)."),
+    typer.Option(help="auto, taylor, two-level, hvp, hutch++, xtrace, difference or exact (small models only)."),
+]
+Rtol = Annotated[
+    float | None, typer.Option(help="Target relative standard error of each batch; sets the number of probes.")
+]
+Atol = Annotated[float | None, typer.Option(help="Target absolute standard error; with --rtol, the looser counts.")]
+Sign = Annotated[bool, typer.Option("--sign", help="Target: a known sign of tr H.")]
+MaxProbes = Annotated[int, typer.Option(help="Limit on the probes for --rtol, --atol and --sign.")]
+Precision = Annotated[
+    str, typer.Option(help="auto (two-level where bfloat16 is faster), float32 (never), or bfloat16 (biased).")
+]
+Coefficients = Annotated[
+    str, typer.Option(help="Precision of derivatives in Taylor mode: model (that of the model) or bfloat16.")
 ]
 Alpha = Annotated[float, typer.Option(help="Noise strength α, as in NEFTune.")]
 Draws = Annotated[int, typer.Option(help="Number of draws of the noise.")]
@@ -80,13 +92,12 @@ def curvature(
     method: Method = "auto",
     probes: Annotated[int, typer.Option(help="Random directions per example.")] = 16,
     directions: Annotated[str, typer.Option(help="rademacher (signs), gaussian or orthogonal.")] = "rademacher",
-    rtol: Annotated[
-        float | None, typer.Option(help="Target relative standard error of each batch; sets the number of probes.")
-    ] = None,
-    max_probes: Annotated[int, typer.Option(help="Limit on the probes for --rtol.")] = 256,
-    coefficients: Annotated[
-        str, typer.Option(help="Precision of derivatives in Taylor mode: model (that of the model) or bfloat16.")
-    ] = "model",
+    rtol: Rtol = None,
+    atol: Atol = None,
+    sign: Sign = False,
+    max_probes: MaxProbes = 256,
+    precision: Precision = "auto",
+    coefficients: Coefficients = "model",
     batch: Batch = 4,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -113,7 +124,10 @@ def curvature(
         probes=probes,
         directions=directions,
         rtol=rtol,
+        atol=atol,
+        sign=sign,
         max_probes=max_probes,
+        precision=precision,
         coefficients=coefficients,
         batch=batch,
         dtype=dtype,

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from symnoise.cli.shared import (
 from symnoise.core import Estimate, peak_rss_mib, plus_minus, unknown
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.sampler import Sampler
+from symnoise.curvature.estimators.targets import Targets
+from symnoise.curvature.estimators.two_levels import COARSE, TWO_LEVELS
 from symnoise.curvature.taylor.memory import chunk_size, memory_estimate, memory_limit
-from symnoise.curvature.trace import DIRECTIONS, METHODS
+from symnoise.curvature.trace import DIRECTIONS, METHODS, PRECISIONS
 from symnoise.models import EmbeddingLoss
 
-_WITH_PARTS = ("auto", "taylor", "hvp")
+_WITH_PARTS = ("auto", "taylor", TWO_LEVELS, "hvp")
 _ROWS_SHOWN = 20
 
 
@@ -43,7 +46,10 @@ def curvature(
     probes: int,
     directions: str,
     rtol: float | None,
+    atol: float | None,
+    sign: bool,
     max_probes: int,
+    precision: str,
     coefficients: str,
     batch: int,
     dtype: str,
@@ -54,8 +60,8 @@ def curvature(
     **source: Any,
 ) -> None:
     """Print, and write, tr H and tr G of every example; under torchrun each process measures some of them."""
-    options = {"method": method, "probes": probes, "seed": seed, "directions": directions}
-    options |= {"rtol": rtol, "max_probes": max_probes, "coefficients": coefficients}
+    options = {"method": method, "probes": probes, "seed": seed, "directions": directions, "rtol": rtol, "atol": atol}
+    options |= {"sign": sign, "max_probes": max_probes, "precision": precision, "coefficients": coefficients}
     _require_known(options)
     positive("--batch", batch)
     estimator = options | {"coefficients": None if coefficients == "model" else dtype_named(coefficients)}
@@ -65,10 +71,9 @@ def curvature(
         text = first_on_its_machine(us, lambda: load(dtype=dtype, device=own, **source))
         runs = batches(len(text), batch)
         settings: dict[str, Any] = options | {"symnoise": symnoise.__version__, "torch": torch.__version__}
-        settings["device"] = device[:4]
         # Reading the weights again for their SHA-256 is needed only if results are kept.
-        settings["model"] = text.model.provenance() if json else text.model.name
-        if method in ("auto", "taylor") and us.is_main_process:
+        settings |= {"device": device[:4], "model": text.model.provenance() if json else text.model.name}
+        if method in ("auto", "taylor", TWO_LEVELS) and us.is_main_process:
             console.print(_memory_line(text, runs, estimator), **PLAIN)
         forward = _ForwardTimer()
         found, resumed = measured(
@@ -89,11 +94,12 @@ def curvature(
 
 
 def _require_known(options: dict[str, Any]) -> None:
-    """`InputError` for a method or a law of probes that is not there, and for less than one probe."""
-    for name, known in (("method", METHODS), ("directions", DIRECTIONS)):
+    """`InputError` for a method, law of probes or precision that is not there, less than one probe, or a bad target."""
+    for name, known in (("method", METHODS), ("directions", DIRECTIONS), ("precision", PRECISIONS)):
         if options[name] not in known:
             raise unknown(name, options[name], known)
     positive("--probes", options["probes"])
+    _targets(options)
 
 
 def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardTimer") -> Record:
@@ -115,8 +121,9 @@ def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardT
         "gauss_newton_trace": gauss_newton.value.tolist(),
         "gauss_newton_stderr": gauss_newton.stderr.tolist(),
         "dof": [min(hessian.dof, gauss_newton.dof)] * len(loss.ids),
+        "stopped": [hessian.stopped or None] * len(loss.ids),
     }
-    pilot = estimator["probes"] if estimator["rtol"] is not None else 0
+    pilot = estimator["probes"] if _targets(estimator) else 0
     return {
         "method": hessian.method,
         "products": hessian.count + pilot if hessian.count else loss.embeddings[0].numel(),
@@ -127,10 +134,15 @@ def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardT
     }
 
 
+def _targets(options: dict[str, Any]) -> Targets:
+    return Targets(options["rtol"], options["atol"], options["sign"])
+
+
 def _memory_line(text: Text, runs: list[range], estimator: dict[str, Any]) -> str:
     """Memory of the largest batch in Taylor mode."""
     longest = max(runs, key=lambda ids: len(ids) * max(len(text.rows[i]["input_ids"]) for i in ids))
     loss, coefficients = text.loss(longest), estimator["coefficients"]
+    coefficients = COARSE if estimator["precision"] == "bfloat16" else coefficients
     probes, groups = estimator["probes"], Sampler(estimator["probes"], 0, estimator["directions"], coefficients).groups
     size = chunk_size(loss, probes, groups, memory_limit(loss.embeddings.device), coefficients)
     need = memory_estimate(loss, size, max(1, groups * size // probes), coefficients)
@@ -160,7 +172,7 @@ def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[
         "forward_seconds": sum(record["forward_seconds"] for record in records),
         "forwards_per_probe": seconds / products,
         "peak_rss_mib": max(record["peak_rss_mib"] for record in records),
-        **{("pilot_probes" if options["rtol"] and name == "probes" else name): options[name] for name in options},
+        **{("pilot_probes" if _targets(options) and name == "probes" else name): options[name] for name in options},
         "method": ", ".join(sorted({record["method"] for record in records})),
     }
 
@@ -197,8 +209,14 @@ def _print(result: dict[str, Any]) -> None:
         f"{result['model']} on {result['data']}: {result['method']}{_probes(examples)}",
         ("example", "tokens", "scored", "tr H", "tr G"),
         rows,
-        f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes per probe",
+        f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes per probe{_stopped(examples)}",
     )
+
+
+def _stopped(examples: list[dict[str, Any]]) -> str:
+    """Which targets ended the sampling, and for how many examples."""
+    counts = Counter(example["stopped"] for example in examples if example["stopped"])
+    return "; stopped by " + ", ".join(f"{why} ({counts[why]} of {len(examples)})" for why in counts) if counts else ""
 
 
 def _probes(examples: list[dict[str, Any]]) -> str:

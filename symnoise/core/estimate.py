@@ -20,8 +20,8 @@ _SHOWN = 6  # entries of an estimate in its repr: about one line
 class Estimate:
     """Estimate with its standard error: means over independent draws, usually one entry per example.
 
-    `estimate[i]` selects entries, `float(estimate)` is a single value, `a - b` the difference of independent
-    estimates. `f"{estimate}"` shows value ± stderr.
+    `estimate[i]` selects entries, `float(estimate)` is a single value, `a + b` and `a - b` are the sum and the
+    difference of independent estimates. `f"{estimate}"` shows value ± stderr.
 
     Attributes:
         value: The means, float64.
@@ -30,6 +30,7 @@ class Estimate:
         dof: Degrees of freedom of `stderr`: draws − 1, or groups − 1 where only groups of draws are known.
         method: How the estimate was obtained.
         seconds: Wall-clock time.
+        stopped: What ended the sampling, if a target did: "rtol", "atol", "sign" or "max_probes"; else "".
 
     Examples:
         >>> import torch
@@ -47,6 +48,7 @@ class Estimate:
     dof: float
     method: str = ""
     seconds: float = float("nan")
+    stopped: str = ""
 
     @staticmethod
     def from_draws(draws: Float[Tensor, "draws *shape"], **facts: Any) -> "Estimate":
@@ -143,13 +145,22 @@ class Estimate:
     def __getitem__(self, index: Any) -> "Estimate":
         return replace(self, value=self.value[index], stderr=self.stderr[index])
 
-    def __sub__(self, other: "Estimate") -> "Estimate":
-        """Difference of independent estimates: errors add in quadrature, with Satterthwaite's degrees of freedom.
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """Sum of independent estimates: errors add in quadrature, with Satterthwaite's degrees of freedom.
 
-        For estimates from the same draws, use `Estimate.from_draws` of the draws' differences instead.
+        For estimates from the same draws, use `Estimate.from_draws` of the draws' sums instead.
         """
         if not isinstance(other, Estimate):
             return NotImplemented
+        return self._combined(other, self.value + other.value)
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """Difference of independent estimates, with the error of their sum (see `__add__`)."""
+        if not isinstance(other, Estimate):
+            return NotImplemented
+        return self._combined(other, self.value - other.value)
+
+    def _combined(self, other: "Estimate", value: Tensor) -> "Estimate":
         parts = (self.stderr.square(), other.stderr.square())
         s2 = parts[0] + parts[1]
         below = parts[0].square() / self.dof + parts[1].square() / other.dof
@@ -158,7 +169,7 @@ class Estimate:
         method = self.method if self.method == other.method else ""
         count = min((c for c in (self.count, other.count) if c), default=0)  # an exact value has none
         seconds = self.seconds + other.seconds
-        return Estimate(self.value - other.value, s2.sqrt(), count=count, dof=dof, method=method, seconds=seconds)
+        return Estimate(value, s2.sqrt(), count=count, dof=dof, method=method, seconds=seconds)
 
     def __float__(self) -> float:
         return float(self.value)
@@ -190,6 +201,7 @@ class Estimate:
         """How it was obtained, for a repr: `; taylor; 16 draws; 2.3 s`, without what is not known."""
         known = [self.method] * bool(self.method) + [f"{self.count} {draws}"] * bool(self.count)
         known += [] if math.isnan(self.seconds) else [f"{self.seconds:.1f} s"]
+        known += [f"stopped by {self.stopped}"] * bool(self.stopped)
         return "".join(f"; {fact}" for fact in known)
 
     def __repr__(self) -> str:

@@ -13,18 +13,21 @@ from typing import Any
 import torch
 
 from symnoise.core import Estimate, InputError, retained_heap
+from symnoise.curvature.estimators.columns import LEAST
 from symnoise.curvature.estimators.sampler import ESTIMATORS, Sampler, TraceParts
+from symnoise.curvature.estimators.two_levels import TWO_LEVELS, TwoLevels, by_two_levels, coarse_weight, split
 from symnoise.curvature.estimators.two_stages import two_stages
 from symnoise.curvature.halving import Halving
 from symnoise.curvature.loss import Loss, require_loss
 from symnoise.curvature.operators.exact import exact_trace
 from symnoise.curvature.operators.hessian import require_repeatable
-from symnoise.curvature.options import DIRECTIONS, Options
+from symnoise.curvature.options import DIRECTIONS, PRECISIONS, Options
 from symnoise.curvature.taylor import UnsupportedOperation
+from symnoise.curvature.taylor.speed import bfloat16_is_faster
 from symnoise.models import EmbeddingLoss
 
 Found = Estimate | TraceParts  # Taylor mode gives all parts at once
-Measure = Callable[[Sampler, Any, int, int], Found]
+Measure = Callable[..., Any]  # of (sampler, loss, first probe, number of probes), to Found or TwoLevels
 
 
 def trace(
@@ -35,7 +38,10 @@ def trace(
     *,
     directions: str = "rademacher",
     rtol: float | None = None,
+    atol: float | None = None,
+    sign: bool = False,
     max_probes: int = 256,
+    precision: str = "auto",
     coefficients: torch.dtype | None = None,
 ) -> Estimate:
     """Trace of the Hessian, tr ∇²ℓ_b(X), of every example b, with its standard error.
@@ -55,8 +61,14 @@ def trace(
       Hutchinson's estimate of the rest (`estimators.hutch_plus_plus`).
     - "xtrace": the same with every probe used for both, and a leave-one-out error (`estimators.xtrace`). Both pay when
       the spectrum is dominated by a few eigenvalues.
+    - "two-level": Taylor mode in bfloat16 for `probes` probes, and in both bfloat16 and the model's own precision for
+      some more, the pairs, whose difference removes the bias; its uncertainty is in the standard error
+      (`estimators.two_levels`; multilevel Monte Carlo, Giles 2008). One pair for 16 probes, 4 to 32 at least; with a
+      target, as many as a pilot finds best. `max_probes` does not count pairs.
     - "exact": n Hessian products, no sampling; small problems only.
-    - "auto": "taylor", or "hvp" with a warning if the model uses an operation without a Taylor rule.
+    - "auto": "two-level" for float32 models where that is faster: with 128 probes or more (or a target with at least
+      that `max_probes`), and on a processor whose bfloat16 products are (`taylor.speed`, measured once). Else "taylor",
+      or "hvp" with a warning if the model uses an operation without a Taylor rule.
 
     Args:
         loss: The loss and the embeddings at which to measure.
@@ -70,17 +82,25 @@ def trace(
         rtol: Target relative standard error, of the mean over examples or of every example, whichever takes fewer
             probes. A pilot of `probes` probes determines how many more are needed. The estimate uses only these fresh
             probes, so that stopping biases neither it nor its interval (`two_stages`).
-        max_probes: Limit on the probes for `rtol`, pilot included; warns if they do not suffice.
+        atol: Target absolute standard error, in units of the trace. Of several targets the one that takes the fewest
+            probes counts; a trace near 0 never reaches `rtol`. `Estimate.stopped` says which it was.
+        sign: The target is a known sign: a standard error of 0.357·|tr H|, for which a 95 % interval excludes 0 with
+            probability 0.8. Not with `rtol`.
+        max_probes: Limit on the probes for a target, pilot included; warns if they do not suffice.
+        precision: "auto" leaves it to the method; "float32" keeps "auto" from "two-level", so that every derivative is
+            in the model's own precision, on every machine; "bfloat16" is `coefficients=torch.bfloat16`.
         coefficients: dtype of the derivatives in Taylor mode, default the model's. With torch.bfloat16 and a float32
-            model, errors of 0.5 to 1.6 % were measured on SmolLM2; the standard error does not include them.
+            model, errors of 0.5 to 1.6 % were measured on SmolLM2; the standard error does not include them. Use
+            "two-level" to remove them.
 
     Returns:
         tr H, (batch,), in nats per squared embedding unit.
 
     Raises:
-        InputError: For an unknown method or directions, probes < 1 (< 4 for "hutch++" and "xtrace"), or rtol ≤ 0; for a
-            loss that is not finite or not deterministic (checked with one extra forward pass); for weights without a
-            derivative; and for a problem too large for "exact" or for memory.
+        InputError: For an unknown method, directions or precision, probes < 1 (< 4 for "hutch++", "xtrace" and
+            "two-level"), or a target ≤ 0; for a loss that is not finite or not deterministic (checked with one extra
+            forward pass); for weights without a derivative, or for "two-level" coarser than float32; and for a problem
+            too large for "exact" or for memory.
 
     Examples:
         >>> import torch
@@ -93,7 +113,7 @@ def trace(
         tensor([6.], dtype=torch.float64)
     """
     require_loss(loss)
-    options = Options(method, probes, seed, directions, rtol, max_probes, coefficients)
+    options = Options(method, probes, seed, directions, rtol, atol, sign, max_probes, precision, coefficients)
     return _hessian(_measured(loss, options, _HESSIAN, _hessian))
 
 
@@ -105,7 +125,10 @@ def gauss_newton_trace(
     *,
     directions: str = "rademacher",
     rtol: float | None = None,
+    atol: float | None = None,
+    sign: bool = False,
     max_probes: int = 256,
+    precision: str = "auto",
     coefficients: torch.dtype | None = None,
 ) -> Estimate:
     """Trace of the Gauss-Newton matrix, tr G, of every example, with its standard error.
@@ -116,12 +139,15 @@ def gauss_newton_trace(
 
     Args:
         loss: The model and batch.
-        method: "taylor", "hvp" (Jz by reverse over reverse) or "auto".
+        method: "taylor", "two-level", "hvp" (Jz by reverse over reverse) or "auto".
         probes: Probes per example.
         seed: Random seed of the probes.
         directions: As in `trace`.
         rtol: Target relative standard error of tr G, as in `trace`.
+        atol: Target absolute standard error of tr G, as in `trace`.
+        sign: As in `trace`; tr G > 0 is known beforehand.
         max_probes: As in `trace`.
+        precision: As in `trace`.
         coefficients: As in `trace`.
 
     Returns:
@@ -131,7 +157,7 @@ def gauss_newton_trace(
         InputError: As in `trace`.
     """
     require_loss(loss, EmbeddingLoss)
-    options = Options(method, probes, seed, directions, rtol, max_probes, coefficients)
+    options = Options(method, probes, seed, directions, rtol, atol, sign, max_probes, precision, coefficients)
     return _gauss_newton(_measured(loss, options, _GAUSS_NEWTON, _gauss_newton))
 
 
@@ -143,19 +169,25 @@ def trace_parts(
     *,
     directions: str = "rademacher",
     rtol: float | None = None,
+    atol: float | None = None,
+    sign: bool = False,
     max_probes: int = 256,
+    precision: str = "auto",
     coefficients: torch.dtype | None = None,
 ) -> TraceParts:
     """Traces of the Hessian and of its parts, tr H, tr G and tr R = tr H − tr G, from the same probes.
 
     Args:
         loss: The model and batch.
-        method: "taylor", "hvp" or "auto".
+        method: "taylor", "two-level", "hvp" or "auto".
         probes: Probes per example.
         seed: Random seed of the probes.
         directions: As in `trace`.
         rtol: Target relative standard error of tr H, as in `trace`.
+        atol: Target absolute standard error of tr H, as in `trace`.
+        sign: As in `trace`, of tr H.
         max_probes: As in `trace`.
+        precision: As in `trace`.
         coefficients: As in `trace`.
 
     Returns:
@@ -165,7 +197,7 @@ def trace_parts(
         InputError: As in `trace`.
     """
     require_loss(loss, EmbeddingLoss)
-    options = Options(method, probes, seed, directions, rtol, max_probes, coefficients)
+    options = Options(method, probes, seed, directions, rtol, atol, sign, max_probes, precision, coefficients)
     found = _measured(loss, options, _PARTS, _hessian)
     assert isinstance(found, TraceParts)
     return found
@@ -183,14 +215,18 @@ def _by_estimator(name: str, sampler: Sampler, loss: Loss, first: int, count: in
 
 _HESSIAN: dict[str, Measure] = {
     "taylor": Sampler.by_taylor,
+    TWO_LEVELS: by_two_levels,
     "hvp": Sampler.by_products,
     "difference": Sampler.by_differences,
     **{name: partial(_by_estimator, name) for name in ESTIMATORS},
     "exact": _exactly,
 }
 METHODS = ("auto", *_HESSIAN)
-_GAUSS_NEWTON: dict[str, Measure] = {"taylor": Sampler.by_taylor, "hvp": Sampler.gauss_newton_by_products}
-_PARTS: dict[str, Measure] = {"taylor": Sampler.by_taylor, "hvp": Sampler.parts_by_products}
+_BY_TAYLOR: dict[str, Measure] = {"taylor": Sampler.by_taylor, TWO_LEVELS: by_two_levels}
+_GAUSS_NEWTON: dict[str, Measure] = {**_BY_TAYLOR, "hvp": Sampler.gauss_newton_by_products}
+_PARTS: dict[str, Measure] = {**_BY_TAYLOR, "hvp": Sampler.parts_by_products}
+# With fewer probes, two levels save little: their pairs are up to 32 at least.
+_LEAST_FOR_TWO_LEVELS = 128
 
 
 def _hessian(found: Found) -> Estimate:
@@ -204,23 +240,38 @@ def _gauss_newton(found: Found) -> Estimate:
 def _measured(loss: Loss, options: Options, by: Mapping[str, Measure], of: Callable[[Found], Estimate]) -> Found:
     """By the options' method; "auto" is Taylor mode or, if that is impossible, Hessian products.
 
-    of: selects the estimate in the result to which `rtol` applies.
+    of: selects the estimate in the result to which a target applies.
     """
     options.require_valid(("auto", *by))
     method = options.method
     if not isinstance(loss, EmbeddingLoss):
-        if method == "taylor" or options.coefficients is not None:
+        if method in _BY_TAYLOR or options.derivatives is not None:
             raise InputError("method='taylor' needs an EmbeddingLoss; use method='hvp' for other functions")
         method = "hvp" if method == "auto" else method
     if method != "auto":
         return _run(loss, options, method, by[method], of)
+    method = TWO_LEVELS if _two_levels_pay(loss, options) else "taylor"
     try:
-        return _run(loss, options, "taylor", by["taylor"], of)
+        return _run(loss, options, method, by[method], of)
     except UnsupportedOperation as error:
-        if options.coefficients is not None:  # only Taylor mode has them
+        if options.derivatives is not None:  # only Taylor mode has them
             raise
         warnings.warn(f"{error}; falling back to method='hvp'", stacklevel=3)
     return _run(loss, options, "hvp", by["hvp"], of)
+
+
+def _two_levels_pay(loss: Loss, options: Options) -> bool:
+    """Whether "auto" takes two levels: allowed, possible, for many probes, and the machine's bfloat16 is faster."""
+    return (
+        isinstance(loss, EmbeddingLoss)
+        and options.precision == "auto"
+        and options.coefficients is None
+        and options.probes >= LEAST
+        and (options.max_probes if options.targets else options.probes) >= _LEAST_FOR_TWO_LEVELS
+        and loss.embeddings.dtype is torch.float32
+        and coarse_weight(loss) is None
+        and bfloat16_is_faster(loss.embeddings.device)
+    )
 
 
 def _run(loss: Loss, options: Options, method: str, measure: Measure, of: Callable[[Found], Estimate]) -> Found:
@@ -228,19 +279,21 @@ def _run(loss: Loss, options: Options, method: str, measure: Measure, of: Callab
     started = time.perf_counter()
     halving, sampler = Halving(loss), options.sampler
 
-    def whole(first: int, count: int) -> Found:
-        def of_part(part: Loss) -> Found:
-            return measure(sampler, part, first, count)
+    def whole(first: int, count: int, **how: float) -> Any:
+        def of_part(part: Loss) -> Any:
+            return measure(sampler, part, first, count, **how)
 
-        parts: list[Any] = halving(of_part)
+        parts = halving(of_part)
         return type(parts[0]).joined(parts)
 
+    plan = partial(split, measure=whole, of=of) if method == TWO_LEVELS else None
     with retained_heap():
-        if options.rtol is None:
-            found = whole(0, options.probes)
+        if options.targets:
+            found = two_stages(whole, options.probes, options.targets, options.max_probes, of, plan)
         else:
-            found = two_stages(whole, options.probes, options.rtol, options.max_probes, of)
-    return found.noting(method=method, seconds=time.perf_counter() - started)
+            found = whole(0, options.probes)
+    total: Found = found.total() if isinstance(found, TwoLevels) else found
+    return total.noting(method=method, seconds=time.perf_counter() - started)
 
 
-__all__ = ["DIRECTIONS", "METHODS", "gauss_newton_trace", "trace", "trace_parts"]
+__all__ = ["DIRECTIONS", "METHODS", "PRECISIONS", "gauss_newton_trace", "trace", "trace_parts"]

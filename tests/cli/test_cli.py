@@ -130,6 +130,27 @@ def test_with_a_tolerance_the_probes_told_are_those_of_the_estimate(monkeypatch,
     assert f"hvp, {' to '.join(map(str, sorted(used)))} probes" in " ".join(capsys.readouterr().out.split())
 
 
+def test_why_the_probes_ended_is_told(monkeypatch, home, tmp_path, capsys) -> None:
+    few = ["--probes", 4, "--max-length", 20, "--method", "taylor"]
+    found = run(monkeypatch, home, tmp_path, "curvature", *few, "--rtol", 1e-6, "--atol", 1e6)
+    assert {example["stopped"] for example in found["per_example"]} == {"atol"}
+    assert "stopped by atol (3 of 3)" in " ".join(capsys.readouterr().out.split())
+    assert (found["rtol"], found["atol"], found["sign"], found["pilot_probes"]) == (1e-6, 1e6, False, 4)
+    found = run(monkeypatch, home, tmp_path, "curvature", *few)
+    assert {example["stopped"] for example in found["per_example"]} == {None} and found["probes"] == 4
+
+
+def test_two_levels_by_name_and_by_the_machine(monkeypatch, home, tmp_path) -> None:
+    short = ["--max-length", 20]
+    monkeypatch.setattr(sys.modules["symnoise.curvature.trace"], "bfloat16_is_faster", lambda device: True)
+    found = run(monkeypatch, home, tmp_path, "curvature", *short, "--method", "two-level", "--probes", 4)
+    assert found["method"] == "two-level"
+    many = [*short, "--probes", 4, "--atol", 1e6]
+    assert run(monkeypatch, home, tmp_path, "curvature", *many)["method"] == "two-level"
+    single = run(monkeypatch, home, tmp_path, "curvature", *many, "--precision", "float32")
+    assert (single["method"], single["precision"]) == ("taylor", "float32")
+
+
 def test_batches_and_repeats_change_nothing(monkeypatch, home, tmp_path) -> None:
     found = [
         run(monkeypatch, home, tmp_path, "curvature", "--dtype", "float64", "--probes", 4, "--batch", size)
@@ -314,6 +335,13 @@ BAD = [
     (["curvature", "--coefficients", "bfloat16", "--method", "hvp"], "is for method='taylor'"),
     (["curvature", "--rtol", "0"], "rtol must be above 0"),
     (["curvature", "--rtol", "0.1", "--max-probes", "16"], "give at least 32"),
+    (["curvature", "--atol", "-1"], "atol must be above 0"),
+    (["curvature", "--rtol", "0.1", "--sign"], "both relative"),
+    (["curvature", "--method", "exact", "--atol", "1"], "method='exact' has none"),
+    (["curvature", "--precision", "bfloat61"], "did you mean 'bfloat16'"),
+    (["curvature", "--precision", "bfloat16", "--method", "hvp"], "is for method='taylor'"),
+    (["curvature", "--precision", "float32", "--method", "two-level"], "forbids that"),
+    (["curvature", "--method", "two-level", "--dtype", "bfloat16"], "load it in float32"),
     (["curvature", "--method", "hutch++", "--probes", "3"], "needs 4 probes or more"),
     (["curvature", "--probes", "many"], "valid integer"),
     (["curvature", "--prob", "3"], "No such option: --prob"),

@@ -6,6 +6,7 @@ import torch
 from symnoise.core import Estimate, InputError, generator
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.sampler import Sampler
+from symnoise.curvature.estimators.targets import Targets
 from symnoise.curvature.estimators.two_stages import needed, two_stages
 from tests.quadratic import Quadratic
 from tests.text import loss_of
@@ -22,7 +23,11 @@ def draws(seed: int) -> torch.Tensor:
 def in_two_stages(seed: int) -> Estimate:
     sample = draws(seed)
     return two_stages(
-        lambda first, count: Estimate.from_draws(sample[first : first + count]), PROBES, RTOL, 400, lambda e: e
+        lambda first, count: Estimate.from_draws(sample[first : first + count]),
+        PROBES,
+        Targets(RTOL),
+        400,
+        lambda e: e,
     )
 
 
@@ -96,12 +101,60 @@ def test_orthogonal_blocks_go_on_through_the_chunks() -> None:
 def test_what_it_takes() -> None:
     """Whichever is less: the mean over examples or each of them; and more where the pilot's error is less known."""
     same = Estimate(torch.tensor([1.0, 1.0]).double(), torch.tensor([0.4, 0.4]).double(), count=8, dof=1e9)
-    assert needed(same, 0.1) == pytest.approx(8 * 16 / 2, rel=1e-3)
+    assert needed(same, Targets(0.1))[0] == pytest.approx(8 * 16 / 2, rel=1e-3)
     opposed = Estimate(torch.tensor([1.0, -1.0]).double(), torch.tensor([0.4, 0.4]).double(), count=8, dof=1e9)
-    assert needed(opposed, 0.1) == pytest.approx(8 * 16, rel=1e-3)
+    assert needed(opposed, Targets(0.1))[0] == pytest.approx(8 * 16, rel=1e-3)
     vague = Estimate(opposed.value, opposed.stderr, count=8, dof=7)
-    assert needed(vague, 0.1) == pytest.approx(8 * 16 * 7 / 3.822, rel=1e-3)  # χ²_7 has 20 % below 3.822
-    assert needed(Estimate.exact(torch.tensor([0.0, 2.0]), count=8), 0.1) == 0
+    assert needed(vague, Targets(0.1))[0] == pytest.approx(8 * 16 * 7 / 3.822, rel=1e-3)  # χ²_7 has 20 % below 3.822
+    assert needed(Estimate.exact(torch.tensor([0.0, 2.0]), count=8), Targets(0.1))[0] == 0
+
+
+def pilot(values: list[float], errors: list[float]) -> Estimate:
+    return Estimate(torch.tensor(values).double(), torch.tensor(errors).double(), count=8, dof=1e9)
+
+
+@pytest.mark.parametrize(
+    ("values", "errors", "targets", "wanted", "why"),
+    [
+        ([10.0], [2.0], Targets(rtol=0.1, atol=0.5), 8 * 4, "rtol"),
+        ([0.1], [2.0], Targets(rtol=0.1, atol=0.5), 8 * 16, "atol"),
+        ([-10.0], [2.0], Targets(sign=True), 8 * (0.2 * 2.8016) ** 2, "sign"),  # 1.960 + 0.842 standard errors from 0
+        ([0.1], [2.0], Targets(atol=0.5, sign=True), 8 * 16, "atol"),
+        ([10.0, 0.0], [0.4, 0.3], Targets(rtol=0.1, atol=0.01), 8 * 0.25, "rtol"),  # the mean, 5 ± 0.25
+        ([10.0, -10.0, 0.0], [1.0, 1.0, 0.01], Targets(rtol=0.1, atol=0.01), 8, "atol, rtol"),  # each by its own
+    ],
+)
+def test_the_loosest_target_counts_and_is_named(values, errors, targets: Targets, wanted: float, why: str) -> None:
+    assert needed(pilot(values, errors), targets) == (pytest.approx(wanted, rel=1e-3), why)
+
+
+def test_a_trace_near_0_stops_by_its_absolute_error() -> None:
+    values = torch.cat([torch.arange(1.0, 7.0), -torch.arange(1.0, 7.0)])  # tr = 0
+    loss = Quadratic(20, values)
+    with pytest.warns(RuntimeWarning, match="rtol=0.1 would take about"):
+        relative = trace(loss, "hvp", probes=8, rtol=0.1, max_probes=64)
+    assert relative.stopped == "max_probes" and relative.probes == 56
+    both = trace(loss, "hvp", probes=8, rtol=0.1, atol=1.0, max_probes=2_000)
+    assert both.stopped == "atol" and float(both.mean().stderr) < 1.3
+    assert "stopped by atol" in repr(both)
+    assert trace(loss, "hvp").stopped == ""
+
+
+def test_a_known_sign_is_known_about_as_often_as_it_should() -> None:
+    """100 seeds: 95 % intervals exclude 0 in 80 % or more (four standard errors: 16 %), and cover the truth in 95 %."""
+    loss = Quadratic()
+    found = [trace(loss, "hvp", 8, seed, sign=True, max_probes=10_000) for seed in range(100)]
+    truth = float(loss.A.trace())
+    assert {one.stopped for one in found} == {"sign"}
+    ends = [one.interval(0.95) for one in found]
+    known = [bool(low > 0) or bool(high < 0) for low, high in ends]
+    assert sum(known) > 64
+    assert sum(bool(low <= truth) & bool(truth <= high) for low, high in ends) >= 87
+
+
+def test_targets_say_what_they_are_in_words() -> None:
+    assert str(Targets(0.1, 2.0)) == "rtol=0.1 or atol=2" and str(Targets(sign=True)) == "a known sign"
+    assert not Targets() and Targets(sign=True) and Targets(atol=1.0)
 
 
 def test_the_most_probes_are_kept_to_with_a_warning() -> None:
@@ -117,7 +170,7 @@ def test_a_pilot_that_finds_nothing_asks_for_no_number_of_probes() -> None:
     with pytest.warns(
         RuntimeWarning, match=r"rtol=0.1 cannot be aimed at, since the pilot of 4 probes found 0"
     ) as seen:
-        two_stages(flat, 4, 0.1, 16, lambda e: e)
+        two_stages(flat, 4, Targets(0.1), 16, lambda e: e)
     assert "inf" not in str(seen[0].message)
 
 
@@ -134,6 +187,13 @@ def test_bad_targets() -> None:
     for rtol in (0.0, -0.1, float("nan")):
         with pytest.raises(InputError, match="rtol must be above 0"):
             trace(Quadratic(), rtol=rtol)
+    for atol in (0.0, -0.1, float("nan")):
+        with pytest.raises(InputError, match="atol must be above 0"):
+            trace(Quadratic(), atol=atol)
+    with pytest.raises(InputError, match="both relative"):
+        trace(Quadratic(), rtol=0.1, sign=True)
+    with pytest.raises(InputError, match="a known sign is for methods with probes"):
+        trace(Quadratic(), "exact", sign=True)
     with pytest.raises(InputError, match="give at least 32"):
         trace(Quadratic(), probes=16, rtol=0.1, max_probes=31)
     with pytest.raises(InputError, match="take more probes"):

@@ -12,6 +12,7 @@ import torch
 from experiments.bench import peers as bench_peers
 from experiments.bench.peers import Problem, SummedLoss
 from experiments.bench.process import batch
+from symnoise.core import InputError
 from symnoise.curvature import EmbeddingHessian, dense_hessian, spectral_density, spectrum, trace
 from tests.tiny import VOCABULARY, tiny
 
@@ -170,6 +171,19 @@ def test_every_method_estimates_the_trace(name: str, problem: Problem, H: torch.
     draws = torch.tensor([probe(k) for k in range(24)], dtype=torch.float64)
     # 5 standard errors of 24 draws; bfloat16 coefficients add an error of their own, within a standard error here.
     assert abs(float(draws.mean() - H.trace())) < 5 * float(draws.std()) / 24**0.5
+
+
+def test_two_levels_need_probes_for_what_their_pairs_leave(problem: Problem) -> None:
+    """V₀/(K + M) + V₁/M is the target's square; one level has V₀/K."""
+    spread = {"trace": 100.0, "deviation": 100.0, "rounding": 10.0}  # an error of 5
+    assert bench_peers.probes_needed(spread, 0) == 400
+    K = bench_peers.probes_needed(spread, 32)
+    variance = 100**2 / (K + 32) + 10**2 / 32
+    assert variance == pytest.approx(5**2, rel=2e-3)
+    with pytest.raises(InputError, match="4 pairs are too few"):
+        bench_peers.probes_needed(spread, 4)
+    found = bench_peers._spread(problem.loss)
+    assert 0 < found["rounding"] < 0.1 * found["deviation"]
 
 
 def test_the_unit_is_the_stock_model_s_forward_for_peers_too(monkeypatch) -> None:

@@ -67,7 +67,7 @@ def curvature(text: Text, size: Size, seed: int) -> Record:
     }
 
 
-_METHODS = {"taylor": "Taylor mode", "hvp": "Hessian products"}
+_METHODS = {"taylor": "Taylor mode", "two-level": "Taylor mode in two precisions", "hvp": "Hessian products"}
 
 
 def validity(text: Text, size: Size, seed: int) -> Record:

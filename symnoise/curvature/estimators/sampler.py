@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ESTIMATORS = {"hutch++": hutch_plus_plus, "xtrace": xtrace}
+Forms = Float[Tensor, "draw batch"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,11 @@ class Sampler:
         return upto_four if upto_four > 1 else next((g for g in range(5, K + 1) if K % g == 0), 1)
 
     def by_taylor(self, loss: EmbeddingLoss, first: int, count: int) -> TraceParts:
-        """By collapsed Taylor mode, in one pass per chunk, or several if memory is short."""
+        """tr H, tr G and tr R by collapsed Taylor mode."""
+        return parts_of(*self.taylor_forms(loss, first, count), count)
+
+    def taylor_forms(self, loss: EmbeddingLoss, first: int, count: int) -> tuple[Forms, Forms]:
+        """Means of zᵀHz and of zᵀGz over groups of probes, in one pass per chunk, or several if memory is short."""
         values = loss.mean_over_tokens(loss.token_losses())
         require_finite(loss, values)
         hessian, gauss_newton = [], []
@@ -107,7 +112,7 @@ class Sampler:
             require_same(values, forms.loss, loss.embeddings.dtype)
             hessian.append(forms.hessian)
             gauss_newton.append(forms.gauss_newton.unflatten(0, (self.groups, -1)).mean(1))
-        return _parts(torch.cat(hessian), torch.cat(gauss_newton), count)
+        return torch.cat(hessian), torch.cat(gauss_newton)
 
     def by_products(self, loss: Loss, first: int, count: int) -> Estimate:
         """tr H by Hessian products."""
@@ -120,7 +125,7 @@ class Sampler:
 
     def parts_by_products(self, loss: EmbeddingLoss, first: int, count: int) -> TraceParts:
         """Both, one graph after the other."""
-        return _parts(self._hessian(loss, first, count), self._gauss_newton(loss, first, count), count)
+        return parts_of(self._hessian(loss, first, count), self._gauss_newton(loss, first, count), count)
 
     def by_differences(self, loss: Loss, first: int, count: int) -> Estimate:
         """tr H by central differences of gradients; their systematic error is added to the standard error."""
@@ -177,7 +182,8 @@ def _products(loss: Loss) -> HessianProducts:
     return product
 
 
-def _parts(hessian: Float[Tensor, "draw batch"], gauss_newton: Float[Tensor, "draw batch"], count: int) -> TraceParts:
+def parts_of(hessian: Forms, gauss_newton: Forms, count: int) -> TraceParts:
+    """The parts from independent draws of zᵀHz and zᵀGz, or of means over as many probes each; `count` in all."""
     return TraceParts(*(Estimate.from_draws(f, count=count) for f in (hessian, gauss_newton, hessian - gauss_newton)))
 
 

@@ -3,29 +3,36 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from scipy import stats
 
 from symnoise.core import Estimate, InputError
+from symnoise.curvature.estimators.targets import ASSURANCE, Targets
 
-Result = TypeVar("Result")
 
-# Probability that the probes suffice: a pilot's standard error is itself uncertain.
-ASSURANCE = 0.8
+@runtime_checkable
+class _Noting(Protocol):
+    def noting(self, **facts: Any) -> Any: ...
+
+
+Result = TypeVar("Result", bound=_Noting)
 
 
 def two_stages(
-    measure: Callable[[int, int], Result],
+    measure: Callable[[int, int], Any],
     probes: int,
-    rtol: float,
+    targets: Targets,
     max_probes: int,
     of: Callable[[Result], Estimate],
+    plan: Callable[[Any], tuple[Estimate, Callable[[int, int], Result]]] | None = None,
 ) -> Result:
     """Two-stage estimate: a pilot of `probes` probes determines how many more are needed; only these are used.
 
     measure(first, count): the result from probes number first … first + count − 1, for any count that is a multiple of
-    `probes`. of: selects the estimate that is to become accurate (see `needed`).
+    `probes`. of: selects the estimate that is to become accurate (see `needed`). plan: what the pilot found ↦ the
+    estimate whose error tells the number, and the measurement of the fresh probes; by default `of` it and `measure`.
 
     Sampling until the standard error looks small enough stops when it happens to be underestimated, and intervals then
     cover less than stated. Here the number is fixed before the first fresh probe is drawn. Given the pilot, the result
@@ -33,48 +40,61 @@ def two_stages(
     not in the mean, since under a relative target its mean also decides the number). The price is the pilot. The
     standard error may still exceed the target by chance.
 
-    Warns if `max_probes`, pilot included, do not suffice. Raises `InputError` if `max_probes` is below 2·probes, for
-    rtol ≤ 0, and if the pilot has too few probes for a standard error.
+    The result notes which target it `stopped` at. Warns if `max_probes`, pilot included, do not suffice. Raises
+    `InputError` if `max_probes` is below 2·probes, and if the pilot has too few probes for a standard error.
     """
-    if not rtol > 0:
-        raise InputError(f"rtol must be above 0; got {rtol}")
     if max_probes < 2 * probes:
         raise InputError(
             f"max_probes={max_probes} leaves nothing after a pilot of {probes} probes; give at least {2 * probes}"
         )
-    pilot = of(measure(0, probes))
+    found = measure(0, probes)
+    pilot, again = (of(found), measure) if plan is None else plan(found)
     if bool(pilot.stderr.isnan().any()):
-        raise InputError(f"rtol needs a standard error, and {probes} probes allow none; take more probes")
-    wanted = needed(pilot, rtol)
+        raise InputError(f"{targets} needs a standard error, and {probes} probes allow none; take more probes")
+    wanted, why = needed(pilot, targets)
     chunks = max(1, math.ceil(min(wanted, max_probes) / probes))
     allowed = max_probes // probes - 1
-    result = measure(probes, min(chunks, allowed) * probes)
+    result = again(probes, min(chunks, allowed) * probes)
     if chunks > allowed:
-        reached = of(result).mean()
-        value, error = float(reached.value), float(reached.stderr)
+        why = "max_probes"
         would = f"would take about {wanted:.2g} probes and a pilot of {probes}"
         if math.isinf(wanted):
             would = f"cannot be aimed at, since the pilot of {probes} probes found 0"
-        warnings.warn(
-            f"rtol={rtol:g} {would}; stopped at max_probes={max_probes}, where the mean is {value:.2g} with a standard "
-            f"error of {error:.2g}",
-            RuntimeWarning,
-            stacklevel=5,  # where trace was called
-        )
-    return result
+        _warn(f"{targets} {would}; stopped at max_probes={max_probes}", of(result).mean())
+    noted: Result = result.noting(stopped=why)
+    return noted
 
 
-def needed(pilot: Estimate, rtol: float) -> float:
-    """Number of probes for a standard error of rtol·|value|, of the mean over examples or of every example.
+def _warn(what: str, reached: Estimate) -> None:
+    value, error = float(reached.value), float(reached.stderr)
+    warnings.warn(
+        f"{what}, where the mean is {value:.2g} with a standard error of {error:.2g}",
+        RuntimeWarning,
+        stacklevel=6,  # where trace was called
+    )
 
-    Whichever takes fewer. Standard errors are assumed to fall as 1/√probes (Hutch++ and XTrace do no worse). The
-    variance is its upper bound at level `ASSURANCE`, ν s²/χ²_ν(1 − ASSURANCE) with ν degrees of freedom.
+
+def needed(pilot: Estimate, targets: Targets) -> tuple[float, str]:
+    """Number of probes that meet a target for the mean over examples or for every example, and which target that is.
+
+    Whichever takes fewer; examples may differ in the target that they meet. Standard errors are assumed to fall as
+    1/√probes (Hutch++ and XTrace do no worse). The variance is its upper bound at level `ASSURANCE`,
+    ν s²/χ²_ν(1 − ASSURANCE) with ν degrees of freedom.
     """
     mean = pilot.mean()
-    each = (pilot.stderr / pilot.value.abs()).nan_to_num(nan=0.0, posinf=math.inf)  # 0/0: known exactly
-    every = float(each.max()) ** 2 * _inflation(pilot.dof)
-    together = float((mean.stderr / mean.value.abs()).nan_to_num(nan=0.0, posinf=math.inf)) ** 2 * _inflation(mean.dof)
-    return pilot.count * min(every, together) / rtol**2
+    every, each_why = _excess(pilot, targets)
+    together, mean_why = _excess(mean, targets)
+    every, together = every**2 * _inflation(pilot.dof), together**2 * _inflation(mean.dof)
+    return pilot.count * min(every, together), mean_why if together <= every else each_why
+
+
+def _excess(pilot: Estimate, targets: Targets) -> tuple[float, str]:
+    """The largest standard error in units of its target, the loosest of those given; and the targets that are used."""
+    errors = targets.errors(pilot.value)
+    allowed, loosest = torch.stack(list(errors.values())).max(0)
+    ratio = (pilot.stderr / allowed).nan_to_num(nan=0.0, posinf=math.inf)  # 0/0: known exactly
+    names = list(errors)
+    return float(ratio.max()), ", ".join(sorted({names[i] for i in loosest.flatten().tolist()}))
 
 
 def _inflation(dof: float) -> float:

@@ -55,7 +55,7 @@ def taylor_quadratics(
         raise InputError(f"{probes} probes cannot be cut into {groups} equal groups; choose a divisor of {probes}")
     X = loss.embeddings if at is None else at
     limit = memory_limit(X.device) if memory is None else memory
-    parts = _parts(probes // groups, coefficients or X.dtype)
+    parts = parts_of_a_sum(probes // groups, coefficients or X.dtype)
     size = chunk_size(loss, probes, groups * parts, limit, coefficients)
     run = partial(_in_passes, loss, X, V, groups * parts, coefficients)
     with torch.no_grad(), retained_heap():
@@ -67,7 +67,7 @@ def taylor_quadratics(
     return replace(result, hessian=result.hessian.unflatten(0, (groups, parts)).mean(1))
 
 
-def _parts(members: int, dtype: torch.dtype) -> int:
+def parts_of_a_sum(members: int, dtype: torch.dtype) -> int:
     """Number of equal parts of a group's sum: the fewest with at most `_FEW` probes, 1 if the precision suffices."""
     if torch.finfo(dtype).eps <= torch.finfo(torch.float32).eps:
         return 1
