@@ -61,7 +61,8 @@ def _runs(found: Comparison) -> _Sheet:
 
 def _differences(found: Comparison) -> _Sheet:
     """A row for each arm but the reference."""
-    measures = [key for key in found.measures if key != _BEFORE]
+    known = {key for one in found.differences for key in one.measured}
+    measures = [key for key in found.measures if key != _BEFORE and key in known]
     rows = []
     for one in found.differences:
         cells = [_difference(one.measured[key]) if key in one.measured else "" for key in measures]

@@ -52,8 +52,8 @@ def draw(data: pd.DataFrame) -> Figure:
             here = part[part.alpha.isna() if pd.isna(alpha) else part.alpha == alpha]
             for arm in order(here.arm):
                 line(ax, here[here.arm == arm], arm)
-            row = f"{chr(97 + i)}  {said[:1].upper() + said[1:]}\n" if j == 0 else ""
-            ax.set_title(row + (at(alpha) if i == 0 else ""))
+            row = f"{chr(97 + i)}  {said[:1].upper() + said[1:]}" if j == 0 else ""
+            ax.set_title(f"{row}\n{at(alpha)}".lstrip() if i == 0 else row)
             ax.grid(color=RULE, lw=0.3)
     for ax in axes[-1]:
         ax.set_xlabel("step")
