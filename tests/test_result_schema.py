@@ -46,7 +46,7 @@ def test_a_study_with_an_unknown_column_is_not_read(name: str, tmp_path: Path) -
 
 def test_both_sides_have_the_same_arms() -> None:
     assert spec.ARMS is ARMS and {arm.noise for arm in ARMS.values()} <= set(noise_names())
-    assert set(PLAIN) == {name for name in ARMS if name.startswith("none")}
+    assert set(PLAIN) == {name for name in ARMS if name.startswith("none")} | {"weight-pair"}  # has noise, but no α
     assert ARMS["none-double-batch"] == Arm("none", batch=2)
 
 
