@@ -12,10 +12,11 @@ import typer
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import ROOT, read_json
 from symnoise.core import InputError, plus_minus, write_atomically
-from symnoise.plot.numbers import fixed
+from symnoise.plot.numbers import number
 from symnoise.plot.page import write_csv
 
 TRACES = ("tr H", "tr G", "tr R")
+SAID = 5.0  # the α of the sentence below the table
 SHARED = ("rows", "tokens", "probes", "data_sha256")
 _HEAD = """# Model families
 
@@ -53,10 +54,12 @@ def page(points: pd.DataFrame, data: str) -> str:
     for model, own in points.groupby("model", sort=False):
         first, traces = own.iloc[0], [_point(own, name) for name in TRACES]
         cells = [plus_minus(one.value, one.stderr).replace("-", "−") for one in traces]
-        cells += [fixed(_point(own, "r", alpha).value, 2) for alpha in alphas]
+        cells += [number(_point(own, "r", alpha).value, 2) for alpha in alphas]
         lines.append([f"{model}, {first['class']}", f"{first.parameters / 1e6:.0f} M", *cells])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{_HEAD.format(data=data, **shared)}\n{rows}\n"
+    sizes = points[(points.quantity == "r") & (points.alpha == SAID)].value
+    range_ = f"At α = {SAID:g} the noise is {number(sizes.min(), 2)} to {number(sizes.max(), 2)} of a token, by model."
+    return f"{_HEAD.format(data=data, **shared)}\n{rows}\n\n{range_}\n"
 
 
 def _point(own: pd.DataFrame, quantity: str, alpha: float | None = None) -> Any:

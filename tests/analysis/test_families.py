@@ -12,6 +12,7 @@ from symnoise.core import InputError
 from symnoise.curvature import trace
 from symnoise.data import encode, load_data
 from symnoise.models import EmbeddingLoss, load_model
+from symnoise.plot.numbers import number
 from tests.tiny import tiny, tiny_tokenizer
 
 PUBLISHED = ROOT / "results" / "families"
@@ -55,6 +56,9 @@ def test_smaller_models_come_first_with_all_their_numbers(records) -> None:
     assert said.index("| c, Llama") < said.index("| b, Llama") < said.index("| a, Llama")
     assert "The first 4 rows of the same text (rows) that fit in 96 tokens" in said
     assert "| r, α = 1 | r, α = 5 | r, α = 10 | r, α = 15 |" in said and "nan" not in said
+    points = read(records / "records")
+    value = points[(points.quantity == "r") & (points.alpha == 5)].value.iloc[0]
+    assert f"At α = 5 the noise is {number(value, 2)} to {number(value, 2)} of a token" in said
 
 
 def test_models_measured_on_other_rows_are_refused(records, tmp_path) -> None:
