@@ -16,8 +16,8 @@ import typer
 
 from experiments.rows import first_usable
 from result_schema.bad_input import one_line_on_bad_input
-from symnoise.core import Estimate, progress_shown, provenance, track, write_json
-from symnoise.curvature import trace_parts
+from symnoise.core import progress_shown, provenance, track, write_json
+from symnoise.curvature import TraceParts, trace_parts
 from symnoise.data import encode, load_data
 from symnoise.models import EmbeddingLoss, load_model
 from symnoise.training.advice import token_ratios
@@ -43,25 +43,16 @@ def measure(model: str, data: str, file: str = "") -> dict[str, Any]:
         )
         traces.append(trace_parts(loss, probes=PROBES, precision="float32"))
         ratios.append(token_ratios(loss))
-    points = [
-        {"quantity": name, "value": float(mean), "stderr": float(mean.stderr)}
-        for name, mean in (
-            ("tr H", _mean([one.hessian for one in traces])),
-            ("tr G", _mean([one.gauss_newton for one in traces])),
-            ("tr R", _mean([one.rest for one in traces])),
-        )
+    parts = TraceParts.joined(traces)
+    means = {"tr H": parts.hessian.mean(), "tr G": parts.gauss_newton.mean(), "tr R": parts.rest.mean()}
+    points: list[dict[str, Any]] = [
+        {"quantity": name, "value": float(mean), "stderr": float(mean.stderr)} for name, mean in means.items()
     ]
     middle = float(torch.cat(ratios).median())
     points += [{"quantity": "r", "alpha": alpha, "value": alpha * middle} for alpha in ALPHAS]
     facts = {"model": model, "class": type(loaded.model).__name__, "parameters": loaded.model.num_parameters()}
     facts |= {"rows": ROWS, "tokens": TOKENS, "probes": PROBES, "data_sha256": text.sha256}
     return facts | {"points": points, "seconds": time.perf_counter() - started, **provenance()}
-
-
-def _mean(parts: list[Estimate]) -> Estimate:
-    """The mean over rows, each of them measured by itself."""
-    value, stderr = (torch.cat([getattr(one, name) for one in parts]) for name in ("value", "stderr"))
-    return Estimate(value, stderr, parts[0].count, parts[0].dof).mean()
 
 
 def main(
