@@ -29,9 +29,9 @@ from symnoise.cli.shared import (
 )
 from symnoise.core import Estimate, peak_rss_mib, plus_minus, unknown
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
-from symnoise.curvature.estimators.sampler import Sampler
 from symnoise.curvature.estimators.targets import Targets
-from symnoise.curvature.estimators.two_levels import COARSE, TWO_LEVELS
+from symnoise.curvature.estimators.two_levels import TWO_LEVELS
+from symnoise.curvature.options import Options
 from symnoise.curvature.taylor.memory import chunk_size, memory_estimate, memory_limit
 from symnoise.curvature.trace import DIRECTIONS, METHODS, PRECISIONS
 from symnoise.models import EmbeddingLoss
@@ -141,9 +141,8 @@ def _targets(options: dict[str, Any]) -> Targets:
 def _memory_line(text: Text, runs: list[range], estimator: dict[str, Any]) -> str:
     """Memory of the largest batch in Taylor mode."""
     longest = max(runs, key=lambda ids: len(ids) * max(len(text.rows[i]["input_ids"]) for i in ids))
-    loss, coefficients = text.loss(longest), estimator["coefficients"]
-    coefficients = COARSE if estimator["precision"] == "bfloat16" else coefficients
-    probes, groups = estimator["probes"], Sampler(estimator["probes"], 0, estimator["directions"], coefficients).groups
+    loss, how = text.loss(longest), Options(**estimator)
+    probes, groups, coefficients = how.probes, how.sampler.groups, how.derivatives
     size = chunk_size(loss, probes, groups, memory_limit(loss.embeddings.device), coefficients)
     need = memory_estimate(loss, size, max(1, groups * size // probes), coefficients)
     amount = f"{need / 2**30:.1f} GiB" if need >= 2**30 else f"{need / 2**20:.0f} MiB"
