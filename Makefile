@@ -38,13 +38,14 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Speed and memory: ratios to a forward pass, comparison with peers, growth, and the cost of noise in training; tables and
-# a figure in results/bench.
+# Speed and memory: ratios to a forward pass, comparison with peers, growth, the cost of noise in training, probes along
+# training; tables and a figure in results/bench.
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m experiments.bench
 	$(BENCH)/bin/python -m analysis.figures results/bench
 	$(BENCH)/bin/python -m experiments.bench.training
 	$(BENCH)/bin/python -m experiments.bench.decoding
+	$(BENCH)/bin/python -m experiments.bench.changes
 
 # The tests that compare symnoise with its peers, in the environment that has them.
 peers-test: $(BENCH)/ready

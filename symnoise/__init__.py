@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from symnoise.core.estimate import Estimate
     from symnoise.core.random import generator
     from symnoise.curvature.density import spectral_density
+    from symnoise.curvature.dynamic import DynamicTrace
     from symnoise.curvature.operators.differences import hvp_difference
     from symnoise.curvature.operators.hessian import directional_curvature, hvp
     from symnoise.curvature.operators.linear_operator import EmbeddingHessian
@@ -54,6 +55,7 @@ _HOME = {
     "float64_throughout": "models",
     "load_data": "data",
     "load_model": "models",
+    "DynamicTrace": "curvature",
     "EmbeddingHessian": "curvature",
     "directional_curvature": "curvature",
     "gauss_newton_trace": "curvature",
@@ -82,6 +84,7 @@ _HOME = {
 __all__ = [
     "CurvatureTracker",
     "Dials",
+    "DynamicTrace",
     "EmbeddingHessian",
     "EmbeddingLoss",
     "Estimate",

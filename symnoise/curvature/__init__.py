@@ -1,6 +1,7 @@
 """Curvature in embedding space: Hessian products, Taylor mode, differences, traces, spectra, finite-σ curvature."""
 
 from symnoise.curvature.density import SpectralDensity, spectral_density
+from symnoise.curvature.dynamic import DynamicTrace, TraceChange
 from symnoise.curvature.estimators.sampler import TraceParts
 from symnoise.curvature.loss import Loss, coordinates, random_probes
 from symnoise.curvature.operators.differences import Difference, gradient, hvp_difference
@@ -19,6 +20,7 @@ __all__ = [
     "METHODS",
     "CurvatureSize",
     "Difference",
+    "DynamicTrace",
     "EmbeddingHessian",
     "HessianProducts",
     "JacobianProducts",
@@ -27,6 +29,7 @@ __all__ = [
     "SmoothedCurvature",
     "SpectralDensity",
     "Spectrum",
+    "TraceChange",
     "TraceParts",
     "attenuation_slope",
     "coordinates",

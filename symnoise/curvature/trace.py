@@ -1,7 +1,7 @@
 """Traces of the Hessian and of its Gauss-Newton part, with a standard error per example.
 
 Each trace has a table from method to measurement: a function of the sampler, the loss, the number of the first probe,
-and the number of probes. `_measured` runs it on as much of the batch as memory allows.
+and the number of probes. `measured` runs it on as much of the batch as memory allows.
 """
 
 import time
@@ -27,7 +27,8 @@ from symnoise.curvature.taylor.speed import bfloat16_is_faster
 from symnoise.models import EmbeddingLoss
 
 Found = Estimate | TraceParts  # Taylor mode gives all parts at once
-Measure = Callable[..., Any]  # of (sampler, loss, first probe, number of probes), to Found or TwoLevels
+# Of (sampler, loss, first probe, number of probes), to what has `joined` and `noting`.
+Measure = Callable[..., Any]
 
 
 def trace(
@@ -114,7 +115,7 @@ def trace(
     """
     require_loss(loss)
     options = Options(method, probes, seed, directions, rtol, atol, sign, max_probes, precision, coefficients)
-    return _hessian(_measured(loss, options, _HESSIAN, _hessian))
+    return _hessian(measured(loss, options, _HESSIAN, _hessian))
 
 
 def gauss_newton_trace(
@@ -158,7 +159,7 @@ def gauss_newton_trace(
     """
     require_loss(loss, EmbeddingLoss)
     options = Options(method, probes, seed, directions, rtol, atol, sign, max_probes, precision, coefficients)
-    return _gauss_newton(_measured(loss, options, _GAUSS_NEWTON, _gauss_newton))
+    return _gauss_newton(measured(loss, options, _GAUSS_NEWTON, _gauss_newton))
 
 
 def trace_parts(
@@ -198,7 +199,7 @@ def trace_parts(
     """
     require_loss(loss, EmbeddingLoss)
     options = Options(method, probes, seed, directions, rtol, atol, sign, max_probes, precision, coefficients)
-    found = _measured(loss, options, _PARTS, _hessian)
+    found = measured(loss, options, _PARTS, _hessian)
     assert isinstance(found, TraceParts)
     return found
 
@@ -237,10 +238,17 @@ def _gauss_newton(found: Found) -> Estimate:
     return found.gauss_newton if isinstance(found, TraceParts) else found
 
 
-def _measured(loss: Loss, options: Options, by: Mapping[str, Measure], of: Callable[[Found], Estimate]) -> Found:
+def measured(
+    loss: Loss,
+    options: Options,
+    by: Mapping[str, Measure],
+    of: Callable[[Any], Estimate] = _hessian,
+    chosen: tuple[int, int] | None = None,
+) -> Any:
     """By the options' method; "auto" is Taylor mode or, if that is impossible, Hessian products.
 
-    of: selects the estimate in the result to which a target applies.
+    of: selects the estimate in the result to which a target applies. chosen: the first probe and the number of probes,
+    where there is no target; by default from 0, as many as the options say.
     """
     options.require_valid(("auto", *by))
     method = options.method
@@ -248,16 +256,17 @@ def _measured(loss: Loss, options: Options, by: Mapping[str, Measure], of: Calla
         if method in _BY_TAYLOR or options.derivatives is not None:
             raise InputError("method='taylor' needs an EmbeddingLoss; use method='hvp' for other functions")
         method = "hvp" if method == "auto" else method
+    run = partial(_run, loss, options, of, chosen or (0, options.probes))
     if method != "auto":
-        return _run(loss, options, method, by[method], of)
+        return run(method, by[method])
     method = TWO_LEVELS if _two_levels_pay(loss, options) else "taylor"
     try:
-        return _run(loss, options, method, by[method], of)
+        return run(method, by[method])
     except UnsupportedOperation as error:
         if options.derivatives is not None:  # only Taylor mode has them
             raise
         warnings.warn(f"{error}; falling back to method='hvp'", stacklevel=3)
-    return _run(loss, options, "hvp", by["hvp"], of)
+    return run("hvp", by["hvp"])
 
 
 def _two_levels_pay(loss: Loss, options: Options) -> bool:
@@ -274,7 +283,14 @@ def _two_levels_pay(loss: Loss, options: Options) -> bool:
     )
 
 
-def _run(loss: Loss, options: Options, method: str, measure: Measure, of: Callable[[Found], Estimate]) -> Found:
+def _run(
+    loss: Loss,
+    options: Options,
+    of: Callable[[Any], Estimate],
+    chosen: tuple[int, int],
+    method: str,
+    measure: Measure,
+) -> Any:
     """On as much of the batch as memory allows, once or in two stages; timed."""
     started = time.perf_counter()
     halving, sampler = Halving(loss), options.sampler
@@ -291,8 +307,8 @@ def _run(loss: Loss, options: Options, method: str, measure: Measure, of: Callab
         if options.targets:
             found = two_stages(whole, options.probes, options.targets, options.max_probes, of, plan)
         else:
-            found = whole(0, options.probes)
-    total: Found = found.total() if isinstance(found, TwoLevels) else found
+            found = whole(*chosen)
+    total = found.total() if isinstance(found, TwoLevels) else found
     return total.noting(method=method, seconds=time.perf_counter() - started)
 
 

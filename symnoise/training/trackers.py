@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from symnoise import curvature
 from symnoise.core import InputError, write_atomically
+from symnoise.curvature import DynamicTrace
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import law
 from symnoise.training.target import find_target
+
+# What trackers keep in a checkpoint.
+_USED, _START = "used_rows.pt", "curvature_start.pt"
 
 
 def log_at_once(trainer: Any, values: Mapping[str, float]) -> None:
@@ -24,6 +27,11 @@ def log_at_once(trainer: Any, values: Mapping[str, float]) -> None:
     # The base class's log, since TRL's also flushes its own running averages.
     Trainer.log(trainer, dict(values))
     trainer.control.should_log = due  # logging clears it, and the Trainer's own line would be lost
+
+
+def _kept(args: Any, state: Any, name: str) -> Path:
+    """The file called `name` in the checkpoint of the present step."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / name
 
 
 class Tracker(TrainerCallback):
@@ -166,7 +174,7 @@ class NormTracker(Tracker):
         super().on_train_begin(args, state, control)
         self.close()
         self._table: Any = find_target(model).embedding
-        kept = self._file(args, state)
+        kept = _kept(args, state, _USED)
         self._used = torch.load(kept) if kept.is_file() else torch.zeros(len(self._row_norms()), dtype=torch.bool)
         self._hook = self._table.register_forward_pre_hook(torch.compiler.disable(self._count))
         if state.global_step == 0:
@@ -175,10 +183,7 @@ class NormTracker(Tracker):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save the rows used so far in the checkpoint, for a run that resumes from it."""
         if state.is_world_process_zero:
-            write_atomically(self._file(args, state), lambda path: torch.save(self._used.cpu(), path))
-
-    def _file(self, args: Any, state: Any) -> Path:
-        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "used_rows.pt"
+            write_atomically(_kept(args, state, _USED), lambda path: torch.save(self._used.cpu(), path))
 
     def _count(self, module: Any, args: tuple[Any, ...]) -> None:
         if module.training and args and not args[0].is_floating_point():
@@ -227,18 +232,26 @@ class CurvatureTracker(Tracker):
 
     - curvature/trace, curvature/trace_stderr: mean over the batch's examples of tr ∇²ℓ(X), with the standard error from
       the probes, which are the same each time.
+    - curvature/change, curvature/change_stderr: that mean minus its value at the start, with the error of the
+      difference, far smaller than the trace's own while the weights have not moved far (`symnoise.DynamicTrace`).
     - curvature/seconds: time of the measurement.
 
-    Runs on process 0. With FSDP or DeepSpeed, whose weights are sharded, measure checkpoints instead.
+    Runs on process 0. Checkpoints hold what was measured at the start, for a run that resumes from them; from one
+    without it, the first measurement is the start. With FSDP or DeepSpeed, whose weights are sharded, measure
+    checkpoints instead.
 
     Args:
         batch: input_ids, attention_mask, labels; small, since this costs about three forwards per probe and more
             memory.
         every: Optimizer steps between measurements.
-        probes: Random directions per example.
+        probes: Random directions per example, 4 or more.
+        start_probes: More of them at the start.
         seed: Random seed of the probes.
         budget: Seconds for the whole run. If the next measurement would exceed it, assuming that it takes as long as
             the last, tracking ends with a warning.
+
+    Raises:
+        InputError: For fewer than 4 probes or fewer than `probes` at the start.
     """
 
     def __init__(
@@ -247,21 +260,30 @@ class CurvatureTracker(Tracker):
         every: int = 100,
         *,
         probes: int = 4,
+        start_probes: int = 16,
         seed: int = 0,
         budget: float = 300.0,
     ) -> None:
         super().__init__(every)
-        self.batch, self.probes, self.seed, self.budget = dict(batch), probes, seed, budget
+        self.batch, self.budget = dict(batch), budget
+        self._along = DynamicTrace(probes, start_probes, seed)
         self._spent = self._last = 0.0
         self._over = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure the model that training starts from."""
+        """Measure the model that training starts from, or resume."""
         super().on_train_begin(args, state, control)
         if self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled:
             raise InputError("CurvatureTracker needs whole weights; with FSDP or DeepSpeed measure saved checkpoints")
+        kept = _kept(args, state, _START)
+        self._along.load_state_dict(torch.load(kept) if kept.is_file() else {})
         if state.global_step == 0:
             self._measure(model, state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save what was measured at the start in the checkpoint."""
+        if state.is_world_process_zero and (measured := self._along.state_dict()):
+            write_atomically(_kept(args, state, _START), lambda path: torch.save(measured, path))
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure if the step is due."""
@@ -280,14 +302,16 @@ class CurvatureTracker(Tracker):
         outer: Any = find_target(model).model
         inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
         start = time.perf_counter()
-        loss = EmbeddingLoss(inner, self.batch)
-        estimate = curvature.trace(loss, method="auto", probes=self.probes, seed=self.seed).mean()
+        found = self._along.measure(EmbeddingLoss(inner, self.batch))
         self._last = time.perf_counter() - start
         self._spent += self._last
+        trace, change = found.trace.mean(), found.change.mean()
         self._log(
             {
-                "curvature/trace": float(estimate.value),
-                "curvature/trace_stderr": float(estimate.stderr),
+                "curvature/trace": float(trace.value),
+                "curvature/trace_stderr": float(trace.stderr),
+                "curvature/change": float(change.value),
+                "curvature/change_stderr": float(change.stderr),
                 "curvature/seconds": self._last,
             }
         )

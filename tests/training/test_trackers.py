@@ -8,6 +8,7 @@ from transformers import Trainer, TrainingArguments
 from trl import SFTConfig
 
 from symnoise.core import Estimate, InputError
+from symnoise.curvature import DynamicTrace, TraceChange
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.training import CurvatureTracker, NoiseOptions, NormTracker, SymNoiseSFTTrainer, SymNoiseTrainer, trackers
@@ -112,19 +113,40 @@ def test_row_norms_with_lora_on_the_table_are_of_what_is_looked_up(tmp_path):
 
 def test_curvature_of_the_probe_batch(tmp_path):
     batch = collate(rows((6, 8), seed=5))
+    along = DynamicTrace(4, 16, seed=3)
+    start = along.measure(EmbeddingLoss(tiny("llama"), batch)).trace.mean()
     trainer = train(tmp_path, [CurvatureTracker(batch, every=2, probes=4, seed=3)], steps=2, name="llama")
-    wanted = trackers.curvature.trace(EmbeddingLoss(trainer.model, batch), probes=4, seed=3).mean()
-    assert logged(trainer, "curvature/trace")[2] == pytest.approx(float(wanted.value), rel=1e-6)
-    assert logged(trainer, "curvature/trace_stderr")[2] == pytest.approx(float(wanted.stderr), rel=1e-6)
+    found = along.measure(EmbeddingLoss(trainer.model, batch))
+    for name, wanted in (("trace", found.trace.mean()), ("change", found.change.mean())):
+        assert logged(trainer, f"curvature/{name}")[2] == pytest.approx(float(wanted.value), rel=1e-5)
+        assert logged(trainer, f"curvature/{name}_stderr")[2] == pytest.approx(float(wanted.stderr), rel=1e-5)
+    assert logged(trainer, "curvature/trace")[0] == pytest.approx(float(start.value), rel=1e-5)
+    assert logged(trainer, "curvature/change")[0] == 0 != logged(trainer, "curvature/change")[2]
     assert set(logged(trainer, "curvature/seconds")) == {0, 2}
-    assert logged(trainer, "curvature/trace")[0] != logged(trainer, "curvature/trace")[2]
+
+
+def test_a_resumed_run_goes_on_from_the_curvature_at_the_start(tmp_path):
+    batch, runs = collate(rows((6, 8), seed=5)), []
+    for resumed in (False, True):
+        if resumed:
+            (tmp_path / "checkpoint-4").rename(tmp_path / "whole")
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=4, save_steps=2, **PLAIN_SGD
+        )
+        trainer = SymNoiseTrainer(
+            model=tiny("llama"), args=arguments, train_dataset=rows(), data_collator=collate, noise=None,
+            callbacks=[CurvatureTracker(batch, every=2)],
+        )  # fmt: skip
+        in_order(trainer).train(resume_from_checkpoint=resumed)
+        runs.append(logged(trainer, "curvature/change"))
+    assert runs[1] == pytest.approx(runs[0], rel=1e-5) and runs[0][4] != 0
 
 
 def test_curvature_keeps_to_its_budget(tmp_path, monkeypatch):
     clock = iter(range(0, 1000, 10))  # each measurement takes 10 s
     monkeypatch.setattr(trackers.time, "perf_counter", lambda: next(clock))
     exact = Estimate.exact(torch.ones(2))
-    monkeypatch.setattr(trackers.curvature, "trace", lambda loss, **_: exact)
+    monkeypatch.setattr(DynamicTrace, "measure", lambda self, loss: TraceChange(exact, exact, exact))
     tracker = CurvatureTracker(collate(rows((6, 8))), every=1, budget=25.0)
     with pytest.warns(UserWarning, match="ends at step 2: its 25.0 s are spent"):
         trainer = train(tmp_path, [tracker], steps=4)
@@ -135,7 +157,7 @@ def test_watching_changes_nothing(tmp_path):
     """GPT-2 has dropout, so a draw from the global generator would show."""
     batch = collate(rows((6, 8), seed=5))
     weights = []
-    for callbacks in ([], [trackers.NoiseTracker(1), NormTracker(1), CurvatureTracker(batch, every=1, probes=2)]):
+    for callbacks in ([], [trackers.NoiseTracker(1), NormTracker(1), CurvatureTracker(batch, every=1)]):
         trainer = train(tmp_path, callbacks, noise=Noise.symnoise(5.0), steps=3)
         weights.append(trainer.model.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

@@ -116,7 +116,7 @@ class Sampler:
 
     def by_products(self, loss: Loss, first: int, count: int) -> Estimate:
         """tr H by Hessian products."""
-        return Estimate.from_draws(self._hessian(loss, first, count), count=count)
+        return Estimate.from_draws(self.hessian_forms(loss, first, count), count=count)
 
     def gauss_newton_by_products(self, loss: EmbeddingLoss, first: int, count: int) -> Estimate:
         """tr G by Jacobian products."""
@@ -125,7 +125,7 @@ class Sampler:
 
     def parts_by_products(self, loss: EmbeddingLoss, first: int, count: int) -> TraceParts:
         """Both, one graph after the other."""
-        return parts_of(self._hessian(loss, first, count), self._gauss_newton(loss, first, count), count)
+        return parts_of(self.hessian_forms(loss, first, count), self._gauss_newton(loss, first, count), count)
 
     def by_differences(self, loss: Loss, first: int, count: int) -> Estimate:
         """tr H by central differences of gradients; their systematic error is added to the standard error."""
@@ -148,7 +148,8 @@ class Sampler:
         _require_finite_forms(estimate.value[None])
         return estimate
 
-    def _hessian(self, loss: Loss, first: int, count: int) -> Float[Tensor, "draw batch"]:
+    def hessian_forms(self, loss: Loss, first: int, count: int) -> Forms:
+        """zᵀHz by Hessian products; of orthogonal directions the means over blocks."""
         product, forms = _products(loss), []
         for start in track(range(first, first + count, self._block), "Hessian products"):
             forms += [inner(z, product(z)) for z in self._draw(loss, start, self._block)]
