@@ -135,16 +135,9 @@ def smoothed_curvature(
         ['6.000000', '6.000000']
     """
     require_loss(loss)
-    X = loss.embeddings
-    try:
-        given = torch.atleast_1d(torch.as_tensor(sigmas, dtype=torch.float64))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"sigmas are numbers above 0, in embedding units; got {sigmas!r}") from error
-    if not bool((given.isfinite() & (given > 0)).all()) or draws < 1:
-        raise InputError("every sigma must be a finite number above 0, and draws at least 1")
+    X, sizes = loss.embeddings, _sizes(sigmas, loss, draws)
     if method not in _FORMS:
         raise unknown("method", method, _FORMS)
-    sizes = given.reshape(len(given), -1).expand(-1, len(X)).to(X.device)
     pair, odd = [], []
     with retained_heap(), told_of_rerouting(loss):
         Z = random_probes(loss, draws, seed=seed, law_name=noise)
@@ -195,13 +188,11 @@ def finite_curvature(
 ) -> Estimate:
     """C(σ) of every example, (batch,), as in `smoothed_curvature` and from the same draws, but without a derivative.
 
-    Costs 2·draws + 1 forward passes and the memory of one. Raises `InputError` for σ ≤ 0 or not finite, draws < 1, an
-    unknown law.
+    Costs 2·draws + 1 forward passes and the memory of one. Raises `InputError` for σ ≤ 0 or not finite, sigmas that are
+    not one per example, draws < 1, an unknown law.
     """
     require_loss(loss)
-    if not bool((sigma.isfinite() & (sigma > 0)).all()) or draws < 1:
-        raise InputError("every sigma must be a finite number above 0, and draws at least 1")
-    X, sigma = loss.embeddings, sigma.to(loss.embeddings.device)
+    X, sigma = loss.embeddings, _sizes(sigma[None], loss, draws)[0]
     step = sigma.to(X)[:, None, None]
     with torch.no_grad():
         base = loss(X).double()
@@ -209,8 +200,8 @@ def finite_curvature(
     for k in track(range(draws), "draws"):
         (z,) = random_probes(loss, 1, seed=seed, first=k, law_name=noise)
         pair.append(even_and_odd(loss, X, step * z, base)[0])
-    found = Estimate.from_draws(2 * torch.stack(pair) / sigma.double() ** 2, method="pairs")
-    return found.with_shared_error(2 * _rounding(base, X.dtype) / sigma.double() ** 2)
+    found = Estimate.from_draws(2 * torch.stack(pair) / sigma**2, method="pairs")
+    return found.with_shared_error(2 * _rounding(base, X.dtype) / sigma**2)
 
 
 @torch.no_grad()
@@ -223,6 +214,22 @@ def even_and_odd(
     """
     plus, minus = loss(X + epsilon).double(), loss(X - epsilon).double()
     return (plus + minus) / 2 - base, (plus - minus) / 2
+
+
+def _sizes(sigmas: Any, loss: Loss, draws: int) -> Float[Tensor, "sigma batch"]:
+    """The given sigmas for every example, on its device; `InputError` unless they are numbers above 0 that fit."""
+    batch = len(loss.embeddings)
+    try:
+        given = torch.atleast_1d(torch.as_tensor(sigmas, dtype=torch.float64))
+        sizes = given.reshape(len(given), -1).expand(-1, batch)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"sigmas are numbers above 0, in embedding units, each for all examples or one for each of {batch}; "
+            f"got {sigmas!r}"
+        ) from error
+    if not bool((sizes.isfinite() & (sizes > 0)).all()) or draws < 1:
+        raise InputError("every sigma must be a finite number above 0, and draws at least 1")
+    return sizes.to(loss.embeddings.device)
 
 
 def _rounding(base: Float[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, " batch"]:

@@ -11,7 +11,7 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from symnoise.core import InputError, made_in_one_step, sha256
+from symnoise.core import InputError, made_in_one_step, reason, sha256
 from symnoise.models import gguf
 
 
@@ -45,8 +45,10 @@ def converted(source: Path, name: str) -> tuple[Path, str]:
             with made_in_one_step(folder) as fresh:
                 _convert(source, fresh, folder, name)
         except OSError as error:
+            if error.errno is None:  # Transformers' word for a file that it cannot make sense of
+                raise InputError(f"cannot read {source}: {reason(error)}") from error
             raise InputError(
-                f"cannot keep {name} in {folder.parent}: {error.strerror or error}; it needs {room:.1f} GB there, or "
+                f"cannot keep {name} in {folder.parent}: {error.strerror}; it needs {room:.1f} GB there, or "
                 "set SYMNOISE_CACHE to another folder"
             ) from error
     return folder, digest

@@ -12,6 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 _TWICE_DIFFERENTIABLE = ("eager", "sdpa", None)
 # Kernels for experts that it cannot. The default, "grouped_mm", it can, but PyTorch has none in float64.
 _ONCE_DIFFERENTIABLE = ("deepgemm", "sonicmoe")
+# Set by Transformers on a model that its hooks for hidden states and router logits are on.
+_MARK = "_output_capturing_hooks_installed"
 
 
 @contextmanager
@@ -26,7 +28,8 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
     (fused kernels have no double backward, pytorch#116350). Attention implementations without second derivatives
     (flash, flex) are replaced, and kernels for experts without second derivatives or float64. So is the autocast that
     accelerate puts around `forward` for mixed-precision training: second derivatives in bfloat16 are wrong by tens of
-    percent, and the loss of the stored weights is measured. Graphs built inside stay valid outside.
+    percent, and the loss of the stored weights is measured. Graphs built inside stay valid outside. Hooks that
+    Transformers leaves on a model when it is first asked for hidden states or router logits are removed.
     """
     training = [module for module in model.modules() if module.training]
     trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -46,7 +49,7 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
             model.set_attn_implementation("eager")
         if looped:
             model.set_experts_implementation("eager")
-        with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+        with _hooks_as_found(model), sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
             yield
     finally:
         if autocast is not None:
@@ -59,3 +62,17 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
             model.set_attn_implementation(attention)
         if looped:
             model.set_experts_implementation(experts)
+
+
+@contextmanager
+def _hooks_as_found(model: nn.Module) -> Iterator[None]:
+    """Without the forward hooks that a block has left on the model, and Transformers' marks that they are there."""
+    before = {module: (set(module._forward_hooks), _MARK in module.__dict__) for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, (hooks, marked) in before.items():
+            for key in module._forward_hooks.keys() - hooks:
+                del module._forward_hooks[key]
+            if not marked:
+                module.__dict__.pop(_MARK, None)

@@ -155,6 +155,9 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # Transformers' answer to missing files
         raise InputError(f"{name} has no {_TOKENIZER}")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        given = tokenizer.model_max_length
+        raise InputError(f"the tokenizer of {name} has model_max_length {given!r} in its config, which is no number")
     tokenizer.chat_template = tokenizer.chat_template or _template_of_processor(name)
     return model, tokenizer
 

@@ -240,3 +240,7 @@ def test_smoothing_refuses_bad_sigmas() -> None:
     for sigmas in ([0.0], [-1.0], [float("nan")]):
         with pytest.raises(InputError, match="above 0"):
             smoothed_curvature(Quadratic(), torch.tensor(sigmas))
+    with pytest.raises(InputError, match="one for each of 2"):
+        smoothed_curvature(Quadratic(2), torch.ones(1, 3))
+    with pytest.raises(InputError, match="one for each of 2"):
+        finite_curvature(Quadratic(2), torch.ones(3))

@@ -1,6 +1,7 @@
 """Every way to name a model, and every way in which that can go wrong."""
 
 import copy
+import errno
 import json
 import shutil
 
@@ -14,7 +15,7 @@ from transformers.utils import logging
 
 from symnoise.core import InputError, generator, sha256
 from symnoise.data import Example, encode
-from symnoise.models import EmbeddingLoss, gguf
+from symnoise.models import EmbeddingLoss, converted, gguf
 from symnoise.models.loading import load_model
 from symnoise.noise import Noise
 from symnoise.training import attach
@@ -158,9 +159,15 @@ def headless(folder):
     tiny("llama").model.save_pretrained(folder)
 
 
+def tokenizing(folder, **changes):
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | changes
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
+        (lambda folder: tokenizing(folder, model_max_length={}), "model_max_length {}"),
         (without_weights, "no safetensors weights"),
         (pickled, "pickled weights"),
         (truncated, "corrupted"),
@@ -257,6 +264,24 @@ def test_empty_folder(tmp_path):
 def test_files_that_hold_no_readable_model(tmp_path, file, content, says):
     (tmp_path / file).write_bytes(content)
     refused(tmp_path / file, says)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError("It looks like the config file is not valid"), r"cannot read .*tiny\.gguf: It looks like"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot keep .*: No space left on device; it needs 0.0 GB"),
+    ],
+)
+def test_gguf_that_cannot_be_read_and_a_full_disk_are_told_apart(tmp_path, cache, monkeypatch, error, says):
+    write_gguf(tmp_path / "tiny.gguf")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(converted, "_convert", fail)
+    refused(tmp_path / "tiny.gguf", says)
+    assert not list(cache.glob("*"))
 
 
 def test_gguf_that_is_cut_short_or_lacks_a_tensor(tmp_path, cache):
