@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from result_schema.files import read_json
-from result_schema.quick import START, TRAINING_STAGES, training_stage
+from result_schema.quick import START, TRAINING_STAGES, fault, training_stage
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS
 
@@ -73,6 +73,9 @@ def read_run(folder: Path) -> QuickRun:
     found = {path.stem: read_json(path, f"run `{command}`") for path in sorted((folder / "stages").glob("*.json"))}
     if not found:
         raise InputError(f"{folder}: no stage records; run `{command}` first")
+    for name, record in found.items():
+        if wrong := fault(record):
+            raise InputError(f"cannot read {folder / 'stages' / name}.json: {wrong}; delete it and run `{command}`")
     run = read_json(folder / "run.json", f"run `{command}`") if (folder / "run.json").is_file() else {}
     arms = run.get("settings", {}).get("training", {}).get("arms", [])
     trained = [name for name in found if name in TRAINING_STAGES]

@@ -12,5 +12,5 @@ def one_line_on_bad_input(program: Callable[[], Any]) -> None:
     try:
         program()
     except InputError as error:
-        print(f"symnoise: {error}", file=sys.stderr)
+        print("symnoise:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

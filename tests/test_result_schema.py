@@ -8,6 +8,7 @@ import pytest
 
 from analysis.study.data import read_study
 from experiments.study import spec
+from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import ROOT
 from result_schema.measures import BENCHMARKS, MEASURES, NORMS, SCORES, SPLIT, TRAINED, improvement
 from result_schema.study import ARMS, PLAIN, TABLES, Arm, check_table
@@ -34,6 +35,16 @@ def test_what_is_unknown_is_refused(made: pd.DataFrame, message: str) -> None:
     check_table("runs", table(), "runs", "make study")
     with pytest.raises(InputError, match=message):
         check_table("runs", made, "runs", "make study")
+
+
+def test_bad_input_is_one_line_whatever_a_library_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def program() -> None:
+        raise InputError("cannot read it (Invalid data\n\nat byte 3);\tdelete it")
+
+    with pytest.raises(SystemExit) as ended:
+        one_line_on_bad_input(program)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "symnoise: cannot read it (Invalid data at byte 3); delete it\n"
 
 
 @pytest.mark.parametrize("name", TABLES)

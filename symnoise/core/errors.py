@@ -12,10 +12,10 @@ class Diverged(InputError):  # noqa: N818 - what happened; nobody made an error
     """The run diverged: a loss is no longer finite."""
 
 
-def unknown(kind: str, word: str, known: Iterable[str]) -> InputError:
-    """An error for a word that is not in `known`, suggesting the nearest match."""
+def unknown(kind: str, word: object, known: Iterable[str]) -> InputError:
+    """An error for a word, or what a config has in its place, that is not in `known`; suggests the nearest match."""
     known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(str(word), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
     return InputError(f"unknown {kind} {word!r}: {hint}")
 

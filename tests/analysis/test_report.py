@@ -268,6 +268,28 @@ def test_no_records_and_a_broken_one_are_errors_of_one_line(tmp_path):
         write_report(folder)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda record: record.update(result=3), "it has no result"),
+        (lambda record: record["result"].update(rows=[3]), "no lists of records"),
+        (lambda record: record["result"]["tables"].update(moments=[{"law": []}]), "no lists of records"),
+        (lambda record: record["result"]["tables"]["moments"][0].update(measured=10**400), "no lists of records"),
+        (lambda record: record["result"]["rows"][0].pop("verdict"), "a row of its ledger has no verdict"),
+        (lambda record: record["result"]["rows"][0].update(measured="many"), "a row of its ledger has no measured"),
+        (lambda record: record["result"]["tables"]["moments"][0].pop("law"), "its table moments has no column law"),
+    ],
+)
+def test_a_record_that_is_no_record_is_an_error_of_one_line(tmp_path, spoil, says):
+    folder = write(tmp_path / "run", {"moments": copy.deepcopy(made_up()["moments"])})
+    path = folder / "stages" / "moments.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    spoil(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"cannot read .*moments\.json: .*{says}.*; delete it"):
+        write_report(folder)
+
+
 def test_badges_counts_and_headline_follow_the_verdicts(tmp_path, page):
     def badges(page: str) -> dict[str, int]:
         return {w: page.count(f'<span class="badge {w}">') for w in ("holds", "fails", "undecided")}

@@ -69,3 +69,9 @@ def test_what_decides_nothing_is_refused_before_anything_runs(tmp_path, name) ->
 
 def test_the_study_in_miniature_is_read(tmp_path) -> None:
     assert load_study(changed(tmp_path)).equivalence.controls == (("none", "uniform"), ("gaussian-raw", "gaussian"))
+
+
+def test_a_number_where_a_word_is_asked_for_is_one_line(tmp_path) -> None:
+    path = changed(tmp_path, training=SMOKE["training"] | {"precision": 16})
+    with pytest.raises(InputError, match="unknown precision 16: choose one of"):
+        load_study(path)
