@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from symnoise.core.estimate import Estimate
     from symnoise.core.random import generator
     from symnoise.curvature.density import spectral_density
+    from symnoise.curvature.diagonal import diagonal
     from symnoise.curvature.dynamic import DynamicTrace
     from symnoise.curvature.operators.differences import hvp_difference
     from symnoise.curvature.operators.hessian import directional_curvature, hvp
     from symnoise.curvature.operators.linear_operator import EmbeddingHessian
+    from symnoise.curvature.size import curvature_size
     from symnoise.curvature.smoothing import finite_curvature, smoothed_curvature
     from symnoise.curvature.spectrum import spectrum
+    from symnoise.curvature.tokens import token_traces
     from symnoise.curvature.trace import gauss_newton_trace, trace, trace_parts
     from symnoise.data.encoding import encode
     from symnoise.data.load import load_data
@@ -57,6 +60,8 @@ _HOME = {
     "load_model": "models",
     "DynamicTrace": "curvature",
     "EmbeddingHessian": "curvature",
+    "curvature_size": "curvature",
+    "diagonal": "curvature",
     "directional_curvature": "curvature",
     "gauss_newton_trace": "curvature",
     "hvp": "curvature",
@@ -65,6 +70,7 @@ _HOME = {
     "smoothed_curvature": "curvature",
     "spectral_density": "curvature",
     "spectrum": "curvature",
+    "token_traces": "curvature",
     "trace": "curvature",
     "trace_parts": "curvature",
     "expected_square_norm": "norms",
@@ -98,6 +104,8 @@ __all__ = [
     "SymNoiseTrainer",
     "VarianceBudget",
     "attach",
+    "curvature_size",
+    "diagonal",
     "directional_curvature",
     "encode",
     "expected_square_norm",
@@ -116,6 +124,7 @@ __all__ = [
     "smoothed_curvature",
     "spectral_density",
     "spectrum",
+    "token_traces",
     "trace",
     "trace_parts",
     "variance_budget",

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from symnoise.core import Estimate, generator
-from symnoise.curvature import CurvatureSize, SmoothedCurvature, SpectralDensity, Spectrum, TraceParts
+from symnoise.curvature import (
+    CurvatureSize,
+    SmoothedCurvature,
+    SpectralDensity,
+    Spectrum,
+    TokenTraces,
+    TraceParts,
+)
 from symnoise.noise import Noise, realised_moments
 from symnoise.noise.sampled import sampled_moments
 from symnoise.norms import LayerGrowth, RadialIdentity, expected_square_norm
@@ -47,12 +54,15 @@ def growth(layers: int, batch: int) -> LayerGrowth:
 
 MANY = 500
 SPECTRUM = Spectrum(torch.ones(MANY, 10), torch.zeros(MANY, 10), tuple(torch.ones(10, 2, 3) for _ in range(MANY)))
+TOKENS = TokenTraces(torch.arange(3.0)[:, None, None].expand(3, MANY, 4), torch.tensor([0, 1, 2, -1]).repeat(MANY, 1))
 RESULTS = {
     "Estimate": estimate(MANY),
     "TraceParts": TraceParts(*(estimate(MANY) for _ in range(3))),
+    "TokenTraces": TOKENS,
+    "PositionTraces": TOKENS.by_position(),
     "Spectrum": SPECTRUM,
     "SmoothedCurvature": smoothed(20, MANY),
-    "CurvatureSize": CurvatureSize(estimate(MANY), estimate(MANY), torch.zeros(MANY, 4, 3)),
+    "CurvatureSize": CurvatureSize(*(estimate(MANY) for _ in range(3)), torch.zeros(MANY, 4, 3)),
     "VarianceBudget": budget(),
     "SpectralDensity": density(MANY),
     "Moments": Noise.neftune(5.0).moments(16, 8),
@@ -122,6 +132,19 @@ def test_tables_are_tidy_and_have_their_units() -> None:
     table = budget().to_frame().set_index("quantity")
     assert table.loc["odd", "value"] == float(budget().odd) and table.attrs["alpha"] == 5
     assert (table.low <= table.value).all() and (table.value <= table.high).all()
+
+
+def test_tables_of_tokens_leave_padding_out() -> None:
+    """Two draws of two rows, the second padded on the left."""
+    forms = torch.tensor([[[1.0, 2.0], [0.0, 4.0]], [[3.0, 2.0], [0.0, 8.0]]])
+    found = TokenTraces(forms, torch.tensor([[0, 1], [-1, 0]]))
+    table = found.to_frame()
+    assert table.columns.to_list() == ["example", "position", "value", "stderr"]
+    assert table.to_numpy().tolist() == [[0, 0, 2, 1], [0, 1, 2, 0], [1, 0, 6, 2]]
+    by_position = found.by_position().to_frame()
+    # At 0 the mean of two examples: draws 2.5 and 5.5.
+    assert by_position.to_numpy() == pytest.approx(torch.tensor([[0, 4, 1.5, 2], [1, 2, 0, 1]]).numpy())
+    assert by_position.columns.to_list() == ["position", "value", "stderr", "examples"]
 
 
 def test_an_estimate_of_any_shape_is_a_table() -> None:

@@ -30,6 +30,7 @@ Method = Annotated[
     str,
     typer.Option(help="auto, taylor, two-level, hvp, hutch++, xtrace, difference or exact (small models only)."),
 ]
+Layer = Annotated[int, typer.Option(help="Measure at the hidden states after this block; 0: at the embeddings.")]
 Rtol = Annotated[
     float | None, typer.Option(help="Target relative standard error of each batch; sets the number of probes.")
 ]
@@ -89,6 +90,7 @@ def curvature(
     max_length: MaxLength = 128,
     chat_template: ChatTemplate = None,
     strict: Strict = False,
+    layer: Layer = 0,
     method: Method = "auto",
     probes: Annotated[int, typer.Option(help="Random directions per example.")] = 16,
     directions: Annotated[str, typer.Option(help="rademacher (signs), gaussian or orthogonal.")] = "rademacher",
@@ -120,6 +122,7 @@ def curvature(
         max_length=max_length,
         chat_template=chat_template,
         strict=strict,
+        layer=layer,
         method=method,
         probes=probes,
         directions=directions,

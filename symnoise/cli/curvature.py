@@ -70,7 +70,7 @@ def curvature(
         own = agreed(lambda: own_device(us, device))
         text = first_on_its_machine(us, lambda: load(dtype=dtype, device=own, **source))
         runs = batches(len(text), batch)
-        settings: dict[str, Any] = options | {"symnoise": symnoise.__version__, "torch": torch.__version__}
+        settings = options | {"layer": text.layer, "symnoise": symnoise.__version__, "torch": torch.__version__}
         # Reading the weights again for their SHA-256 is needed only if results are kept.
         settings |= {"device": device[:4], "model": text.model.provenance() if json else text.model.name}
         if method in ("auto", "taylor", TWO_LEVELS) and us.is_main_process:
@@ -115,6 +115,7 @@ def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardT
         "example": loss.ids,
         "tokens": loss.lengths.tolist(),
         "scored_tokens": loss.scored_tokens.tolist(),
+        "mean_square": loss.mean_square.tolist(),
         "probes": [hessian.count] * len(loss.ids),
         "trace": hessian.value.tolist(),
         "stderr": hessian.stderr.tolist(),
@@ -164,6 +165,7 @@ def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[
     seconds = sum(record["seconds"] for record in records)
     return {
         **text.facts(),
+        "layer": text.layer,
         "trace": value_and_error(mean),
         "gauss_newton_trace": value_and_error(gauss_newton_mean),
         "per_example": examples,
@@ -205,7 +207,7 @@ def _print(result: dict[str, Any]) -> None:
         ("mean", "", "", plus_minus(*result["trace"].values()), plus_minus(*result["gauss_newton_trace"].values()))
     )
     show(
-        f"{result['model']} on {result['data']}: {result['method']}{_probes(examples)}",
+        f"{result['model']} on {result['data']}: {result['method']}{_probes(examples)}{_layer(result)}",
         ("example", "tokens", "scored", "tr H", "tr G"),
         rows,
         f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes per probe{_stopped(examples)}",
@@ -223,6 +225,10 @@ def _probes(examples: list[dict[str, Any]]) -> str:
     counts = sorted({example["probes"] for example in examples})
     few = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f", {few} probes" if counts[-1] else ", no probes"
+
+
+def _layer(result: dict[str, Any]) -> str:
+    return f", at layer {result['layer']}" if result["layer"] else ""
 
 
 class _ForwardTimer:

@@ -25,11 +25,12 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch
 
 @dataclass(frozen=True)
 class Text:
-    """A model, and rows of data as its token ids."""
+    """A model, and rows of data as its token ids; the layer at which its losses are taken."""
 
     model: LoadedModel
     data: Data
     rows: list[dict[str, list[int]]]
+    layer: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,7 +42,7 @@ class Text:
     def loss(self, ids: range) -> EmbeddingLoss:
         """The loss of some rows; probes are keyed by row number."""
         batch = collate([self.rows[i] for i in ids], self.model.tokenizer)
-        return EmbeddingLoss(self.model.model, batch, ids)
+        return EmbeddingLoss(self.model.model, batch, ids, layer=self.layer)
 
 
 def load(
@@ -54,6 +55,7 @@ def load(
     device: str,
     chat_template: Path | None,
     strict: bool,
+    layer: int = 0,
 ) -> Text:
     """The model and the first `examples` usable rows; skipped rows are counted."""
     positive("--examples", examples)
@@ -67,7 +69,7 @@ def load(
         set_chat_template(loaded.tokenizer, chat_template)
     fits = fitting(chain(first, given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)
     chosen = list(islice(fits, examples))
-    return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen])
+    return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen], layer)
 
 
 def left_out(counts: Mapping[str, int]) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
 from symnoise.core import InputError, until_it_fits
 from symnoise.curvature.loss import Loss
 
@@ -44,3 +48,8 @@ class Halving:
             results.append(found)
             done += fitted
         return results
+
+
+def padded(x: Float[Tensor, "*shape token"], tokens: int) -> Float[Tensor, "*shape longer"]:
+    """x with zeros for the right padding, up to `tokens`, that a part of a batch leaves out."""
+    return F.pad(x, (0, tokens - x.shape[-1]))

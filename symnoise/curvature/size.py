@@ -23,30 +23,47 @@ class CurvatureSize:
     absolute:  E|zᵀHz|, the mean size of a probe's curvature.
     frobenius: ‖H‖_F = √E‖Hz‖². The mean square is unbiased, its root low by about Var(‖Hz‖²)/(8·probes·‖H‖_F³); the
                standard error is the delta method's.
+    square:    ‖H‖_F² = tr H² = E‖Hz‖², unbiased; the sum of the squared eigenvalues (in the unit's square).
     gradient:  (batch, token, dim) ∇ℓ(X), which the products need anyway.
+
+    ‖Hz‖² is skewed if a few eigenvalues dominate: intervals of `square` from few probes then cover less than stated.
     """
 
     absolute: Estimate
     frobenius: Estimate
+    square: Estimate
     gradient: Float[Tensor, "batch token dim"] = field(repr=False)
 
     def to_frame(self) -> "pd.DataFrame":
-        """A data frame with one row per example and quantity: value and stderr; `attrs` holds unit and method."""
+        """A data frame with one row per example and quantity: value and stderr; `attrs` holds unit and method.
+
+        The unit of tr H² is the square of that of the others.
+        """
         return quantities_frame(self._named(), unit=UNIT)
 
     def __repr__(self) -> str:
         parts = "; ".join(f"{name} {part}" for name, part in self._named().items())
-        return f"CurvatureSize({parts} {UNIT}{self.absolute.facts('probes')})"
+        return f"CurvatureSize({parts}; {UNIT}, of tr H² its square{self.absolute.facts('probes')})"
 
     def _named(self) -> dict[str, Estimate]:
-        return {"E|zᵀHz|": self.absolute, "‖H‖_F": self.frobenius}
+        return {"E|zᵀHz|": self.absolute, "‖H‖_F": self.frobenius, "tr H²": self.square}
 
 
 def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:
-    """E|zᵀHz| and ‖H‖_F of every example from `count` Hessian products.
+    """Size of the curvature regardless of sign: E|zᵀHz|, ‖H‖_F and ‖H‖_F² = tr H² of every example.
 
-    Positive and negative curvature cannot cancel in either, as they can in tr H. Raises `InputError` for fewer than one
-    product, and if the loss is not finite or not differentiable.
+    From `count` Hessian products. Positive and negative curvature cannot cancel in these, as they can in tr H.
+
+    Args:
+        loss: The loss and the embeddings at which to measure.
+        count: Products per example; standard errors need two.
+        seed: Random seed of the probes, which are those of `trace`.
+
+    Returns:
+        Means over probes with standard errors, each (batch,).
+
+    Raises:
+        InputError: For fewer than one product, and if the loss is not finite or not differentiable.
     """
     if count < 1:
         raise InputError(f"count must be 1 or more; got {count}")
@@ -59,7 +76,8 @@ def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:
     square = Estimate.from_draws(torch.stack(squares), method="products")
     root = square.value.sqrt()
     frobenius = replace(square, value=root, stderr=square.stderr / (2 * root))
-    return CurvatureSize(Estimate.from_draws(torch.stack(forms), method="products"), frobenius, product.gradient)
+    absolute = Estimate.from_draws(torch.stack(forms), method="products")
+    return CurvatureSize(absolute, frobenius, square, product.gradient)
 
 
 def two_sided_divergence(

@@ -140,10 +140,12 @@ def gauss_newton_trace(
 
     Args:
         loss: The model and batch.
-        method: "taylor", "two-level", "hvp" (Jz by reverse over reverse) or "auto".
+        method: "taylor", "two-level", "hvp" (Jz by reverse over reverse), "auto", or "xnystrace" (products Gz; every
+            probe is both sketch and sample, which pays when the eigenvalues of G decay fast, and not on a flat
+            spectrum: `estimators.xnystrace`).
         probes: Probes per example.
         seed: Random seed of the probes.
-        directions: As in `trace`.
+        directions: As in `trace`; not "orthogonal" for "xnystrace".
         rtol: Target relative standard error of tr G, as in `trace`.
         atol: Target absolute standard error of tr G, as in `trace`.
         sign: As in `trace`; tr G > 0 is known beforehand.
@@ -214,17 +216,25 @@ def _by_estimator(name: str, sampler: Sampler, loss: Loss, first: int, count: in
     return sampler.by_estimator(name, loss, first, count)
 
 
+def _estimators(matrix: str) -> dict[str, Measure]:
+    return {name: partial(_by_estimator, name) for name, (_, of) in ESTIMATORS.items() if of == matrix}
+
+
 _HESSIAN: dict[str, Measure] = {
     "taylor": Sampler.by_taylor,
     TWO_LEVELS: by_two_levels,
     "hvp": Sampler.by_products,
     "difference": Sampler.by_differences,
-    **{name: partial(_by_estimator, name) for name in ESTIMATORS},
+    **_estimators("hessian"),
     "exact": _exactly,
 }
 METHODS = ("auto", *_HESSIAN)
 _BY_TAYLOR: dict[str, Measure] = {"taylor": Sampler.by_taylor, TWO_LEVELS: by_two_levels}
-_GAUSS_NEWTON: dict[str, Measure] = {**_BY_TAYLOR, "hvp": Sampler.gauss_newton_by_products}
+_GAUSS_NEWTON: dict[str, Measure] = {
+    **_BY_TAYLOR,
+    "hvp": Sampler.gauss_newton_by_products,
+    **_estimators("gauss_newton"),
+}
 _PARTS: dict[str, Measure] = {**_BY_TAYLOR, "hvp": Sampler.parts_by_products}
 # With fewer probes, two levels save little: their pairs are up to 32 at least.
 _LEAST_FOR_TWO_LEVELS = 128

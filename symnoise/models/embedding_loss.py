@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from symnoise.core import InputError, is_right_padded, lengths
 from symnoise.models.evaluation import evaluation_mode
 from symnoise.models.inlet import Inlet
+from symnoise.models.layers import LayerInlet
 from symnoise.models.targets import Targets, selected, targets, task_of
 
 _READ = ("input_ids", "attention_mask", "labels", "decoder_input_ids", "token_type_ids", "mm_token_type_ids")
@@ -32,6 +33,11 @@ class EmbeddingLoss:
     computed at scored positions only, cross-entropy in float32 or better, means in float64. The model runs in
     evaluation mode with frozen weights, and its state is restored.
 
+    With `layer` k > 0 the variable is the hidden states that enter layer k instead: `embeddings` are then the model's
+    own states there, with the same shape, mask and probes. Everything measured of the loss (tr H, tr G, spectra, C(σ))
+    is of that layer, per squared unit of its states. Layers differ in the size of their states: between layers compare
+    tr H times `mean_square`.
+
     Args:
         model: A Transformers causal, encoder-decoder or masked language model, or a sequence or token classifier.
         batch: input_ids (batch, token); attention_mask (batch, token), default all ones; labels, −100 where nothing is
@@ -41,11 +47,15 @@ class EmbeddingLoss:
             decoder_input_ids are passed on.
         ids: One number per example, default 0 … batch − 1. Random probes are keyed by it, so an example gets the same
             probes in any batch and on any rank.
+        layer: Where X enters, counted as in `hidden_states`: 0 is the embeddings (before positions are added), k the
+            output of block k, counted from 1; after the last block, what enters the final norm. For encoder-decoder
+            models, in the encoder.
 
     Raises:
         InputError: For a model without embedding table or head, or that sees the tokens it predicts; for rows of one
-            token, rows without a scored token, labels of the wrong shape, or token ids outside the vocabulary; and for
-            other model inputs (position_ids, pixel_values), without which the loss would differ.
+            token, rows without a scored token, labels of the wrong shape, or token ids outside the vocabulary; for a
+            layer that is not there, or a model whose layers are not one list; and for other model inputs (position_ids,
+            pixel_values), without which the loss would differ.
 
     Examples:
         >>> import torch
@@ -61,7 +71,9 @@ class EmbeddingLoss:
         True
     """
 
-    def __init__(self, model: Any, batch: Mapping[str, Tensor], ids: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, model: Any, batch: Mapping[str, Tensor], ids: Sequence[int] | None = None, *, layer: int = 0
+    ) -> None:
         _require_model_and_batch(model, batch)
         self.model = model
         self.task = task_of(model)
@@ -83,6 +95,11 @@ class EmbeddingLoss:
         self._inputs = self._other_inputs(tokens, labels)
         row = {"decoder_input_ids": self._inputs["decoder_input_ids"][:1]} if self.task == "seq2seq" else {}
         self._inlet.try_once(tokens[0][self.mask[0] != 0], row, causal=self.task == "causal")
+        self.layer = layer
+        self._entrance: Inlet | LayerInlet = self._inlet
+        if layer != 0:
+            self._entrance = LayerInlet(self._inlet, layer)
+            self.embeddings = self._entrance.states(self._forward, self.mask.shape)
 
     def _other_inputs(self, tokens: Tensor, labels: Tensor) -> dict[str, Any]:
         given = {k: self.batch[k].to(tokens.device) for k in _READ[3:] if k in self.batch}
@@ -111,6 +128,12 @@ class EmbeddingLoss:
         return self.targeted.averages
 
     @property
+    def mean_square(self) -> Float[Tensor, " batch"]:
+        """Mean square of a coordinate of each example's X, over its real tokens, in float64."""
+        per_token = self.embeddings.double().square().mean(-1) * (self.mask != 0)
+        return per_token.sum(1) / self.lengths
+
+    @property
     def shape(self) -> torch.Size:
         """(batch, token, dim)."""
         return self.embeddings.shape
@@ -133,7 +156,10 @@ class EmbeddingLoss:
         mask = self.mask[chosen.to(self.mask.device)]
         longest = int(lengths(mask).max()) if is_right_padded(mask) else None
         return EmbeddingLoss(
-            self.model, selected(self.batch, chosen, longest, self.task), [self.ids[i] for i in indices]
+            self.model,
+            selected(self.batch, chosen, longest, self.task),
+            [self.ids[i] for i in indices],
+            layer=self.layer,
         )
 
     def __call__(self, X: Tensor) -> Float[Tensor, " batch"]:
@@ -190,7 +216,11 @@ class EmbeddingLoss:
         return torch.stack(output["encoder_hidden_states" if "encoder_hidden_states" in output else "hidden_states"])
 
     def _run(self, X: Tensor, twice: bool = True, **options: Any) -> Any:
-        with evaluation_mode(self.model, twice=twice), self._inlet.given(X):
+        with self._entrance.given(X):
+            return self._forward(twice, **options)
+
+    def _forward(self, twice: bool = True, **options: Any) -> Any:
+        with evaluation_mode(self.model, twice=twice):
             return self.model(**self._inputs, **options)
 
     def mean_over_tokens(self, per_token: Tensor) -> Float[Tensor, "batch"]:

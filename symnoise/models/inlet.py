@@ -23,22 +23,23 @@ class Inlet:
     Models may also use the ids elsewhere (per-layer embeddings in Gemma 3n and 4, positions in RoBERTa) and compute
     something else from `inputs_embeds`. This is the function that noise on the embedding perturbs, in every model.
 
-    table:      the embedding module; for encoder-decoder models the encoder's.
+    stack:      the model; for encoder-decoder models its encoder.
+    table:      the stack's embedding module.
     multiplier: as in `embedding_multiplier`; X are the embeddings after it.
     Raises `InputError` for a model without embedding table, and from `given` if a forward does not call it.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        stack = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+        self.stack: Any = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
         try:
-            table = stack.get_input_embeddings()
+            table = self.stack.get_input_embeddings()
         except (AttributeError, NotImplementedError):
             table = None
         if not isinstance(getattr(table, "weight", None), Tensor):
             raise InputError(f"{type(model).__name__} has no token-embedding table; symnoise needs a text model")
         self.table: Any = table
-        self.multiplier = embedding_multiplier(stack, self.table)
+        self.multiplier = embedding_multiplier(self.stack, self.table)
 
     def embeddings(self, ids: Tensor) -> Tensor:
         """X of `ids` (batch, token), without gradient."""
@@ -48,22 +49,10 @@ class Inlet:
     @contextmanager
     def given(self, X: Tensor) -> Iterator[None]:
         """The first call of the table in a forward in the block returns X, before the model multiplies it."""
-        left = [X if self.multiplier == 1 else X / self.multiplier]
-
-        def put(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
-            return left.pop() if left else None  # a decoder may look up in the same table afterwards
-
-        hook = self.table.register_forward_hook(put)
-        try:
-            with torch.compiler.set_stance("force_eager"):  # compiled code would pass the hook by
-                yield
-        finally:
-            hook.remove()
-        if left:
-            raise InputError(
-                f"{type(self.model).__name__} does not call its text embedding ({type(self.table).__name__}), so its "
-                "loss as a function of the embeddings cannot be measured"
-            )
+        output = X if self.multiplier == 1 else X / self.multiplier
+        kind = type(self.table).__name__
+        with replaced(self.table, output, f"{type(self.model).__name__} does not call its text embedding ({kind})"):
+            yield
 
     def try_once(self, row: Tensor, inputs: dict[str, Any], *, causal: bool) -> None:
         """Check the forward with embeddings against the forward with ids on the first use of a model, at X and off it.
@@ -99,6 +88,30 @@ class Inlet:
 
     def _output(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         return self.model(input_ids=ids, **inputs).logits.float()
+
+
+@contextmanager
+def replaced(module: nn.Module, X: Tensor, missed: str, *, first: bool = False) -> Iterator[None]:
+    """The first call of `module` in a forward in the block returns X in place of its output, or of its first part.
+
+    first: whether other hooks on the module, such as those that record its output, see X. Raises `InputError`,
+    beginning with `missed`, if the module is not called.
+    """
+    left = [X]
+
+    def put(module: nn.Module, arguments: Any, output: Any) -> Any:
+        if not left:  # a decoder may look up in the same table afterwards
+            return None
+        return (left.pop(), *output[1:]) if isinstance(output, tuple) else left.pop()
+
+    hook = module.register_forward_hook(put, prepend=first)
+    try:
+        with torch.compiler.set_stance("force_eager"):  # compiled code would pass the hook by
+            yield
+    finally:
+        hook.remove()
+    if left:
+        raise InputError(f"{missed}, so its loss as a function of the embeddings cannot be measured")
 
 
 def _near(one: Tensor, other: Tensor) -> bool:

@@ -10,6 +10,7 @@ from symnoise.plot.results import (
     smoothed_curvature,
     spectral_density,
     spectrum,
+    token_traces,
     trace,
     variance_budget,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "smoothed_curvature",
     "spectral_density",
     "spectrum",
+    "token_traces",
     "trace",
     "variance_budget",
 ]

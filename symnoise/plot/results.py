@@ -17,9 +17,11 @@ from matplotlib.ticker import MaxNLocator
 
 from symnoise.core import Estimate
 from symnoise.curvature import (
+    PositionTraces,
     SmoothedCurvature,
     SpectralDensity,
     Spectrum,
+    TokenTraces,
     TraceParts,
     attenuation_slope,
     ratio_of_means,
@@ -126,6 +128,34 @@ def points(
     for i, p in enumerate(data.to_dict("records")):
         x, said = p["example"] + 0.22 * place, "" if i else label
         cut(ax, x, p["value"], p["low"], p["high"], within, ink, marker=marker, label=said)
+
+
+def token_traces_frame(found: TokenTraces | PositionTraces) -> pd.DataFrame:
+    """A row for each example and real token, or for each position of the mean; intervals over probes."""
+    if isinstance(found, PositionTraces):
+        columns = {"position": found.position.tolist(), "examples": found.examples.tolist()}
+        return pd.DataFrame(columns | _with_interval(found.trace))
+    data = found.to_frame()[["example", "position"]]
+    real = (found.position >= 0).flatten().tolist()
+    return data.join(pd.DataFrame(_with_interval(found.trace))[real].reset_index(drop=True))
+
+
+def token_traces(found: TokenTraces | PositionTraces | pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """tr H_tt against the token's position, a line for each example or their mean, bands over probes."""
+    data = found if isinstance(found, pd.DataFrame) else token_traces_frame(found)
+    lines = {"mean over examples": data}
+    if "example" in data:
+        lines = {f"example {b + 1}": data[data.example == b] for b in data.example.unique()}
+    with _axes(ax, DOUBLE) as drawn:
+        for label, line in lines.items():
+            (curve,) = drawn.plot(line.position, line.value, marker="o", ms=2, lw=0.8, label=label)
+            drawn.fill_between(line.position, line.low, line.high, color=curve.get_color(), alpha=0.2, lw=0)
+        drawn.axhline(0, color=INK, lw=0.6, zorder=0)
+        drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drawn.set_xlabel("position (tokens from the origin)")
+        drawn.set_ylabel(f"trace of a token's block ({UNIT})")
+        drawn.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    return drawn
 
 
 def smoothed_curvature_frame(found: SmoothedCurvature, alphas: Sequence[float] | None = None) -> pd.DataFrame:

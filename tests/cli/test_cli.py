@@ -11,6 +11,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 import symnoise
+from symnoise import trace
+from symnoise.cli.shared import load
 from symnoise.models import bundled
 from tests.command import call
 from tests.tiny import tiny, tiny_tokenizer
@@ -89,6 +91,19 @@ def test_curvature(monkeypatch, home, tmp_path, method: str) -> None:
     assert {"tokens", "scored_tokens", "trace", "stderr"} <= set(found["per_example"][0])
     mean = sum(example["trace"] for example in found["per_example"]) / 3
     assert found["trace"]["value"] == pytest.approx(mean)
+
+
+def test_curvature_at_a_layer(monkeypatch, home, tmp_path, capsys) -> None:
+    """It is the library's at that layer, with the size of the states there."""
+    found = run(monkeypatch, home, tmp_path, "curvature", "--layer", 1, "--probes", 4, "--max-length", 20)
+    assert "at layer 1" in capsys.readouterr().out and found["layer"] == 1
+    source = {"model": str(home / "model"), "data": str(home / "rows.json"), "chat_template": None, "strict": False}
+    sizes = {"examples": 3, "max_length": 20, "dtype": "float32", "device": "cpu"}
+    loss, plain = (load(**source, **sizes, layer=layer).loss(range(3)) for layer in (1, 0))
+    expected = {"trace": trace(loss, probes=4).value, "mean_square": loss.mean_square}
+    for name, values in expected.items():
+        assert [example[name] for example in found["per_example"]] == pytest.approx(values.tolist(), rel=1e-5)
+    assert not torch.allclose(loss.mean_square, plain.mean_square, rtol=0.01)
 
 
 @pytest.mark.parametrize("command", ["curvature", "spectrum", "smooth", "norms"])
@@ -303,6 +318,7 @@ BAD = [
     (["curvature", "--method", "tailor"], "did you mean 'taylor'"),
     (["curvature", "--probes", "0"], "--probes must be 1 or more"),
     (["curvature", "--dtype", "float61"], "did you mean"),
+    (["curvature", "--layer", "3"], "has no layer 3: give a number from 0 (the embeddings) to 2"),
     (["curvature", "--batch", "0"], "--batch must be 1 or more"),
     (["smooth", "--alphas", "1,two"], "--alphas takes numbers"),
     (["smooth", "--alphas", "-1"], "--alphas takes numbers"),

@@ -147,7 +147,9 @@ def test_sigterm_says_how_to_resume(monkeypatch, options, tmp_path, capsys) -> N
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("other", [["--seed", "1"], ["--probes", "2"], ["--method", "hvp"], ["--max-length", "18"]])
+@pytest.mark.parametrize(
+    "other", [["--seed", "1"], ["--layer", "1"], ["--probes", "2"], ["--method", "hvp"], ["--max-length", "18"]]
+)
 def test_records_of_other_settings_are_not_used(monkeypatch, options, tmp_path, capsys, other: list[str]) -> None:
     file = tmp_path / "out.json"
     interrupted(monkeypatch, options, file, after=1)

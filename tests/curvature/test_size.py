@@ -7,6 +7,7 @@ from symnoise.core import InputError
 from symnoise.curvature import curvature_size, dense_hessian, gauss_newton_trace, random_probes, two_sided_divergence
 from symnoise.models import EmbeddingLoss, float64_throughout
 from symnoise.theory import tiny_llama
+from tests.quadratic import Quadratic
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,24 @@ def test_sizes_are_those_of_the_dense_hessian(loss) -> None:
     assert float(found.frobenius.stderr[0]) == pytest.approx(
         float(by_hand.std()) / count**0.5 / (2 * float(by_hand.mean()) ** 0.5), rel=1e-9
     )
+    assert float(found.square.value[0]) == pytest.approx(float(by_hand.mean()), rel=1e-9)
+    assert float(found.square.stderr[0]) == pytest.approx(float(by_hand.std()) / count**0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("quantity", ["frobenius", "square"])
+def test_stated_intervals_cover_the_frobenius_norm_and_its_square(quantity: str) -> None:
+    """400 seeds of 16 products, eigenvalues of both signs: 95 ± 2 %."""
+    quadratic = Quadratic(400, torch.linspace(-2, 5, 60))
+    truth = float(quadratic.A.square().sum()) ** (1 if quantity == "square" else 0.5)
+    low, high = getattr(curvature_size(quadratic, 16), quantity).interval(0.95)
+    assert 0.93 <= float(((low <= truth) & (truth <= high)).double().mean()) <= 0.97
+
+
+def test_a_single_eigenvalue_makes_its_squares_skewed_and_the_interval_covers_less() -> None:
+    """‖Hz‖² is then λ²(uᵀz)², about χ² with one degree: the stated exception."""
+    quadratic = Quadratic(400, torch.nn.functional.one_hot(torch.tensor(0), 60).double())
+    low, high = curvature_size(quadratic, 16).square.interval(0.95)
+    assert 0.8 < float(((low <= 1) & (high >= 1)).double().mean()) < 0.93
 
 
 def test_signs_that_cancel_in_the_trace_do_not_cancel_in_the_size(loss) -> None:

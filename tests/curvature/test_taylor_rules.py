@@ -29,6 +29,7 @@ def positive(*shape: int) -> Tensor:
 
 MASK = torch.tensor([[True, False, False], [True, True, False], [True, True, True], [True, True, True]])
 PLAIN, ROWS = randn(3, 4), torch.tensor([2, 0, 2])
+APART = (ROWS[:2], slice(None), ROWS[:2])
 EYE, TURNS = torch.eye(3, dtype=torch.float64), torch.polar(PLAIN[:, :2].abs(), PLAIN[:, 2:])
 solve = torch.linalg.solve_triangular
 QKV = [(2, 4, 4, 6), (2, 4, 3, 6), (2, 4, 3, 5)]  # query and key lengths, key and value widths differ
@@ -166,6 +167,9 @@ CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     "index": (lambda x: x[ROWS], [(3, 4)]),
     "index pair": (lambda x: x[ROWS, ROWS], [(3, 4)]),
     "index later": (lambda x: x[:, ROWS], [(2, 3, 4)]),
+    "index with a gap": (lambda x: x[ROWS, :, ROWS], [(3, 4, 3)]),
+    "index with a gap, mask": (lambda x: x[PLAIN > 0, :, ROWS[1:2]], [(3, 4, 2, 3)]),
+    "index with a gap, later": (lambda x: x[:, ROWS[:2, None], :, ROWS], [(2, 3, 4, 3)]),
     "index mask": (lambda x: x[PLAIN > 0], [(3, 4)]),
     "index_select": (lambda x: x.index_select(-1, ROWS), [(3, 4)]),
     "gather": (lambda x: x.gather(-1, ROWS[:, None]), [(3, 4)]),
@@ -195,6 +199,8 @@ CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     "scatter number": (lambda x: x.scatter(-1, ROWS[:, None], -2.0), [(3, 4)]),
     "scatter_add": (lambda x, y: x.scatter_add(0, ROWS[None], y), [(3, 4), (1, 3)]),
     "index_put": (lambda x, y: x.index_put((ROWS[:2],), y), [(3, 4), (4,)]),
+    "index_put with a gap": (lambda x, y: written(x, lambda z: z.__setitem__(APART, y)), [(3, 4, 3), (2, 4)]),
+    "index_put with a gap, broadcast": (lambda x, y: aten.index_put(x, [ROWS, None, ROWS], y, True), [(3, 4, 3), (4,)]),
     "index_put, added": (lambda x, y: x.index_put((ROWS, ROWS), y, accumulate=True), [(3, 4), (3,)]),
     "in place": (lambda x, y: written(x * y, lambda z: z.add_(y).mul_(2).masked_fill_(PLAIN > 0, 1.0)), [(3, 4)] * 2),
     "in place after use": (behind_what_was_read, [(3, 4), (3, 4)]),
@@ -492,7 +498,6 @@ def test_every_rule_is_tested(monkeypatch):
         lambda x: [x.detach(), x.add_(1)],  # a plain tensor would have to change too
         lambda x: x[:1].add_(x),
         lambda x: x.mT.reshape(-1)[0].add_(1) + x.mT.flatten().view(3, 4).add_(1) + x.uniform_(),
-        lambda x: x[None].__setitem__((ROWS[1:2], slice(None), ROWS), 1.0),
         lambda x: solve(x[:, :3], x.mT[:3], upper=False, left=False),
         lambda x: F.conv1d(PLAIN, x[:, None], groups=3),
         lambda x: torch.zeros(3, 4, dtype=torch.float64).copy_(x),
@@ -512,7 +517,6 @@ def test_every_rule_is_tested(monkeypatch):
         "in-place after detach",
         "in-place of another shape",
         "random",
-        "index_put apart",
         "solve from the right",
         "kernel",
         "copy_",

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 import symnoise as sn
 from symnoise.core import Estimate
+from symnoise.curvature import TokenTraces
 from symnoise.noise.sampled import sampled_moments
 from symnoise.plot import results
 from symnoise.training.budget import VarianceBudget
@@ -56,6 +57,33 @@ def test_a_bar_of_few_probes_is_cut_and_marked() -> None:
     ax = sn.plot.trace(found)
     assert ax.get_ylim()[1] < 10  # the third bar alone would reach 121
     assert {line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1} >= {"^", "v"}
+
+
+def test_token_traces_are_lines_with_bands_over_probes(loss) -> None:
+    """A line for each example, or one for their mean; drawn again from its table it is the same."""
+    found = sn.token_traces(loss, probes=4)
+    low, high = found.trace.interval()
+    for result, expected in ((found, 3), (found.by_position("scored"), 1), (results.token_traces_frame(found), 3)):
+        ax = sn.plot.token_traces(result)
+        assert len(ax.get_legend().get_texts()) == len(ax.collections) == expected
+        assert "nats per squared embedding unit" in ax.get_ylabel()
+        first = ax.lines[0]
+        if expected == 3:
+            assert first.get_ydata() == pytest.approx(found.trace.value[0].numpy())
+            edge = ax.collections[0].get_paths()[0].vertices[:, 1]
+            assert (edge.min(), edge.max()) == pytest.approx((float(low[0].min()), float(high[0].max())))
+        else:
+            assert list(first.get_xdata()) == [*range(6)]  # token 0 predicts the first
+            assert first.get_ydata() == pytest.approx(found.trace.value.mean(0).numpy())
+        assert ax.figure.get_size_inches()[1] == 2.5
+
+
+def test_the_table_of_token_traces_leaves_padding_out() -> None:
+    forms = torch.tensor([[[1.0, 2, 0], [3, 4, 5]], [[1.0, 4, 0], [3, 4, 7]]])
+    table = results.token_traces_frame(TokenTraces(forms, torch.tensor([[0, 1, -1], [0, 1, 2]])))
+    expected = [[0, 0, 1], [0, 1, 3], [1, 0, 3], [1, 1, 4], [1, 2, 6]]
+    assert table[["example", "position", "value"]].to_numpy().tolist() == expected
+    assert (table.high - table.low > 0).to_list() == [False, True, False, False, True]
 
 
 @pytest.mark.parametrize("alphas", [None, [1.0, 5.0]])

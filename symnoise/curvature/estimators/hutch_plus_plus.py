@@ -3,7 +3,7 @@
 import torch
 
 from symnoise.core import Estimate, track
-from symnoise.curvature.estimators.columns import Draw, Product, apply, as_probes, columns
+from symnoise.curvature.estimators.columns import Draw, Product, apply, orthonormal
 from symnoise.curvature.loss import Loss
 from symnoise.curvature.operators.hessian import inner
 
@@ -18,10 +18,7 @@ def hutch_plus_plus(loss: Loss, product: Product, draw: Draw, count: int, first:
     """
     low = count // 3
     sketch = apply(product, draw(first, low), "Hessian products: sketch")
-    basis = torch.zeros_like(sketch)
-    for b, real in enumerate(loss.mask != 0):
-        Q, _ = torch.linalg.qr(columns(sketch, b, real))
-        basis[: Q.shape[1], b, real] = as_probes(Q, sketch)
+    basis, _ = orthonormal(loss, sketch)
     del sketch
     exact = torch.zeros(len(loss.embeddings), dtype=torch.float64, device=loss.embeddings.device)
     for q in track(list(basis), "Hessian products: low rank"):

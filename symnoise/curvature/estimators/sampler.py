@@ -10,26 +10,32 @@ from torch import Tensor
 
 from symnoise.core import Estimate, InputError, quantities_frame, track
 from symnoise.curvature.estimators.hutch_plus_plus import hutch_plus_plus
+from symnoise.curvature.estimators.xnystrace import xnystrace
 from symnoise.curvature.estimators.xtrace import xtrace
 from symnoise.curvature.loss import UNIT, Loss, random_probes
 from symnoise.curvature.operators.differences import hvp_difference
 from symnoise.curvature.operators.gauss_newton import JacobianProducts, softmax_curvature
 from symnoise.curvature.operators.hessian import (
-    HessianProducts,
     differentiable,
     inner,
     require_finite,
     require_repeatable,
     require_same,
 )
+from symnoise.curvature.operators.products import products
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ESTIMATORS = {"hutch++": hutch_plus_plus, "xtrace": xtrace}
 Forms = Float[Tensor, "draw batch"]
+# Name to function and the matrix that it is for.
+ESTIMATORS = {
+    "hutch++": (hutch_plus_plus, "hessian"),
+    "xtrace": (xtrace, "hessian"),
+    "xnystrace": (xnystrace, "gauss_newton"),
+}
 
 
 @dataclass(frozen=True)
@@ -142,15 +148,15 @@ class Sampler:
         return found.with_shared_error(torch.stack(errors).mean(0))
 
     def by_estimator(self, name: str, loss: Loss, first: int, count: int) -> Estimate:
-        """tr H by the estimator called `name`, one run with `count` products."""
-        product = _products(loss)
-        estimate = ESTIMATORS[name](loss, product, lambda k, many: self._draw(loss, k, many), count, first)
-        _require_finite_forms(estimate.value[None])
+        """tr H or tr G by the estimator called `name`, one run with `count` products."""
+        estimator, matrix = ESTIMATORS[name]
+        estimate = estimator(loss, products(loss, matrix), lambda k, many: self._draw(loss, k, many), count, first)
+        require_finite_forms(estimate.value[None])
         return estimate
 
     def hessian_forms(self, loss: Loss, first: int, count: int) -> Forms:
         """zᵀHz by Hessian products; of orthogonal directions the means over blocks."""
-        product, forms = _products(loss), []
+        product, forms = products(loss), []
         for start in track(range(first, first + count, self._block), "Hessian products"):
             forms += [inner(z, product(z)) for z in self._draw(loss, start, self._block)]
         return self._independent(forms)
@@ -173,14 +179,8 @@ class Sampler:
     def _independent(self, forms: list[Tensor]) -> Float[Tensor, "draw batch"]:
         """zᵀHz of each probe as independent draws: means over the blocks of dependent ones."""
         stacked = torch.stack(forms)
-        _require_finite_forms(stacked)
+        require_finite_forms(stacked)
         return stacked.unflatten(0, (-1, self._block)).mean(1)
-
-
-def _products(loss: Loss) -> HessianProducts:
-    product = HessianProducts(loss)
-    require_repeatable(loss, product.values)
-    return product
 
 
 def parts_of(hessian: Forms, gauss_newton: Forms, count: int) -> TraceParts:
@@ -188,7 +188,8 @@ def parts_of(hessian: Forms, gauss_newton: Forms, count: int) -> TraceParts:
     return TraceParts(*(Estimate.from_draws(f, count=count) for f in (hessian, gauss_newton, hessian - gauss_newton)))
 
 
-def _require_finite_forms(forms: Float[Tensor, "draw batch"]) -> None:
+def require_finite_forms(forms: Float[Tensor, "draw batch"]) -> None:
+    """`InputError` if a form zᵀHz is NaN or infinite, naming example and probe."""
     bad = (~forms.isfinite()).nonzero()
     if len(bad):
         probe, b = (int(i) for i in bad[0])

@@ -12,7 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import Estimate
-from symnoise.curvature.estimators.columns import Draw, Product, apply, as_probes, columns
+from symnoise.curvature.estimators.columns import (
+    Draw,
+    Product,
+    apply,
+    columns,
+    leave_one_out_error,
+    left_out,
+    orthonormal,
+)
 from symnoise.curvature.loss import Loss
 from symnoise.curvature.operators.hessian import inner
 
@@ -32,12 +40,7 @@ def xtrace(loss: Loss, product: Product, draw: Draw, count: int, first: int = 0)
     m = count // 2
     omega = draw(first, m)
     Y = apply(product, omega, "Hessian products: sketch")
-    basis = torch.zeros_like(Y)
-    R = torch.zeros((len(loss.embeddings), m, m), dtype=torch.float64, device=Y.device)
-    for b, real in enumerate(loss.mask != 0):
-        Q, R_b = torch.linalg.qr(columns(Y, b, real))
-        basis[: Q.shape[1], b, real] = as_probes(Q, Y)
-        R[b, : len(R_b)] = R_b
+    basis, R = orthonormal(loss, Y)
     forms = inner(omega, Y)
     del Y
     Z = apply(product, basis, "Hessian products: basis")
@@ -48,9 +51,7 @@ def xtrace(loss: Loss, product: Product, draw: Draw, count: int, first: int = 0)
         T, W = Q.T @ columns(Z[:r], b, real), Q.T @ columns(omega, b, real)
         terms, without = leave_one_out(T, R[b, :r], W, forms[:, b])
         values.append(terms.mean())
-        change = terms[:, None] - without
-        covariance = (change * change.T).sum() / (m * (m - 1))
-        errors.append((terms.var() / m + covariance.clamp(min=0)).sqrt())
+        errors.append(leave_one_out_error(terms, without))
     return Estimate(torch.stack(values), torch.stack(errors), count=2 * m, dof=m - 1.0)
 
 
@@ -65,15 +66,10 @@ def leave_one_out(
     w_i = (I − s_i s_iᵀ)Wᵢ:   t_i = tr T − s_iᵀTs_i + ω_iᵀHω_i − 2 w_iᵀRᵢ + w_iᵀTw_i.
     Without i and j the projector is I − s_i s_iᵀ − uuᵀ, u the unit vector along the part of s_j that is
     orthogonal to s_i.
-    s_i comes from a QR decomposition without column i, O(m⁴) in all, where the paper takes the i-th column of R⁻ᵀ: a
-    low-rank H leaves R singular. With more columns than coordinates there is no such vector, and s_i = 0.
+    s_i as in `columns.left_out`. With more columns than coordinates there is no such vector, and s_i = 0.
     """
-    r, m = R.shape
     T = (T + T.T) / 2
-    s = torch.zeros_like(R)
-    if m <= r:
-        others = torch.stack([torch.cat([R[:, :i], R[:, i + 1 :]], 1) for i in range(m)])
-        s = torch.linalg.qr(others, mode="complete").Q[:, :, -1].T
+    s = left_out(R)
     w = W - s * (s * W).sum(0)
     bends = s.T @ T @ s
     terms = T.trace() - bends.diagonal() + forms - 2 * (w * R).sum(0) + (w * (T @ w)).sum(0)
@@ -87,4 +83,4 @@ def leave_one_out(
     bend = (bends.diagonal()[None] - 2 * c * bends + c * c * bends.diagonal()[:, None]) * scale * scale  # uᵀTu
     a = along(W)
     pairs = terms[:, None] - bend + 2 * a * along(R) - 2 * a * along(T @ w) + a * a * bend
-    return terms, torch.where(torch.eye(m, dtype=torch.bool, device=T.device), terms[:, None], pairs)
+    return terms, torch.where(torch.eye(len(terms), dtype=torch.bool, device=T.device), terms[:, None], pairs)

@@ -23,11 +23,34 @@ class JacobianProducts:
             self._u = torch.zeros_like(logits).requires_grad_()
             (self._pullback,) = torch.autograd.grad(logits, X, self._u, create_graph=True)
             require_derivatives(self._pullback)
+        self._X, self._logits = X, logits
         self.logits = logits.detach()
 
     def __call__(self, v: Float[Tensor, "batch token dim"]) -> Float[Tensor, "scored vocabulary"]:
         """Jv at the scored positions."""
         return torch.autograd.grad(self._pullback, self._u, v.to(self._pullback), retain_graph=True)[0]
+
+    def transposed(self, u: Float[Tensor, "scored vocabulary"]) -> Float[Tensor, "batch token dim"]:
+        """Jᵀu."""
+        return torch.autograd.grad(self._logits, self._X, u.to(self._logits), retain_graph=True)[0]
+
+
+class GaussNewtonProducts:
+    """v ↦ Gv with G = Jᵀ∇²ℓJ ⪰ 0, for every example of a batch at once (Schraudolph 2002).
+
+    ∇²ℓ = (diag p − ppᵀ)/N at each of an example's N scored tokens. A product is Jv, then one backward pass.
+    """
+
+    def __init__(self, loss: EmbeddingLoss) -> None:
+        self._jacobian = JacobianProducts(loss)
+        self._p = self._jacobian.logits.double().softmax(-1)
+        self._shares = loss.averages.sum(0)[:, None]  # 1/N of each scored token's example
+
+    def __call__(self, v: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Gv, in the dtype of X."""
+        u = self._jacobian(v).double()
+        u = u - (self._p * u).sum(-1, keepdim=True)  # centred first, as in `softmax_curvature`
+        return self._jacobian.transposed(self._shares * self._p * u)
 
 
 def softmax_curvature(

@@ -126,11 +126,16 @@ def _stack(func: Any, tensors: Sequence[Any], dim: int = 0) -> Taylor:
 @rule(aten.index)
 def _index(func: Any, x: Any, indices: Sequence[Tensor | None]) -> Taylor:
     require(isinstance(x, Taylor) and not any(isinstance(i, Taylor) for i in indices), str(func))
-    chosen = tuple(slice(None) if i is None else i for i in indices)
-    # Indices parted by a full slice move their dimension to the front, which would be the probes' place.
+    chosen, front = tuple(slice(None) if i is None else i for i in indices), moved_to_front(indices)
+    return Taylor.each(x, x.value[chosen], lambda c: c[(slice(None), *chosen)].movedim(front, 0))
+
+
+def moved_to_front(indices: Sequence[Tensor | None]) -> int:
+    """Number of dimensions that indices with a gap put before all others, the probes' too; 0 without a gap."""
     places = [n for n, i in enumerate(indices) if i is not None]
-    require(places == list(range(places[0], places[0] + len(places))), f"{func} with indices apart")
-    return Taylor.each(x, x.value[chosen], lambda c: c[(slice(None), *chosen)])
+    if places == list(range(places[0], places[0] + len(places))):
+        return 0
+    return max(1 if i.dtype is torch.bool else i.ndim for i in indices if i is not None)
 
 
 @rule(aten.flip, aten.roll)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from symnoise.curvature.taylor.rules.shape import moved_to_front
 from symnoise.curvature.taylor.tensor import Taylor, frame_of, lifted, plain, require, rule
 
 aten = torch.ops.aten
@@ -57,7 +58,9 @@ def _scatter(func: Any, x: Any, dim: int, index: Tensor, source: Any) -> Taylor:
 def _index_put(func: Any, x: Any, indices: Sequence[Tensor | None], source: Any, accumulate: bool = False) -> Taylor:
     require(not any(isinstance(i, Taylor) for i in indices), str(func))
     value = torch.ops.aten.index_put(plain(x), indices, plain(source), accumulate)
-    places = [n for n, i in enumerate(indices) if i is not None]
-    require(places == list(range(places[0], places[0] + len(places))), f"{func} with indices apart")
-    rank = aten.index(value, indices).ndim
-    return _written(x, source, value, lambda a, b: aten.index_put(a, [None, *indices], lifted(b, rank), accumulate))
+    rank, front = aten.index(value, indices).ndim, moved_to_front(indices)
+
+    def write(a: Tensor, b: Tensor) -> Tensor:
+        return aten.index_put(a, [None, *indices], lifted(b, rank).movedim(0, front), accumulate)
+
+    return _written(x, source, value, write)
