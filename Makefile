@@ -10,7 +10,7 @@ TEX := --no-install-recommends latexmk lmodern texlive-latex-recommended texlive
 # No test touches the network; two workers with one thread each are faster than one with two on small models.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: reproduce test test-kernels newcomer lint format bench peers-test study paper tex notebooks importable docs clean
+.PHONY: reproduce test test-types test-kernels newcomer lint format bench peers-test study paper tex notebooks importable docs clean
 
 # The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
 reproduce: $(VENV)/ready
@@ -18,7 +18,14 @@ reproduce: $(VENV)/ready
 	$(BIN)/python -m analysis.report results/quick
 
 test: $(VENV)/ready
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --durations=10
+
+# Shapes and types of arguments and results, checked at every call: on tests that enter each room's functions a few times,
+# since the checks double the time of those that repeat draws by the hundred.
+TYPED := core noise norms data models $(addprefix curvature/test_,taylor_rules.py size.py pooled.py routing.py bad_losses.py \
+	dynamic.py density.py block_lanczos.py sequential.py tokens.py) $(addprefix training/test_,attach.py pairs.py trackers.py)
+test-types: $(VENV)/ready
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --jaxtyping-packages=symnoise,tests.typechecked.checked $(addprefix tests/,$(TYPED))
 
 # The tests against published results, under another BLAS kernel and vector width than this processor's own.
 KERNELS := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
