@@ -101,6 +101,9 @@ def curvature(
     batch: Batch = 4,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read each layer's weights from disk when it runs: models beyond memory.")
+    ] = False,
     seed: Seed = 0,
     json: Json = None,
     figure: Figure = None,
@@ -132,6 +135,7 @@ def curvature(
         batch=batch,
         dtype=dtype,
         device=device,
+        stream=stream,
         seed=seed,
         json=json,
         figure=figure,

@@ -54,6 +54,7 @@ def load(
     device: str,
     chat_template: Path | None,
     strict: bool,
+    stream: bool = False,
 ) -> Text:
     """The model and the first `examples` usable rows; skipped rows are counted."""
     positive("--examples", examples)
@@ -62,7 +63,7 @@ def load(
     first = tuple(islice(given, 1))
     if not first:  # said before a model is loaded
         source.data(first)
-    loaded = load_model(model, dtype=kind, device=device)
+    loaded = load_model(model, dtype=kind, device=device, stream=stream)
     if chat_template is not None:
         set_chat_template(loaded.tokenizer, chat_template)
     fits = fitting(chain(first, given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)

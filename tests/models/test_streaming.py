@@ -1,0 +1,81 @@
+"""Layers streamed from disk: the same numbers, and never more than a layer's weights at once."""
+
+import weakref
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from transformers import LlamaForCausalLM
+
+from symnoise.core import InputError
+from symnoise.curvature import trace
+from symnoise.models import EmbeddingLoss, load_model
+from tests.tiny import tiny, tiny_tokenizer
+
+IDS = torch.arange(3, 23).reshape(2, 10)
+BATCH = {"input_ids": IDS, "labels": IDS}
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def folder(request, tmp_path):
+    tiny(request.param).save_pretrained(tmp_path)
+    tiny_tokenizer(chat=True).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("method", ["taylor", "hvp"])
+def test_curvature_of_a_streamed_model_is_the_same_bit_for_bit(folder, method) -> None:
+    found = [trace(EmbeddingLoss(load_model(folder, stream=s).model, BATCH), method, probes=4) for s in (False, True)]
+    assert torch.equal(found[0].value, found[1].value) and torch.equal(found[0].stderr, found[1].stderr)
+
+
+def test_layers_have_no_weights_before_and_after_use(folder) -> None:
+    model = load_model(folder, stream=True).model
+    for _ in range(2):
+        stay = [name for name, weight in model.named_parameters() if weight.device.type != "meta"]
+        assert stay and not any(".layers." in name or ".h." in name for name in stay)
+        trace(EmbeddingLoss(model, BATCH), "taylor", probes=2)
+
+
+class _Alive(TorchFunctionMode):
+    """The most bytes of linear layers' weights that were alive at once, those of `kept` apart."""
+
+    def __init__(self, kept: torch.Tensor) -> None:
+        super().__init__()
+        self._seen: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._kept = kept
+        self.peak = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear and args[1].data_ptr() != self._kept.data_ptr():
+            self._seen[id(args[1])] = weakref.ref(args[1])
+            alive = {w.data_ptr(): w.nbytes for ref in self._seen.values() if (w := ref()) is not None}
+            self.peak = max(self.peak, sum(alive.values()))
+        return func(*args, **(kwargs or {}))
+
+
+def test_taylor_mode_holds_the_weights_of_at_most_one_layer(tmp_path) -> None:
+    deep = tiny("llama").config
+    deep.num_hidden_layers = 6
+    LlamaForCausalLM(deep).save_pretrained(tmp_path)
+    tiny_tokenizer(chat=True).save_pretrained(tmp_path)
+    model = load_model(tmp_path, stream=True).model
+    loss = EmbeddingLoss(model, BATCH)
+    with _Alive(model.get_output_embeddings().weight) as alive:
+        trace(loss, "taylor", probes=4)
+    layer = sum(weight.nbytes for weight in model.model.layers[0].parameters())
+    assert 0 < alive.peak <= layer
+
+
+def test_what_cannot_be_streamed_is_refused(tmp_path, monkeypatch) -> None:
+    tiny("llama").save_pretrained(tmp_path)
+    tiny_tokenizer(chat=True).save_pretrained(tmp_path)
+    monkeypatch.setattr("transformers.LlamaForCausalLM._no_split_modules", None)
+    monkeypatch.setattr("transformers.LlamaModel._no_split_modules", None)
+    with pytest.raises(InputError, match="LlamaForCausalLM does not name its layers"):
+        load_model(tmp_path, stream=True)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
+    with pytest.raises(InputError, match="adapter, which is not streamed"):
+        load_model(tmp_path, stream=True)
