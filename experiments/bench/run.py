@@ -125,15 +125,18 @@ def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
 
 def plans(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """plans.csv."""
-    frame = write_csv(bench_plans.run(smoke, say), output / "plans.csv")
+    path = output / "plans.csv"
+    bench_plans.run(smoke, say, path)
     table = Table(title=_title("Planned and measured", smoke))
-    _columns(table, "model", "method", "GiB\nplanned", "measured", "÷", "seconds\nplanned", "measured", "÷")
-    for row in frame.to_dict("records"):
-        pairs = [(row[f"predicted_{unit}"], row[f"measured_{unit}"]) for unit in ("gib", "s")]
+    units = ("gib", "forwards", "s")
+    names = [name for unit in ("GiB", "forwards", "seconds") for name in (f"{unit}\nplanned", "measured", "÷")]
+    _columns(table, "model", "method", *names)
+    for row in pd.read_csv(path).to_dict("records"):
+        pairs = [(row[f"planned_{unit}"], row[f"measured_{unit}"]) for unit in units]
         numbers = [_number(number) for one, other in pairs for number in (one, other, one / other if other else None)]
         table.add_row(str(row["model"]), str(row["method"]), *numbers)
     console.print(table)
-    console.print(f"written to {output / 'plans.csv'}", highlight=False)
+    console.print(f"written to {path}", highlight=False)
 
 
 def _title(what: str, smoke: bool, *, sized: bool = True) -> str:

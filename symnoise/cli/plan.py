@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
-from symnoise.cli.shared import dtype_named, long_work, positive, show, write
+from symnoise.cli.shared import PLAIN, dtype_named, long_work, positive, show, write
 from symnoise.core import InputError
 from symnoise.curvature.planning import PILOT, RELATIVE_DEVIATION, Plan, Speed, Task, measured_speed, plans, probes_for
 from symnoise.curvature.taylor.memory import memory_limit
 from symnoise.models.loading import load_config
 from symnoise.models.outline import class_for
 
+_METHODS = {"Taylor mode": "taylor", "Taylor mode, streamed": "taylor --stream", "Hessian products": "hvp"}
 _UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
 
@@ -45,6 +47,7 @@ def plan(
     with long_work(json):
         found = plans(config, task, speed, limit, card=card is not None)
     result = _result(model, config, task, speed, found, card)
+    result["command"] = _command(result, None if probes is not None else rtol)
     write(json, result)
     _print(result, measured=flops is None)
 
@@ -74,6 +77,7 @@ def _result(name: str, config: Any, task: Task, speed: Speed, found: list[Plan],
         "examples": task.examples,
         "tokens": task.tokens,
         "batch": task.batch,
+        "dtype": str(task.dtype).removeprefix("torch."),
         "probes": task.probes,
         "pilot_probes": task.pilot,
         "gpu_bytes": card,
@@ -85,15 +89,43 @@ def _result(name: str, config: Any, task: Task, speed: Speed, found: list[Plan],
     }
 
 
+def _command(result: dict[str, Any], rtol: float | None) -> str | None:
+    """The measurement by the first plan that fits, or that can be made where no card is given; None without one."""
+    usable = (one for one in result["plans"] if not one["obstacle"] and one["fits"] is not False)
+    first = next(usable, None)
+    if first is None:
+        return None
+    target = f"--probes {result['probes']}"
+    if rtol is not None:
+        target = f"--rtol {rtol:g} --max-probes {result['pilot_probes'] + result['probes']}"
+    size = f"--examples {result['examples']} --max-length {result['tokens']} --batch {result['batch']}"
+    where = "" if result["gpu_bytes"] is None else " --device cuda"
+    return (
+        f"symnoise curvature --model {result['model']} --data DATA {size} {target} --dtype {result['dtype']} "
+        f"--method {_METHODS[first['name']]}{where}"
+    )
+
+
+def _advice(result: dict[str, Any]) -> str:
+    """What to type, or what else to try."""
+    if result["command"] is None:
+        return "None fits: try a smaller --batch or --max-length, or --dtype bfloat16."
+    whole = result["plans"][0]
+    streamed = "--stream" in result["command"] and not whole["obstacle"]
+    why = "; layers must be streamed to fit" if streamed else ""
+    return f"To measure{why}: {result['command']}"
+
+
 def _print(result: dict[str, Any], *, measured: bool) -> None:
     rows = [
-        (one["name"], one["obstacle"], "", "", "")
+        (one["name"], one["obstacle"], "", "", "", "")
         if one["obstacle"]
         else (
             one["name"],
             f"{one['memory'] / 2**30:.2f} GiB",
             {None: "", True: "yes", False: "no"}[one["fits"]],
             str(one["at_once"]),
+            f"{one['forwards']:.0f}",
             _duration(one["seconds"]),
         )
         for one in result["plans"]
@@ -102,10 +134,11 @@ def _print(result: dict[str, Any], *, measured: bool) -> None:
     show(
         f"tr H of {result['model']} ({result['architecture']}): {result['examples']} examples of {result['tokens']} "
         f"tokens, {result['probes']} probes each{pilot}",
-        ("", "memory", "fits", "probes per pass", "time"),
+        ("", "memory", "fits", "probes per pass", "forwards", "time"),
         rows,
         _basis(result, measured),
     )
+    Console().print(_advice(result), **PLAIN)
 
 
 def _basis(result: dict[str, Any], measured: bool) -> str:
@@ -113,7 +146,7 @@ def _basis(result: dict[str, Any], measured: bool) -> str:
     where = "measured on this machine's CPU" if measured else "as given"
     parts = [
         f"Time at {result['flops_per_second'] / 1e9:.3g} Gflop/s in matrix products and "
-        f"{result['bytes_per_second'] / 1e9:.3g} GB/s elsewhere, {where}."
+        f"{result['bytes_per_second'] / 1e9:.3g} GB/s elsewhere, {where}; forwards are of one batch."
     ]
     if result["pilot_probes"]:
         parts.append(

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -45,31 +46,37 @@ class Speed:
         return work.flops / self.flops + work.traffic / self.bandwidth
 
 
-def measured_speed(dtype: torch.dtype, rows: int = 512, width: int = 1024) -> Speed:
+def measured_speed(
+    dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter, rows: int = 512, width: int = 1024
+) -> Speed:
     """The speed of this machine's CPU, each the best of five: (rows, width) times (width, width), and a·b of vectors
     of 4 Mi entries, as long as what Taylor mode works on at a time."""
     a, b = torch.ones(rows, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
     x = torch.ones(2**22, dtype=dtype)
     y = torch.empty_like(x)
-    product = min(_seconds(lambda: a @ b) for _ in range(5))
-    elementwise = min(_seconds(lambda: torch.mul(x, x, out=y)) for _ in range(5))
+
+    def best_of_five(work: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(5):
+            started = clock()
+            work()
+            times.append(clock() - started)
+        return min(times)
+
+    product, elementwise = best_of_five(lambda: a @ b), best_of_five(lambda: torch.mul(x, x, out=y))
     return Speed(2 * rows * width**2 / product, 3 * x.numel() * x.element_size() / elementwise)
-
-
-def _seconds(work: Any) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A way to measure tr H. memory: bytes at the peak, weights included. seconds: for all examples; None where the
-    model cannot be measured this way, and `obstacle` says why. at_once: probes per pass."""
+    """A way to measure tr H. memory: bytes at the peak, weights included. seconds: for all examples; forwards: the same
+    in plain forward passes of a batch. None where the model cannot be measured this way, and `obstacle` says why.
+    at_once: probes per pass."""
 
     name: str
     memory: float | None = None
     seconds: float | None = None
+    forwards: float | None = None
     at_once: int | None = None
     obstacle: str = ""
 
@@ -142,27 +149,35 @@ def plans(config: Any, task: Task, speed: Speed, memory: int, *, card: bool) -> 
     if config.is_encoder_decoder or model.get_output_embeddings() is None:
         raise InputError(f"plan is for causal language models; this is a {type(model).__name__}")
     loss, (weights, resident) = _loss(model, task), weight_bytes(model)
+    # From the page cache to a card, or into memory of the process, where nothing is larger than memory.
+    reading = (weights - resident) / _LINK if card else 2 * (weights - resident) / speed.bandwidth
     batches = task.examples / len(loss.ids)
     forward = speed.seconds(_forward(config, task, weights))
+
+    def plan(name: str, peak: float, seconds: float, at_once: int) -> Plan:
+        return Plan(name, peak, batches * seconds, batches * seconds / forward, at_once)
+
+    @cache
+    def taylor_pass(size: int, groups: int) -> Work:
+        return _at_full_depth(config, task, lambda loss: (simulated.taylor(loss, size, groups),))[0]
 
     def by_taylor(name: str, held: int, link: float) -> Plan:
         parts = _passes(loss, task, (memory - held) // 2 if card else memory)
         size, groups = (cut.stop - cut.start for cut in parts[0])
-        peak = held + memory_estimate(loss, size, groups)
         try:
-            (work,) = _at_full_depth(config, task, lambda loss: (simulated.taylor(loss, size, groups),))
+            seconds = speed.seconds(taylor_pass(size, groups))
         except UnsupportedOperation as error:
             return Plan(name, obstacle=str(error))
         count = task.all_probes // task.chunk * len(parts)
-        seconds = task.stages * (forward + link) + count * (speed.seconds(work) + link)
-        return Plan(name, peak, batches * seconds, size)
+        seconds = task.stages * (forward + link) + count * (seconds + link)
+        return plan(name, held + memory_estimate(loss, size, groups), seconds, size)
 
     setup, product = _at_full_depth(config, task, simulated.products)
     each = task.stages * (forward + speed.seconds(setup)) + task.all_probes * speed.seconds(product)
     return [
         by_taylor("Taylor mode", weights, 0.0),
-        by_taylor("Taylor mode, streamed", resident, (weights - resident) / _LINK if card else 0.0),
-        Plan("Hessian products", weights + _HOLES * product.peak, batches * each, 1),
+        by_taylor("Taylor mode, streamed", resident, reading),
+        plan("Hessian products", weights + _HOLES * product.peak, each, 1),
     ]
 
 

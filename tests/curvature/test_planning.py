@@ -11,6 +11,7 @@ from symnoise.core import InputError
 from symnoise.curvature import planning, random_probes, simulated
 from symnoise.curvature.operators.hessian import HessianProducts
 from symnoise.curvature.planning import RELATIVE_DEVIATION, Speed, Task, plans, probes_for, weight_bytes
+from symnoise.curvature.simulated import Work
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.curvature.taylor.tensor import RULES
 from symnoise.models import EmbeddingLoss
@@ -88,6 +89,17 @@ def test_the_simulation_does_what_a_real_run_does() -> None:
     assert own.flops == product.flops
 
 
+def test_traffic_and_live_bytes_are_those_of_the_operations() -> None:
+    a, b = (torch.empty(4, 8, device="meta") for _ in range(2))
+    with simulated._Counter([a, b]) as counter:
+        for _ in range(2):
+            c = a * b  # two read, one written
+            c.view(8, 4).add_(1)  # one read, one written; a view moves nothing
+            del c
+    size = 4 * 8 * 4
+    assert (counter.traffic, counter.peak, counter.alive) == (2 * 5 * size, size, 0)
+
+
 @pytest.mark.parametrize("depth", [3, 7])
 def test_layers_are_extended_to_the_whole_depth(depth) -> None:
     whole = OutlineLoss(outline(config(depth)), 1, L, max(1, round(L * 48 / 128)))
@@ -104,18 +116,29 @@ def test_a_graph_grows_with_depth_and_a_pass_of_taylor_mode_does_not() -> None:
     assert all(1.5 < b.seconds / a.seconds < 3.1 for a, b in zip(shallow, deep, strict=True))
 
 
-def test_probes_are_split_into_passes_that_fit_the_card() -> None:
-    ample, short = (plans(config(), task(probes=64), SPEED, memory, card=True) for memory in (2**30, 2**20))
-    assert ample[0].at_once == 64 and ample[0].memory < 2**30
-    assert short[0].at_once < 64 and short[0].memory < ample[0].memory
+@pytest.fixture
+def unsimulated(monkeypatch) -> None:
+    """Every pass costs the same, for tests of what is made of its cost."""
+    works = [Work(2e9, 1e9, 1e6)] * 2
+    monkeypatch.setattr(planning, "_at_full_depth", lambda config, task, costs: works)
+
+
+def test_probes_are_split_into_passes_that_fit_the_card(unsimulated) -> None:
+    ample, short = (plans(config(), task(probes=16), SPEED, memory, card=True) for memory in (2**30, 2**19))
+    assert ample[0].at_once == 16 and ample[0].memory < 2**30
+    assert short[0].at_once < 16 and short[0].memory < ample[0].memory
     assert short[0].seconds > ample[0].seconds
 
 
-def test_time_is_in_proportion_to_examples_and_to_chunks_of_probes() -> None:
+def test_time_is_in_proportion_to_examples_and_to_chunks_of_probes(unsimulated) -> None:
     one, two = (plans(config(), task(n), SPEED, 2**30, card=False) for n in (4, 8))
     assert all(b.seconds == pytest.approx(2 * a.seconds) for a, b in zip(one, two, strict=True))
-    few, many = (plans(config(), task(4, n, pilot=16), SPEED, 2**30, card=False) for n in (16, 48))
-    assert many[0].seconds == pytest.approx(2 * few[0].seconds, rel=0.1)  # 4 and 2 chunks, and two checks each
+    few, many = (plans(config(), task(4, n, pilot=4), SPEED, 2**30, card=False) for n in (4, 12))
+    one = SPEED.seconds(Work(2e9, 1e9, 1e6))  # a forward, a pass, a graph or a product
+    assert [few[0].seconds, many[0].seconds] == pytest.approx([4 * one, 6 * one])  # 2 and 4 chunks, 2 checks each
+    assert [few[2].seconds, many[2].seconds] == pytest.approx([12 * one, 20 * one])  # 8 and 16 products, 2 graphs
+    assert [few[0].forwards, many[2].forwards] == pytest.approx([4, 20])
+    assert few[1].seconds - few[0].seconds == pytest.approx(4 * 2 * 4 * (LAYER + 2 * WIDTH) / SPEED.bandwidth)
 
 
 def test_what_taylor_mode_has_no_rule_for_is_said(monkeypatch) -> None:

@@ -1,12 +1,14 @@
 """Layers streamed from disk: the same numbers, and never more than a layer's weights at once."""
 
 import weakref
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from symnoise.core import InputError
 from symnoise.curvature import trace
@@ -24,9 +26,12 @@ def folder(request, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("method", ["taylor", "hvp"])
-def test_curvature_of_a_streamed_model_is_the_same_bit_for_bit(folder, method) -> None:
-    found = [trace(EmbeddingLoss(load_model(folder, stream=s).model, BATCH), method, probes=4) for s in (False, True)]
+@pytest.mark.parametrize(
+    ("method", "dtype"), [("taylor", torch.float32), ("taylor", torch.float64), ("hvp", torch.float32)]
+)
+def test_curvature_of_a_streamed_model_is_the_same_bit_for_bit(folder, method, dtype) -> None:
+    models = [load_model(folder, dtype=dtype, stream=stream).model for stream in (False, True)]
+    found = [trace(EmbeddingLoss(model, BATCH), method, probes=4) for model in models]
     assert torch.equal(found[0].value, found[1].value) and torch.equal(found[0].stderr, found[1].stderr)
 
 
@@ -79,3 +84,43 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, monkeypatch) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
     with pytest.raises(InputError, match="adapter, which is not streamed"):
         load_model(tmp_path, stream=True)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A folder with 64 MiB of weights in 16 layers, a file for each."""
+    folder = tmp_path_factory.mktemp("large")
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 4}
+    with torch.random.fork_rng(devices=[]):
+        LlamaForCausalLM(LlamaConfig(vocab_size=97, **sizes)).save_pretrained(folder, max_shard_size="5MB")
+    tiny_tokenizer(chat=True).save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def at_most(more: int):
+    """This process may take `more` bytes of memory more than it has (RLIMIT_DATA; skipped where that cannot be set)."""
+    resource = pytest.importorskip("resource")
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        pytest.skip("the kernel does not say how much memory a process has")
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    held = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmData"))
+    resource.setrlimit(resource.RLIMIT_DATA, (1024 * held + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def test_weights_may_be_larger_than_memory(large, monkeypatch) -> None:
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "131072")  # the heap is left alone: the retained one grows by 64 MiB at once
+    whole = load_model(large).model
+    weights = sum(weight.nbytes for weight in whole.parameters())
+    expected = trace(EmbeddingLoss(whole, BATCH), "taylor", probes=4)
+    streamed = EmbeddingLoss(load_model(large, stream=True).model, BATCH)
+    with at_most(3 * weights // 4):  # a layer takes a sixteenth, its file as much, and kernels their scratch memory
+        with pytest.raises(RuntimeError, match="memory"):
+            torch.empty(weights, dtype=torch.uint8)
+        found = trace(streamed, "taylor", probes=4)
+    assert torch.equal(found.value, expected.value)
