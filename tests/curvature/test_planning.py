@@ -173,6 +173,17 @@ def test_probes_for_an_error_rest_on_the_published_deviation() -> None:
         probes_for(0.0, 4)
 
 
+def test_published_plans_are_near_what_was_measured() -> None:
+    with (ROOT / "docs" / "plans.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["model"], row["method"]) for row in rows} >= {
+        (m, by) for m in ("10M", "50M") for by in ("taylor", "hvp")
+    }
+    for row in rows:
+        for unit in ("gib", "forwards"):
+            assert float(row[f"planned_{unit}"]) == pytest.approx(float(row[f"measured_{unit}"]), rel=0.25)
+
+
 def test_this_machine_has_a_speed() -> None:
     speed = planning.measured_speed(torch.float32, rows=8, width=8)
     assert 0 < speed.flops < 1e15 and 0 < speed.bandwidth < 1e14
