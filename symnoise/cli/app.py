@@ -45,6 +45,9 @@ Coefficients = Annotated[
 Alpha = Annotated[float, typer.Option(help="Noise strength α, as in NEFTune.")]
 Draws = Annotated[int, typer.Option(help="Number of draws of the noise.")]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Read each layer's weights from disk when it runs: models beyond memory.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 
 
@@ -101,9 +104,7 @@ def curvature(
     batch: Batch = 4,
     dtype: Dtype = "float32",
     device: Device = "cpu",
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Read each layer's weights from disk when it runs: models beyond memory.")
-    ] = False,
+    stream: Stream = False,
     seed: Seed = 0,
     json: Json = None,
     figure: Figure = None,

@@ -12,7 +12,7 @@ from symnoise.curvature import planning, random_probes, simulated
 from symnoise.curvature.operators.hessian import HessianProducts
 from symnoise.curvature.planning import RELATIVE_DEVIATION, Speed, Task, plans, probes_for, weight_bytes
 from symnoise.curvature.simulated import Work
-from symnoise.curvature.taylor import taylor_quadratics
+from symnoise.curvature.taylor import memory_estimate, taylor_quadratics
 from symnoise.curvature.taylor.tensor import RULES
 from symnoise.models import EmbeddingLoss
 from symnoise.models.outline import OutlineLoss, outline
@@ -126,6 +126,8 @@ def unsimulated(monkeypatch) -> None:
 def test_probes_are_split_into_passes_that_fit_the_card(unsimulated) -> None:
     ample, short = (plans(config(), task(probes=16), SPEED, memory, card=True) for memory in (2**30, 2**19))
     assert ample[0].at_once == 16 and ample[0].memory < 2**30
+    loss, weights = OutlineLoss(outline(config()), 1, L, 4), weight_bytes(outline(config()))[0]
+    assert ample[0].memory - weights == memory_estimate(loss, 16, 4)
     assert short[0].at_once < 16 and short[0].memory < ample[0].memory
     assert short[0].seconds > ample[0].seconds
 
