@@ -1,12 +1,12 @@
 """Speed and memory of curvature: ratios to a forward pass, comparison with peers, growth with problem size.
 
-    python -m experiments.bench                    # all three parts, every row in its own process
-    python -m experiments.bench peers growth       # some of them: ratios, peers, growth
+    python -m experiments.bench                    # all four parts, every row in its own process
+    python -m experiments.bench peers growth       # some of them: ratios, peers, growth, plans
     python -m experiments.bench --smoke            # everything on a tiny random model, into smoke/: does it run?
 
     python -m analysis.figures results/bench       # then: the figure of growth, with its exponents
 
-Writes bench.csv, peers.csv and growth.csv into results/bench. The model is SmolLM2 in
+Writes bench.csv, peers.csv, growth.csv and plans.csv into results/bench. The model is SmolLM2 in
 float32 on 4 rows of 128 tokens, 48 of them scored; a forward is without gradients, with logits at the scored positions.
 Memory is the peak resident set above what the loaded model takes. Rows named "malloc as found" leave the C library's
 setting alone; the others keep freed memory in the process, as every function of the library does by itself. `make
@@ -25,6 +25,7 @@ from rich.table import Table
 
 from experiments.bench import growth as bench_growth
 from experiments.bench import peers as bench_peers
+from experiments.bench import plans as bench_plans
 from experiments.bench import ratios as bench_ratios
 from experiments.bench.process import ROWS, SCORED, TOKENS, write_csv
 from result_schema.bench import OWN
@@ -32,7 +33,7 @@ from symnoise.core import unknown
 
 
 def main(
-    parts: Annotated[list[str] | None, typer.Argument(help="some of ratios, peers, growth")] = None,
+    parts: Annotated[list[str] | None, typer.Argument(help="some of ratios, peers, growth, plans")] = None,
     output: Path = Path("results/bench"),
     smoke: bool = False,
 ) -> None:
@@ -122,6 +123,22 @@ def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
     console.print(f"written to {path}; the figure: python -m analysis.figures {output}", highlight=False)
 
 
+def plans(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
+    """plans.csv."""
+    path = output / "plans.csv"
+    bench_plans.run(smoke, say, path)
+    table = Table(title=_title("Planned and measured", smoke))
+    units = ("gib", "forwards", "s")
+    names = [name for unit in ("GiB", "forwards", "seconds") for name in (f"{unit}\nplanned", "measured", "÷")]
+    _columns(table, "model", "method", *names)
+    for row in pd.read_csv(path).to_dict("records"):
+        pairs = [(row[f"planned_{unit}"], row[f"measured_{unit}"]) for unit in units]
+        numbers = [_number(number) for one, other in pairs for number in (one, other, one / other if other else None)]
+        table.add_row(str(row["model"]), str(row["method"]), *numbers)
+    console.print(table)
+    console.print(f"written to {path}", highlight=False)
+
+
 def _title(what: str, smoke: bool, *, sized: bool = True) -> str:
     model = "a tiny random Llama (smoke run)" if smoke else "SmolLM2"
     size = f"B = {ROWS}, L = {TOKENS}, " if sized else ""
@@ -137,4 +154,4 @@ def _number(value: Any, form: str = ".2f") -> str:
     return "" if value is None or value != value else format(value, form)
 
 
-RUN = {"ratios": ratios, "peers": peers, "growth": growth}
+RUN = {"ratios": ratios, "peers": peers, "growth": growth, "plans": plans}

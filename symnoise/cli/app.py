@@ -46,6 +46,9 @@ Coefficients = Annotated[
 Alpha = Annotated[float, typer.Option(help="Noise strength α, as in NEFTune.")]
 Draws = Annotated[int, typer.Option(help="Number of draws of the noise.")]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Read each layer's weights from disk when it runs: models beyond memory.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 
 
@@ -103,6 +106,7 @@ def curvature(
     batch: Batch = 4,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    stream: Stream = False,
     seed: Seed = 0,
     json: Json = None,
     figure: Figure = None,
@@ -135,9 +139,44 @@ def curvature(
         batch=batch,
         dtype=dtype,
         device=device,
+        stream=stream,
         seed=seed,
         json=json,
         figure=figure,
+    )
+
+
+@app.command()
+def plan(
+    model: Model = "smollm2",
+    examples: Annotated[int, typer.Option(help="Number of rows.")] = 4,
+    max_length: Annotated[int, typer.Option(help="Tokens of each row.")] = 128,
+    batch: Batch = 4,
+    rtol: Annotated[float, typer.Option(help="Target relative standard error of the mean over the rows.")] = 0.05,
+    probes: Annotated[int | None, typer.Option(help="Probes per row, in place of --rtol.")] = None,
+    dtype: Dtype = "float32",
+    gpu: Annotated[str | None, typer.Option(help="Memory of a card, such as 24GiB; default this machine.")] = None,
+    flops: Annotated[
+        float | None, typer.Option(help="Floating-point operations per second, as reached; default measured here.")
+    ] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="Memory bandwidth, bytes per second; with --flops.")] = None,
+    json: Json = None,
+) -> None:
+    """Memory, probes and time of tr H beforehand, from a model's configuration alone: no weights are read."""
+    from symnoise.cli import plan as command
+
+    command.plan(
+        model=model,
+        examples=examples,
+        max_length=max_length,
+        batch=batch,
+        rtol=rtol,
+        probes=probes,
+        dtype=dtype,
+        gpu=gpu,
+        flops=flops,
+        bandwidth=bandwidth,
+        json=json,
     )
 
 

@@ -56,6 +56,7 @@ def load(
     chat_template: Path | None,
     strict: bool,
     layer: int = 0,
+    stream: bool = False,
 ) -> Text:
     """The model and the first `examples` usable rows; skipped rows are counted."""
     positive("--examples", examples)
@@ -64,7 +65,7 @@ def load(
     first = tuple(islice(given, 1))
     if not first:  # said before a model is loaded
         source.data(first)
-    loaded = load_model(model, dtype=kind, device=device)
+    loaded = load_model(model, dtype=kind, device=device, stream=stream)
     if chat_template is not None:
         set_chat_template(loaded.tokenizer, chat_template)
     fits = fitting(chain(first, given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)

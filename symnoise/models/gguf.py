@@ -24,9 +24,7 @@ def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> Any:
 
     held = open_file(path)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    with _known_architecture(path, held):
-        config = transformers.AutoConfig.from_pretrained(**where)
-    _set_rotary_factors(config, path, held)
+    config = load_config(path)
     auto = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     if hasattr(transformers, "GgufConfig"):  # else dequantising is all that this version does
         where["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -44,6 +42,17 @@ def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
     return model
+
+
+def load_config(path: Path) -> Any:
+    """The Transformers configuration of the model in a .gguf file; `InputError` for an unknown architecture."""
+    from transformers import AutoConfig
+
+    held = open_file(path)
+    with _known_architecture(path, held):
+        config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+    _set_rotary_factors(config, path, held)
+    return config
 
 
 def load_tokenizer(path: Path) -> Any:

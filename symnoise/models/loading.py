@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from symnoise.core import InputError, reason, sha256, unknown
-from symnoise.models import adapter, bundled
-from symnoise.models.converted import converted
+from symnoise.models import adapter, bundled, gguf
+from symnoise.models.converted import converted, folder_of
 from symnoise.models.muted import muted
+from symnoise.models.outline import class_for, device_map, outline
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -67,16 +68,24 @@ class LoadedModel:
         }
 
 
-def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LoadedModel:
+def load_model(
+    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", stream: bool = False
+) -> LoadedModel:
     """Load a language model and its tokenizer, in evaluation mode.
 
     Encoder-decoder models are loaded as such. With HF_HUB_OFFLINE set, hub ids come from the local cache only.
+
+    A streamed model can be larger than memory: only the embedding table, the head and the last norm are loaded. The
+    weights of each layer stay in their memory-mapped files, are read when the layer runs and dropped afterwards
+    (accelerate's hooks). Results do not change. It pays for forward passes and Taylor mode; the graph of Hessian
+    products keeps all weights.
 
     Args:
         name: `smollm2` (bundled), a folder with safetensors or a PEFT adapter (merged into the model that its
             configuration names), a .gguf file, or a hub id.
         dtype: dtype of the weights; curvature is best measured in float32.
         device: "cpu", "cuda", "cuda:1" …
+        stream: Whether to read the layers' weights from disk in each forward pass; not for adapters.
 
     Returns:
         Model, tokenizer and provenance.
@@ -88,40 +97,96 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
     path, name = Path(name).expanduser(), str(name)
     if not name.strip():
         raise InputError(f"the model has no name: give {_CHOICES}")
+    streamed_to = device if stream else None
     with _reported(name):
         if name == bundled.MODEL:
             loaded = LoadedModel(
-                *_from_cache(bundled.smollm2_file(), name, dtype), name, "bundled", bundled.smollm2_file()
+                *_from_cache(bundled.smollm2_file(), name, dtype, streamed_to), name, "bundled", bundled.smollm2_file()
             )
         elif adapter.is_adapter(path):
+            if stream:
+                raise InputError(f"{name} is an adapter, which is not streamed: merge it into its model and save that")
             loaded = _with_adapter(path, name, dtype)
         elif path.is_dir():
             _check_folder(path)
             with muted():
-                loaded = LoadedModel(*_read(str(path), dtype), name, "folder", path)
+                loaded = LoadedModel(*_read(str(path), dtype, streamed_to), name, "folder", path)
         elif path.is_file():
             _check_file(path)
-            loaded = LoadedModel(*_from_cache(path, path.stem, dtype), name, "gguf", path)
+            loaded = LoadedModel(*_from_cache(path, path.stem, dtype, streamed_to), name, "gguf", path)
         else:
             _check_hub_id(name)
             with muted(bars=True):  # a download may take minutes
-                model, tokenizer = _read(name, dtype)
+                model, tokenizer = _read(name, dtype, streamed_to)
             loaded = LoadedModel(model, tokenizer, name, "hub", revision=_commit(name))
         _check_language_model(loaded)
         try:
-            loaded.model.to(device)
+            if not stream:
+                loaded.model.to(device)
         except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
             raise InputError(f"cannot put {name} on device {device!r}: {reason(error)}; use cpu") from error
     loaded.model.eval()
     return loaded
 
 
-def _from_cache(source: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_config(name: str | Path) -> Any:
+    """The Transformers configuration of a model named as in `load_model`, without reading its weights.
+
+    For a model type that Transformers does not know, a Llama of the same sizes stands in: its `architectures` are
+    those of the file. `InputError` if nothing can be read, or if the file of an unknown type lacks a size.
+    """
+    from transformers import AutoConfig
+
+    path, name = Path(name).expanduser(), str(name)
+    with _reported(name), muted():
+        if name == bundled.MODEL:
+            return _gguf_config(bundled.smollm2_file(), name)
+        if adapter.is_adapter(path):
+            return load_config(adapter.base_of(path))
+        if path.is_file():
+            _check_file(path)
+            return _gguf_config(path, path.stem)
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise InputError(f"{path} has no config.json: give a folder made by save_pretrained")
+        if not path.is_dir():
+            _check_hub_id(name)
+        try:
+            return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        except ValueError:
+            return _stand_in(name)
+
+
+def _gguf_config(source: Path, name: str) -> Any:
+    """The configuration in a GGUF file, or next to its conversion, which is read much faster."""
+    from transformers import AutoConfig
+
+    folder = folder_of(name, sha256(source))
+    return AutoConfig.from_pretrained(str(folder)) if folder.is_dir() else gguf.load_config(source)
+
+
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+def _stand_in(name: str) -> Any:
+    """A Llama of the sizes in a configuration whose model type Transformers does not know."""
+    from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
+
+    content, _ = PreTrainedConfig.get_config_dict(name)
+    kind = content.get("model_type")
+    if kind in CONFIG_MAPPING:
+        raise InputError(f"cannot read the configuration of {name}, a {kind}: is it complete?")
+    if missing := [size for size in _SIZES if not isinstance(content.get(size), int)]:
+        raise InputError(f"Transformers does not know the type {kind!r} of {name}; its config.json lacks {missing[0]}")
+    kept = (*_SIZES, "num_key_value_heads", "head_dim", "tie_word_embeddings", "architectures")
+    return LlamaConfig(**{size: content[size] for size in kept if size in content})
+
+
+def _from_cache(source: Path, name: str, dtype: torch.dtype, streamed_to: str | None) -> tuple[Any, Any]:
     """The model in a GGUF file, by way of its conversion."""
     with muted():
         folder, _ = converted(source, name)
         try:
-            return _read(str(folder), dtype)
+            return _read(str(folder), dtype, streamed_to)
         except Exception as error:  # whatever is wrong with a file that we wrote, the remedy is the same
             raise InputError(f"{folder} is corrupted ({reason(error)}): delete it to rebuild it") from error
 
@@ -137,15 +202,22 @@ def _with_adapter(path: Path, name: str, dtype: torch.dtype) -> LoadedModel:
         return LoadedModel(adapter.merged(base.model, path), tokenizer, name, "folder", path, base=base)
 
 
-def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """A hub id or a folder, through the ordinary Transformers loaders."""
+def _read(name: str, dtype: torch.dtype, streamed_to: str | None) -> tuple[Any, Any]:
+    """A hub id or a folder, through the ordinary Transformers loaders; layers stay on disk with `streamed_to`."""
     from transformers import AutoConfig, AutoTokenizer
 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if any(kind.endswith("ForMaskedLM") for kind in config.architectures or []):
         raise InputError(f"{name} is a masked language model, which predicts no next token: give a causal one")
-    model, info = _class_for(config).from_pretrained(
-        name, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    where = {} if streamed_to is None else {"device_map": device_map(outline(config), streamed_to)}
+    model, info = class_for(config).from_pretrained(
+        name,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **where,
     )
     if missing := sorted(info["missing_keys"]):
         raise InputError(
@@ -160,18 +232,6 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
         raise InputError(f"the tokenizer of {name} has model_max_length {given!r} in its config, which is no number")
     tokenizer.chat_template = tokenizer.chat_template or _template_of_processor(name)
     return model, tokenizer
-
-
-def _class_for(config: Any) -> Any:
-    """The auto class of a configuration; a vision-language model that is not also causal is loaded for its text."""
-    import transformers
-
-    if config.is_encoder_decoder:
-        return transformers.AutoModelForSeq2SeqLM
-    causal, sees = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    if type(config) not in causal and type(config) in sees:
-        return transformers.AutoModelForImageTextToText
-    return transformers.AutoModelForCausalLM
 
 
 def _template_of_processor(name: str) -> str | None:

@@ -137,6 +137,13 @@ def test_a_chat_template_of_ones_own(monkeypatch, home, tmp_path) -> None:
     assert tokens[1] == tokens[0] - len(["<s>"]) + 2 * len("Well, ")
 
 
+def test_streamed_layers_change_nothing(monkeypatch, home, tmp_path) -> None:
+    whole, streamed = (
+        run(monkeypatch, home, tmp_path, "curvature", "--probes", 4, *how) for how in ((), ("--stream",))
+    )
+    assert streamed["per_example"] == whole["per_example"]
+
+
 def test_with_a_tolerance_the_probes_told_are_those_of_the_estimate(monkeypatch, home, tmp_path, capsys) -> None:
     few = ["--method", "hvp", "--probes", 8, "--max-length", 20]
     found = run(monkeypatch, home, tmp_path, "curvature", *few, "--rtol", 0.5, "--max-probes", 24)

@@ -73,5 +73,5 @@ def test_the_study_in_miniature_is_read(tmp_path) -> None:
 
 def test_a_number_where_a_word_is_asked_for_is_one_line(tmp_path) -> None:
     path = changed(tmp_path, training=SMOKE["training"] | {"precision": 16})
-    with pytest.raises(InputError, match="unknown .*16"):
+    with pytest.raises(InputError, match=r"unknown .*16"):
         load_study(path)

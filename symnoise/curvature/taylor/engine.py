@@ -57,7 +57,7 @@ def taylor_quadratics(
     limit = memory_limit(X.device) if memory is None else memory
     parts = parts_of_a_sum(probes // groups, coefficients or X.dtype)
     size = chunk_size(loss, probes, groups * parts, limit, coefficients)
-    run = partial(_in_passes, loss, X, V, groups * parts, coefficients)
+    run = partial(in_passes, loss, X, V, groups * parts, coefficients)
     with torch.no_grad(), retained_heap():
         result, _ = until_it_fits(run, size, "out of memory; continuing with {smaller} probes at a time")
     finite = [x.isfinite().reshape(-1, len(X)).all(0) for x in vars(result).values()]
@@ -74,9 +74,10 @@ def parts_of_a_sum(members: int, dtype: torch.dtype) -> int:
     return next(parts for parts in range(1, members + 1) if members % parts == 0 and members // parts <= _FEW)
 
 
-def _in_passes(
+def in_passes(
     loss: EmbeddingLoss, X: Tensor, V: Tensor, groups: int, dtype: torch.dtype | None, size: int
 ) -> TaylorQuadratics:
+    """`taylor_quadratics` with at most `size` probes per pass, and without its checks of the result."""
     probes, batch = V.shape[:2]
     value = X.new_zeros(batch, dtype=torch.float64)
     hessian, gauss_newton = value.new_zeros(groups, batch), value.new_zeros(probes, batch)

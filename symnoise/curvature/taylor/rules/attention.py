@@ -110,8 +110,10 @@ def _mask(
     mask: Tensor | None, is_causal: bool, leading: torch.Size, rows: int, keys: int, like: Tensor
 ) -> tuple[Callable[[slice, int], Tensor] | None, Callable[[slice], int]]:
     """What is added to the scores of a block of rows, and the number of keys that the block sees."""
-    if is_causal:
-        mask = torch.ones(rows, keys, dtype=torch.bool, device=like.device).tril()
+    if is_causal:  # row i sees keys 0 … i: known without a look at the mask, for which a GPU would be waited for
+        hidden = torch.ones(rows, keys, dtype=torch.bool, device=like.device).triu_(1)
+        causal = torch.zeros(rows, keys, dtype=like.dtype, device=like.device).masked_fill_(hidden, -torch.inf)
+        return lambda here, end: causal[here, :end].expand(*leading, -1, end), lambda here: min(here.stop, keys)
     if mask is None:
         return None, lambda here: keys
     if mask.dtype is torch.bool:

@@ -1,0 +1,197 @@
+"""What `symnoise plan` computes from a configuration, against closed forms, real runs and published numbers."""
+
+import csv
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from result_schema.files import ROOT
+from symnoise.core import InputError
+from symnoise.curvature import planning, random_probes, simulated
+from symnoise.curvature.operators.hessian import HessianProducts
+from symnoise.curvature.planning import RELATIVE_DEVIATION, Speed, Task, plans, probes_for, weight_bytes
+from symnoise.curvature.simulated import Work
+from symnoise.curvature.taylor import memory_estimate, taylor_quadratics
+from symnoise.curvature.taylor.tensor import RULES
+from symnoise.models import EmbeddingLoss
+from symnoise.models.outline import OutlineLoss, outline
+from tests.tiny import tiny
+
+VOCABULARY, WIDTH, INNER, HEADS, KEYS, HEAD = 97, 32, 48, 4, 2, 8
+L, SCORED, K, G = 12, 5, 4, 2
+SPEED = Speed(1e11, 1e10)
+
+
+def config(depth: int = 2, *, tied: bool = False) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=depth,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KEYS,
+        head_dim=HEAD,
+        tie_word_embeddings=tied,
+    )
+
+
+LAYER = WIDTH * HEAD * (2 * HEADS + 2 * KEYS) + 3 * WIDTH * INNER  # entries of a layer's matrices
+TABLE = VOCABULARY * WIDTH
+
+
+def task(examples: int = 1, probes: int = 4, pilot: int = 0) -> Task:
+    return Task(examples, 4, L, probes, pilot, torch.float32)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_are_counted_once_and_by_layer(tied) -> None:
+    norms = 2 * WIDTH
+    whole, resident = weight_bytes(outline(config(3, tied=tied)))
+    tables = TABLE if tied else 2 * TABLE
+    assert whole == 4 * (tables + 3 * (LAYER + norms) + WIDTH)
+    assert resident == 4 * (tables + LAYER + norms + WIDTH)
+    assert weight_bytes(outline(config(3, tied=tied), torch.bfloat16))[0] == whole // 2
+
+
+def test_weights_are_those_of_the_real_model() -> None:
+    model = tiny("gpt2")
+    assert weight_bytes(outline(model.config))[0] == sum(p.nbytes for p in model.parameters())
+
+
+def test_arithmetic_is_the_closed_form() -> None:
+    """Multiply-adds: every matrix once per coefficient; attention by its rule (`taylor.rules.attention`)."""
+    loss = OutlineLoss(outline(config()), 1, L, SCORED)
+    linear, head, product = 2 * L * LAYER, SCORED * TABLE, 2 * L * L * HEADS * HEAD
+    assert simulated.forward(loss).flops == 2 * (linear + head + 2 * product)
+    means = (K + G) * SCORED  # over tokens
+    expected = (K + G + 1) * linear + (K + 2) * head + (3 + 4 * G + 6 * K) * product + means
+    assert simulated.taylor(loss, K, G).flops == 2 * expected
+
+
+def test_the_simulation_does_what_a_real_run_does() -> None:
+    model = tiny("llama")
+    ids = torch.arange(3, 3 + L)[None]
+    labels = ids.clone()
+    labels[:, :-SCORED] = -100
+    real = EmbeddingLoss(model, {"input_ids": ids, "labels": labels})
+    loss = OutlineLoss(outline(model.config), 1, L, SCORED)
+    V = random_probes(real, K, seed=0)
+    with simulated._Counter([]) as own:  # PyTorch's does not count products that are added in place
+        taylor_quadratics(real, V, groups=G)
+    assert own.flops == simulated.taylor(loss, K, G).flops
+    setup, product = simulated.products(loss)
+    with simulated._Counter([]) as own:
+        made = HessianProducts(real)
+    assert own.flops == setup.flops
+    with simulated._Counter([]) as own:
+        made(V[0])
+    assert own.flops == product.flops
+
+
+def test_traffic_and_live_bytes_are_those_of_the_operations() -> None:
+    a, b = (torch.empty(4, 8, device="meta") for _ in range(2))
+    with simulated._Counter([a, b]) as counter:
+        for _ in range(2):
+            c = a * b  # two read, one written
+            c.view(8, 4).add_(1)  # one read, one written; a view moves nothing
+            del c
+    size = 4 * 8 * 4
+    assert (counter.traffic, counter.peak, counter.alive) == (2 * 5 * size, size, 0)
+
+
+@pytest.mark.parametrize("depth", [3, 7])
+def test_layers_are_extended_to_the_whole_depth(depth) -> None:
+    whole = OutlineLoss(outline(config(depth)), 1, L, max(1, round(L * 48 / 128)))
+    (found,) = planning._at_full_depth(config(depth), task(), lambda loss: (simulated.forward(loss),))
+    assert found == simulated.forward(whole)
+
+
+def test_a_graph_grows_with_depth_and_a_pass_of_taylor_mode_does_not() -> None:
+    shallow, deep = (plans(config(depth), task(), SPEED, 2**30, card=False) for depth in (2, 6))
+    layers = 4 * 4 * (LAYER + 2 * WIDTH)
+    assert deep[0].memory - shallow[0].memory == layers
+    assert deep[1].memory == shallow[1].memory  # streamed
+    assert deep[2].memory - shallow[2].memory > 2 * layers
+    assert all(1.5 < b.seconds / a.seconds < 3.1 for a, b in zip(shallow, deep, strict=True))
+
+
+@pytest.fixture
+def unsimulated(monkeypatch) -> None:
+    """Every pass costs the same, for tests of what is made of its cost."""
+    works = [Work(2e9, 1e9, 1e6)] * 2
+    monkeypatch.setattr(planning, "_at_full_depth", lambda config, task, costs: works)
+
+
+def test_probes_are_split_into_passes_that_fit_the_card(unsimulated) -> None:
+    ample, short = (plans(config(), task(probes=16), SPEED, memory, card=True) for memory in (2**30, 2**19))
+    assert ample[0].at_once == 16 and ample[0].memory < 2**30
+    loss, weights = OutlineLoss(outline(config()), 1, L, 4), weight_bytes(outline(config()))[0]
+    assert ample[0].memory - weights == memory_estimate(loss, 16, 4)
+    assert short[0].at_once < 16 and short[0].memory < ample[0].memory
+    assert short[0].seconds > ample[0].seconds
+
+
+def test_time_is_in_proportion_to_examples_and_to_chunks_of_probes(unsimulated) -> None:
+    one, two = (plans(config(), task(n), SPEED, 2**30, card=False) for n in (4, 8))
+    assert all(b.seconds == pytest.approx(2 * a.seconds) for a, b in zip(one, two, strict=True))
+    few, many = (plans(config(), task(4, n, pilot=4), SPEED, 2**30, card=False) for n in (4, 12))
+    one = SPEED.seconds(Work(2e9, 1e9, 1e6))  # a forward, a pass, a graph or a product
+    assert [few[0].seconds, many[0].seconds] == pytest.approx([4 * one, 6 * one])  # 2 and 4 chunks, 2 checks each
+    assert [few[2].seconds, many[2].seconds] == pytest.approx([12 * one, 20 * one])  # 8 and 16 products, 2 graphs
+    assert [few[0].forwards, many[2].forwards] == pytest.approx([4, 20])
+    assert few[1].seconds - few[0].seconds == pytest.approx(4 * 2 * 4 * (LAYER + 2 * WIDTH) / SPEED.bandwidth)
+
+
+def test_what_taylor_mode_has_no_rule_for_is_said(monkeypatch) -> None:
+    monkeypatch.delitem(RULES, torch.ops.aten.silu)
+    found = plans(config(), task(), SPEED, 2**30, card=False)
+    assert "no Taylor rule for aten.silu" in found[0].obstacle and found[0].seconds is found[0].memory is None
+    assert found[2].obstacle == "" and found[2].seconds > 0
+
+
+def test_of_a_model_that_looks_at_numbers_the_weights_are_said(monkeypatch) -> None:
+    def looks(*_: object) -> None:
+        raise NotImplementedError("nonzero on meta tensors")
+
+    monkeypatch.setattr(simulated, "forward", looks)
+    with pytest.raises(InputError, match=r"Llama cannot be simulated without numbers .*weights take 0\.0 GiB"):
+        plans(config(), task(), SPEED, 2**30, card=False)
+
+
+def test_only_causal_language_models() -> None:
+    with pytest.raises(InputError, match="causal language models; this is a T5ForConditionalGeneration"):
+        plans(tiny("t5").config, task(), SPEED, 2**30, card=False)
+
+
+def test_probes_for_an_error_rest_on_the_published_deviation() -> None:
+    with (ROOT / "docs" / "peers.csv").open(encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    four = float(row["deviation"]) / abs(float(row["mean_trace"]))
+    assert pytest.approx(four * 4**0.5, rel=1e-3) == RELATIVE_DEVIATION
+    assert int(row["probes"]) <= probes_for(0.05, 4) < int(row["probes"]) + planning.PILOT
+    assert probes_for(0.05, 16) == pytest.approx(probes_for(0.1, 4), abs=planning.PILOT)
+    with pytest.raises(InputError, match="rtol must be above 0"):
+        probes_for(0.0, 4)
+
+
+def test_published_plans_are_near_what_was_measured() -> None:
+    with (ROOT / "docs" / "plans.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["model"], row["method"]) for row in rows} >= {
+        (m, by) for m in ("10M", "50M") for by in ("taylor", "hvp")
+    }
+    for row in rows:
+        for unit in ("gib", "forwards"):
+            assert float(row[f"planned_{unit}"]) == pytest.approx(float(row[f"measured_{unit}"]), rel=0.25)
+
+
+def test_this_machine_has_a_speed() -> None:
+    speed = planning.measured_speed(torch.float32, rows=8, width=8)
+    assert 0 < speed.flops < 1e15 and 0 < speed.bandwidth < 1e14
+
+
+def test_an_outline_has_no_numbers() -> None:
+    model = outline(config(tied=True))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert isinstance(model, LlamaForCausalLM) and not model.training
