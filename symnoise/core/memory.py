@@ -12,7 +12,7 @@ from symnoise.core.heap import return_free_memory
 Result = TypeVar("Result")
 
 # PyTorch's CPU allocator raises a plain RuntimeError, and CUDA libraries raise their own errors.
-_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+_WORDS = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory")
 
 
 def out_of_memory(error: BaseException) -> bool:

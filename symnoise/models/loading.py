@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from symnoise.core import InputError, reason, sha256, unknown
+from symnoise.core import InputError, out_of_memory, reason, sha256, unknown
 from symnoise.models import adapter, bundled, gguf
 from symnoise.models.converted import converted, folder_of
 from symnoise.models.muted import muted
@@ -188,6 +188,8 @@ def _from_cache(source: Path, name: str, dtype: torch.dtype, streamed_to: str | 
         try:
             return _read(str(folder), dtype, streamed_to)
         except Exception as error:  # whatever is wrong with a file that we wrote, the remedy is the same
+            if out_of_memory(error):
+                raise InputError(f"there is not enough memory to load {name}: {reason(error)}") from error
             raise InputError(f"{folder} is corrupted ({reason(error)}): delete it to rebuild it") from error
 
 

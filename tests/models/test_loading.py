@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from symnoise.core import InputError, generator, sha256
 from symnoise.data import Example, encode
-from symnoise.models import EmbeddingLoss, converted, gguf
+from symnoise.models import EmbeddingLoss, converted, gguf, loading
 from symnoise.models.loading import load_model
 from symnoise.noise import Noise
 from symnoise.training import attach
@@ -282,6 +282,16 @@ def test_gguf_that_cannot_be_read_and_a_full_disk_are_told_apart(tmp_path, cache
     monkeypatch.setattr(converted, "_convert", fail)
     refused(tmp_path / "tiny.gguf", says)
     assert not list(cache.glob("*"))
+
+
+def test_too_little_memory_is_no_corrupted_file(tmp_path, cache, monkeypatch):
+    write_gguf(tmp_path / "tiny.gguf")
+
+    def fail(*_):
+        raise RuntimeError("unable to mmap 538090408 bytes from file: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(loading, "_read", fail)
+    refused(tmp_path / "tiny.gguf", "not enough memory to load tiny: unable to mmap")
 
 
 def test_gguf_that_is_cut_short_or_lacks_a_tensor(tmp_path, cache):
