@@ -19,7 +19,8 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
     mirror, dials = published.mechanism.get("mirror"), published.mechanism.get("dials")
-    noise = [_against_plain(mirror) if mirror else "", _dials(dials) if dials else ""]
+    once = published.mechanism.get("dials-one-pass")
+    noise = [_against_plain(mirror) if mirror else "", _dials(dials) if dials else "", _one_pass(once) if once else ""]
     added = [_mirror(mirror) if mirror else "", _pretrained(published), _variance(published.budgets)]
     study = published.studies.get(STUDY)
     said = [" ".join(filter(None, noise)), " ".join(filter(None, added)), _validity(published.rows)]
@@ -95,15 +96,26 @@ def _variance(found: Budgets | None) -> str:
 
 def _dials(study: StudyResults) -> str:
     """The slopes of tr G and the held-out loss on the weights of a draw's even and odd parts."""
+    said, seeds = _slopes(study)
+    return (
+        "Slopes on the weight of a draw's even part, which carries curvature, and on "
+        f"the squared weight of its odd part, which is gradient noise: tr G {said['tr G']}; held-out loss "
+        f"{said['held-out loss']} nats (study `{study.facts['name']}`, {seeds} seeds)."
+    )
+
+
+def _one_pass(study: StudyResults) -> str:
+    """The same where rows are seen once."""
+    said, seeds = _slopes(study)
+    return f"Where rows are seen once: tr G {said['tr G']}; held-out loss {said['held-out loss']} nats ({seeds} seeds)."
+
+
+def _slopes(study: StudyResults) -> tuple[dict[str, str], int]:
     slopes = study.tables["dials"]
     end = slopes[(slopes.when == "end") & slopes.decoding.isna()].to_dict("records")
     of = {(row["measure"], row["term"]): row for row in end}
     said = {m: " and ".join(with_interval(of[m, term]) for term in TERMS) for m in ("tr G", "held-out loss")}
-    return (
-        "Slopes on the weight of a draw's even part, which carries curvature, and on "
-        f"the squared weight of its odd part, which is gradient noise: tr G {said['tr G']}; held-out loss "
-        f"{said['held-out loss']} nats (study `{study.facts['name']}`, {end[0]['seeds']} seeds)."
-    )
+    return said, end[0]["seeds"]
 
 
 def _penalty(study: StudyResults) -> str:

@@ -49,6 +49,8 @@ STUDY_ROWS = {
     "D1@curvature,even": ("dials", "D1.slope.tr-g.even"),
     "D1@held-out,even": ("dials", "D1.slope.held-out-loss.even"),
     "D1@held-out,odd": ("dials", "D1.slope.held-out-loss.odd"),
+    "D1@one-pass,even": ("dials-one-pass", "D1.slope.held-out-loss.even"),
+    "D1@one-pass,odd": ("dials-one-pass", "D1.slope.held-out-loss.odd"),
 }
 
 # Measures whose contrasts the text may quote.

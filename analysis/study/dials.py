@@ -67,6 +67,8 @@ def _fitted(table: pd.DataFrame) -> list[dict[str, Any]]:
     if np.linalg.matrix_rank(design) < design.shape[1]:  # cells on a line identify only one of the two slopes
         return []
     values = whole.to_numpy(float).T
+    # From the first cell on, so that what no cell changes has slope 0 and not rounding, of which p would make much.
+    values = values - values[0]
     fit = np.linalg.lstsq(design, values, rcond=None)[0]
     means = values.mean(axis=1)
     left = means - design @ fit.mean(axis=1)

@@ -40,9 +40,6 @@ MaxProbes = Annotated[int, typer.Option(help="Limit on the probes for --rtol, --
 Precision = Annotated[
     str, typer.Option(help="auto (two-level where bfloat16 is faster), float32 (never), or bfloat16 (biased).")
 ]
-Coefficients = Annotated[
-    str, typer.Option(help="Precision of derivatives in Taylor mode: model (that of the model) or bfloat16.")
-]
 Alpha = Annotated[float, typer.Option(help="Noise strength α, as in NEFTune.")]
 Draws = Annotated[int, typer.Option(help="Number of draws of the noise.")]
 Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
@@ -102,7 +99,6 @@ def curvature(
     sign: Sign = False,
     max_probes: MaxProbes = 256,
     precision: Precision = "auto",
-    coefficients: Coefficients = "model",
     batch: Batch = 4,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -135,7 +131,6 @@ def curvature(
         sign=sign,
         max_probes=max_probes,
         precision=precision,
-        coefficients=coefficients,
         batch=batch,
         dtype=dtype,
         device=device,

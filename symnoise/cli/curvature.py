@@ -19,7 +19,6 @@ from symnoise.cli.shared import (
     Text,
     batches,
     draw,
-    dtype_named,
     load,
     long_work,
     positive,
@@ -50,7 +49,6 @@ def curvature(
     sign: bool,
     max_probes: int,
     precision: str,
-    coefficients: str,
     batch: int,
     dtype: str,
     device: str,
@@ -61,10 +59,9 @@ def curvature(
 ) -> None:
     """Print, and write, tr H and tr G of every example; under torchrun each process measures some of them."""
     options = {"method": method, "probes": probes, "seed": seed, "directions": directions, "rtol": rtol, "atol": atol}
-    options |= {"sign": sign, "max_probes": max_probes, "precision": precision, "coefficients": coefficients}
+    options |= {"sign": sign, "max_probes": max_probes, "precision": precision}
     _require_known(options)
     positive("--batch", batch)
-    estimator = options | {"coefficients": None if coefficients == "model" else dtype_named(coefficients)}
     records = BatchRecords(json)
     with long_work(json, figure, alone=False) as console, processes() as us:
         own = agreed(lambda: own_device(us, device))
@@ -74,12 +71,12 @@ def curvature(
         # Reading the weights again for their SHA-256 is needed only if results are kept.
         settings |= {"device": device[:4], "model": text.model.provenance() if json else text.model.name}
         if method in ("auto", "taylor", TWO_LEVELS) and us.is_main_process:
-            console.print(_memory_line(text, runs, estimator), **PLAIN)
+            console.print(_memory_line(text, runs, options), **PLAIN)
         forward = _ForwardTimer()
         found, resumed = measured(
             text,
             runs,
-            lambda ids: _measure(text.loss(ids), estimator, forward),
+            lambda ids: _measure(text.loss(ids), options, forward),
             settings=settings,
             us=us,
             records=records,
@@ -142,7 +139,7 @@ def _targets(options: dict[str, Any]) -> Targets:
 def _memory_line(text: Text, runs: list[range], estimator: dict[str, Any]) -> str:
     """Memory of the largest batch in Taylor mode."""
     longest = max(runs, key=lambda ids: len(ids) * max(len(text.rows[i]["input_ids"]) for i in ids))
-    loss, how = text.loss(longest), Options(**estimator)
+    loss, how = text.loss(longest), Options(**estimator, coefficients=None)
     probes, groups, coefficients = how.probes, how.sampler.groups, how.derivatives
     size = chunk_size(loss, probes, groups, memory_limit(loss.embeddings.device), coefficients)
     need = memory_estimate(loss, size, max(1, groups * size // probes), coefficients)

@@ -68,6 +68,6 @@ class OutlineLoss(EmbeddingLoss):
         places = torch.empty(rows * scored, dtype=torch.long, device="meta")
         averages = torch.empty(rows, rows * scored, dtype=torch.float64, device="meta")
         self.targeted = Targets(places, places, places, averages)
-        self._inlet = Inlet(model)
+        self._inlet = self._entrance = Inlet(model)
         self.embeddings = self._inlet.embeddings(self.mask)
         self._inputs = {"input_ids": self.mask, "attention_mask": self.mask, "use_cache": False}

@@ -37,6 +37,13 @@ def test_planted_slopes_are_found(tmp_path) -> None:
     assert not made.primary.any()  # the study named contrasts
 
 
+def test_what_no_cell_changes_has_slope_zero_and_no_p() -> None:
+    """As the best loss along a run is where every run has it before the first step."""
+    table = pd.DataFrame([[value] * len(CELLS) for value in (3.1, 2.7, 3.3)], columns=[PLACES[arm] for arm in CELLS])
+    for row in _fitted(table):
+        assert row["mean"] == row["low"] == row["high"] == 0 and np.isnan(row["p"])
+
+
 def test_what_no_plane_describes_shows(tmp_path) -> None:
     made = slopes(study(tmp_path / "s", arms=CELLS, loss=planted(0.0, 0.0, bent=0.05), sd=0.002))
     assert made[(made.measure == "held-out loss") & (made.when == "end")].lack.min() > 0.2

@@ -26,6 +26,7 @@ from analysis.study.data import measurements
 from analysis.study.report import arms as means
 from analysis.study.report import associated
 from result_schema.files import ROOT
+from result_schema.quick import TABLES
 from symnoise.core import InputError, write_json
 from symnoise.plot import style as look
 from symnoise.plot.numbers import with_interval
@@ -278,11 +279,15 @@ def test_a_run_lands_with_the_data_of_its_figures(tmp_path: Path) -> None:
     (run / "figures").mkdir(parents=True)
     (run / "figures" / "slopes.csv").write_text("a\n1\n")
     record = {"commit": "c", "python": "3", "versions": {}, "platform": "p", "result": {"model": {}, "data": {}}}
-    table = {"rows": [], "tables": {"validity by example": [{"alpha": 5.0, "T": 0.9}]}}
+    columns = TABLES["validity by example"]
+    table = {"rows": [], "tables": {"validity by example": [dict.fromkeys(columns, 0.5)]}}
     write_json(run / "stages" / "sources.json", record)
     write_json(run / "stages" / "validity.json", record | {"result": table})
     publish_data(run, published)
-    assert (published / "tables" / "validity-by-example.csv").read_text() == "alpha,T\n5.0,0.9\n"
+    assert (published / "tables" / "validity-by-example.csv").read_text().split() == [
+        ",".join(columns),
+        ",".join(["0.5"] * len(columns)),
+    ]
     assert (published / "data" / "slopes.csv").read_text() == "a\n1\n"
     facts = json.loads((published / "data" / "sources.json").read_text())
     assert set(facts) == {

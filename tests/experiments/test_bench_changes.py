@@ -1,10 +1,13 @@
 """The bench of changes: its ratio is that of the variances, and its interval covers it."""
 
+import re
+
 import pandas as pd
 import pytest
 import torch
 
 from experiments.bench import changes
+from result_schema.files import ROOT
 from symnoise.core import generator
 
 
@@ -28,3 +31,15 @@ def test_the_smoke_run_has_every_checkpoint(tmp_path, monkeypatch: pytest.Monkey
     assert (frame.latest_ratio[1:] > 4).all() and frame.change_ratio[1] == frame.latest_ratio[1]
     assert (frame.trace_ratio > 1).all()  # the start's probes count
     assert "since the last" in capsys.readouterr().out
+
+
+def test_the_guide_says_what_was_measured() -> None:
+    frame = pd.read_csv(ROOT / "docs" / "changes.csv").set_index("step")
+    guide = (ROOT / "docs" / "guide" / "curvature.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \|$", guide.partition("| step | since the start")[2], re.M)[:7]
+    assert [int(step) for step, *_ in rows] == [1, 4, 12, 16, 24, 40, 48]
+    for step, *cells in rows:
+        for name, cell in zip(("change", "latest"), cells, strict=True):
+            said = [float(number.replace(",", "")) for number in re.findall(r"[\d.,]+", cell)]
+            ends = ("ratio", "ratio_low", "ratio_high")
+            assert said == pytest.approx([frame.loc[int(step), f"{name}_{end}"] for end in ends], rel=0.04)
