@@ -52,7 +52,10 @@ def test_parts_and_targets_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> No
         loss = loss_of("gpt2", rows=3, tokens=5)
         wanted = trace_parts(loss, "hvp", probes=4, rtol=1.0, max_probes=16)
         limit_rows(monkeypatch, 1)
-        with pytest.warns(RuntimeWarning, match="continuing with 1"):
+        with (
+            pytest.warns(RuntimeWarning, match="continuing with 2"),
+            pytest.warns(RuntimeWarning, match="continuing with 1"),
+        ):
             found = trace_parts(loss, "hvp", probes=4, rtol=1.0, max_probes=16)
     for part in ("hessian", "gauss_newton", "rest"):
         torch.testing.assert_close(getattr(found, part).value, getattr(wanted, part).value, rtol=1e-9, atol=1e-9)

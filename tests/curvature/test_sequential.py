@@ -46,6 +46,7 @@ def coverage(found: list[Estimate], truth: float = 1.0) -> float:
     return sum(bool((low <= truth) & (truth <= high)) for low, high in ends) / len(found)
 
 
+@pytest.mark.filterwarnings("ignore:rtol=0.2 would take:RuntimeWarning")
 def test_two_stages_are_unbiased_with_honest_intervals_and_looking_on_is_not() -> None:
     """A coverage over 1,000 seeds has a standard error of 0.95 %; four of them, and four of the mean's."""
     fresh = [in_two_stages(seed) for seed in range(SEEDS)]
@@ -56,6 +57,7 @@ def test_two_stages_are_unbiased_with_honest_intervals_and_looking_on_is_not() -
     assert float(looked.mean()) - 1 > 4 * float(looked.std()) / SEEDS**0.5
 
 
+@pytest.mark.filterwarnings("ignore:rtol=0.2 would take:RuntimeWarning")
 def test_the_number_suffices_as_often_as_it_should() -> None:
     """The true standard error, 1/√count, is within rtol of 1 in 80 % of runs or more (rounding up to chunks adds).
 

@@ -210,7 +210,8 @@ def test_only_in_training_and_gone_afterwards():
     model, inputs = tiny("llama"), batch()
     clean = model(**inputs).logits
     with attach(model, NOISE) as noise:
-        assert torch.equal(model.eval()(**inputs).logits, clean)
+        with pytest.warns(UserWarning, match="in evaluation mode"):
+            assert torch.equal(model.eval()(**inputs).logits, clean)
         assert noise.fired == 0
         model.train()(**inputs)
         model.eval().generate(inputs["input_ids"][:1], max_new_tokens=2, do_sample=False)
