@@ -149,6 +149,8 @@ def _posted(request: urllib.request.Request) -> Any:
         said = f"{error.code} {error.read(200).decode(errors='replace')}"
     except _UNREACHED as error:
         said = str(error) or type(error).__name__
+    if key := request.get_header("Authorization"):  # some endpoints repeat it
+        said = said.replace(key.removeprefix("Bearer "), "(the key)")
     raise InputError(f"the judge at {request.full_url} does not answer ({said}); earlier answers are kept: run again")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def dry_run(settings: TrainSettings) -> Outcome:
         raise InputError("a dry run needs to know the family of the model; add a line such as `family: llama`")
     # The same name in every process of one launcher.
     owner = os.getppid() if "RANK" in os.environ else os.getpid()
-    folder = Path(tempfile.gettempdir()) / f"symnoise-dry-run-{owner}"
+    folder = private_folder(Path(tempfile.gettempdir()) / f"symnoise-dry-run-{owner}")
     mine = folder / os.environ.get("RANK", "0")
     try:
         tiny_model(settings.family, mine / "model", room=max(settings.max_length, _LENGTH))
@@ -85,6 +86,18 @@ def dry_run(settings: TrainSettings) -> Outcome:
         shutil.rmtree(mine, ignore_errors=True)
         if is_main_process():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def private_folder(path: Path) -> Path:
+    """`path`, made or found as a folder of this user alone; `InputError` for somebody else's, or a link."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise InputError(f"the dry run cannot write {path}: {error.strerror}; set TMPDIR") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(f"the dry run does not write into {path}, which is not this user's: set TMPDIR")
+    return path
 
 
 def tiny_model(family: str, folder: Path, *, room: int) -> None:

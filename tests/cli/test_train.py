@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from symnoise.cli import main
 from symnoise.core import InputError
+from symnoise.finetune.dry_run import private_folder
 from symnoise.finetune.reading import read_settings
 from symnoise.finetune.rows import read_rows
 from symnoise.finetune.settings import TrainSettings
@@ -134,6 +135,18 @@ def test_a_dry_run_with_dials_logs_both_losses_and_the_card_states_them(monkeypa
     assert "by dials μ = 0.5 and λ = 2" in (tmp_path / "out" / "README.md").read_text()
     setting = json.loads((tmp_path / "out" / "checkpoint-2" / "symnoise.json").read_text())
     assert (setting["even"], setting["odd"]) == (0.5, 2.0)
+
+
+def test_a_dry_run_writes_into_a_folder_of_this_user_alone(tmp_path):
+    made = private_folder(tmp_path / "made")
+    assert made.is_dir() and made.stat().st_mode & 0o077 == 0
+    assert private_folder(made) == made  # the other processes of the launcher find it
+    (tmp_path / "link").symlink_to(made)
+    with pytest.raises(InputError, match="not this user's"):
+        private_folder(tmp_path / "link")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        private_folder(tmp_path / "file")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,11 @@
 import json
 import re
 import threading
+import urllib.error
+import urllib.request
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +248,17 @@ def test_an_endpoint_that_does_not_answer_ends_it_with_what_there_is_kept(status
         write_annotations(at(server), rows(2), rows(2), tmp_path / "annotations.json")
     assert not (tmp_path / "annotations.json").exists()
     assert len(kept(tmp_path / "annotations.judged.jsonl")) == 1 and len(server.seen) == 1 + asked
+
+
+def test_an_endpoint_that_repeats_the_key_does_not_get_it_into_the_message(monkeypatch) -> None:
+    def refuse(request):
+        raise urllib.error.HTTPError("u", 401, "no", Message(), BytesIO(b"wrong key: secret-1234"))
+
+    monkeypatch.setattr(judging, "_answered", refuse)
+    asked = urllib.request.Request("http://127.0.0.1/v1", b"{}", {"Authorization": "Bearer secret-1234"})
+    with pytest.raises(InputError, match=r"401 wrong key: \(the key\)") as caught:
+        judging._posted(asked)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_model_that_is_loaded_here_can_judge(source, tmp_path, monkeypatch) -> None:
