@@ -19,7 +19,11 @@ FIRST_LOOKS = {
 }
 FIGURES = ("validity", "variances", "slopes", "curvature")  # drawn in the paper, from the data next to the figures
 TABLES = ("validity", "curvature", "variances on text", "layers")  # whose numbers the text quotes
-STUDY_FIGURES = {"dials": ("dials",), "micro": ("forest",)}  # the studies' pages and the gallery have all
+STUDY_FIGURES = {
+    "dials": ("dials",),
+    "dials-one-pass": ("dials",),
+    "micro": ("forest",),
+}  # the studies' pages and the gallery have all
 _TABLES = ("arms", "associations", "contrasts", "power")
 
 

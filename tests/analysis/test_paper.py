@@ -211,11 +211,13 @@ def test_d1_s_tally_and_contrasts_are_those_of_the_studies(published: Published,
     found = values(replace(published, mechanism=published.mechanism | {"mirror": mirror}))
     own = tables_of(mirror)["symnoise", "independent-pair", "held-out loss"]
     assert found["mirror/symnoise-independent-pair/held-out-loss"] == tex(with_interval(own))
-    dials = published.mechanism["dials"]
-    assert dials is not None
-    held = [row | {"verdict": "holds"} for row in dials.rows]
-    turned = values(replace(published, mechanism=published.mechanism | {"dials": replace(dials, rows=held)}))
-    assert turned["D1/tally"] == "all 5 hold" != values(published)["D1/tally"]
+    turned = {}
+    for name in ("dials", "dials-one-pass"):
+        study = published.mechanism[name]
+        assert study is not None
+        turned[name] = replace(study, rows=[row | {"verdict": "holds"} for row in study.rows])
+    tally = values(replace(published, mechanism=published.mechanism | turned))["D1/tally"]
+    assert tally == "all 10 hold" != values(published)["D1/tally"]
 
 
 def tables_of(found: StudyResults) -> dict[tuple[str, str, str], dict[str, Any]]:
