@@ -102,7 +102,7 @@ def first_to_end() -> bool:
     ignore_signals()
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30))
         return store.add("symnoise/ended", 1) == 1
     except (KeyError, RuntimeError):
         return os.environ["RANK"] == "0"
