@@ -102,7 +102,8 @@ def test_the_latest_change_is_since_the_point_before() -> None:
 def test_a_sequence_goes_on_from_what_was_saved() -> None:
     along = DynamicTrace(probes=4, start_probes=8, method="hvp")
     assert along.state_dict() == {}
-    along.measure(Quadratic(2))
+    for point in (Quadratic(2), moved(2, 0.05)):
+        along.measure(point)
     again = DynamicTrace(probes=4, start_probes=8, method="hvp")
     again.load_state_dict(along.state_dict())
     here, there = along.measure(moved(2, 0.1)), again.measure(moved(2, 0.1))
@@ -131,3 +132,9 @@ def test_other_examples_than_at_the_start_are_refused() -> None:
 def test_what_cannot_be_tracked(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         DynamicTrace(**options)
+
+
+def test_the_start_takes_whole_passes_of_probes() -> None:
+    along = DynamicTrace(probes=4, start_probes=10, method="hvp")
+    along.measure(Quadratic())
+    assert len(along.state_dict()["only"]) == 8
