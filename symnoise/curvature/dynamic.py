@@ -176,17 +176,18 @@ class DynamicTrace:
         the point x₀ = `known` is an estimate itself, whose own variance c²Var(x)/(M + K) is added.
         """
         assert self._only is not None and self._same is not None
-        known = Estimate.from_draws(torch.cat([self._same, self._only]))
+        start = torch.cat([self._same, self._only])
+        known = start.mean(0)
         x, y = self._same - self._same.mean(0), now - now.mean(0)
         square = float(x.square().sum())  # over examples too: they share c
         c = float((x * y).sum()) / square if square > 0 else 1.0
-        gap = self._same.mean(0) - known.value
+        gap = self._same.mean(0) - known
         draws, batch = now.shape
         dof = draws - 1 - 1 / batch  # c takes one degree of freedom of the batch·(draws − 1) of all examples
         residual = (y - c * x).square().sum(0) / dof
         leverage = gap.square() / square if square > 0 else 0 * gap
         fitted = Estimate(now.mean(0) - c * gap, (residual * (1 / draws + leverage)).sqrt(), count=draws, dof=dof)
-        return fitted + Estimate.from_draws(c * (torch.cat([self._same, self._only]) - known.value))
+        return fitted + Estimate.from_draws(c * (start - known))
 
 
 def _size(forms: Tensor) -> str:
