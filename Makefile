@@ -10,7 +10,7 @@ TEX := --no-install-recommends latexmk lmodern texlive-latex-recommended texlive
 # No test touches the network; two workers with one thread each are faster than one with two on small models.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: reproduce test test-types test-kernels newcomer lint format bench peers-test study paper tex notebooks importable docs clean
+.PHONY: reproduce test test-types test-kernels newcomer trust lint format bench peers-test study paper tex notebooks importable docs clean
 
 # The main job: environment, default model and data, every claim, small fine-tuning arms, results/quick/report.html.
 reproduce: $(VENV)/ready
@@ -35,6 +35,10 @@ test-kernels: $(VENV)/ready
 # The wheel in a fresh environment, and what the README says, as a newcomer would do it; needs a package index.
 newcomer: $(VENV)/ready
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m newcomer -x -s -n 0 tests/newcomer
+
+# Mutants, kills, bad input and the coverage of intervals, an hour: docs/trust.md. PART=inputs for one of the four.
+trust: $(VENV)/ready
+	$(TEST_ENV) $(BIN)/python -m tests.trust $(PART)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
