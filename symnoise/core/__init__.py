@@ -12,12 +12,13 @@ from symnoise.core.files import (
     write_json,
 )
 from symnoise.core.heap import retained_heap, return_free_memory
-from symnoise.core.jackknife import jackknife, jackknife_variance, ratio_of_sums, without_each
+from symnoise.core.jackknife import jackknife, jackknife_variance, without_each
 from symnoise.core.masks import Mask, is_right_padded, lengths
 from symnoise.core.memory import out_of_memory, until_it_fits
 from symnoise.core.packages import PackagedFile
 from symnoise.core.progress import progress_shown, track
 from symnoise.core.random import generator
+from symnoise.core.ratios import fieller, ratio_of_sums
 
 __all__ = [
     "Diverged",
@@ -25,6 +26,7 @@ __all__ = [
     "InputError",
     "Mask",
     "PackagedFile",
+    "fieller",
     "generator",
     "is_right_padded",
     "jackknife",

@@ -233,6 +233,8 @@ def plus_minus(value: float, error: float) -> str:
         >>> plus_minus(132.2178, 6.512), plus_minus(-40.3, 17.4), plus_minus(-23.0, 112.0)
         ('132.2 ± 6.5', '-40 ± 17', '-20 ± 110')
     """
+    if math.isfinite(value) and error == math.inf:
+        return f"{value:.4g} ± ∞"
     if not (math.isfinite(value) and math.isfinite(error) and error > 0):
         return f"{value:.4g}"
     digits = 1 - math.floor(math.log10(float(f"{error:.1e}")))

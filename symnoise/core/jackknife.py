@@ -31,12 +31,3 @@ def jackknife(statistic: Callable[[Int[Tensor, " some"]], Float[Tensor, "*shape"
     without = without_each(statistic, count)
     value = (count * statistic(torch.arange(count)) - (count - 1) * without).mean(0)
     return Estimate(value, jackknife_variance(without).sqrt(), count=count, dof=count - 1.0, method="jackknife")
-
-
-def ratio_of_sums(above: Float[Tensor, "draw *shape"], below: Float[Tensor, "draw *shape"]) -> Estimate:
-    """Ratio of sums over the draws, Σ above/Σ below; standard error by the jackknife, NaN for one draw."""
-    n, value = len(above), above.sum(0) / below.sum(0)
-    if n == 1:
-        return Estimate(value, torch.full_like(value, torch.nan), count=1, dof=0.0, method="ratio")
-    variance = jackknife_variance((above.sum(0) - above) / (below.sum(0) - below))
-    return Estimate(value, variance.sqrt(), count=n, dof=n - 1.0, method="ratio")

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from symnoise.core import jackknife_variance
+from symnoise.core import fieller, jackknife_variance
 
 Unit = Literal["draw", "example"]
 
@@ -100,17 +100,13 @@ def ratio_of_means(
         return Pooled(A / B if B else math.nan, math.nan, math.nan, math.nan, 0.0)
     a, b = above - above.mean(0), below - below.mean(0)
     scale = n * (n - 1)
-    v_aa, v_ab, v_bb = (float(v.sum()) / scale for v in (a * a, a * b, b * b))
+    v_aa, v_ab, v_bb = (v.sum() / scale for v in (a * a, a * b, b * b))
     value = A / B if B else math.nan
     parts = (a - value * b).square().sum(0) / scale if B else b.square().sum(0) / scale
     dof = _satterthwaite(parts, n)
     stderr = math.sqrt(float(parts.sum())) / abs(B) if B else math.inf
-    t2 = _t(level, dof) ** 2
-    quadratic, linear, constant = B * B - t2 * v_bb, A * B - t2 * v_ab, A * A - t2 * v_aa
-    if not quadratic > 0:
-        return Pooled(value, -math.inf, math.inf, stderr, dof)
-    root = math.sqrt(max(linear * linear - quadratic * constant, 0.0))
-    return Pooled(value, (linear - root) / quadratic, (linear + root) / quadratic, stderr, dof)
+    low, high = fieller((above.mean(0).sum(), below.mean(0).sum()), (v_aa, v_ab, v_bb), _t(level, dof))
+    return Pooled(value, float(low), float(high), stderr, dof)
 
 
 def root_ratio(

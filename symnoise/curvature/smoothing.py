@@ -32,7 +32,8 @@ class SmoothedCurvature:
         sigmas: (sigma, batch) standard deviation of one coordinate of the noise.
         C: (sigma, batch) C(σ) = 2(E ℓ(X + σz) − ℓ(X))/σ², by mirrored pairs. → tr H as σ → 0.
         T: (sigma, batch) T(σ) = Σ_z (½[ℓ(X+σz) + ℓ(X−σz)] − ℓ) / Σ_z (σ²/2) zᵀHz. → 1 as σ → 0 (claim V1). A ratio of
-            sums over draws, since a single draw's zᵀHz may be near 0; its error is by the jackknife.
+            sums over draws, since a single draw's zᵀHz may be near 0; its error is ∞ where that of the draws' mean
+            says that tr H itself may be 0 (`core.ratio_of_sums`), as is often so for a single example.
         pair: (sigma, draw, batch) ½[ℓ(X+σz) + ℓ(X−σz)] − ℓ(X): what a pair keeps, its even part.
         odd: (sigma, draw, batch) ½[ℓ(X+σz) − ℓ(X−σz)]: what a pair cancels, σ∇ℓ·z to first order.
         forms: (draw, batch) zᵀHz.

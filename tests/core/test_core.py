@@ -114,14 +114,31 @@ def test_the_jackknife_of_a_mean_is_the_mean_and_of_a_square_has_no_bias():
     assert square.dof == 3
 
 
-def test_the_jackknife_of_a_ratio_is_the_delta_methods_error() -> None:
-    """Σa/Σb: (a − rb)/Σb of each draw, to order 1/n."""
+def test_the_error_of_a_ratio_is_the_delta_methods_where_the_denominator_is_known_well() -> None:
+    """Σa/Σb: (a − rb)/Σb of each draw, to order 1/√n."""
     below = 1 + torch.rand((400, 3), generator=generator(0, "below"), dtype=torch.float64)
     above = below + torch.rand((400, 3), generator=generator(0, "above"), dtype=torch.float64)
     found = ratio_of_sums(above, below)
     spread = (above - found.value * below).square().sum(0).sqrt() / below.sum(0)
-    torch.testing.assert_close(found.stderr, spread, rtol=5e-3, atol=0)
+    torch.testing.assert_close(found.stderr, spread, rtol=0.03, atol=0)
     assert ratio_of_sums(above[:1], below[:1]).stderr.isnan().all()
+
+
+def test_a_ratio_covers_wherever_its_denominator_lies_and_has_no_error_where_that_may_be_zero() -> None:
+    """64 draws whose mean is so many of its standard errors from 0; y is no multiple of x, so E y/E x is large there.
+    95 % intervals of 2,000 repetitions, three standard errors of 0.5 %; the jackknife's cover 69 to 90 % up to 4."""
+    for off in (0.5, 1.25, 2.0, 3.0, 4.0, 6.0, 10.0):
+        m = off / 64**0.5
+        x = m + torch.randn((64, 2_000), generator=generator(0, "x", off), dtype=torch.float64)
+        y = 0.7 * x + 0.8 * x.abs() + 0.3 * torch.randn(x.shape, generator=generator(0, "y", off), dtype=torch.float64)
+        mean_abs = (2 / math.pi) ** 0.5 * math.exp(-m * m / 2) + m * math.erf(m / 2**0.5)
+        found = ratio_of_sums(y, x)
+        low, high = found.interval()
+        truth = 0.7 + 0.8 * mean_abs / m
+        assert float(((low <= truth) & (truth <= high)).double().mean()) > 0.93
+        assert (float(found.stderr.isinf().double().mean()) > 0.9) == (off < 1)
+        assert (float(found.stderr.isinf().double().mean()) < 0.01) == (off > 4)
+    assert str(found.noting(stderr=torch.full_like(found.stderr, math.inf))[0]) == f"{float(found.value[0]):.4g} ± ∞"
 
 
 def test_unknown_words_get_the_nearest_match() -> None:

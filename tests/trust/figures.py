@@ -13,8 +13,7 @@ class Figure:
         low, high: The range that is promised, both included; a share is between 0 and 1.
         tries: How many inputs, kills, mutants or seeds it rests on.
         seeds: Which, so that it can be repeated.
-        exception: Why a number outside the range is accepted; "" for none.
-        note: What else the number needs to be understood.
+        note: What the number needs to be understood, such as why its range is not the usual one.
     """
 
     name: str
@@ -23,10 +22,9 @@ class Figure:
     high: float
     tries: int
     seeds: str
-    exception: str = ""
     note: str = ""
 
     @property
     def kept(self) -> bool:
-        """Whether the promise is kept; an explained exception is."""
-        return self.low <= self.measured <= self.high or bool(self.exception)
+        """Whether the promise is kept."""
+        return self.low <= self.measured <= self.high
