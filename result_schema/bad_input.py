@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from symnoise.core import InputError
+from symnoise.core import InputError, one_line
 
 
 def one_line_on_bad_input(program: Callable[[], Any]) -> None:
@@ -12,5 +12,5 @@ def one_line_on_bad_input(program: Callable[[], Any]) -> None:
     try:
         program()
     except InputError as error:
-        print("symnoise:", " ".join(str(error).split()), file=sys.stderr)
+        print("symnoise:", one_line(error), file=sys.stderr)
         sys.exit(2)

@@ -166,5 +166,20 @@ class Equivalence:
         return Equivalence(float(stated["margin"]), _pairs(stated["controls"]))
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is read of a study.json; `primary` and `equivalence` as the study file stated them."""
+
+    schema: int
+    name: str
+    alpha: float
+    reference: str | None = None
+    primary: Primary | None = None
+    equivalence: Equivalence | None = None
+    settings: dict[str, Any] | None = None
+    unfinished: list[str] | None = None
+    missing: dict[str, Any] | None = None
+
+
 def _pairs(stated: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
     return tuple((str(first), str(second)) for first, second in stated)

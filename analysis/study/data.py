@@ -9,7 +9,8 @@ import pandas as pd
 
 from result_schema.files import read_json, there
 from result_schema.measures import NORMS, TRAINED
-from result_schema.study import PLAIN, SCHEMA, TABLES, Equivalence, Primary, check_table
+from result_schema.study import PLAIN, SCHEMA, TABLES, Equivalence, Facts, Primary, check_table
+from result_schema.typed import require_types
 from symnoise.core import InputError
 
 STAGES = ("before", "during", "after")
@@ -59,6 +60,9 @@ def read_study(folder: Path) -> StudyTables:
     command = f"make study STUDY={folder.resolve().name}"
     advice = f"run `{command}` first"
     facts = read_json(folder / "study.json", advice, f"delete the file and run `{command}`")
+    if not isinstance(facts, dict) or not {"schema", "name", "alpha"} <= facts.keys():
+        raise InputError(f"{folder}/study.json lacks schema, name or alpha; delete the file and run `{command}`")
+    require_types(Facts, facts, f"{folder}/study.json")
     try:
         tables = {name: pd.read_parquet(there(folder / f"{name}.parquet", advice)) for name in TABLES}
     except InputError:

@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from experiments.alpaca_eval.files import Row, add, kept, matched
 from experiments.study.generate import prompt_ids
 from result_schema.files import read_settings
+from result_schema.typed import require_types
 from symnoise.core import InputError, generator, track, unknown, write_json
 from symnoise.data import Example
 from symnoise.models import load_model
@@ -59,6 +60,7 @@ def load_judge(path: Path) -> Judge:
     for key in given:
         if key not in known:
             raise InputError(f"{path}: {unknown('setting', key, known)}")
+    require_types(Judge, given, str(path))
     judge = Judge(**given)
     if judge.order not in ORDERS:
         raise unknown("order", judge.order, ORDERS)

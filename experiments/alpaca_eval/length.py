@@ -29,6 +29,7 @@ from scipy.special import expit
 
 from experiments.alpaca_eval.winrate import length_controlled, read_annotations
 from result_schema.files import read_settings
+from result_schema.typed import require_types
 from symnoise.core import InputError, track
 
 Vector = NDArray[np.float64]
@@ -45,8 +46,8 @@ class Plan:
     """What is compared and how, written before it is computed; see experiments/configs/length/7b.yaml."""
 
     name: str
-    pairs: list[list[str]]
-    controls: list[list[str]]
+    pairs: list[tuple[str, str]]
+    controls: list[tuple[str, str]]
     share: float
     like: float
     strata: list[float]
@@ -61,6 +62,7 @@ def read_plan(path: Path) -> Plan:
         raise InputError(
             f"{path}: {', '.join(sorted(wrong))} missing or unknown; see experiments/configs/length/7b.yaml"
         )
+    require_types(Plan, given, str(path))
     return Plan(**given)
 
 

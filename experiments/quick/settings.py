@@ -65,10 +65,10 @@ def _check(settings: dict[str, Any], where: str) -> None:
     if training["curvature_examples"] > training["held_out"]:
         raise InputError(f"{where}, training: curvature_examples are held-out rows; raise held_out or lower it")
     arms = training["arms"]
-    if not isinstance(arms, list) or not arms or len({*arms}) != len(arms):
+    if not isinstance(arms, list) or not arms or len({*map(str, arms)}) != len(arms):
         raise InputError(f"{where}, training: arms is a list of noises, each once; got {arms!r}")
     for arm in arms:
-        if arm not in noise_names():
+        if str(arm) not in noise_names():
             raise InputError(f"{where}, training, arms: {unknown('noise', str(arm), noise_names())}")
     for key in ("alpha", "learning_rate"):
         if not (_number(training[key]) and training[key] > 0):

@@ -12,6 +12,7 @@ from typing import Any
 from result_schema.files import read_settings
 from result_schema.measures import MEASURES
 from result_schema.study import ARMS, LARGEST_MARGIN, SCHEMA, Equivalence, Primary, dials_of
+from result_schema.typed import require_types
 from symnoise.core import InputError, unknown
 from symnoise.finetune.settings import SCHEDULES
 from symnoise.noise import Noise
@@ -370,7 +371,8 @@ def _check_tasks(tasks: Tasks, path: Path) -> None:
 
 
 def _filled(kind: type, given: Any, where: str) -> Any:
-    """The dataclass from its YAML mapping, with lists as tuples; `InputError` for unknown or missing keys."""
+    """The dataclass from its YAML mapping, with lists as tuples; `InputError` for unknown or missing keys and
+    values of another type."""
     if not isinstance(given, Mapping):
         raise InputError(f"{where}: expected a mapping of settings; got {given!r}")
     known = [field.name for field in fields(kind)]
@@ -380,7 +382,9 @@ def _filled(kind: type, given: Any, where: str) -> Any:
     needed = [field.name for field in fields(kind) if field.name not in given and field.default is MISSING]
     if needed:
         raise InputError(f"{where}: missing {', '.join(needed)}")
-    return kind(**{key: _frozen(value) for key, value in given.items()})
+    frozen = {key: _frozen(value) for key, value in given.items()}
+    require_types(kind, frozen, where)
+    return kind(**frozen)
 
 
 def _frozen(value: Any) -> Any:

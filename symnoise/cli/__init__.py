@@ -32,14 +32,14 @@ def main() -> None:
         _end(message and f"{message.rstrip('.')} (try {error.ctx.command_path} --help)", 2)
     except Exception as error:
         from symnoise.cli.processes import Stopped
-        from symnoise.core import InputError
+        from symnoise.core import InputError, one_line
         from symnoise.curvature.taylor import UnsupportedOperation
 
         if isinstance(error, Stopped):
             _end(str(error), error.code)
         if not isinstance(error, InputError | UnsupportedOperation):
             raise
-        _end(str(error), 2)
+        _end(one_line(error), 2)
 
 
 def near_options(given: str, command: Any) -> list[str]:

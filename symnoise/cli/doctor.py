@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from symnoise.core import InputError, provenance, write_json
+from symnoise.core import InputError, provenance, reason, write_json
 from symnoise.data import chitchat_file
 from symnoise.models import bundled, load_model
 from symnoise.noise import Noise
@@ -59,7 +59,10 @@ def _hook(name: str) -> dict[str, Any]:
     extra = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     model.train()
     with warnings.catch_warnings(), torch.no_grad(), attach(model, Noise.neftune(5.0)) as handle:
-        model(input_ids=ids, **extra)
+        try:
+            model(input_ids=ids, **extra)
+        except Exception as error:  # whatever a config may ask of a model's code
+            raise InputError(f"a forward pass of {name} in training mode fails: {reason(error)}") from error
     return {"fires": handle.fired}
 
 

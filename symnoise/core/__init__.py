@@ -1,6 +1,6 @@
 """Estimates, masks, seeded generators, errors and result files, used by every other room."""
 
-from symnoise.core.errors import Diverged, InputError, reason, unknown
+from symnoise.core.errors import Diverged, InputError, one_line, reason, unknown
 from symnoise.core.estimate import Estimate, plus_minus, quantities_frame
 from symnoise.core.files import (
     made_in_one_step,
@@ -33,6 +33,7 @@ __all__ = [
     "jackknife_variance",
     "lengths",
     "made_in_one_step",
+    "one_line",
     "out_of_memory",
     "peak_rss_mib",
     "plus_minus",

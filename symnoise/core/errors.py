@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 400  # characters of a printed line: a value from a file may have any length
+
 
 class InputError(ValueError):
     """Bad input: one line that says what to do. The command line prints it and exits with code 2."""
@@ -18,6 +20,19 @@ def unknown(kind: str, word: object, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(word), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
     return InputError(f"unknown {kind} {word!r}: {hint}")
+
+
+def one_line(message: object) -> str:
+    """An error's message on one line, cut in the middle if it is very long.
+
+    Examples:
+        >>> from symnoise.core import one_line
+        >>> one_line("no such\\n file"), len(one_line("x" * 10_000))
+        ('no such file', 400)
+    """
+    line = " ".join(str(message).split())
+    half = _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[: half - 1]}…{line[-half:]}"
 
 
 def reason(error: Exception) -> str:

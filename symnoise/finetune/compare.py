@@ -92,9 +92,17 @@ def read_run(folder: Path) -> Run:
 
 def _history(path: Path) -> list[dict[str, float]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the log of the run {path}: it is missing or not lines of JSON") from error
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, dict) or "step" not in line or not all(map(_is_number, line.values())):
+            raise InputError(f"cannot read the log of the run {path}: line {number} is no step with its numbers")
+    return lines
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def compare(folders: Sequence[Path], *, any_settings: bool = False) -> Comparison:

@@ -282,6 +282,15 @@ def test_bad_folders_are_refused_in_one_line(tmp_path) -> None:
     runs.to_parquet(folder / "runs.parquet")
     with pytest.raises(InputError, match="schema version"):
         read_study(Path(folder))
+    for spoilt, said in (
+        ([], "lacks schema, name or alpha"),
+        (facts | {"schema": {}}, "schema: input should be a valid integer"),
+        (facts | {"alpha": [5]}, "alpha: input should be a valid number"),
+        (facts | {"primary": {"contrasts": 3, "outcomes": {}}}, "primary: input should be a valid array"),
+    ):
+        (folder / "study.json").write_text(json.dumps(spoilt))
+        with pytest.raises(InputError, match=said):
+            read_study(folder)
 
 
 def test_words_select_nothing(tmp_path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """The commands as a user types them: JSON keys, tables, and one line with exit code 2 on bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -302,6 +303,14 @@ def test_doctor(monkeypatch, home, tmp_path) -> None:
     found = json.loads((tmp_path / "d.json").read_text())
     assert found["hook"] == {"fires": 1}
     assert found["versions"]["torch"]
+
+
+def test_doctor_says_in_a_line_that_a_model_cannot_train(monkeypatch, home, tmp_path, capsys) -> None:
+    shutil.copytree(home / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"attention_dropout": None}))
+    assert call(monkeypatch, "doctor", "--model", tmp_path / "model") == 2
+    assert "a forward pass of" in (said := capsys.readouterr().err) and "in training mode fails: " in said
 
 
 def test_doctor_tells_all_before_it_fails_on_a_model(monkeypatch, tmp_path, capsys) -> None:

@@ -279,6 +279,8 @@ def test_a_model_that_is_loaded_here_can_judge(source, tmp_path, monkeypatch) ->
         ({"modle": "x"}, "unknown setting 'modle'"),
         ({"model": None}, "needs model and template"),
         ({"order": "first"}, "unknown order 'first'"),
+        ({"model": ["x"]}, r"model: input should be a valid string; got \['x'\]"),
+        ({"request": 3}, "request: input should be an object"),
         ({"template": "{instruction} {output_1}"}, "lacks {output_2}"),
     ],
 )

@@ -135,6 +135,7 @@ BAD = [
     ("range: {examples: many}", "range: examples must be a whole number"),
     ("text: {probes: 12}", "probes must be a multiple of 8"),
     ("training: {arms: [none, symnoize]}", "training, arms: unknown noise 'symnoize': did you mean 'symnoise'"),
+    ("training: {arms: [[none]]}", "training, arms: unknown noise"),
     ("training: {learning_rate: 0}", "learning_rate must be a number above 0"),
     ("training: {curvature_examples: 99}", "raise held_out"),
 ]

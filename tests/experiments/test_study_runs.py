@@ -68,6 +68,10 @@ def folder(study: Study, tmp_path_factory) -> Path:
         ({"controls": ["symnoise"]}, "an arm is named twice"),
         ({"pretraining": None}, "needs the section pretraining"),
         ({"training": {"rows": 3}}, "training: missing pool"),
+        ({"seeds": "three"}, "seeds: input should be a valid integer; got 'three'"),
+        ({"seeds": True}, "seeds: input should be a valid integer; got True"),
+        ({"alphas": [5, {"a": 1}]}, "alphas, 1: input should be a valid number"),
+        ({"arms": ["x" * 1_000, 3]}, "arms, 1: input should be a valid string; got"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_anything_runs(change, message, tmp_path) -> None:

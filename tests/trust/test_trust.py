@@ -1,4 +1,4 @@
-"""The parts of make trust can fail: a range that is missed, an interval that is too narrow, a table with the wrong rows."""
+"""The parts of make trust can fail: a range that is missed, an interval that is too narrow, wrong rows of the table."""
 
 import pandas as pd
 import pytest
