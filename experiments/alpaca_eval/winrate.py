@@ -41,7 +41,7 @@ def read_annotations(path: Path, instructions: str = "") -> list[Row]:
         p = row.get("preference")
         if p is not None and (not isinstance(p, int | float) or not (p == 0 or 1 <= p <= 2 or p != p)):
             raise InputError(f"{path}: the preference {p!r} is not one of AlpacaEval's: 1 to 2, 0 for a draw, or null")
-    pairs = {(row.get("generator_1"), row.get("generator_2")) for row in rows}
+    pairs = {(str(row.get("generator_1")), str(row.get("generator_2"))) for row in rows}
     if len(pairs) > 1:
         raise InputError(f"{path} compares {len(pairs)} pairs of generators; give one file for each pair")
     if instructions:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from symnoise.core import Estimate, InputError, read_yaml
+from symnoise.core import Estimate, InputError
 from symnoise.finetune.folder import CARD, LOG, SETTINGS
 from symnoise.finetune.log import summary
+from symnoise.finetune.reading import read_settings
 from symnoise.finetune.settings import TrainSettings
 
 Arm = tuple[tuple[str, Any], ...]  # settings and values by which runs differ, the seed left out
@@ -77,14 +78,11 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{folder} holds no run of symnoise train: it has no {SETTINGS}")
     if not (folder / CARD).is_file():
         raise InputError(f"the run in {folder} has not finished: give its symnoise train command again")
-    found = read_yaml(folder / SETTINGS, "settings of the run")
-    if not isinstance(found, dict):
-        raise InputError(f"cannot read the settings of the run {folder / SETTINGS}: they are no lines of key: value")
+    settings = asdict(read_settings([folder / SETTINGS], {}))
     history = _history(folder / LOG)
     measured = summary(history)
     if norms := [line["embedding_norm/used_mean"] for line in history if "embedding_norm/used_mean" in line]:
         measured["used_norm"] = norms[-1]
-    settings = asdict(TrainSettings()) | found
     if settings["noise"] == "none":  # an α that does nothing is no difference
         settings["noise_alpha"] = None
     return Run(folder, settings, measured)

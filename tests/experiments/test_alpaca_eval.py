@@ -94,6 +94,7 @@ def test_where_no_effect_of_length_can_be_fitted_there_is_no_number_and_a_reason
         (lambda r: r + r[:1], "appears twice"),
         (lambda r: [r[0] | {"preference": 3}, *r[1:]], "preference 3 is not one of"),
         (lambda r: [r[0] | {"generator_2": "another"}, *r[1:]], "2 pairs of generators"),
+        (lambda r: [r[0] | {"generator_2": {"a": 1}}, *r[1:]], "2 pairs of generators"),
         (lambda r: [r[0] | {"instruction": "Else."}, *r[1:]], "1 are only in the first, 1 only in the second"),
         (lambda r: [{"instruction": "Ask 0."}], "no text 'output_1'"),
         (lambda r: [], "has no rows"),
