@@ -19,9 +19,10 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
     mirror, dials = published.mechanism.get("mirror"), published.mechanism.get("dials")
-    once = published.mechanism.get("dials-one-pass")
+    once, neighbours = (published.mechanism.get(name) for name in ("dials-one-pass", "neighbours"))
     noise = [_against_plain(mirror) if mirror else "", _dials(dials) if dials else "", _one_pass(once) if once else ""]
     added = [_mirror(mirror) if mirror else "", _pretrained(published), _variance(published.budgets)]
+    added += [_neighbours(neighbours) if neighbours else ""]
     study = published.studies.get(STUDY)
     said = [" ".join(filter(None, noise)), " ".join(filter(None, added)), _validity(published.rows)]
     said += [_penalty(study) if study else "", _length(published.length) if published.length else ""]
@@ -77,6 +78,19 @@ def _pretrained(published: Published) -> str:
         return ""
     changes = [with_interval(rows[measure]) for measure in ("clean training loss", "tr G", "held-out loss")]
     return f"On SmolLM2 ({int(rows['tr G']['pairs'])} seeds): {changes[0]}, {changes[1]}, {changes[2]}."
+
+
+def _neighbours(study: StudyResults) -> str:
+    """SymNoise's contrasts with two published methods that also take two passes."""
+    rows = [_end(study, "symnoise", other) for other in ("r3f", "weight-pair")]
+    if not all({"tr G", "held-out loss"} <= set(row) for row in rows):
+        return ""
+    changes = [listed([with_interval(row[measure]) for row in rows]) for measure in ("held-out loss", "tr G")]
+    return (
+        "SymNoise minus R3F, which penalises the divergence between predictions under noise, and minus NSO, which "
+        f"mirrors noise in the weights, both at its cost: Δ held-out loss = {changes[0]} nats; Δ tr G = {changes[1]} "
+        f"({int(rows[0]['tr G']['pairs'])} seeds)."
+    )
 
 
 def _variance(found: Budgets | None) -> str:

@@ -40,6 +40,7 @@ SOURCES = sorted(PAPER.glob("*.tex")) + sorted(PAPER.glob("sections/*.tex"))
 # Digits that the text may have outside mathematics, and why. Numbers that others published are in
 # analysis.paper.values.PUBLISHED, and the text names their keys.
 CONSTANTS = {
+    "R3F": "the name of a method",
     "LLaMA-1-7B": "the name of a model",
     "LLaMA-2-7B": "the name of a model",
     "GPT-4": "the name of a model",
@@ -262,6 +263,16 @@ def test_smollm2_and_the_budget_are_told_where_they_have_been_run(published: Pub
     assert "ρ at α = 10 is 0.25 (0 to 1.00) at the start and 0.75 (0 to 1.00) at the end of training (micro)" in said
     (said,) = (one for one in findings(replace(told, mechanism={"mirror": made}, budgets=None)) if "mirror add" in one)
     assert "SmolLM2" not in said and "ρ" not in said
+
+
+def test_the_neighbours_contrasts_are_told_with_their_signs(published: Published, tmp_path: Path) -> None:
+    made = run_study(tmp_path, arms=("none", "r3f", "weight-pair", "symnoise"), loss={"symnoise": 2.0, "r3f": 5.0})
+    (said,) = (
+        one for one in findings(replace(published, mechanism={"neighbours": made})) if "SymNoise minus R3F" in one
+    )
+    rows = [tables_of(made)["symnoise", other, "held-out loss"] for other in ("r3f", "weight-pair")]
+    assert f"Δ held-out loss = {with_interval(rows[0])} and {with_interval(rows[1])} nats" in said
+    assert [round(row["mean"]) for row in rows] == [-3, 2]
 
 
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:
