@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
@@ -277,7 +278,9 @@ def load_study(path: Path, data: str | None = None, tasks: Path | None = None) -
 
 
 def _check_settings(study: Study, path: Path) -> None:
-    """Before anything runs: arms, sections and ranges of numbers."""
+    """Before anything runs: the name, arms, sections and ranges of numbers."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study.name):  # of folders, and in commands
+        raise InputError(f"{path}: name {study.name!r} must be letters, digits, dots, hyphens and underscores")
     for arm in (*study.arms, *study.controls):
         if arm not in ARMS:
             raise unknown("arm", arm, ARMS)
