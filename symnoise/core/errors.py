@@ -1,7 +1,11 @@
 """Errors that a user can fix: one line that says what to do."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class InputError(ValueError):
@@ -18,6 +22,12 @@ def unknown(kind: str, word: object, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(word), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
     return InputError(f"unknown {kind} {word!r}: {hint}")
+
+
+def unwritable(path: str | Path, error: OSError) -> InputError:
+    """An error for what could not be written to `path`, a file or a folder."""
+    advice = "make room there and run again" if error.errno in _FULL else "choose a folder you can write to"
+    return InputError(f"cannot write {path}: {error.strerror or reason(error)}; {advice}")
 
 
 def reason(error: Exception) -> str:
