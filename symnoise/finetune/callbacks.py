@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 from transformers import TrainerCallback
 
-from symnoise.core import track, write_atomically
+from symnoise.core import track, unwritable, write_atomically
 from symnoise.finetune.held_out import held_out_loss
 from symnoise.training.trackers import log_at_once
 
@@ -45,10 +45,14 @@ class LogFile(TrainerCallback):
             write_atomically(self.path, lambda path: path.write_text(lines, encoding="utf-8"))
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Add a line."""
-        if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(state.log_history[-1]) + "\n")
+        """Add a line; not Transformers' last one, whose means are over the steps since the run was resumed."""
+        line = state.log_history[-1]
+        if state.is_world_process_zero and "train_runtime" not in line:
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise unwritable(self.path, error) from error
 
 
 class StepBar(TrainerCallback):
