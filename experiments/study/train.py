@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 from experiments.fine_tuning import norms
 from experiments.study.base import base_model
-from experiments.study.command import run_command
+from experiments.study.command import one_run, run_command
 from experiments.study.neighbours import TRAINERS
 from experiments.study.results import processor
 from experiments.study.spec import OPTIMIZERS, Run, Study
@@ -39,6 +40,11 @@ def train(study: Study, run: Run, folder: Path) -> None:
     train.json: train_loss and gradient_norm (over all weights) are means over the steps; seconds and peak_rss_mib are
     those of the first process. A resumed run counts the seconds up to its checkpoint.
     """
+    with one_run(folder / run.name) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        _train(study, run, folder)
+
+
+def _train(study: Study, run: Run, folder: Path) -> None:
     place, options, started = folder / run.name, study.training, time.perf_counter()
     arguments, steps = _arguments(study, run, place), study.steps(run.arm)
     source = base_model(study, folder)

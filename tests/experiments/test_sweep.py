@@ -12,6 +12,7 @@ import pytest
 from experiments.study import sweep as module
 from experiments.study.spec import AlpacaEval, Run, Study, load_study
 from experiments.study.sweep import sweep
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, write_json
 
 NAMES = ("train.json", "measure.json", "replies.json", "outcomes.json")
@@ -69,8 +70,8 @@ def test_no_run_outlives_a_sweep_that_is_told_to_end(tmp_path, monkeypatch) -> N
     write_json(tmp_path / "base.json", {})
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
-        sweep(study, tmp_path, jobs=1)
-    assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+        one_line_on_bad_input(lambda: sweep(study, tmp_path, jobs=1))
+    assert ended.value.code == 1 and signal.getsignal(signal.SIGTERM) is before
     (child,) = (int(path.read_text()) for path in tmp_path.glob("*.pid"))
     os.waitpid(child, 0)  # it has ended, long before its minute
 
