@@ -17,6 +17,7 @@ from symnoise.noise import Noise
 from symnoise.training.options import NoiseOptions
 
 FILE = "symnoise.json"
+_TORCH_WRITES = ("PytorchStreamWriter", "inline_container")  # of its messages, which do not say why
 _STATE = "trainer_state.json"  # the last file that Transformers writes into a checkpoint
 
 
@@ -89,15 +90,14 @@ def saving(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):  # another process was lost
-            raise
+        said = reason(error)
+        if isinstance(error, RuntimeError):
+            if not any(word in said for word in _TORCH_WRITES):  # such as the loss of another process
+                raise
+            said = "PyTorch could not write all of it"
         raise InputError(
-            f"cannot save {checkpoint}: {_why(error)}; make room in a folder you can write to, then run again to resume"
+            f"cannot save {checkpoint}: {said}; make room in a folder you can write to, then run again to resume"
         ) from error
-
-
-def _why(error: Exception) -> str:
-    return "PyTorch could not write all of it" if isinstance(error, RuntimeError) else reason(error)
 
 
 @contextmanager
