@@ -146,7 +146,9 @@ class Kept:
         if changed := [f"{name} {then}, now {now}" for name, (then, now) in pairs.items() if then != now]:
             raise InputError(f"{self._file} holds rows of {'; '.join(changed)}: delete it to measure all rows again")
         self._rows = found["rows"]
-        say(f"{len(self._rows)} rows are there from an earlier run; delete {self._file} to measure them again")
+        say(
+            f"{table.name}: {len(self._rows)} of its rows were kept by an earlier run; to measure again, delete {self._file}"
+        )
 
     def row(self, measure: Callable[[], Any], **key: Any) -> Any:
         """The row that `key` names, from `measure()` unless it is there; in JSON's types."""

@@ -10,6 +10,7 @@ the rest.
 
 import shutil
 import signal
+import sys
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,9 +73,13 @@ def finish(study: Study, run: Run, folder: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep gets it as well, and ends its runs
     place = folder / run.name
-    for file, step in STEPS.items():
-        if not (place / file).is_file():
-            step(study, run, folder)
+    try:
+        for file, step in STEPS.items():
+            if not (place / file).is_file():
+                step(study, run, folder)
+    except InputError as error:
+        print(f"symnoise: {run.name}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)
     shutil.rmtree(place / "weights", ignore_errors=True)
 
 

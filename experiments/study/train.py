@@ -25,7 +25,7 @@ from experiments.study.results import processor
 from experiments.study.spec import OPTIMIZERS, Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
 from result_schema.study import ARMS
-from symnoise.core import Diverged, InputError, peak_rss_mib, provenance, write_json
+from symnoise.core import Diverged, InputError, peak_rss_mib, provenance, saving, write_json
 from symnoise.finetune.callbacks import Periodic
 from symnoise.finetune.engine import is_finished, make_trainer, train_to_end
 from symnoise.finetune.held_out import held_out_loss, mean_of_processes
@@ -213,7 +213,7 @@ class Curve(Periodic):
             return
         final, partial = self.place / "kept" / name, self.place / "kept" / f".{name}"
         shutil.rmtree(partial, ignore_errors=True)
-        with muted():
+        with muted(), saving(final):
             model.save_pretrained(partial, state_dict=weights)
             self.tokenizer.save_pretrained(partial)
         shutil.rmtree(final, ignore_errors=True)

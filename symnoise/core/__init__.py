@@ -1,6 +1,6 @@
 """Estimates, masks, seeded generators, errors and result files, used by every other room."""
 
-from symnoise.core.errors import Diverged, InputError, reason, unknown, unwritable
+from symnoise.core.errors import Diverged, InputError, reason, saving, unknown, unwritable, unwritten
 from symnoise.core.estimate import Estimate, plus_minus, quantities_frame
 from symnoise.core.files import (
     made_in_one_step,
@@ -44,11 +44,13 @@ __all__ = [
     "reason",
     "retained_heap",
     "return_free_memory",
+    "saving",
     "sha256",
     "track",
     "unknown",
     "until_it_fits",
     "unwritable",
+    "unwritten",
     "without_each",
     "write_atomically",
     "write_json",

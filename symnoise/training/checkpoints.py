@@ -17,7 +17,6 @@ from symnoise.noise import Noise
 from symnoise.training.options import NoiseOptions
 
 FILE = "symnoise.json"
-_TORCH_WRITES = ("PytorchStreamWriter", "inline_container")  # of its messages, which do not say why
 _STATE = "trainer_state.json"  # the last file that Transformers writes into a checkpoint
 
 
@@ -82,22 +81,6 @@ def keep_newest(output_dir: str | Path, count: int) -> None:
         if folder not in kept:
             (folder / _STATE).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def saving(checkpoint: Path) -> Iterator[None]:
-    """What cannot be written is an `InputError`."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        said = reason(error)
-        if isinstance(error, RuntimeError):
-            if not any(word in said for word in _TORCH_WRITES):  # such as the loss of another process
-                raise
-            said = "PyTorch could not write all of it"
-        raise InputError(
-            f"cannot save {checkpoint}: {said}; make room in a folder you can write to, then run again to resume"
-        ) from error
 
 
 @contextmanager

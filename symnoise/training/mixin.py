@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symnoise.core import Diverged, InputError, unknown
+from symnoise.core import Diverged, InputError, saving, unknown
 from symnoise.training.attach import Attached, NoisePlan, attach, require_noise
 from symnoise.training.checkpoints import (
     last_whole_checkpoint,
     loading,
     resolve,
-    saving,
     setting,
     warn_if_other,
     write_setting,

@@ -20,6 +20,7 @@ from symnoise.core import (
     provenance,
     ratio_of_sums,
     read_yaml,
+    saving,
     track,
     unknown,
     write_atomically,
@@ -173,6 +174,23 @@ def test_a_full_disk_is_one_line_that_says_so(tmp_path) -> None:
     with pytest.raises(InputError, match=r"cannot write .*x\.json: No space left on device; make room there"):
         write_atomically(tmp_path / "x.json", full)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "No space left on device"),
+        (Exception("No space left on device (os error 28)"), "No space left on device"),  # tokenizers
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 60800"), "could not write all of it"),
+        (RuntimeError("Connection closed by peer"), None),
+        (InputError("cannot read it (os error 2)"), None),
+    ],
+)
+def test_what_a_library_cannot_write_is_one_line(error, said) -> None:
+    kind, match = (InputError, f"cannot save out: .*{said}") if said else (type(error), None)
+    with pytest.raises(kind, match=match) as raised, saving("out"):
+        raise error
+    assert said or raised.value is error
 
 
 def test_a_second_run_in_a_place_is_refused_and_a_killed_one_refuses_nobody(tmp_path, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 Half of the moments are uniform in time over the undisturbed run, half uniform over what it does to files: just before
 the n-th one. All processes of a command are killed at once. The final files must be those of the undisturbed run, none
 more and none less, byte for byte but for what a clock says (`same.py`). A failed try's folder is kept, and named.
+Records hold the commit, so commit nothing meanwhile.
 """
 
 import os
