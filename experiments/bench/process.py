@@ -146,9 +146,8 @@ class Kept:
         if changed := [f"{name} {then}, now {now}" for name, (then, now) in pairs.items() if then != now]:
             raise InputError(f"{self._file} holds rows of {'; '.join(changed)}: delete it to measure all rows again")
         self._rows = found["rows"]
-        say(
-            f"{table.name}: {len(self._rows)} of its rows were kept by an earlier run; to measure again, delete {self._file}"
-        )
+        count = len(self._rows)
+        say(f"{table.name}: {count} of its rows were kept by an earlier run; to measure again, delete {self._file}")
 
     def row(self, measure: Callable[[], Any], **key: Any) -> Any:
         """The row that `key` names, from `measure()` unless it is there; in JSON's types."""

@@ -8,10 +8,12 @@ Existing files are kept, and the Snakefile accepts the new ones: afterwards, or 
 the rest.
 """
 
+import os
 import shutil
 import signal
 import sys
-from multiprocessing import connection, get_context
+import threading
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +52,7 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
         while waiting or running:
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
-                process = get_context("fork").Process(target=finish, args=(study, run, folder))
+                process = get_context("fork").Process(target=_finish, args=(study, run, folder))
                 process.start()
                 running[process.sentinel] = (process, run)
             for ended in connection.wait(list(running)):
@@ -66,6 +68,17 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
             process.terminate()
     if failed:
         raise InputError(f"{len(failed)} runs failed, for the reasons above: {', '.join(failed)}")
+
+
+def _finish(study: Study, run: Run, folder: Path) -> None:
+    """`finish` in a process that ends with its parent, also where that one is killed."""
+    threading.Thread(target=_end_after, args=[parent_process()], daemon=True).start()
+    finish(study, run, folder)
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def finish(study: Study, run: Run, folder: Path) -> None:

@@ -85,11 +85,11 @@ def keep_newest(output_dir: str | Path, count: int) -> None:
 
 @contextmanager
 def loading(checkpoint: Path) -> Iterator[None]:
-    """A file that cannot be read is an `InputError`."""
+    """A file that cannot be read is an `InputError`; one of another model is Transformers' error."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        if isinstance(error, InputError) or out_of_memory(error):
+        if isinstance(error, InputError) or out_of_memory(error) or "state_dict" in str(error):
             raise
         raise InputError(
             f"cannot read {checkpoint}: {reason(error)}; delete it to resume from the checkpoint before it"
