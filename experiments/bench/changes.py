@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.bench.process import Kept, batch, model_of, write_csv
+from experiments.bench.process import Kept, batch, model_of
 from experiments.rows import first_usable
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import jackknife, progress_shown, track
@@ -120,7 +120,8 @@ def material(smoke: bool) -> tuple[Any, list[dict[str, Tensor]], dict[str, Tenso
 def main(smoke: bool = False, output: Path = Path("results/bench/changes.csv")) -> None:
     """Fine-tune, measure and print the table. --smoke: a tiny random model."""
     with progress_shown():
-        frame = write_csv(run(*material(smoke), Kept(output), smoke), output)
+        kept = Kept(output)
+        frame = kept.table(run(*material(smoke), kept, smoke))
     _show(frame)
     print(f"written to {output}")
 

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import typer
 
-from experiments.bench.process import Kept, write_csv
+from experiments.bench.process import Kept
 from experiments.study.generate import BATCH, decoding, greedy, prompt_ids
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, progress_shown, track
@@ -45,7 +44,7 @@ def main(
             kept.row(partial(compared, source, prompts, new_tokens, penalty, rounds), penalty=penalty, **options)
             for penalty in PENALTIES
         ]
-    frame: pd.DataFrame = write_csv(records, output)
+    frame = kept.table(records)
     for row in frame.to_dict("records"):
         print(
             f"{row['decoding']}: {row['tokens_per_second']:.0f} tokens/s, one at a time "

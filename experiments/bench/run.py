@@ -27,7 +27,7 @@ from experiments.bench import growth as bench_growth
 from experiments.bench import peers as bench_peers
 from experiments.bench import plans as bench_plans
 from experiments.bench import ratios as bench_ratios
-from experiments.bench.process import ROWS, SCORED, TOKENS, Kept, write_csv
+from experiments.bench.process import ROWS, SCORED, TOKENS, Kept
 from result_schema.bench import OWN
 from symnoise.core import unknown
 
@@ -55,7 +55,8 @@ def main(
 def ratios(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """bench.csv."""
     path = output / "bench.csv"
-    frame = write_csv(bench_ratios.run(smoke, say, Kept(path, say)), path)
+    kept = Kept(path, say)
+    frame = kept.table(bench_ratios.run(smoke, say, kept))
     table = Table(title=_title("Work in forwards", smoke))
     _columns(table, "", "forwards\n(a probe)", "first\nset-up", "error", "memory above\nthe model, GiB", "malloc")
     for row in frame.to_dict("records"):
@@ -74,7 +75,8 @@ def ratios(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
 def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """peers.csv."""
     path = output / "peers.csv"
-    frame = write_csv(bench_peers.run(smoke, say, Kept(path, say)), path)
+    kept = Kept(path, say)
+    frame = kept.table(bench_peers.run(smoke, say, kept))
     one = frame.iloc[0]
     table = Table(
         title=_title("Trace of the Hessian to 5 % standard error", smoke),
@@ -109,7 +111,8 @@ def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
 def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """growth.csv."""
     path = output / "growth.csv"
-    frame = write_csv(bench_growth.run(smoke, say, Kept(path, say)), path)
+    kept = Kept(path, say)
+    frame = kept.table(bench_growth.run(smoke, say, kept))
     table = Table(title=_title("Growth", smoke, sized=False))
     _columns(table, "", "method", "from", "to", "seconds", "GiB")
     for (axis, method), line in frame.groupby(["axis", "method"], sort=False):
@@ -128,7 +131,8 @@ def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
 def plans(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """plans.csv."""
     path = output / "plans.csv"
-    frame = write_csv(bench_plans.run(smoke, say, Kept(path, say)), path)
+    kept = Kept(path, say)
+    frame = kept.table(bench_plans.run(smoke, say, kept))
     table = Table(title=_title("Planned and measured", smoke))
     units = ("gib", "forwards", "s")
     names = [name for unit in ("GiB", "forwards", "seconds") for name in (f"{unit}\nplanned", "measured", "÷")]

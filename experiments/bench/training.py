@@ -33,7 +33,7 @@ from torch.optim import AdamW
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.neftune import activate_neftune, deactivate_neftune
 
-from experiments.bench.process import Kept, write_csv
+from experiments.bench.process import Kept
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, generator, peak_rss_mib, progress_shown, track
 from symnoise.models import load_model
@@ -242,7 +242,7 @@ def main(
             taken = times(bench, rounds, kept, model=model)
             added = kept.row(partial(draws, bench, DRAWS), draws=DRAWS, model=model)
     records = table(taken, added, memory)
-    write_csv(records, output)
+    kept.table(records)
     _show(records, model)
     print(f"written to {output}")
 

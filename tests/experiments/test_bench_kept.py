@@ -80,3 +80,9 @@ def test_rows_of_another_state_are_neither_mixed_nor_lost(tmp_path: Path, monkey
     ):
         Kept(table)
     assert (tmp_path / "peers.rows.json").read_bytes() == before
+
+    monkeypatch.setattr(process, "facts", lambda: usual)
+    Kept(table).table([{"a": 1.5}])
+    monkeypatch.setattr(process, "facts", lambda: usual | {"torch": "9.9"})
+    assert Kept(table).row(lambda: {"a": 2.5}, row=1) == {"a": 2.5}  # the finished table is there until the next one
+    assert table.read_text() == "a\n1.5\n"
