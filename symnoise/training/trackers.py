@@ -58,7 +58,7 @@ class Tracker(TrainerCallback):
         self._saved = -1
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A SymNoise Trainer has called `save` already; any other is about to resume from its checkpoint."""
+        """For a Trainer that does not call `save` itself, before its checkpoint is complete."""
         self.save(args, state)
 
     def save(self, args: Any, state: Any) -> None:
