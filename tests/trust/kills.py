@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +40,14 @@ class Case:
     def result(self) -> Path:
         """What the undisturbed run left."""
         return place(self.base, self.victim, "whole") / "work"
+
+    def folder(self, name: str) -> Path:
+        """That of a new try."""
+        folder = place(self.base, self.victim, name)
+        for file in self.victim.begun:
+            (folder / "work" / file).parent.mkdir(parents=True)
+            shutil.copy(self.result / file, folder / "work" / file)
+        return folder
 
     @property
     def middle(self) -> int:
@@ -68,7 +76,10 @@ def measure() -> list[Figure]:
             whole = Running(victim, place(base, victim, "whole")).end()
             if whole.code:
                 raise RuntimeError(f"{victim.name} alone ended with exit code {whole.code}:\n{whole.said[-3000:]}")
-            found += of_case(Case(victim, base, whole))
+            case = Case(victim, base, whole)
+            if victim.begun:
+                case = replace(case, whole=Running(victim, case.folder("begun")).end())
+            found += of_case(case)
     if all(figure.kept for figure in found):
         shutil.rmtree(base)
     return found
@@ -105,7 +116,7 @@ def figure(name: str, wrong: Iterable[str | None], seeds: str) -> Figure:
 def killed(case: Case, name: str, at: Iterator[tuple[float, int]]) -> str:
     """kill -9 at the first of the moments that comes before the end."""
     for i, (moment, operation) in enumerate(at):
-        folder = place(case.base, case.victim, f"{name}-{i}")
+        folder = case.folder(f"{name}-{i}")
         running = Running(case.victim, folder, at=operation)
         if not operation:
             running.kill_after(moment)
@@ -117,7 +128,7 @@ def killed(case: Case, name: str, at: Iterator[tuple[float, int]]) -> str:
 
 def stopped(case: Case, number: int) -> str:
     """A signal in the middle: its exit code and one line, and the run can be continued."""
-    folder = place(case.base, case.victim, signal.Signals(number).name)
+    folder = case.folder(signal.Signals(number).name)
     ended = Running(case.victim, folder, at=case.middle, number=number).end()
     wrong = ended_well(ended, case.victim.codes[number], "stopped")
     # The checkpoint that train saves when it is stopped is one that the undisturbed run has not.
@@ -169,7 +180,7 @@ def read_only(case: Case) -> str | None:
 
 def two_at_once(case: Case) -> str:
     """The second is refused with a line; the first ends as if alone."""
-    folder = place(case.base, case.victim, "twice")
+    folder = case.folder("twice")
     first = Running(case.victim, folder)
     first.wait_for(lambda: any((folder / "work").rglob("*.lock")))
     with first.asleep():
@@ -180,7 +191,7 @@ def two_at_once(case: Case) -> str:
 
 def jumping_clock(case: Case) -> str:
     """A clock three years late at every second look, files from the future, a kill in the middle."""
-    folder = place(case.base, case.victim, "clock")
+    folder = case.folder("clock")
     Running(case.victim, folder, at=case.middle, clock=YEARS_S).end()
     for _, path in files(folder / "work"):
         os.utime(path, (4e9, 4e9))
