@@ -50,7 +50,7 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 
 # Speed and memory: ratios to a forward pass, comparison with peers, growth, the cost of noise in training, probes along
-# training; tables and a figure in results/bench.
+# training; tables and a figure in results/bench. Stopped, it goes on from the rows that it has measured.
 bench: $(BENCH)/ready
 	$(BENCH)/bin/python -m experiments.bench
 	$(BENCH)/bin/python -m analysis.figures results/bench

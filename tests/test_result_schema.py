@@ -1,6 +1,8 @@
 """The one schema of result tables: what does not fit is refused where it is written and where it is read."""
 
 import json
+import signal
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +47,20 @@ def test_bad_input_is_one_line_whatever_a_library_said(capsys: pytest.CaptureFix
         one_line_on_bad_input(program)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "symnoise: cannot read it (Invalid data at byte 3); delete it\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+def test_a_program_that_is_stopped_says_so_and_closes_what_is_open(number, code, tmp_path, capsys) -> None:
+    def program() -> None:
+        with tempfile.TemporaryDirectory(dir=tmp_path):
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        one_line_on_bad_input(program)
+    assert ended.value.code == code and signal.getsignal(number) is before
+    assert capsys.readouterr().err == "symnoise: stopped; run the same command again\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", TABLES)

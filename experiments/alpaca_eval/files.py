@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import InputError, reason, write_atomically
+from symnoise.core import InputError, reason, unwritable, write_atomically
 from symnoise.data import checked_rows
 
 Row = dict[str, Any]
@@ -71,6 +71,9 @@ def kept(path: Path) -> list[Row]:
 
 def add(path: Path, rows: list[Row]) -> None:
     """Append the rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as error:
+        raise unwritable(path, error) from error

@@ -13,6 +13,7 @@ the trace from these probes alone over that with the start's. 95 % intervals: th
 """
 
 import math
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.bench.process import batch, model_of, write_csv
+from experiments.bench.process import Kept, batch, model_of
 from experiments.rows import first_usable
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import jackknife, progress_shown, track
@@ -49,13 +50,15 @@ def ratio(here: Tensor, there: Tensor) -> tuple[float, float, float]:
     return tuple(math.exp(float(value)) for value in (found.value, low, high))  # type: ignore[return-value]
 
 
-def run(model: Any, training: list[dict[str, Tensor]], held_out: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """One record a checkpoint."""
+def run(
+    model: Any, training: list[dict[str, Tensor]], held_out: dict[str, Tensor], kept: Kept, smoke: bool
+) -> list[dict[str, Any]]:
+    """One record a checkpoint. A run that is started again trains again, and measures what is not kept."""
     along, forms, records = DynamicTrace(PROBES, 4 * PROBES, method="taylor"), [], []
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
 
-    def measure(step: int) -> None:
+    def measure(step: int) -> dict[str, Any]:
         found = along.measure(EmbeddingLoss(model.eval(), held_out))
         forms.append(along.state_dict()["last"])
         trace, change, latest = (estimate.mean() for estimate in (found.trace, found.change, found.latest))
@@ -67,17 +70,36 @@ def run(model: Any, training: list[dict[str, Tensor]], held_out: dict[str, Tenso
                 record |= {name: float(estimate), f"{name}_stderr": float(estimate.stderr)}
                 columns = (f"{name}_ratio", f"{name}_ratio_low", f"{name}_ratio_high")
                 record |= dict(zip(columns, ratio(forms[-1], forms[since]), strict=True))
-        records.append(record)
+        state = {
+            name: (str(value.dtype).removeprefix("torch."), value.tolist())
+            for name, value in along.state_dict().items()
+        }
+        return {"record": record, "state": state}
 
-    measure(0)
+    def note(step: int) -> None:
+        found, before = kept.row(partial(measure, step), step=step, smoke=smoke), len(forms)
+        if len(forms) == before:
+            along.load_state_dict({name: _tensor(*value) for name, value in found["state"].items()})
+            forms.append(along.state_dict()["last"])
+        records.append(found["record"])
+
+    note(0)
     for step in track(range(1, STEPS + 1), "steps"):
         model.train()(**training[step - 1]).loss.backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step in CHECKPOINTS:
-            measure(step)
+            note(step)
     return records
+
+
+def _plain(forms: Tensor) -> tuple[str, list[Any]]:
+    return str(forms.dtype).removeprefix("torch."), forms.tolist()
+
+
+def _tensor(dtype: str, values: list[Any]) -> Tensor:
+    return torch.tensor(values, dtype=getattr(torch, dtype))
 
 
 def material(smoke: bool) -> tuple[Any, list[dict[str, Tensor]], dict[str, Tensor]]:
@@ -98,7 +120,8 @@ def material(smoke: bool) -> tuple[Any, list[dict[str, Tensor]], dict[str, Tenso
 def main(smoke: bool = False, output: Path = Path("results/bench/changes.csv")) -> None:
     """Fine-tune, measure and print the table. --smoke: a tiny random model."""
     with progress_shown():
-        frame = write_csv(run(*material(smoke)), output)
+        kept = Kept(output)
+        frame = kept.table(run(*material(smoke), kept, smoke))
     _show(frame)
     print(f"written to {output}")
 

@@ -9,13 +9,13 @@ tokens per second. Padding changes sums by rounding, so a near tie between two t
 
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import typer
 
-from experiments.bench.process import write_csv
+from experiments.bench.process import Kept
 from experiments.study.generate import BATCH, decoding, greedy, prompt_ids
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, progress_shown, track
@@ -37,10 +37,14 @@ def main(
     rows = usable(list(load_data(data, limit=4 * BATCH)), source.tokenizer, max_length=LONGEST, model=source.model)
     if len(rows) < BATCH:
         raise InputError(f"{data}: {len(rows)} rows fit {LONGEST} tokens, not {BATCH}; give more or shorter rows")
-    prompts = prompt_ids(source, rows[:BATCH])
+    prompts, kept = prompt_ids(source, rows[:BATCH]), Kept(output)
+    options = {"model": model, "data": data, "new_tokens": new_tokens, "rounds": rounds}
     with progress_shown():
-        records = [compared(source, prompts, new_tokens, penalty, rounds) for penalty in PENALTIES]
-    frame: pd.DataFrame = write_csv(records, output)
+        records = [
+            kept.row(partial(compared, source, prompts, new_tokens, penalty, rounds), penalty=penalty, **options)
+            for penalty in PENALTIES
+        ]
+    frame = kept.table(records)
     for row in frame.to_dict("records"):
         print(
             f"{row['decoding']}: {row['tokens_per_second']:.0f} tokens/s, one at a time "

@@ -1,15 +1,11 @@
 """How time and memory of Taylor mode and of Hessian products grow with probes, length, batch and depth.
 
-One process per point. A point is saved to growth.csv as soon as it is measured and is not measured again; delete the
-file to start over.
+One process per point; the point that all lines of a method share is measured once.
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import pandas as pd
-
-from experiments.bench.process import SCORED, Clock, Row, batch, in_process, measured, model_of, seconds, write_csv
+from experiments.bench.process import SCORED, Clock, Kept, Row, batch, measured, model_of, seconds
 from symnoise.curvature import trace
 from symnoise.models import EmbeddingLoss
 
@@ -51,28 +47,23 @@ def measure(row: Row) -> Row:
     return {**{name: row[name] for name in KEY}, "seconds": min(times), **record, "forward_s": seconds(clock.forward)}
 
 
-def run(smoke: bool, say: Callable[[str], None], path: Path) -> list[Row]:
-    """Every point that `path` does not hold yet; all of them, as written there."""
-    done = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    records: list[Row] = [{str(name): value for name, value in record.items()} for record in done]
-    known = {tuple(record[name] for name in KEY): record for record in records}
+def run(smoke: bool, say: Callable[[str], None], kept: Kept) -> list[Row]:
+    """Every point."""
+    records: list[Row] = []
     line: list[Row] = []  # the points of this line so far
     for point in points(smoke):
-        key = tuple(point[name] for name in KEY)
         if line and line[-1]["method"] != point["method"]:
             line = []
         name = f"{point['method']}, {point['axis']} = {point[point['axis']]}"
-        record = known.get(key) or _same(records, point)
+        record = _same(records, point)
         if record is None:
             expected = _expected(line)
             if expected > LIMIT_GIB:
                 say(f"{name}: left out, about {expected:.0f} GiB")
                 continue
             say(name)
-            record = in_process("growth", point)
-        if key not in known:
-            records.append(record | {"axis": point["axis"]})
-            write_csv(records, path)
+            record = kept.in_process("growth", point)
+        records.append(record | {"axis": point["axis"]})
         line.append(record)
     return records
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.bench.process import ROWS, SCORED, Clock, Row, batch, in_process, measured, model_of, seconds
+from experiments.bench.process import ROWS, SCORED, Clock, Kept, Row, batch, measured, model_of, seconds
 from result_schema.bench import OWN, PRODUCTS, TAYLOR, TAYLOR_BFLOAT16, TWO_LEVELS
 from symnoise.core import InputError, generator
 from symnoise.curvature import HessianProducts, inner, random_probes
@@ -308,10 +308,10 @@ def probes_needed(spread: Row, pairs: int) -> int:
     return max(2, round(spread["deviation"] ** 2 / allowed) - pairs)
 
 
-def run(smoke: bool, say: Callable[[str], None]) -> list[Row]:
+def run(smoke: bool, say: Callable[[str], None], kept: Kept) -> list[Row]:
     """Every method that is installed, under both settings of malloc; ratios to the first."""
     say("spread of the probes")
-    spread = in_process("peers", {"method": "spread", "smoke": smoke})
+    spread = kept.in_process("peers", {"method": "spread", "smoke": smoke})
     records: list[Row] = []
     for name, method in METHODS.items():
         if method.package and find_spec(method.package) is None:
@@ -320,7 +320,7 @@ def run(smoke: bool, say: Callable[[str], None]) -> list[Row]:
         # symnoise tells malloc to keep freed memory by itself, so both settings are one to it.
         for retained in (True,) if name in OWN else (True, False):
             say(f"{name}, malloc {'retained' if retained else 'as found'}")
-            record = in_process("peers", {"method": name, "retained": retained, "smoke": smoke})
+            record = dict(kept.in_process("peers", {"method": name, "retained": retained, "smoke": smoke}))
             needed = probes_needed(spread, method.pairs)
             record["probes"] = needed
             record["seconds"] = record["setup_s"] + needed * record["probe_s"]

@@ -1,7 +1,6 @@
 """What `symnoise plan` computes beforehand, against what is measured: three sizes, Taylor mode and Hessian products.
 
-One process per row, which is saved to plans.csv as soon as it is measured and not measured again; delete the file to
-start over. Each is one batch of 4 rows of 128 tokens and 16 probes, on random weights but for SmolLM2. All on one
+One process per row, each one batch of 4 rows of 128 tokens and 16 probes, on random weights but for SmolLM2. All on one
 thread and in processor time, which does not count what else runs on the machine. Forwards are plain forward passes
 around the work; the machine's speed is measured before and after it, and the faster counts.
 """
@@ -9,10 +8,8 @@ around the work; the machine's speed is measured before and after it, and the fa
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -21,12 +18,11 @@ from experiments.bench.process import (
     SCORED,
     TOKENS,
     Call,
+    Kept,
     Row,
     batch,
-    in_process,
     measured,
     model_of,
-    write_csv,
 )
 from symnoise.curvature import trace
 from symnoise.curvature.planning import Plan, Speed, Task, measured_speed, plans, weight_bytes
@@ -101,14 +97,11 @@ def _model(row: Row) -> Any:
         return LlamaForCausalLM(LlamaConfig(num_attention_heads=heads, num_key_value_heads=heads, **sizes)).eval()
 
 
-def run(smoke: bool, say: Callable[[str], None], path: Path) -> list[Row]:
-    """Every row that `path` does not hold yet; all of them, as written there."""
-    records: list[Row] = pd.read_csv(path).to_dict("records") if path.is_file() else []  # type: ignore[assignment]
-    known = {tuple(record[name] for name in KEY) for record in records}
+def run(smoke: bool, say: Callable[[str], None], kept: Kept) -> list[Row]:
+    """Every row."""
+    records = []
     for model in SIZES:
         for method, name in METHODS.items():
-            if (model, method) not in known:
-                say(f"plan and measurement: {model}, {name}")
-                records.append(in_process("plans", {"model": model, "method": method, "smoke": smoke}))
-                write_csv(records, path)
+            say(f"plan and measurement: {model}, {name}")
+            records.append(kept.in_process("plans", {"model": model, "method": method, "smoke": smoke}))
     return records

@@ -1,4 +1,4 @@
-"""Shared by the parts of the bench: model and batch, one process per row, its peak memory, and malloc's setting.
+"""Shared by the parts of the bench: model and batch, one process per row, rows kept, peak memory, malloc's setting.
 
 python -m experiments.bench.process peers '{"method": "PyHessian", "retained": true}'     # one row, as JSON
 """
@@ -11,13 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from symnoise.core import generator, retained_heap, write_atomically
+from result_schema.files import read_json
+from symnoise.core import InputError, generator, provenance, retained_heap, write_atomically, write_json
 from symnoise.models import EmbeddingLoss, load_model
 
 ROWS, TOKENS, SCORED = 4, 128, 48
@@ -111,11 +113,64 @@ def _status(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def write_csv(records: list[Row], path: Path) -> pd.DataFrame:
-    """`records` as a table, written whole or not at all."""
-    frame = pd.DataFrame(records)
-    write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
-    return frame
+class Kept:
+    """Rows of a table that are measured once: each is kept as soon as it is there, for a run that is started again.
+
+    They are in the file TABLE.rows.json next to the table, with the facts that all of them share. Delete it to measure
+    them again. Rows of other facts are replaced if their table is finished; else nothing is lost or mixed.
+
+    Args:
+        table: The CSV file that the part writes.
+        say: Tells the user that there are rows already.
+
+    Raises:
+        InputError: If an unfinished table has rows of another version, commit or number of threads.
+    """
+
+    def __init__(self, table: Path, say: Callable[[str], None] = print) -> None:
+        self._table, self._file = table, table.with_suffix(".rows.json")
+        self._facts = facts()
+        self._rows: dict[str, Any] = {}
+        if not self._file.is_file():
+            return
+        found = read_json(self._file, "run the bench")
+        pairs = {name: (found["facts"].get(name), now) for name, now in self._facts.items()}
+        changed = "; ".join(f"{name} {then}, now {now}" for name, (then, now) in pairs.items() if then != now)
+        if changed and not found["finished"]:
+            raise InputError(f"{self._file} holds rows of {changed}: delete it to measure all rows again")
+        if not changed:
+            self._rows = found["rows"]
+            count = len(self._rows)
+            say(f"{table.name}: {count} of its rows were kept by an earlier run; to measure again, delete {self._file}")
+
+    def row(self, measure: Callable[[], Any], **key: Any) -> Any:
+        """The row that `key` names, from `measure()` unless it is there; in JSON's types."""
+        name = json.dumps(key, sort_keys=True)
+        if name not in self._rows:
+            self._rows[name] = measure()
+            self._write(finished=False)
+        return self._rows[name]
+
+    def in_process(self, part: str, row: Row) -> Row:
+        """`in_process(part, row)`, unless it is there."""
+        return self.row(partial(in_process, part, row), part=part, **row)
+
+    def table(self, records: list[Row]) -> pd.DataFrame:
+        """Write the finished table."""
+        frame = pd.DataFrame(records)
+        write_atomically(self._table, lambda temporary: frame.to_csv(temporary, index=False))
+        self._write(finished=True)
+        return frame
+
+    def _write(self, *, finished: bool) -> None:
+        write_json(self._file, {"facts": self._facts, "finished": finished, "rows": self._rows})
+
+
+def facts() -> dict[str, Any]:
+    """What all rows of a table must share."""
+    made = provenance()
+    versions = {name: made["versions"][name] for name in ("symnoise", "torch", "transformers")}
+    return {**versions, "commit": made["commit"], "threads": torch.get_num_threads()}
 
 
 def in_process(part: str, row: Row) -> Row:

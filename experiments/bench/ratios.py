@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.bench.process import Clock, Row, batch, in_process, measured, model_of, seconds
+from experiments.bench.process import Clock, Kept, Row, batch, measured, model_of, seconds
 from symnoise.curvature import HessianProducts, random_probes
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
@@ -123,10 +123,10 @@ def startup() -> list[Row]:
     ]
 
 
-def run(smoke: bool, say: Callable[[str], None]) -> list[Row]:
+def run(smoke: bool, say: Callable[[str], None], kept: Kept) -> list[Row]:
     """Every row."""
     records = []
     for key, piece in WORK.items():
         say(piece.name)
-        records.append(in_process("ratios", {"key": key, "smoke": smoke}))
-    return records + startup()
+        records.append(kept.in_process("ratios", {"key": key, "smoke": smoke}))
+    return records + kept.row(startup, part="startup")

@@ -6,18 +6,18 @@
 
     python -m analysis.figures results/bench       # then: the figure of growth, with its exponents
 
-Writes bench.csv, peers.csv, growth.csv and plans.csv into results/bench. The model is SmolLM2 in
-float32 on 4 rows of 128 tokens, 48 of them scored; a forward is without gradients, with logits at the scored positions.
-Memory is the peak resident set above what the loaded model takes. Rows named "malloc as found" leave the C library's
-setting alone; the others keep freed memory in the process, as every function of the library does by itself. `make
-bench` runs this in an environment that has the peers; without them they are left out.
+Writes bench.csv, peers.csv, growth.csv and plans.csv into results/bench. Every row is kept as soon as it is measured,
+in bench.rows.json and so on; a run that was interrupted goes on from there, and to measure again delete that file. The
+model is SmolLM2 in float32 on 4 rows of 128 tokens, 48 of them scored; a forward is without gradients, with logits at
+the scored positions. Memory is the peak resident set above what the loaded model takes. Rows named "malloc as found"
+leave the C library's setting alone; the others keep freed memory in the process, as every function of the library does
+by itself. `make bench` runs this in an environment that has the peers; without them they are left out.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import torch
 import typer
 from rich.console import Console
@@ -27,7 +27,7 @@ from experiments.bench import growth as bench_growth
 from experiments.bench import peers as bench_peers
 from experiments.bench import plans as bench_plans
 from experiments.bench import ratios as bench_ratios
-from experiments.bench.process import ROWS, SCORED, TOKENS, write_csv
+from experiments.bench.process import ROWS, SCORED, TOKENS, Kept
 from result_schema.bench import OWN
 from symnoise.core import unknown
 
@@ -54,7 +54,9 @@ def main(
 
 def ratios(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """bench.csv."""
-    frame = write_csv(bench_ratios.run(smoke, say), output / "bench.csv")
+    path = output / "bench.csv"
+    kept = Kept(path, say)
+    frame = kept.table(bench_ratios.run(smoke, say, kept))
     table = Table(title=_title("Work in forwards", smoke))
     _columns(table, "", "forwards\n(a probe)", "first\nset-up", "error", "memory above\nthe model, GiB", "malloc")
     for row in frame.to_dict("records"):
@@ -67,12 +69,14 @@ def ratios(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
             row["malloc"] if isinstance(row["malloc"], str) else "",
         )
     console.print(table)
-    console.print(f"written to {output / 'bench.csv'}", highlight=False)
+    console.print(f"written to {path}", highlight=False)
 
 
 def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """peers.csv."""
-    frame = write_csv(bench_peers.run(smoke, say), output / "peers.csv")
+    path = output / "peers.csv"
+    kept = Kept(path, say)
+    frame = kept.table(bench_peers.run(smoke, say, kept))
     one = frame.iloc[0]
     table = Table(
         title=_title("Trace of the Hessian to 5 % standard error", smoke),
@@ -101,16 +105,17 @@ def peers(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
             f"time {rows.work_ratio.min():.2f}, memory {rows.memory_gib_ratio.min():.2f}",
             highlight=False,
         )
-    console.print(f"written to {output / 'peers.csv'}", highlight=False)
+    console.print(f"written to {path}", highlight=False)
 
 
 def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """growth.csv."""
     path = output / "growth.csv"
-    bench_growth.run(smoke, say, path)
+    kept = Kept(path, say)
+    frame = kept.table(bench_growth.run(smoke, say, kept))
     table = Table(title=_title("Growth", smoke, sized=False))
     _columns(table, "", "method", "from", "to", "seconds", "GiB")
-    for (axis, method), line in pd.read_csv(path).groupby(["axis", "method"], sort=False):
+    for (axis, method), line in frame.groupby(["axis", "method"], sort=False):
         line = line.sort_values(str(axis))
         ends = [line[column].iloc[[0, -1]] for column in (str(axis), "seconds", "memory_gib")]
         table.add_row(
@@ -126,12 +131,13 @@ def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
 def plans(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """plans.csv."""
     path = output / "plans.csv"
-    bench_plans.run(smoke, say, path)
+    kept = Kept(path, say)
+    frame = kept.table(bench_plans.run(smoke, say, kept))
     table = Table(title=_title("Planned and measured", smoke))
     units = ("gib", "forwards", "s")
     names = [name for unit in ("GiB", "forwards", "seconds") for name in (f"{unit}\nplanned", "measured", "÷")]
     _columns(table, "model", "method", *names)
-    for row in pd.read_csv(path).to_dict("records"):
+    for row in frame.to_dict("records"):
         pairs = [(row[f"planned_{unit}"], row[f"measured_{unit}"]) for unit in units]
         numbers = [_number(number) for one, other in pairs for number in (one, other, one / other if other else None)]
         table.add_row(str(row["model"]), str(row["method"]), *numbers)

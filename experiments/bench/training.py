@@ -21,10 +21,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import typer
 from rich.console import Console
@@ -33,8 +33,9 @@ from torch.optim import AdamW
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.neftune import activate_neftune, deactivate_neftune
 
+from experiments.bench.process import Kept
 from result_schema.bad_input import one_line_on_bad_input
-from symnoise.core import InputError, generator, peak_rss_mib, progress_shown, track, write_atomically
+from symnoise.core import InputError, generator, peak_rss_mib, progress_shown, track
 from symnoise.models import load_model
 from symnoise.noise import Noise
 from symnoise.training.trainer import SymNoiseTrainer
@@ -116,15 +117,19 @@ class Bench:
             return time.perf_counter() - started, gradient
 
 
-def times(bench: Bench, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(step, gradient) seconds of every loop in every round; a round before them warms up."""
-    taken: dict[str, list[tuple[float, float]]] = {loop: [] for loop in LOOPS}
-    for i in track(range(-1, rounds), "rounds"):
-        for loop in LOOPS[i % len(LOOPS) :] + LOOPS[: i % len(LOOPS)]:
-            measured = bench.step(loop)
-            if i >= 0:
-                taken[loop].append(measured)
-    return taken
+def times(bench: Bench, rounds: int, kept: Kept, **key: Any) -> dict[str, list[tuple[float, float]]]:
+    """(step, gradient) seconds of every loop in every round; a round before the first one here warms up."""
+    warm = False
+
+    def one(i: int) -> dict[str, tuple[float, float]]:
+        nonlocal warm
+        if not warm:
+            warm = True
+            one(i - 1)
+        return {loop: bench.step(loop) for loop in LOOPS[i % len(LOOPS) :] + LOOPS[: i % len(LOOPS)]}
+
+    taken = [kept.row(partial(one, i), round=i, **key) for i in track(range(rounds), "rounds")]
+    return {loop: [measured[loop] for measured in taken] for loop in LOOPS}
 
 
 def draws(bench: Bench, rounds: int) -> dict[str, list[float]]:
@@ -228,11 +233,16 @@ def main(
             return
         with progress_shown():
             cases = [*((name, 1) for name in LOOPS), (PLAIN, 2), (TWO_PASS, 2)]
-            memory = {case: peak(*case, model) for case in track(cases, "memory, in processes of their own")}
+            kept = Kept(output)
+            memory = {
+                case: kept.row(partial(peak, *case, model), memory=case, model=model)
+                for case in track(cases, "memory, in processes of their own")
+            }
             bench = Bench(load_model(model).model, LOOPS, folder)
-            taken, added = times(bench, rounds), draws(bench, DRAWS)
+            taken = times(bench, rounds, kept, model=model)
+            added = kept.row(partial(draws, bench, DRAWS), draws=DRAWS, model=model)
     records = table(taken, added, memory)
-    write_atomically(output, lambda path: pd.DataFrame(records).to_csv(path, index=False))
+    kept.table(records)
     _show(records, model)
     print(f"written to {output}")
 

@@ -24,7 +24,7 @@ from experiments.quick.settings import CONFIG, read_settings
 from experiments.quick.stages import Stages
 from experiments.rows import first_usable
 from result_schema.quick import START, training_stage
-from symnoise.core import peak_rss_mib, progress_shown, retained_heap, write_json
+from symnoise.core import one_run_at_a_time, peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
 from symnoise.curvature.taylor import UnsupportedOperation
 from symnoise.data import Data, collate, encode_row, load_data
@@ -72,7 +72,8 @@ def main(
     """
     settings = read_settings(config, model, data, second_data)
     started = time.perf_counter()
-    with progress_shown() as console, retained_heap() as heap:
+    alone = one_run_at_a_time(output, output / ".lock", "choose another --output")
+    with alone, progress_shown() as console, retained_heap() as heap:
         console.print(f"symnoise quick run: {config} → {output}   (malloc: {heap})")
         stages = Stages(output, settings, console)
         source = Source(settings)

@@ -14,7 +14,7 @@ from experiments.study.command import study_command
 from experiments.study.results import records
 from experiments.study.spec import MICRO, Pretraining, Study
 from experiments.study.texts import split
-from symnoise.core import InputError, generator, made_in_one_step, provenance, track, write_json
+from symnoise.core import InputError, generator, made_in_one_step, provenance, saving, track, write_json
 from symnoise.data import Example, collate, encode_row, usable
 from symnoise.models import LoadedModel, load_model
 from symnoise.models.muted import muted
@@ -58,7 +58,7 @@ def pretrain(options: Pretraining, text: list[Example], folder: Path) -> dict[st
     tokenizer = vocabulary(text, options.vocabulary, TEMPLATE if options.chat else None)
     model = _untrained(options, tokenizer)
     losses = _train(model, tokenizer, _token_ids(text, tokenizer, model, options), options)
-    with muted():
+    with muted(), saving(folder):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     first, last = losses[:50], losses[-50:]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +12,17 @@ import typer
 
 from experiments.study.spec import Run, Study, load_study
 from result_schema.bad_input import one_line_on_bad_input
-from symnoise.core import progress_shown
+from symnoise.core import one_run_at_a_time, progress_shown
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the study, such as experiments/configs/studies/micro.yaml.")]
 DataFile = Annotated[str, typer.Option("--data", help="Use this data set instead of the study's.")]
 TasksFile = Annotated[str, typer.Option("--tasks", help="YAML file to use instead of the study's section tasks.")]
 Runs = Annotated[Path, typer.Option(help="Folder of raw runs.")]
+
+
+def one_run(folder: Path) -> AbstractContextManager[None]:
+    """Within the block no other process is accepted that writes what this one does into the folder."""
+    return one_run_at_a_time(folder, folder / ".lock", "choose another folder with --runs")
 
 
 def study_command(work: Callable[[Study, Path], Any]) -> Callable[[], None]:

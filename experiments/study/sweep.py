@@ -8,10 +8,12 @@ Existing files are kept, and the Snakefile accepts the new ones: afterwards, or 
 the rest.
 """
 
+import os
 import shutil
 import signal
 import sys
-from multiprocessing import connection, get_context
+import threading
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,7 @@ import torch
 import typer
 
 from experiments.study.base import base
-from experiments.study.command import Config, DataFile, Runs
+from experiments.study.command import Config, DataFile, Runs, one_run
 from experiments.study.evaluate import evaluate
 from experiments.study.generate import generate
 from experiments.study.measure import measure
@@ -44,14 +46,13 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
     _import_what_steps_need()
     waiting = [run for run in study.runs if not all((folder / run.name / file).is_file() for file in STEPS)]
     running: dict[int, tuple[Any, Run]] = {}
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no run outlives the sweep
     done, failed = len(study.runs) - len(waiting), []
     print(f"{done} of {len(study.runs)} runs are done", flush=True)
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
-                process = get_context("fork").Process(target=finish, args=(study, run, folder))
+                process = get_context("fork").Process(target=_finish, args=(study, run, folder))
                 process.start()
                 running[process.sentinel] = (process, run)
             for ended in connection.wait(list(running)):
@@ -62,21 +63,36 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
                 else:
                     done += 1
                     print(f"{run.name} ({done} of {len(study.runs)})", flush=True)
-    finally:
+    finally:  # no run outlives the sweep
         for process, _ in running.values():
             process.terminate()
-        signal.signal(signal.SIGTERM, before)
     if failed:
         raise InputError(f"{len(failed)} runs failed, for the reasons above: {', '.join(failed)}")
+
+
+def _finish(study: Study, run: Run, folder: Path) -> None:
+    """`finish` in a process that ends with its parent, also where that one is killed."""
+    threading.Thread(target=_end_after, args=[parent_process()], daemon=True).start()
+    finish(study, run, folder)
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def finish(study: Study, run: Run, folder: Path) -> None:
     """Run the missing steps of one run in order, then delete its weights, as the Snakefile does."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep gets it as well, and ends its runs
     place = folder / run.name
-    for file, step in STEPS.items():
-        if not (place / file).is_file():
-            step(study, run, folder)
+    try:
+        for file, step in STEPS.items():
+            if not (place / file).is_file():
+                step(study, run, folder)
+    except InputError as error:
+        print(f"symnoise: {run.name}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)
     shutil.rmtree(place / "weights", ignore_errors=True)
 
 
@@ -94,7 +110,8 @@ def command(
 ) -> None:
     """All runs of a study of a small model, in forks of one process."""
     study = load_study(config, data or None)
-    sweep(study, runs / study.key, jobs)
+    with one_run(runs / study.key):
+        sweep(study, runs / study.key, jobs)
 
 
 if __name__ == "__main__":

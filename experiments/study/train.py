@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ import torch
 
 from experiments.fine_tuning import norms
 from experiments.study.base import base_model
-from experiments.study.command import run_command
+from experiments.study.command import one_run, run_command
 from experiments.study.neighbours import TRAINERS
 from experiments.study.results import processor
 from experiments.study.spec import OPTIMIZERS, Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
 from result_schema.study import ARMS
-from symnoise.core import Diverged, InputError, peak_rss_mib, provenance, write_json
+from symnoise.core import Diverged, InputError, peak_rss_mib, provenance, saving, write_json
 from symnoise.finetune.callbacks import Periodic
 from symnoise.finetune.engine import is_finished, make_trainer, train_to_end
 from symnoise.finetune.held_out import held_out_loss, mean_of_processes
@@ -39,6 +40,11 @@ def train(study: Study, run: Run, folder: Path) -> None:
     train.json: train_loss and gradient_norm (over all weights) are means over the steps; seconds and peak_rss_mib are
     those of the first process. A resumed run counts the seconds up to its checkpoint.
     """
+    with one_run(folder / run.name) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        _train(study, run, folder)
+
+
+def _train(study: Study, run: Run, folder: Path) -> None:
     place, options, started = folder / run.name, study.training, time.perf_counter()
     arguments, steps = _arguments(study, run, place), study.steps(run.arm)
     source = base_model(study, folder)
@@ -207,7 +213,7 @@ class Curve(Periodic):
             return
         final, partial = self.place / "kept" / name, self.place / "kept" / f".{name}"
         shutil.rmtree(partial, ignore_errors=True)
-        with muted():
+        with muted(), saving(final):
             model.save_pretrained(partial, state_dict=weights)
             self.tokenizer.save_pretrained(partial)
         shutil.rmtree(final, ignore_errors=True)

@@ -1,11 +1,13 @@
 """The command line: parses, calls, prints, writes JSON. `symnoise --help` answers without loading PyTorch.
 
-Exit codes: 0 done; 2 bad input; 1 stopped by SIGTERM or by the loss of a process, or a bug; 130 interrupted. Errors
-other than bugs are one line on standard error. torchrun itself always exits with 1 if one of its processes fails.
+Exit codes: 0 done; 2 bad input; 1 stopped by SIGTERM or by the loss of a process, or a bug; 130 interrupted, by Ctrl-C
+or by a SIGTERM for which `train` has saved a checkpoint. Errors other than bugs are one line on standard error.
+torchrun itself always exits with 1 if one of its processes fails.
 """
 
 import difflib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -17,12 +19,32 @@ from symnoise.cli.app import app
 _UsageError: Any = BadParameter.__base__
 
 
+class _Terminated(BaseException):
+    """SIGTERM: what is open is closed, and temporary files are removed."""
+
+
 def main() -> None:
     """Run the command; bad input ends with one line on standard error and exit code 2."""
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
-        sys.exit(app(standalone_mode=False))
+        _main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(*_: Any) -> None:
+    raise _Terminated
+
+
+def _main() -> None:
+    try:
+        if (code := app(standalone_mode=False)) == 130:  # what Typer makes of it
+            raise KeyboardInterrupt
+        sys.exit(code)
     except (Abort, KeyboardInterrupt):
-        sys.exit(130)
+        _end("stopped; run the same command again", 130)
+    except _Terminated:
+        _end("stopped, since the run was ended from outside; run the same command again", 1)
     except _UsageError as error:
         if hasattr(error, "option_name"):
             near = near_options(error.option_name, error.ctx.command)

@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain, islice
@@ -15,7 +15,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from symnoise.core import Estimate, InputError, progress_shown, retained_heap, unknown, write_atomically, write_json
+from symnoise.core import (
+    Estimate,
+    InputError,
+    one_run_at_a_time,
+    progress_shown,
+    retained_heap,
+    unknown,
+    write_atomically,
+    write_json,
+)
 from symnoise.data import Data, Source, collate, fitting, set_chat_template
 from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 
@@ -108,6 +117,8 @@ def batches(count: int, size: int) -> list[range]:
 def long_work(json: Path | None, figure: Path | None = None, *, alone: bool = True) -> Iterator[Console]:
     """Progress bar, retained memory, and a check before the work that the output files can be written.
 
+    A second run with the same JSON file is refused: each would remove the other's finished batches.
+
     Yields the console of the bar, for lines above it; warnings go there, too. Only the first of several processes shows
     a bar; a command that works `alone` refuses to run in several.
     """
@@ -121,10 +132,16 @@ def long_work(json: Path | None, figure: Path | None = None, *, alone: bool = Tr
         trial.unlink(missing_ok=True)  # another process may have been faster
     first = os.environ.get("RANK", "0") == "0"
     shown = progress_shown() if first else nullcontext(Console(stderr=True, quiet=True))
-    with shown as console, retained_heap(), warnings.catch_warnings():
+    alone_here = one_run(json) if first and json is not None else nullcontext()
+    with alone_here, shown as console, retained_heap(), warnings.catch_warnings():
         # A warning is one line for the user, to whom its place in the library means nothing.
         warnings.showwarning = lambda message, *_, **__: console.print(f"symnoise: {message}", **PLAIN)
         yield console
+
+
+def one_run(json: Path) -> AbstractContextManager[None]:
+    """Within the block no other run that writes this file is accepted."""
+    return one_run_at_a_time(json, json.with_name(f".{json.name}.lock"), "choose another file")
 
 
 # For text from users or libraries, which is not markup.

@@ -1,6 +1,6 @@
 """Estimates, masks, seeded generators, errors and result files, used by every other room."""
 
-from symnoise.core.errors import Diverged, InputError, one_line, reason, unknown
+from symnoise.core.errors import Diverged, InputError, one_line, reason, saving, unknown, unwritable, unwritten
 from symnoise.core.estimate import Estimate, plus_minus, quantities_frame
 from symnoise.core.files import (
     made_in_one_step,
@@ -13,6 +13,7 @@ from symnoise.core.files import (
 )
 from symnoise.core.heap import retained_heap, return_free_memory
 from symnoise.core.jackknife import jackknife, jackknife_variance, without_each
+from symnoise.core.locks import one_run_at_a_time
 from symnoise.core.masks import Mask, is_right_padded, lengths
 from symnoise.core.memory import out_of_memory, until_it_fits
 from symnoise.core.packages import PackagedFile
@@ -34,6 +35,7 @@ __all__ = [
     "lengths",
     "made_in_one_step",
     "one_line",
+    "one_run_at_a_time",
     "out_of_memory",
     "peak_rss_mib",
     "plus_minus",
@@ -45,10 +47,13 @@ __all__ = [
     "reason",
     "retained_heap",
     "return_free_memory",
+    "saving",
     "sha256",
     "track",
     "unknown",
     "until_it_fits",
+    "unwritable",
+    "unwritten",
     "without_each",
     "write_atomically",
     "write_json",

@@ -6,7 +6,6 @@ import os
 import platform
 import resource
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -14,29 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from symnoise import __version__
-from symnoise.core.errors import InputError, reason
+from symnoise.core.errors import InputError, reason, unwritable
+from symnoise.core.locks import temporary
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
     """Call `write(temporary path in the same folder)`, then move the result to `path` in one step.
 
-    A reader sees the old file or the new one, never half of one. The temporary file is removed on failure.
+    A reader sees the old file or the new one, never half of one. The temporary file is removed on failure, and one that
+    a killed process left by the next process that writes to `path`.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        with temporary(path) as made:
+            write(made)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(made, 0o666 & ~umask)  # temporary files are private; results are for everyone
+            os.replace(made, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder you can write to") from error
-    os.close(handle)
-    try:
-        write(Path(name))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes private files; results are for everyone
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        raise unwritable(path, error) from error
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -49,11 +46,12 @@ def write_json(path: str | Path, value: Any) -> None:
 def made_in_one_step(folder: Path) -> Iterator[Path]:
     """Build a folder at the temporary path that this yields, then rename it to `folder` in one step.
 
-    An interrupt leaves nothing behind. Of two processes that build it at once, the slower uses the faster one's.
+    An interrupt leaves nothing behind, and what a kill leaves is removed by the next process that builds the folder. Of
+    two processes that build it at once, the slower uses the faster one's.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as made:
-        fresh = Path(made) / folder.name  # a folder of its own: temporary ones are private to the user
+    with temporary(folder, folder=True) as made:
+        fresh = made / folder.name  # a folder of its own: temporary ones are private to the user
         yield fresh
         try:
             fresh.rename(folder)

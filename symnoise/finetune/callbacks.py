@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 from transformers import TrainerCallback
 
-from symnoise.core import track, write_atomically
+from symnoise.core import track, unwritable, write_atomically
 from symnoise.finetune.held_out import held_out_loss
 from symnoise.training.trackers import log_at_once
 
@@ -31,8 +31,7 @@ _SHOWN = {
 class LogFile(TrainerCallback):
     """Log file: every logged line as JSON in `path`.
 
-    A resumed run first restores the lines up to its checkpoint, so the file is that of an uninterrupted run, except for
-    measurements repeated on resuming.
+    A resumed run first restores the lines up to its checkpoint, so the file is that of an uninterrupted run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,14 +40,23 @@ class LogFile(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the file."""
         if state.is_world_process_zero:
-            lines = "".join(json.dumps(line) + "\n" for line in state.log_history)
+            lines = "".join(map(_line, state.log_history))
             write_atomically(self.path, lambda path: path.write_text(lines, encoding="utf-8"))
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Add a line."""
-        if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(state.log_history[-1]) + "\n")
+        """Add a line; not Transformers' last one, whose means are over the steps since the run was resumed."""
+        line = state.log_history[-1]
+        if state.is_world_process_zero and "train_runtime" not in line:
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(_line(line))
+            except OSError as error:
+                raise unwritable(self.path, error) from error
+
+
+def _line(values: Mapping[str, float]) -> str:
+    """In the order that values have in a checkpoint, so that a resumed run's lines are those of any other."""
+    return json.dumps(values, sort_keys=True) + "\n"
 
 
 class StepBar(TrainerCallback):

@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from symnoise.data import collate
 from symnoise.finetune.log import mean_of_steps
-from symnoise.training.checkpoints import last_whole_checkpoint, step_of
+from symnoise.training.checkpoints import keep_newest, last_whole_checkpoint, step_of
 from symnoise.training.trainer import SymNoiseTrainer
 
 
@@ -34,7 +34,8 @@ def make_trainer(
         model: The model to train.
         tokenizer: Its tokenizer, for padding.
         rows: Encoded rows.
-        arguments: `TrainingArguments` that differ between callers.
+        arguments: `TrainingArguments` that differ between callers. The newest `save_total_limit` checkpoints are kept:
+            by their steps, where Transformers goes by the clock, which may jump.
         seed: Random seed of row order, dropout and noise.
         schedule: Learning-rate schedule: constant, linear or cosine, with the warmup of `arguments`.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
@@ -51,7 +52,7 @@ def make_trainer(
             remove_unused_columns=False,
             ddp_find_unused_parameters=False,
             **_checkpointing(gradient_checkpointing),
-            **{"use_cpu": not torch.accelerator.is_available(), **arguments},
+            **{"use_cpu": not torch.accelerator.is_available(), **arguments, "save_total_limit": None},
         ),
         train_dataset=rows,
         data_collator=partial(collate, tokenizer=tokenizer),
@@ -59,6 +60,8 @@ def make_trainer(
         **more,
     )
     trainer.remove_callback(PrinterCallback)  # it prints dictionaries; the bar is enough
+    if limit := arguments.get("save_total_limit"):
+        trainer.add_callback(_Newest(limit))
     return trainer
 
 
@@ -67,6 +70,17 @@ def _checkpointing(on: bool) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}
+
+
+class _Newest(TrainerCallback):
+    """Keeps the newest `count` checkpoints."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            keep_newest(args.output_dir, self.count)
 
 
 class _LoggedWhereSaved(TrainerCallback):

@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
-from symnoise.core import InputError, read_yaml, sha256, write_atomically
+from symnoise.core import InputError, one_run_at_a_time, read_yaml, sha256, write_atomically
 from symnoise.finetune.settings import TrainSettings
 
 SETTINGS, LOG, CARD = "train.yaml", "log.jsonl", "README.md"
@@ -16,8 +16,13 @@ SETTINGS, LOG, CARD = "train.yaml", "log.jsonl", "README.md"
 _OPTIMIZER = "optimizer"
 _STATE = (
     *(_OPTIMIZER, "scheduler", "scaler", "rng_state", "trainer_state", "training_args", "pytorch_model_fsdp"),
-    "used_rows",
+    *("used_rows", "curvature_start"),  # of the trackers
 )
+
+
+def one_run(output: Path) -> AbstractContextManager[None]:
+    """Within the block no other run is accepted in the folder."""
+    return one_run_at_a_time(output, output / ".lock", "choose another --output")
 
 
 def refuse_other_settings(output: Path, settings: TrainSettings, checkpoint: Path | None) -> None:
@@ -71,13 +76,15 @@ def publish(checkpoint: Path, output: Path, card: str) -> dict[str, str]:
 
 def _put(file: Path, output: Path) -> None:
     """Put the file into `output` in one step: as a hard link, or as a copy where the file system has no links."""
-    with tempfile.TemporaryDirectory(dir=output, prefix=".publish-") as folder:
-        fresh = Path(folder) / file.name
+
+    def link(fresh: Path) -> None:
+        fresh.unlink()
         try:
             os.link(file, fresh)
         except OSError:
             shutil.copyfile(file, fresh)
-        os.replace(fresh, output / file.name)
+
+    write_atomically(output / file.name, link)
 
 
 def remove_optimizer_state(output: Path) -> None:

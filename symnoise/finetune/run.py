@@ -16,13 +16,21 @@ from symnoise.data import collate, prompt_format, set_chat_template
 from symnoise.finetune.callbacks import Bar, LearningRate, LogFile, Stop, log_held_out_loss
 from symnoise.finetune.card import model_card
 from symnoise.finetune.engine import make_trainer, train_to_end
-from symnoise.finetune.folder import LOG, claim, publish, refuse_other_settings, remove_optimizer_state, require_state
+from symnoise.finetune.folder import (
+    LOG,
+    claim,
+    one_run,
+    publish,
+    refuse_other_settings,
+    remove_optimizer_state,
+    require_state,
+)
 from symnoise.finetune.log import summary
 from symnoise.finetune.rows import Rows, read_rows, require
 from symnoise.finetune.settings import TrainSettings
 from symnoise.models import LoadedModel, load_model
 from symnoise.models.muted import muted
-from symnoise.training.checkpoints import last_whole_checkpoint, step_of
+from symnoise.training.checkpoints import keep_newest, last_whole_checkpoint, step_of
 from symnoise.training.trackers import CurvatureTracker, NoiseTracker, NormTracker
 from symnoise.training.trainer import SymNoiseTrainer
 
@@ -55,16 +63,21 @@ def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> 
             in a dry run, whose model and data are synthetic.
 
     Raises:
-        InputError: For settings that cannot be trained, and for a folder that holds a run with other settings.
+        InputError: For settings that cannot be trained, for a folder that holds a run with other settings, and for one
+            that another run is writing to.
         Diverged: If a loss is not finite.
     """
-    started, output, main = time.perf_counter(), Path(settings.output), is_main_process()
     if not settings.output:
         raise InputError("the run has no output folder; give --output DIR")
     _require_tracker(settings.report_to)
+    with one_run(Path(settings.output)) if is_main_process() else nullcontext():
+        return _fine_tune(settings, written or settings)
+
+
+def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
+    started, output, main = time.perf_counter(), Path(settings.output), is_main_process()
     checkpoint = last_whole_checkpoint(output)
     at = step_of(checkpoint) if checkpoint else 0
-    written = written or settings
     refuse_other_settings(output, written, checkpoint)
     if main and checkpoint is None:
         claim(output, written)
@@ -109,6 +122,7 @@ def _finish(settings: TrainSettings, card: str) -> dict[str, str]:
     output = Path(settings.output)
     ended = last_whole_checkpoint(output)
     assert ended is not None  # the Trainer saves its last step
+    keep_newest(output, settings.keep)  # which a kill may have prevented
     weights = publish(ended, output, card)
     if not settings.keep_state:
         remove_optimizer_state(output)

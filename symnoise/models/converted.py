@@ -11,7 +11,7 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from symnoise.core import InputError, made_in_one_step, reason, sha256
+from symnoise.core import InputError, made_in_one_step, reason, sha256, unwritten
 from symnoise.models import gguf
 
 
@@ -44,11 +44,14 @@ def converted(source: Path, name: str) -> tuple[Path, str]:
         try:
             with made_in_one_step(folder) as fresh:
                 _convert(source, fresh, folder, name)
-        except OSError as error:
-            if error.errno is None:  # Transformers' word for a file that it cannot make sense of
+        except Exception as error:
+            why = unwritten(error)
+            if isinstance(error, OSError) and not why:  # Transformers' word for a file that it cannot make sense of
                 raise InputError(f"cannot read {source}: {reason(error)}") from error
+            if isinstance(error, InputError) or not why:
+                raise
             raise InputError(
-                f"cannot keep {name} in {folder.parent}: {error.strerror}; it needs {room:.1f} GB there, or "
+                f"cannot keep {name} in {folder.parent}: {why}; it needs {room:.1f} GB there, or "
                 "set SYMNOISE_CACHE to another folder"
             ) from error
     return folder, digest

@@ -1,12 +1,18 @@
-"""Checkpoints: the noise setting they were made with, and whether they are complete."""
+"""Checkpoints: the noise setting they were made with, whether they are complete, and which are kept."""
 
 import json
+import pickle
+import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import InputError, write_json
+from safetensors import SafetensorError
+
+from symnoise.core import InputError, out_of_memory, reason, write_json
 from symnoise.noise import Noise
 from symnoise.training.options import NoiseOptions
 
@@ -45,15 +51,49 @@ def warn_if_other(folder: str | Path, ours: dict[str, Any]) -> None:
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest complete checkpoint: a process killed while saving leaves an incomplete one."""
-    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
-    for folder in sorted(folders, key=step_of, reverse=True):
-        try:
-            json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            warnings.warn(f"{folder} is incomplete, left by an interrupted save; passing over it", stacklevel=3)
-        else:
+    for folder in _newest_first(output_dir):
+        if is_whole(folder):
             return folder
+        warnings.warn(f"{folder} is incomplete, left by an interrupted save; passing over it", stacklevel=3)
     return None
+
+
+def _newest_first(output_dir: str | Path) -> list[Path]:
+    """By their steps: the clock may have jumped between two of them."""
+    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
+    return sorted(folders, key=step_of, reverse=True)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether it has its last file."""
+    try:
+        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def keep_newest(output_dir: str | Path, count: int) -> None:
+    """Delete all but the newest `count` complete checkpoints, and incomplete ones; the file that says so goes first."""
+    folders = _newest_first(output_dir)
+    kept = [folder for folder in folders if is_whole(folder)][:count]
+    for folder in folders:
+        if folder not in kept:
+            (folder / _STATE).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def loading(checkpoint: Path) -> Iterator[None]:
+    """A file that cannot be read is an `InputError`; one of another model is Transformers' error."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        if isinstance(error, InputError) or out_of_memory(error) or "state_dict" in str(error):
+            raise
+        raise InputError(
+            f"cannot read {checkpoint}: {reason(error)}; delete it to resume from the checkpoint before it"
+        ) from error
 
 
 def step_of(checkpoint: Path) -> int:

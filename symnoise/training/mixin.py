@@ -5,14 +5,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from symnoise.core import Diverged, InputError, unknown
+from symnoise.core import Diverged, InputError, saving, unknown
 from symnoise.training.attach import Attached, NoisePlan, attach, require_noise
-from symnoise.training.checkpoints import last_whole_checkpoint, resolve, setting, warn_if_other, write_setting
+from symnoise.training.checkpoints import (
+    last_whole_checkpoint,
+    loading,
+    resolve,
+    setting,
+    warn_if_other,
+    write_setting,
+)
 from symnoise.training.coupled import couples_rows, one_after_the_other, sides_apart, unrecorded
 from symnoise.training.dials import CleanLoss, Dials, objective, passes, side_weights
 from symnoise.training.options import NoiseOptions
@@ -173,6 +181,33 @@ class SymNoiseMixin:
         trainer: Any = self
         if trainer.args.should_save:
             write_setting(output_dir or trainer.args.output_dir, self.noise_setting)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As in the Trainer; before its last file, which says that it is whole, come those of the trackers."""
+        trainer: Any = self
+        folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+        with saving(folder):
+            for callback in trainer.callback_handler.callbacks:
+                if hasattr(callback, "watch"):
+                    callback.save(trainer.args, trainer.state)
+            super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Of all processes, before the first writes the last file."""
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        self.accelerator.wait_for_everyone()  # type: ignore[attr-defined]
+
+    def _load_from_checkpoint(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        with loading(Path(checkpoint)):
+            super()._load_from_checkpoint(checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with loading(Path(checkpoint or "")):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with loading(Path(checkpoint or "")):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
 
     def floating_point_ops(self, inputs: Any) -> int:
         """As in the Trainer, over all sides."""

@@ -1,5 +1,6 @@
 """Trackers of noise, norms and curvature along a run: TrainerCallbacks that log through the Trainer."""
 
+import io
 import math
 import time
 import warnings
@@ -15,10 +16,8 @@ from symnoise.core import InputError, write_atomically
 from symnoise.curvature import DynamicTrace
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import law
+from symnoise.training.checkpoints import loading
 from symnoise.training.target import find_target
-
-# What trackers keep in a checkpoint.
-_USED, _START = "used_rows.pt", "curvature_start.pt"
 
 
 def log_at_once(trainer: Any, values: Mapping[str, float]) -> None:
@@ -29,22 +28,23 @@ def log_at_once(trainer: Any, values: Mapping[str, float]) -> None:
     trainer.control.should_log = due  # logging clears it, and the Trainer's own line would be lost
 
 
-def _kept(args: Any, state: Any, name: str) -> Path:
-    """The file called `name` in the checkpoint of the present step."""
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / name
-
-
 class Tracker(TrainerCallback):
     """Base of the trackers: logs every `every` optimizer steps.
 
     Pass it to a SymNoise Trainer as a callback; with any other Trainer call `tracker.watch(trainer)` instead.
+
+    Attributes:
+        file: The name of what it keeps in a checkpoint for a run that resumes from there; "" for nothing.
     """
+
+    file = ""
 
     def __init__(self, every: int = 10) -> None:
         if every < 1:
             raise InputError(f"every must be at least 1; got {every}")
         self.every = every
         self.trainer: Any = None
+        self._saved = -1  # the step of the last checkpoint that has its file
 
     def watch(self, trainer: Trainer) -> None:
         """Join `trainer`'s callbacks and log through it."""
@@ -55,6 +55,33 @@ class Tracker(TrainerCallback):
         """Check that the tracker has a Trainer to log through."""
         if self.trainer is None:
             raise InputError(f"{type(self).__name__} does not know its Trainer; call tracker.watch(trainer) first")
+        self._saved = -1
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """For a Trainer that does not call `save` itself, before its checkpoint is complete."""
+        self.save(args, state)
+
+    def save(self, args: Any, state: Any) -> None:
+        """Save in the checkpoint of this step, once, what a run that resumes from it needs."""
+        if not self.file or not state.is_world_process_zero or self._saved == state.global_step:
+            return
+        self._saved, content = state.global_step, io.BytesIO()
+        torch.save(self._state(), content)  # a file's name would be part of its bytes
+        write_atomically(self._kept(args, state), lambda path: path.write_bytes(content.getvalue()))
+
+    def _state(self) -> Any:
+        """What is saved."""
+
+    def _restored(self, args: Any, state: Any) -> Any:
+        """What was saved in the checkpoint that the run resumes from; None without one."""
+        kept = self._kept(args, state)
+        if not kept.is_file():
+            return None
+        with loading(kept.parent):
+            return torch.load(kept)
+
+    def _kept(self, args: Any, state: Any) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.file
 
     def close(self) -> None:
         """Undo the tracker's changes to the model; also called when training fails."""
@@ -165,6 +192,8 @@ class NormTracker(Tracker):
         every: Optimizer steps between logs.
     """
 
+    file = "used_rows.pt"
+
     def __init__(self, every: int = 10) -> None:
         super().__init__(every)
         self._hook: Any = None
@@ -174,16 +203,15 @@ class NormTracker(Tracker):
         super().on_train_begin(args, state, control)
         self.close()
         self._table: Any = find_target(model).embedding
-        kept = _kept(args, state, _USED)
-        self._used = torch.load(kept) if kept.is_file() else torch.zeros(len(self._row_norms()), dtype=torch.bool)
+        kept = self._restored(args, state)
+        self._used = torch.zeros(len(self._row_norms()), dtype=torch.bool) if kept is None else kept
         self._hook = self._table.register_forward_pre_hook(torch.compiler.disable(self._count))
         if state.global_step == 0:
             self._report()
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save the rows used so far in the checkpoint, for a run that resumes from it."""
-        if state.is_world_process_zero:
-            write_atomically(_kept(args, state, _USED), lambda path: torch.save(self._used.cpu(), path))
+    def _state(self) -> Tensor:
+        """The rows used so far."""
+        return self._used.cpu()
 
     def _count(self, module: Any, args: tuple[Any, ...]) -> None:
         if module.training and args and not args[0].is_floating_point():
@@ -254,6 +282,8 @@ class CurvatureTracker(Tracker):
         InputError: For fewer than 4 probes or fewer than `probes` at the start.
     """
 
+    file = "curvature_start.pt"
+
     def __init__(
         self,
         batch: Mapping[str, Tensor],
@@ -275,15 +305,13 @@ class CurvatureTracker(Tracker):
         super().on_train_begin(args, state, control)
         if self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled:
             raise InputError("CurvatureTracker needs whole weights; with FSDP or DeepSpeed measure saved checkpoints")
-        kept = _kept(args, state, _START)
-        self._along.load_state_dict(torch.load(kept) if kept.is_file() else {})
+        self._along.load_state_dict(self._restored(args, state) or {})
         if state.global_step == 0:
             self._measure(model, state)
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save what was measured at the start in the checkpoint."""
-        if state.is_world_process_zero and (measured := self._along.state_dict()):
-            write_atomically(_kept(args, state, _START), lambda path: torch.save(measured, path))
+    def _state(self) -> dict[str, Tensor]:
+        """What was measured at the start; empty before that."""
+        return self._along.state_dict()
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure if the step is due."""

@@ -13,6 +13,7 @@ import pytest
 from result_schema.files import ROOT
 from symnoise.cli import main
 from symnoise.cli.batch_records import BatchRecords, key_of
+from symnoise.cli.shared import one_run
 from tests.tiny import tiny, tiny_tokenizer
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven")
@@ -145,6 +146,26 @@ def test_sigterm_says_how_to_resume(monkeypatch, options, tmp_path, capsys) -> N
     (line,) = lines(capsys.readouterr().err, "ended from outside")
     assert line.endswith("run the same command again") and "lost" not in line
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_run_with_the_same_file_is_refused(monkeypatch, options, tmp_path, capsys) -> None:
+    file = tmp_path / "out.json"
+    with one_run(file):
+        assert alone(monkeypatch, *options, "--json", str(file)) == 2
+    (line,) = lines(capsys.readouterr().err)
+    assert "out.json is in use by another run" in line and "choose another file" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_stopped_while_it_loads_says_so(monkeypatch, options, tmp_path, capsys, number) -> None:
+    from symnoise.cli import curvature
+
+    monkeypatch.setattr(curvature, "processes", lambda: signal.raise_signal(number))
+    assert alone(monkeypatch, *options, "--json", str(tmp_path / "out.json")) == (130 if number == signal.SIGINT else 1)
+    (line,) = lines(capsys.readouterr().err, "stopped")
+    assert line.endswith("run the same command again")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

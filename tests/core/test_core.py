@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -13,9 +14,13 @@ from symnoise.core import (
     InputError,
     generator,
     jackknife,
+    locks,
+    made_in_one_step,
+    one_run_at_a_time,
     provenance,
     ratio_of_sums,
     read_yaml,
+    saving,
     track,
     unknown,
     write_atomically,
@@ -158,6 +163,75 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path) -> None:
         write_atomically(path, fail)
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_what_a_killed_write_left_is_removed_by_the_next_one_and_what_is_being_written_is_not(tmp_path) -> None:
+    path = tmp_path / "result.json"
+    (tmp_path / ".result-killed01.partial.json").write_text("half")
+    (tmp_path / ".result-mine.json").write_text("a user's")
+    (tmp_path / ".made-killed01.partial").mkdir()
+    (tmp_path / ".made-killed01.partial" / "half").touch()
+
+    def meanwhile(temporary) -> None:
+        write_json(path, {"a": 1})  # of another process
+        assert temporary.exists()
+        temporary.write_text("{}")
+
+    write_atomically(path, meanwhile)
+    with made_in_one_step(tmp_path / "made") as fresh:
+        fresh.mkdir()
+    assert path.read_text() == "{}"
+    assert sorted(os.listdir(tmp_path)) == [".result-mine.json", "made", "result.json"]
+
+
+def test_a_full_disk_is_one_line_that_says_so(tmp_path) -> None:
+    def full(temporary) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(InputError, match=r"cannot write .*x\.json: No space left on device; make room there"):
+        write_atomically(tmp_path / "x.json", full)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "No space left on device"),
+        (Exception("No space left on device (os error 28)"), "No space left on device"),  # tokenizers
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 60800"), "could not write all of it"),
+        (RuntimeError("Connection closed by peer"), None),
+        (InputError("cannot read it (os error 2)"), None),
+    ],
+)
+def test_what_a_library_cannot_write_is_one_line(error, said) -> None:
+    kind, match = (InputError, f"cannot save out: .*{said}") if said else (type(error), None)
+    with pytest.raises(kind, match=match) as raised, saving("out"):
+        raise error
+    assert said or raised.value is error
+
+
+def test_a_second_run_in_a_place_is_refused_and_a_killed_one_refuses_nobody(tmp_path, monkeypatch) -> None:
+    lock = tmp_path / "out" / ".lock"
+    with one_run_at_a_time(tmp_path / "out", lock, "choose another folder"):
+        with (
+            pytest.raises(InputError, match=rf"out is in use by another run \(process {os.getpid()}\).*another folder"),
+            one_run_at_a_time(tmp_path / "out", lock, "choose another folder"),
+        ):
+            pass
+        assert lock.exists()
+    assert not lock.exists()
+    lock.write_text("1")  # of a killed process
+    with one_run_at_a_time(tmp_path / "out", lock, ""):
+        assert lock.read_text() == str(os.getpid())
+
+    def no_locks(*_) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    with one_run_at_a_time(tmp_path / "out", lock, ""):
+        (tmp_path / ".x-killed01.partial.json").touch()
+        write_json(tmp_path / "x.json", {})
+    assert sorted(os.listdir(tmp_path)) == [".x-killed01.partial.json", "out", "x.json"]
 
 
 def test_json_has_null_for_what_is_not_a_number(tmp_path) -> None:

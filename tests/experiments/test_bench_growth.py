@@ -5,8 +5,9 @@ import pytest
 
 from analysis.figures import growth as figure
 from experiments.bench import growth as bench_growth
+from experiments.bench import process
 from experiments.bench import run as bench
-from experiments.bench.process import Clock, batch, in_process, measured, model_of
+from experiments.bench.process import Clock, Kept, batch, in_process, measured, model_of
 from symnoise.core import InputError
 from symnoise.models import EmbeddingLoss
 
@@ -21,35 +22,21 @@ def fake(part: str, row: dict) -> dict:
 def done(monkeypatch) -> list[dict]:
     """The rows that were measured."""
     rows: list[dict] = []
-    monkeypatch.setattr(bench_growth, "in_process", lambda part, row: rows.append(row) or fake(part, row))
+    monkeypatch.setattr(process, "in_process", lambda part, row: rows.append(row) or fake(part, row))
     return rows
 
 
-def test_an_interrupted_run_goes_on(done: list[dict], tmp_path, monkeypatch) -> None:
-    path = tmp_path / "growth.csv"
-    real = bench_growth.in_process
-
-    def interrupted(part: str, row: dict) -> dict:
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        return real(part, row)
-
-    monkeypatch.setattr(bench_growth, "in_process", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        bench_growth.run(False, lambda _: None, path)
-    assert len(pd.read_csv(path)) == 5
-    monkeypatch.setattr(bench_growth, "in_process", real)
-    bench_growth.run(False, lambda _: None, path)
+def test_the_point_that_lines_share_is_measured_once(done: list[dict], tmp_path) -> None:
+    records = bench_growth.run(False, lambda _: None, Kept(tmp_path / "growth.csv"))
     keys = [tuple(row[name] for name in ("method", *bench_growth.BASE)) for row in done]
-    assert len(keys) == len(set(keys)), "a point was measured twice"
-    before = len(done)
-    bench_growth.run(False, lambda _: None, path)
-    assert len(done) == before
+    assert len(keys) == len(set(keys))
+    shared = [r for r in records if r["method"] == "taylor" and all(r[n] == v for n, v in bench_growth.BASE.items())]
+    assert [record["axis"] for record in shared] == list(bench_growth.BASE)
 
 
 def test_points_expected_to_be_too_large_are_left_out(done: list[dict], tmp_path) -> None:
     said: list[str] = []
-    bench_growth.run(False, said.append, tmp_path / "growth.csv")
+    bench_growth.run(False, said.append, Kept(tmp_path / "growth.csv"))
     # 1e-4·L² GiB: 1.6 at L = 128, 6.6 at 256, and 26 at 512, with a fifth more 31.
     assert "hvp, tokens = 512: left out, about 31 GiB" in said
     assert not any(row["method"] == "hvp" and row["tokens"] >= 512 for row in done)
@@ -57,9 +44,8 @@ def test_points_expected_to_be_too_large_are_left_out(done: list[dict], tmp_path
 
 
 def test_the_exponents_are_those_of_power_laws(done: list[dict], tmp_path) -> None:
-    path = tmp_path / "growth.csv"
-    bench_growth.run(False, lambda _: None, path)
-    data = figure.frame({"growth": pd.read_csv(path)})
+    records = bench_growth.run(False, lambda _: None, Kept(tmp_path / "growth.csv"))
+    data = figure.frame({"growth": pd.DataFrame(records)})
     for axis in bench_growth.BASE:
         fits = figure.exponents(data[(data.axis == axis) & (data.method == "taylor")])
         assert fits == pytest.approx({"seconds": 1, "memory_gib": 1})

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from experiments.study import sweep as module
 from experiments.study.spec import AlpacaEval, Run, Study, load_study
 from experiments.study.sweep import sweep
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, write_json
 
 NAMES = ("train.json", "measure.json", "replies.json", "outcomes.json")
@@ -69,10 +72,42 @@ def test_no_run_outlives_a_sweep_that_is_told_to_end(tmp_path, monkeypatch) -> N
     write_json(tmp_path / "base.json", {})
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
-        sweep(study, tmp_path, jobs=1)
-    assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+        one_line_on_bad_input(lambda: sweep(study, tmp_path, jobs=1))
+    assert ended.value.code == 1 and signal.getsignal(signal.SIGTERM) is before
     (child,) = (int(path.read_text()) for path in tmp_path.glob("*.pid"))
     os.waitpid(child, 0)  # it has ended, long before its minute
+
+
+def test_no_run_outlives_a_sweep_that_is_killed(tmp_path, monkeypatch) -> None:
+    def long(study: Study, run: Run, folder: Path) -> None:
+        (folder / f"{run.name}.pid").write_text(str(os.getpid()))
+        time.sleep(60)
+
+    monkeypatch.setattr(module, "finish", long)
+    monkeypatch.setattr(module, "_import_what_steps_need", lambda: None)
+    study = load_study(Path("experiments/configs/studies/micro-smoke.yaml"))
+    write_json(tmp_path / "base.json", {})
+    parent = get_context("fork").Process(target=sweep, args=(study, tmp_path, 2))
+    parent.start()
+    until(lambda: sum(path.read_text() != "" for path in tmp_path.glob("*.pid")) == 2)
+    parent.kill()
+    parent.join()
+    until(lambda: not any(alive(int(path.read_text())) for path in tmp_path.glob("*.pid")))
+
+
+def until(happened: Callable[[], bool]) -> None:
+    began = time.monotonic()
+    while not happened():
+        assert time.monotonic() - began < 30
+        time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    """Neither gone nor waiting for its parent to be told."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_study_that_asks_benchmarks_is_left_to_make_study(tmp_path) -> None:

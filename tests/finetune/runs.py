@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import TrainerState
 
 from symnoise.cli import main
 from symnoise.finetune import run
@@ -42,6 +43,7 @@ def after(count: int, method: str, owner: Any, action: Callable[[], None]) -> No
 MOMENTS = {
     "in the middle of step 3": (6, "training_step", SymNoiseTrainer),
     "weights of checkpoint-4 written, its state not": (2, "save_model", SymNoiseTrainer),
+    "the last file of checkpoint-4 written": (2, "save_to_json", TrainerState),
     "after the last checkpoint, before the model is in place": (1, "summary", run),
 }
 

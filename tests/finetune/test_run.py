@@ -1,5 +1,6 @@
 """`symnoise train` as a whole: what it leaves behind, killed and resumed, stopped, changed, on two processes."""
 
+import errno
 import json
 import math
 import multiprocessing
@@ -21,6 +22,7 @@ from result_schema.files import ROOT
 from symnoise.core import sha256
 from symnoise.finetune import run
 from symnoise.finetune.dry_run import STEPS, rows, tiny_model
+from symnoise.finetune.folder import one_run
 from symnoise.finetune.settings import TrainSettings
 from symnoise.models import load_model
 from symnoise.training import SymNoiseTrainer
@@ -165,6 +167,52 @@ def test_a_finished_run_is_not_trained_again_and_takes_more_steps_only(small, tm
         assert command(*small, "--output", tmp_path, *longer) == 2
         assert "kept no optimizer state" in capfd.readouterr().err
         assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["used_rows.pt", "curvature_start.pt", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"]
+)
+def test_a_damaged_file_of_a_checkpoint_is_one_line(name, small, two_steps, tmp_path, capfd):
+    shutil.copytree(two_steps, tmp_path / "out")
+    damaged = tmp_path / "out" / "checkpoint-2" / name
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    assert command(*small, "--output", tmp_path / "out", "--steps", 4) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("symnoise")]
+    assert "checkpoint-2" in line and "delete it to resume from the checkpoint before it" in line
+
+
+@pytest.fixture(scope="module")
+def two_steps(small, tmp_path_factory) -> Path:
+    """The output of a run that can be continued."""
+    folder = tmp_path_factory.mktemp("two")
+    assert command(*small, "--output", folder, "--steps", 2, "--keep-state") == 0
+    return folder
+
+
+def test_the_newest_checkpoint_is_kept_whatever_the_clock_says(small, two_steps, tmp_path):
+    shutil.copytree(two_steps, tmp_path / "out")
+    os.utime(tmp_path / "out" / "checkpoint-2", (4e9, 4e9))  # as if the clock had been set back since
+    (tmp_path / "out" / "checkpoint-3").mkdir()  # of a killed save
+    assert command(*small, "--output", tmp_path / "out", "--steps", 4, "--keep", 1) == 0
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(small, two_steps, capfd):
+    before = contents(two_steps)
+    with one_run(two_steps):
+        assert command(*small, "--output", two_steps, "--steps", 4) == 2
+    assert "is in use by another run" in capfd.readouterr().err
+    assert contents(two_steps) == before
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_line(small, tmp_path, monkeypatch, capfd):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert command(*small, "--output", tmp_path) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("symnoise")]
+    assert "cannot save" in line and "checkpoint-2: " in line and "No space left on device" in line
 
 
 def contents(folder: Path) -> dict[str, str]:
