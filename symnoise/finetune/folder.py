@@ -53,7 +53,7 @@ def require_state(checkpoint: Path | None, step: int, steps: int) -> None:
 
 
 def claim(output: Path, settings: TrainSettings) -> None:
-    """Write the settings into the folder, which also checks that it is writable."""
+    """Write the settings into the folder."""
     text = yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True)
     write_atomically(output / SETTINGS, lambda path: path.write_text(text, encoding="utf-8"))
 

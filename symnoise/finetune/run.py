@@ -79,8 +79,6 @@ def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
     checkpoint = last_whole_checkpoint(output)
     at = step_of(checkpoint) if checkpoint else 0
     refuse_other_settings(output, written, checkpoint)
-    if main and checkpoint is None:
-        claim(output, written)
     stop = Stop()
     with muted(), progress_shown() if main else nullcontext() as console:
         loaded = _load(settings)
@@ -90,7 +88,7 @@ def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
         steps = count_steps(settings, len(rows.training))
         require_state(checkpoint, at, steps)
         if main:
-            claim(output, written)  # of a resumed run with other steps, say
+            claim(output, written)
         trainer = trainer_of(settings, model, loaded.tokenizer, rows, steps)
         _watch(trainer, settings, loaded, rows, console)
         trainer.add_callback(stop)

@@ -41,7 +41,11 @@ REFUSED = {
     "no contrast": ({"primary": PRIMARY | {"contrasts": []}}, "primary must name outcomes, and either"),
     "no outcome": ({"primary": PRIMARY | {"outcomes": {}}}, "primary must name outcomes, and either"),
     "an arm that is not run": ({"primary": PRIMARY | {"contrasts": [["penalty", "none"]]}}, "penalty is not among"),
-    "no pair": ({"primary": PRIMARY | {"contrasts": ["symnoise"]}}, "'symnoise' is not a pair of arms"),
+    "no pair": (
+        {"primary": PRIMARY | {"contrasts": ["symnoise"]}},
+        "primary: contrasts, 0: input should be a valid array",
+    ),
+    "no two arms": ({"primary": PRIMARY | {"contrasts": [["symnoise"]]}}, "contrasts, 0, 1: field required|missing"),
     "no difference": ({"primary": PRIMARY | {"outcomes": {"held-out loss": 0}}}, "held-out loss: give the difference"),
     "an old margin": ({"margin": 0.02}, "unknown setting 'margin'"),
     "a large margin": ({"equivalence": EQUAL | {"margin": 0.3}}, "margin 0.3: give a share of .* at most 0.2"),
@@ -73,5 +77,5 @@ def test_the_study_in_miniature_is_read(tmp_path) -> None:
 
 def test_a_number_where_a_word_is_asked_for_is_one_line(tmp_path) -> None:
     path = changed(tmp_path, training=SMOKE["training"] | {"precision": 16})
-    with pytest.raises(InputError, match=r"unknown .*16"):
+    with pytest.raises(InputError, match="precision: input should be a valid string; got 16"):
         load_study(path)

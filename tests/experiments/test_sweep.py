@@ -35,7 +35,7 @@ def step(name: str):
 def test_what_is_missing_is_made_once(tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.setattr(module, "STEPS", {name: step(name) for name in NAMES})
     monkeypatch.setattr(module, "_import_what_steps_need", lambda: None)
-    study = load_study(Path("experiments/configs/studies/micro-smoke.yaml"))
+    study = replace(load_study(Path("experiments/configs/studies/micro-smoke.yaml")), seeds=2)
     write_json(tmp_path / "base.json", {})
     first = study.runs[0].name
     write_json(tmp_path / first / "train.json", {"mine": True})
