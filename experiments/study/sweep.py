@@ -44,7 +44,7 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
     if not (folder / "base.json").is_file():
         base(study, folder)
     _import_what_steps_need()
-    waiting = [run for run in study.runs if not all((folder / run.name / file).is_file() for file in STEPS)]
+    waiting = [run for run in study.runs if not _is_done(folder / run.name)]
     running: dict[int, tuple[Any, Run]] = {}
     done, failed = len(study.runs) - len(waiting), []
     print(f"{done} of {len(study.runs)} runs are done", flush=True)
@@ -68,6 +68,11 @@ def sweep(study: Study, folder: Path, jobs: int) -> None:
             process.terminate()
     if failed:
         raise InputError(f"{len(failed)} runs failed, for the reasons above: {', '.join(failed)}")
+
+
+def _is_done(place: Path) -> bool:
+    """Whether a run has all its files; one that was killed while it deleted its weights goes on with that."""
+    return all((place / file).is_file() for file in STEPS) and not (place / "weights").exists()
 
 
 def _finish(study: Study, run: Run, folder: Path) -> None:

@@ -55,6 +55,9 @@ def test_what_is_missing_is_made_once(tmp_path, monkeypatch, capfd) -> None:
         processes |= {record["process"] for record in made[1:]}
         assert not (tmp_path / run.name / "weights").exists()
     assert os.getpid() not in processes and len(processes) == len(study.runs) + 2  # two runs took two turns
+    (tmp_path / first / "weights").mkdir()  # as if killed while it deleted them
+    sweep(study, tmp_path, jobs=2)
+    assert not (tmp_path / first / "weights").exists()
     capfd.readouterr()
     sweep(study, tmp_path, jobs=2)
     assert capfd.readouterr().out == f"{len(study.runs)} of {len(study.runs)} runs are done\n"
