@@ -82,6 +82,8 @@ def measure() -> list[Figure]:
             found += of_case(case)
     if all(figure.kept for figure in found):
         shutil.rmtree(base)
+    else:
+        print(f"what failed is kept in {base}", file=sys.stderr)
     return found
 
 
@@ -123,7 +125,7 @@ def killed(case: Case, name: str, at: Iterator[tuple[float, int]]) -> str:
         if running.end().code == -signal.SIGKILL:
             break
     wrong = case.again(folder)
-    return wrong and f"{folder}, killed at {moment:.2f} s or operation {operation}: {wrong}"
+    return wrong and f"{folder.name}, killed at {moment:.2f} s or operation {operation}: {wrong}"
 
 
 def stopped(case: Case, number: int) -> str:
