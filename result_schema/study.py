@@ -167,6 +167,21 @@ class Equivalence:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Each seed's training rows, and the pool that they are drawn from."""
+
+    rows: int
+    pool: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is read of a study's settings."""
+
+    training: Drawn | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is read of a study.json; `primary` and `equivalence` as the study file stated them."""
 
@@ -176,7 +191,7 @@ class Facts:
     reference: str | None = None
     primary: Primary | None = None
     equivalence: Equivalence | None = None
-    settings: dict[str, Any] | None = None
+    settings: Settings | None = None
     unfinished: list[str] | None = None
     missing: dict[str, Any] | None = None
 

@@ -141,8 +141,8 @@ def notices(study: StudyTables) -> list[str]:
         said.append(f"Not finished and left out, {len(unfinished)} runs: {', '.join(unfinished[:FEW])}{more}.")
     if not study.primary.outcomes:
         said.append("No primary endpoints were named before the runs: everything here is exploratory.")
-    training = (study.facts.get("settings") or {}).get("training") or {}
-    if (share := training.get("rows", 0) / training.get("pool", 1)) > 0.5:
+    training = (study.facts.get("settings") or {}).get("training")
+    if training and (share := training["rows"] / max(1, training["pool"])) > 0.5:
         said.append(
             f"Each seed draws {training['rows']} of the same {training['pool']} training rows, so two seeds share "
             f"{100 * share:.0f} % of theirs: intervals over seeds are narrower than over new rows."

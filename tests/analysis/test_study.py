@@ -285,6 +285,7 @@ def test_bad_folders_are_refused_in_one_line(tmp_path) -> None:
     for spoilt, said in (
         ([], "lacks schema, name or alpha"),
         (facts | {"schema": {}}, "schema: input should be a valid integer"),
+        (facts | {"settings": {"training": "many"}}, "settings: input should be"),
         (facts | {"alpha": [5]}, "alpha: input should be a valid number"),
         (facts | {"primary": {"contrasts": 3, "outcomes": {}}}, "primary: input should be a valid array"),
     ):
