@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,20 +99,20 @@ def of_case(case: Case) -> list[Figure]:
         found.append(figure(f"{name}: kill -9 at {what}, then as undisturbed", wrong, str(SEED)))
     for what, work in OTHERS.items():
         if name not in LEFT_OUT.get(work, ()):
-            wrong = [work(case) for _ in track(range(1), f"{name}: {what}")]
-            found.append(figure(f"{name}: {what}", wrong, ""))
+            (wrong,) = [work(case) for _ in track(range(1), f"{name}: {what}")]
+            if wrong is None:
+                print(f"{name}: {what}: not tried: only root may mount a small file system", file=sys.stderr)
+            else:
+                found.append(figure(f"{name}: {what}", [wrong], ""))
     return found
 
 
-def figure(name: str, wrong: Iterable[str | None], seeds: str) -> Figure:
-    """The share of tries with which nothing was wrong; None: it could not be tried."""
-    tried = [one for one in wrong if one is not None]
-    bad = [one for one in tried if one]
+def figure(name: str, wrong: Sequence[str], seeds: str) -> Figure:
+    """The share of tries with which nothing was wrong, and in the note what was."""
+    bad = [one for one in wrong if one]
     for one in bad:
         print(f"{name}: {one}", file=sys.stderr)
-    share = 1 - len(bad) / len(tried) if tried else float("nan")
-    exception = "" if tried else "not tried: only root may mount a small file system"
-    return Figure(name, share, 1, 1, len(tried), seeds, exception, "; ".join(bad)[:300])
+    return Figure(name, 1 - len(bad) / len(wrong), 1, 1, len(wrong), seeds, "; ".join(bad)[:300])
 
 
 def killed(case: Case, name: str, at: Iterator[tuple[float, int]]) -> str:
