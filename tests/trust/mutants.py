@@ -35,17 +35,16 @@ REASONS, SURVIVORS = ROOT / "tests/trust/equivalents.csv", ROOT / "docs/trust-mu
 SEED, COUNT, LEAST = 0, 200, 0.9
 SOURCES = [f"symnoise/{room}/**/*.py" for room in ("noise", "curvature", "norms", "theory")]
 SOURCES += [f"symnoise/core/{name}.py" for name in ("estimate", "jackknife", "ratios", "masks", "random")]
-SOURCES += [
-    f"symnoise/training/{name}.py" for name in ("pairs", "coupled", "dials", "draws", "target", "budget", "attach")
-]
+PAIRING = "pairs coupled dials draws target budget attach"
+SOURCES += [f"symnoise/training/{name}.py" for name in PAIRING.split()]
 SOURCES += [f"analysis/study/{name}.py" for name in ("pairs", "association", "dials", "contrasts")]
 TESTS = [f"tests/{room}/test_*.py" for room in ("core", "noise", "norms", "theory", "curvature")]
 TRAINING = "attach budget coupled dials pairs preference regimes sft trackers trainer*"
 TESTS += [f"tests/training/test_{name}.py" for name in TRAINING.split()]
 TESTS += [f"tests/analysis/test_{name}.py" for name in ("study*", "dial_slopes", "published_studies")]
 OURS = ("symnoise", "tests", "analysis", "experiments", "result_schema")
-WARM = """accelerate datasets hypothesis matplotlib.pyplot pandas peft pyarrow.parquet scipy.optimize scipy.stats seaborn
-tokenizers torch.func transformers.models.gpt2.modeling_gpt2 transformers.models.gpt_neox.modeling_gpt_neox
+WARM = """accelerate datasets hypothesis matplotlib.pyplot pandas peft pyarrow.parquet scipy.optimize scipy.stats
+seaborn tokenizers torch.func transformers.models.gpt2.modeling_gpt2 transformers.models.gpt_neox.modeling_gpt_neox
 transformers.models.llama.modeling_llama transformers.models.opt.modeling_opt transformers.trainer trl typer"""
 FIXED_S, TIMES = 60.0, 6.0  # a time limit: so many seconds more than so many times what the tests need
 

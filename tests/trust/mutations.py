@@ -1,6 +1,6 @@
 """Small faults of Python code, planted one at a time: another operator, number, condition, or end of a range.
 
-Left out: what no caller sees (annotations, decorators, error messages, texts, printed forms) and what only type checkers read.
+Left out: what no caller sees (annotations, decorators, error messages, texts, printed forms).
 """
 
 import ast
