@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from analysis.study.association import Association, between_settings, within_settings
-from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, power, sign_flip, sign_test
+from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, power, sign_flip, sign_test, student
 
 
 def near(share: float, expected: float, n: int, below: float = 0.0) -> bool:
@@ -209,3 +209,33 @@ def test_too_few_give_no_interval_and_say_why() -> None:
         assert isinstance(made, Association) and made.note and all(map(math.isnan, made.interval(0.95)))
     flat = null(np.random.default_rng(0)).assign(curvature=1.0)
     assert between_settings(flat).note == within_settings(flat).note == "no spread"
+
+
+def test_the_interval_of_few_pairs_is_students_by_hand() -> None:
+    """1, 2 and 6: mean 3, standard error √(7/3), and t of two degrees of freedom 4.3027."""
+    made = interval(np.array([1.0, 2.0, 6.0]), 0.95)
+    half = 4.302652730 * math.sqrt(7 / 3)
+    assert (made.mean, made.low, made.high, made.method) == (
+        3,
+        pytest.approx(3 - half),
+        pytest.approx(3 + half),
+        "Student",
+    )
+    all_of_it = student(np.array([1.0, 2.0, 6.0]), 0.95)
+    assert all_of_it["stderr"] == pytest.approx(math.sqrt(7 / 3)) and all_of_it["high"] == pytest.approx(3 + half)
+    assert all_of_it["p"] == pytest.approx(stats.ttest_1samp([1.0, 2.0, 6.0], 0).pvalue)
+    assert math.isnan(student(np.array([2.0, 2.0]), 0.95)["p"])
+
+
+def test_the_error_of_a_correlation_within_settings_is_the_jackknifes() -> None:
+    frame = null(np.random.default_rng(18), settings=4, seeds=5)
+    made = within_settings(frame)
+    left_out = [math.atanh(within_settings(frame[frame.seed != seed]).value) for seed in range(5)]
+    assert made.stderr == pytest.approx(math.sqrt(4 / 5 * 5 * np.var(left_out))) and made.dof == 4
+    low, high = made.interval(0.95)
+    half = 2.776445105 * made.stderr
+    assert (math.atanh(low), math.atanh(high)) == pytest.approx(
+        (math.atanh(made.value) - half, math.atanh(made.value) + half)
+    )
+    assert within_settings(frame[frame.seed < 3]).stderr > 0  # three seeds are enough, and two settings
+    assert within_settings(frame[frame.setting.isin(["s0", "s1"])]).units == 5

@@ -6,6 +6,7 @@ once. What is found is kept in build/mutants: a run that was stopped goes on, an
 again unless its file has changed.
 
     python -m tests.trust.mutants                         # the verdicts alone
+    python -m tests.trust.mutants symnoise/core/ratios.py # every mutant of some files
 """
 
 import csv
@@ -80,22 +81,24 @@ def reasons() -> dict[tuple[str, str, str], str]:
         return {(row["file"], row["original"], row["mutated"]): row["reason"] for row in csv.DictReader(file)}
 
 
-def drawn() -> list[Mutant]:
-    """The sample."""
+def drawn(files: Sequence[str] = ()) -> list[Mutant]:
+    """The sample; every mutant of `files`, if there are any."""
+    if files:
+        return [mutant for file in files for mutant in mutants_of(ROOT, file)]
     files = sorted({str(path.relative_to(ROOT)) for pattern in SOURCES for path in ROOT.glob(pattern)})
-    return sample([mutant for file in files for mutant in mutants_of(ROOT, file)], COUNT, SEED)
+    return sample(drawn(files), COUNT, SEED)
 
 
-def verdicts() -> Iterator[tuple[Mutant, dict[str, Any]]]:
-    """Every mutant of the sample with the last verdict on it, empty if there is none."""
+def verdicts(files: Sequence[str] = ()) -> Iterator[tuple[Mutant, dict[str, Any]]]:
+    """Every such mutant with the last verdict on it, empty if there is none."""
     path = KEPT / "verdicts.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     known = {(row["file"], row["digest"]): row for row in map(json.loads, lines)}
-    for mutant in drawn():
+    for mutant in drawn(files):
         yield mutant, known.get((mutant.file, mutant.digest), {})
 
 
-def main() -> None:
+def main(files: Sequence[str] = ()) -> None:
     """Try every mutant that has no verdict, and those that survived other tests than there are now."""
     KEPT.mkdir(parents=True, exist_ok=True)
     for module in WARM.split():
@@ -103,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         tree = copied(Path(made).resolve() / "tree")
         tests = entered(tree)
-        waiting = list(verdicts())
+        waiting = list(verdicts(files))
         for number, (mutant, verdict) in enumerate(waiting, 1):
             chosen = tests_for(mutant, tests)
             state = digest(tree, {name.partition("::")[0] for name in chosen})
@@ -271,4 +274,4 @@ def _become(tree: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
