@@ -8,7 +8,8 @@ from torch import Tensor
 
 from symnoise.core import generator
 from symnoise.core.ratios import fieller
-from symnoise.curvature import attenuation_slope, range_of_validity, ratio_of_means, root_ratio
+from symnoise.curvature import attenuation_slope, ratio_of_means, root_ratio
+from symnoise.curvature.pooled import range_of_validity
 
 SEEDS, EXAMPLES, DRAWS = 400, 48, 6
 # Misses of a 95 % interval in 400 are 20 with a standard deviation of 4.4, of a 99.9 % one 0.4; bounds at four sigma,
