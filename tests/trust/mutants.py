@@ -1,7 +1,7 @@
 """Mutants: small faults planted at random places of the library, one at a time, in a copy of the checkout.
 
 Each mutant meets the tests that enter the function it is in, the fastest first, then the other tests of their files,
-until one fails; a test that hangs has failed too. Which tests enter which functions is found by running all of them
+until one fails or a minute of tests has passed; a test that hangs has failed too. Which tests enter which functions is found by running all of them
 once. What is found is kept in build/mutants: a run that was stopped goes on, and a mutant that was caught is not tried
 again unless its file has changed.
 
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ WARM = """accelerate datasets hypothesis matplotlib.pyplot pandas peft pyarrow.p
 seaborn tokenizers torch.func transformers.models.gpt2.modeling_gpt2 transformers.models.gpt_neox.modeling_gpt_neox
 transformers.models.llama.modeling_llama transformers.models.opt.modeling_opt transformers.trainer trl typer"""
 FIXED_S, TIMES = 60.0, 6.0  # a time limit: so many seconds more than so many times what the tests need
+MOST_S = 60.0  # of tests for one mutant, as long as they took without it
 
 
 def measure() -> list[Figure]:
@@ -215,7 +217,8 @@ def tests_for(mutant: Mutant, tests: dict[str, dict[str, Any]]) -> dict[str, flo
     files = {name.partition("::")[0] for name in direct}
     rest = [name for name in tests if name.partition("::")[0] in files and name not in direct]
     ordered = [*sorted(direct, key=lambda name: tests[name]["seconds"]), *rest]
-    return {name: tests[name]["seconds"] for name in ordered}
+    until = accumulate(tests[name]["seconds"] for name in ordered)
+    return {name: tests[name]["seconds"] for name, end in zip(ordered, until, strict=True) if end < MOST_S}
 
 
 def _is_within(entry: str, place: str) -> bool:
