@@ -1,9 +1,9 @@
 """Mutants: small faults planted at random places of the library, one at a time, in a copy of the checkout.
 
 Each mutant meets the tests that enter the function it is in, the fastest first, then the other tests of their files,
-until one fails or a minute of tests has passed; a test that hangs has failed too. Which tests enter which functions is found by running all of them
-once. What is found is kept in build/mutants: a run that was stopped goes on, and a mutant that was caught is not tried
-again unless its file has changed.
+until one fails or a minute of tests has passed; a test that hangs has failed too. Which tests enter which functions is
+found by running all of them once. What is found is kept in build/mutants: a run that was stopped goes on, and a mutant
+that was caught is not tried again unless its file has changed.
 
     python -m tests.trust.mutants                         # the verdicts alone
     python -m tests.trust.mutants symnoise/core/ratios.py # every mutant of some files
@@ -217,8 +217,9 @@ def tests_for(mutant: Mutant, tests: dict[str, dict[str, Any]]) -> dict[str, flo
     files = {name.partition("::")[0] for name in direct}
     rest = [name for name in tests if name.partition("::")[0] in files and name not in direct]
     ordered = [*sorted(direct, key=lambda name: tests[name]["seconds"]), *rest]
-    until = accumulate(tests[name]["seconds"] for name in ordered)
-    return {name: tests[name]["seconds"] for name, end in zip(ordered, until, strict=True) if end < MOST_S}
+    ends = accumulate(tests[name]["seconds"] for name in ordered)
+    begun = [name for name, end in zip(ordered, ends, strict=True) if end - tests[name]["seconds"] < MOST_S]
+    return {name: tests[name]["seconds"] for name in begun}
 
 
 def _is_within(entry: str, place: str) -> bool:
