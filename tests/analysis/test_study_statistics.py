@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from analysis.study.association import Association, between_settings, within_settings
+from analysis.study.contrasts import pair_up
 from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, power, sign_flip, sign_test, student
 
 
@@ -239,3 +240,19 @@ def test_the_error_of_a_correlation_within_settings_is_the_jackknifes() -> None:
     )
     assert within_settings(frame[frame.seed < 3]).stderr > 0  # three seeds are enough, and two settings
     assert within_settings(frame[frame.setting.isin(["s0", "s1"])]).units == 5
+
+
+@pytest.mark.parametrize("worse", [1.0, -1.0])
+def test_pairs_by_hand(worse) -> None:
+    """Seed 0 is whole; 1, 2 and 3 diverged in the first arm, the second, both, each after a last value; 4 has no value
+    in the first arm; 5 has no run in the second."""
+    rows = [(arm, seed) for arm in ("one", "two") for seed in range(6) if (arm, seed) != ("two", 5)]
+    runs = pd.DataFrame(rows, columns=["arm", "seed"])
+    diverged = [(arm, seed) in {("one", 1), ("two", 2), ("one", 3), ("two", 3)} for arm, seed in rows]
+    runs = runs.assign(run=range(len(rows)), alpha=5.0, status=np.where(diverged, "diverged", "finished"))
+    values = pd.Series([{"one": 10.0 + seed, "two": 1.0 + 2 * seed}[arm] for arm, seed in rows])
+    values[4] = math.nan
+    found = pair_up(runs, values, "one", "two", 5.0, worse)
+    assert found.differences.tolist() == [9.0] and found.level == 1.0
+    assert found.ordered.tolist() == [9.0, worse * math.inf, -worse * math.inf, 0.0]
+    assert (found.diverged, found.seeds, found.missing) == ((2, 2), 5, 1)
