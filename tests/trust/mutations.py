@@ -5,7 +5,7 @@ Left out: what no caller sees (annotations, decorators, error messages, texts, p
 
 import ast
 import hashlib
-import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,9 +183,23 @@ def _mutant(text: str, file: str, before: str, at: int) -> Mutant:
 
 
 def sample(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
-    """So many of them, as evenly over files as their number there allows: every k-th, each file's in random order."""
-    drawn = random.Random(seed)
-    shuffled = sorted(mutants, key=lambda one: (one.file, drawn.random()))
-    step = len(shuffled) / count
-    start = drawn.random() * step
-    return [shuffled[int(start + k * step)] for k in range(count)]
+    """So many of them, from each file in proportion to their number there.
+
+    Which, the seed and a mutant's own lines decide: an edit elsewhere leaves nearly all of a sample as it is.
+    """
+    by_file: dict[str, list[Mutant]] = defaultdict(list)
+    for one in sorted(mutants, key=lambda one: _place(seed, one.file, one.function, one.original, one.mutated)):
+        by_file[one.file].append(one)
+    turns = [
+        ((rank + _place(seed, file)) / len(those), file, rank)
+        for file, those in by_file.items()
+        for rank in range(len(those))
+    ]
+    return sorted(
+        (by_file[file][rank] for _, file, rank in sorted(turns)[:count]), key=lambda one: (one.file, one.line)
+    )
+
+
+def _place(seed: int, *words: str) -> float:
+    """Uniform on [0, 1) over seeds and words."""
+    return int(hashlib.sha256("\n".join([str(seed), *words]).encode()).hexdigest()[:12], 16) / 16**12

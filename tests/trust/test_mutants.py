@@ -45,11 +45,13 @@ def test_every_fault_that_can_be_seen_is_planted_and_no_other(tree) -> None:
     ]
 
 
-def test_a_sample_is_spread_over_files_and_comes_again(tree) -> None:
-    many = [Mutant(file, line, "", "", "", "") for file in "abc" for line in range(40)]
+def test_a_sample_is_spread_over_files_and_hardly_changes_with_one_of_them() -> None:
+    many = [Mutant(file, line, "", f"line {line}", "", "") for file in "abc" for line in range(40)]
     drawn = sample(many, 12, seed=3)
-    assert [one.file for one in drawn] == ["a"] * 4 + ["b"] * 4 + ["c"] * 4
-    assert drawn == sample(many, 12, seed=3) != sample(many, 12, seed=4)
+    assert [[one.file for one in drawn].count(file) for file in "abc"] == [4, 4, 4]
+    assert drawn == sample(many[::-1], 12, seed=3) != sample(many, 12, seed=4)
+    more = sample([*many, Mutant("a", 40, "", "a new line", "", "")], 12, seed=3)
+    assert len(set(drawn) & set(more)) >= 11
 
 
 def test_a_caught_mutant_and_a_survivor_are_told_apart(tree) -> None:
