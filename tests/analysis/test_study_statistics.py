@@ -256,3 +256,23 @@ def test_pairs_by_hand(worse) -> None:
     assert found.differences.tolist() == [9.0] and found.level == 1.0
     assert found.ordered.tolist() == [9.0, worse * math.inf, -worse * math.inf, 0.0]
     assert (found.diverged, found.seeds, found.missing) == ((2, 2), 5, 1)
+
+
+def test_a_setting_is_not_taken_for_its_seeds() -> None:
+    """Eight settings, six seeds that differ far more, and setting k without seed k: curvature rises, quality falls."""
+    rows = [(f"s{k}", 5.0, seed, k) for k in range(8) for seed in range(6) if seed != k]
+    frame = pd.DataFrame(rows, columns=["setting", "alpha", "seed", "place"])
+    frame = frame.assign(curvature=frame.place + 100 * frame.seed, quality=100 * frame.seed - frame.place)
+    assert between_settings(frame).value == pytest.approx(-1)
+
+
+def test_three_seeds_of_two_settings_are_enough_for_a_value() -> None:
+    """The ranks 1, 2, 3 and 1, 3, 2 differ by two of ½ and −½, in curvature as in quality: ρ = 1."""
+    rows = [
+        (setting, 5.0, seed, value)
+        for setting, order in (("a", (1, 2, 3)), ("b", (1, 3, 2)))
+        for seed, value in enumerate(order)
+    ]
+    frame = pd.DataFrame(rows, columns=["setting", "alpha", "seed", "curvature"])
+    assert within_settings(frame.assign(quality=frame.curvature)).value == pytest.approx(1)
+    assert within_settings(frame.assign(quality=-frame.curvature)).value == pytest.approx(-1)
