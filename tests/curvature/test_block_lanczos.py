@@ -101,7 +101,7 @@ def test_the_spectrum_of_nothing() -> None:
 
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
 def test_a_unit_of_the_loss_scales_eigenvalues_and_nothing_else(unit: float) -> None:
-    values = torch.linspace(-2, 5, 60)
+    values = torch.linspace(-2, 5, 60, dtype=torch.float64)
     one, other = (
         eigenpairs(Matrix(scale * values), 3, "algebraic", generator(0, "unit"), 1e-6) for scale in (1.0, unit)
     )

@@ -17,6 +17,7 @@ from symnoise.curvature import (
     spectrum,
 )
 from symnoise.curvature.operators.exact import LARGEST
+from symnoise.curvature.operators.hessian import differentiable
 from symnoise.models import EmbeddingLoss
 from tests.quadratic import Quadratic
 from tests.text import batch, lifted, loss_of
@@ -180,3 +181,17 @@ def test_the_error_of_differences_where_nothing_is_truncated_is_rounding() -> No
     slope = float((loss.A @ torch.ones(12, dtype=torch.float64)).norm())
     assert eps ** (2 / 3) * slope <= float(found.error) * (1 + 1e-6)
     assert float(found.error) < 2 * eps ** (2 / 3) * slope
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ("derivative for aten::_thing is not implemented\nmore", True),
+        ("element 0 of tensors does not require grad and does not have a grad_fn", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_errors_about_derivatives_are_explained_and_others_are_left_alone(said: str, ours: bool) -> None:
+    with pytest.raises(InputError if ours else RuntimeError) as caught, differentiable(Quadratic()):
+        raise RuntimeError(said)
+    assert ("load the model unquantised" in str(caught.value)) is ours
