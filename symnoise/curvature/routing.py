@@ -65,6 +65,8 @@ class _Routing(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         if function in _CHOICES and args[0].ndim and args[0].shape[-1] in self.sizes:
             index = result if isinstance(result, Tensor) else result[1]
+            if index.ndim and index.shape == args[0].shape[:-1]:  # of a single expert, without keepdim
+                index = index[..., None]
             if index.shape[:-1] == args[0].shape[:-1]:
                 self._see(index.sort(-1).values.flatten(0, -2))
         return result

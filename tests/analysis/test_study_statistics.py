@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from analysis.study.association import Association, between_settings, within_settings
-from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, power, sign_flip, sign_test
+from analysis.study.contrasts import pair_up
+from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, power, sign_flip, sign_test, student
 
 
 def near(share: float, expected: float, n: int, below: float = 0.0) -> bool:
@@ -209,3 +210,69 @@ def test_too_few_give_no_interval_and_say_why() -> None:
         assert isinstance(made, Association) and made.note and all(map(math.isnan, made.interval(0.95)))
     flat = null(np.random.default_rng(0)).assign(curvature=1.0)
     assert between_settings(flat).note == within_settings(flat).note == "no spread"
+
+
+def test_the_interval_of_few_pairs_is_students_by_hand() -> None:
+    """1, 2 and 6: mean 3, standard error √(7/3), and t of two degrees of freedom 4.3027."""
+    made = interval(np.array([1.0, 2.0, 6.0]), 0.95)
+    half = 4.302652730 * math.sqrt(7 / 3)
+    assert (made.mean, made.low, made.high, made.method) == (
+        3,
+        pytest.approx(3 - half),
+        pytest.approx(3 + half),
+        "Student",
+    )
+    all_of_it = student(np.array([1.0, 2.0, 6.0]), 0.95)
+    assert all_of_it["stderr"] == pytest.approx(math.sqrt(7 / 3)) and all_of_it["high"] == pytest.approx(3 + half)
+    assert all_of_it["p"] == pytest.approx(stats.ttest_1samp([1.0, 2.0, 6.0], 0).pvalue)
+    assert math.isnan(student(np.array([2.0, 2.0]), 0.95)["p"])
+
+
+def test_the_error_of_a_correlation_within_settings_is_the_jackknifes() -> None:
+    frame = null(np.random.default_rng(18), settings=4, seeds=5)
+    made = within_settings(frame)
+    left_out = [math.atanh(within_settings(frame[frame.seed != seed]).value) for seed in range(5)]
+    assert made.stderr == pytest.approx(math.sqrt(4 / 5 * 5 * np.var(left_out))) and made.dof == 4
+    low, high = made.interval(0.95)
+    half = 2.776445105 * made.stderr
+    assert (math.atanh(low), math.atanh(high)) == pytest.approx(
+        (math.atanh(made.value) - half, math.atanh(made.value) + half)
+    )
+    assert within_settings(frame[frame.seed < 3]).stderr > 0  # three seeds are enough, and two settings
+    assert within_settings(frame[frame.setting.isin(["s0", "s1"])]).units == 5
+
+
+@pytest.mark.parametrize("worse", [1.0, -1.0])
+def test_pairs_by_hand(worse) -> None:
+    """Seed 0 is whole; 1, 2 and 3 diverged in the first arm, the second, both, each after a last value; 4 has no value
+    in the first arm; 5 has no run in the second."""
+    rows = [(arm, seed) for arm in ("one", "two") for seed in range(6) if (arm, seed) != ("two", 5)]
+    runs = pd.DataFrame(rows, columns=["arm", "seed"])
+    diverged = [(arm, seed) in {("one", 1), ("two", 2), ("one", 3), ("two", 3)} for arm, seed in rows]
+    runs = runs.assign(run=range(len(rows)), alpha=5.0, status=np.where(diverged, "diverged", "finished"))
+    values = pd.Series([{"one": 10.0 + seed, "two": 1.0 + 2 * seed}[arm] for arm, seed in rows])
+    values[4] = math.nan
+    found = pair_up(runs, values, "one", "two", 5.0, worse)
+    assert found.differences.tolist() == [9.0] and found.level == 1.0
+    assert found.ordered.tolist() == [9.0, worse * math.inf, -worse * math.inf, 0.0]
+    assert (found.diverged, found.seeds, found.missing) == ((2, 2), 5, 1)
+
+
+def test_a_setting_is_not_taken_for_its_seeds() -> None:
+    """Eight settings, six seeds that differ far more, and setting k without seed k: curvature rises, quality falls."""
+    rows = [(f"s{k}", 5.0, seed, k) for k in range(8) for seed in range(6) if seed != k]
+    frame = pd.DataFrame(rows, columns=["setting", "alpha", "seed", "place"])
+    frame = frame.assign(curvature=frame.place + 100 * frame.seed, quality=100 * frame.seed - frame.place)
+    assert between_settings(frame).value == pytest.approx(-1)
+
+
+def test_three_seeds_of_two_settings_are_enough_for_a_value() -> None:
+    """The ranks 1, 2, 3 and 1, 3, 2 differ by two of ½ and −½, in curvature as in quality: ρ = 1."""
+    rows = [
+        (setting, 5.0, seed, value)
+        for setting, order in (("a", (1, 2, 3)), ("b", (1, 3, 2)))
+        for seed, value in enumerate(order)
+    ]
+    frame = pd.DataFrame(rows, columns=["setting", "alpha", "seed", "curvature"])
+    assert within_settings(frame.assign(quality=frame.curvature)).value == pytest.approx(1)
+    assert within_settings(frame.assign(quality=-frame.curvature)).value == pytest.approx(-1)

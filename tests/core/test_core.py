@@ -13,6 +13,7 @@ from symnoise.core import (
     Estimate,
     InputError,
     generator,
+    is_right_padded,
     jackknife,
     locks,
     made_in_one_step,
@@ -26,6 +27,7 @@ from symnoise.core import (
     write_atomically,
     write_json,
 )
+from symnoise.core.ratios import fieller
 
 
 def test_streams_are_repeatable_and_differ_by_every_part_of_their_key() -> None:
@@ -290,3 +292,52 @@ def test_provenance_knows_the_version_of_a_checkout_that_is_not_installed(monkey
         "numpy": None,
         "scipy": None,
     }
+
+
+def test_an_interval_has_students_half_width() -> None:
+    low, high = Estimate(torch.tensor(1.0).double(), torch.tensor(2.0).double(), 4, 3.0).interval(0.95)
+    assert (float(low), float(high)) == pytest.approx((1 - 2 * 3.182446305, 1 + 2 * 3.182446305))
+
+
+def test_degrees_of_freedom_of_sums_and_means_are_satterthwaites() -> None:
+    one = Estimate(torch.tensor([1.0]).double(), torch.tensor([0.3]).double(), 8, 7.0, "a", seconds=1.0)
+    other = Estimate(torch.tensor([3.0]).double(), torch.tensor([0.4]).double(), 5, 4.0, "b", seconds=2.0)
+    total = one + other
+    assert (float(total), float(total.stderr)) == pytest.approx((4.0, 0.5))
+    assert total.dof == pytest.approx(0.25**2 / (0.09**2 / 7 + 0.16**2 / 4))
+    assert (total.count, total.method, total.seconds) == (5, "", 3.0)
+    mean = Estimate(torch.tensor([1.0, 3.0]).double(), torch.tensor([0.3, 0.4]).double(), 8, 7.0).mean()
+    assert mean.dof == pytest.approx(0.25**2 / ((0.09**2 + 0.16**2) / 7))
+    assert Estimate.exact(torch.ones(2)).mean().dof == math.inf
+
+
+def test_an_error_that_all_draws_share_adds_in_quadrature() -> None:
+    found = Estimate.exact(torch.zeros(1)).noting(stderr=torch.tensor([3.0])).with_shared_error(torch.tensor([4.0]))
+    assert found.stderr.tolist() == [5.0]
+
+
+def test_both_ends_of_fiellers_interval_are_just_as_far_as_students_t_allows() -> None:
+    """(A − rB)² = t²(var A − 2r cov + r² var B) at each end r."""
+    (A, B), (v_aa, v_ab, v_bb), t = torch.tensor([3.0, 2.0]), torch.tensor([0.09, 0.02, 0.04]), 2.5
+    for r in fieller((A, B), (v_aa, v_ab, v_bb), t):
+        assert float((A - r * B) ** 2) == pytest.approx(float(t**2 * (v_aa - 2 * r * v_ab + r**2 * v_bb)), rel=1e-4)
+    low, high = fieller((A, torch.tensor(0.5)), (v_aa, v_ab, v_bb), t)  # 0.5 = t·0.2: B may be 0
+    assert (float(low), float(high)) == (-math.inf, math.inf)
+
+
+def test_the_error_of_a_ratio_reaches_the_farther_end_of_fiellers_interval() -> None:
+    below = 1 + torch.rand((6, 1), generator=generator(0, "few below"), dtype=torch.float64)
+    above = 2 * below + torch.rand((6, 1), generator=generator(0, "few above"), dtype=torch.float64)
+    found = ratio_of_sums(above, below)
+    v = torch.cov(torch.cat([above, below], 1).T) / 6
+    low, high = fieller((above.mean(0), below.mean(0)), (v[0, :1], v[0, 1:], v[1, 1:]), 2.570581836)
+    farther = max(float(high - found.value), float(found.value - low))
+    assert float(found.stderr) * 2.570581836 == pytest.approx(farther) and found.dof == 5
+
+
+@pytest.mark.parametrize(
+    ("mask", "right"),
+    [([[1, 1, 0], [1, 0, 0]], True), ([[0, 1, 1]], False), ([[1, 0, 1]], False), ([[1, 1], [0, 0]], False)],
+)
+def test_padding_on_the_right_is_told_from_other_padding(mask, right) -> None:
+    assert is_right_padded(torch.tensor(mask)) is right

@@ -97,3 +97,13 @@ def test_the_spectrum_of_nothing() -> None:
     found = spectrum(EmbeddingLoss(model, batch()), k=3)
     assert torch.equal(found.values, torch.zeros(2, 3).double()) and torch.equal(found.residuals, found.values)
     assert [tuple(vectors.shape) for vectors in found.vectors] == [(3, 6, 32), (3, 4, 32)]
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_a_unit_of_the_loss_scales_eigenvalues_and_nothing_else(unit: float) -> None:
+    values = torch.linspace(-2, 5, 60, dtype=torch.float64)
+    one, other = (
+        eigenpairs(Matrix(scale * values), 3, "algebraic", generator(0, "unit"), 1e-6) for scale in (1.0, unit)
+    )
+    torch.testing.assert_close(other.values / unit, one.values, rtol=1e-9, atol=0)
+    assert other.steps == one.steps

@@ -135,3 +135,11 @@ def test_what_it_refuses() -> None:
         diagonal(Quadratic(), "xdia")
     with pytest.raises(InputError, match="unknown matrix"):
         diagonal(Quadratic(), matrix="G")
+
+
+def test_two_products_have_the_error_of_two() -> None:
+    loss, z = Quadratic(1, FLAT), random_probes(Quadratic(1, FLAT), 2, seed=1)[:, 0].flatten(1)
+    found, draws = diagonal(loss, "hvp", probes=2, seed=1), z * (z @ loss.A)
+    torch.testing.assert_close(found.value.flatten(), draws.mean(0))
+    torch.testing.assert_close(found.stderr.flatten(), (draws[0] - draws[1]).abs() / 2)
+    assert found.dof == 1 and bool(diagonal(loss, "hvp", probes=1).stderr.isnan().all())

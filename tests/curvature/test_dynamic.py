@@ -138,3 +138,47 @@ def test_the_start_takes_whole_passes_of_probes() -> None:
     along = DynamicTrace(probes=4, start_probes=10, method="hvp")
     along.measure(Quadratic())
     assert len(along.state_dict()["only"]) == 8
+
+
+def test_the_fitted_trace_has_the_error_of_a_regression_at_the_starts_mean() -> None:
+    """One example: a prediction of least squares at x₀ by its covariance matrix, and c²Var(x)/(M + K) of x₀ itself."""
+    owner = generator(0, "fit")
+    x, more = (torch.randn((n, 1), generator=owner, dtype=torch.float64) for n in (6, 10))
+    now = 0.8 * x + 0.3 * torch.randn((6, 1), generator=owner, dtype=torch.float64) + 2
+    along = DynamicTrace(probes=6, start_probes=6)
+    along.load_state_dict({"only": more, "same": x, "last": x})
+    found = along._trace(now)
+    start = torch.cat([x, more])
+    design = torch.cat([torch.ones_like(x), x], 1)
+    a, c = torch.linalg.lstsq(design, now).solution.flatten()
+    at = torch.tensor([1.0, float(start.mean())], dtype=torch.float64)
+    s2 = (now - design @ torch.stack([a, c])[:, None]).square().sum() / (6 - 2)
+    fitted, of_start = s2 * (at @ torch.linalg.inv(design.T @ design) @ at), c**2 * start.var() / 16
+    assert float(found.value) == pytest.approx(float(a + c * at[1]))
+    assert float(found.stderr) ** 2 == pytest.approx(float(fitted + of_start))
+    assert found.dof == pytest.approx(float((fitted + of_start) ** 2 / (fitted**2 / 4 + of_start**2 / 15)))
+
+
+def test_a_start_whose_forms_are_all_alike_counts_in_full() -> None:
+    """No regression can be fitted: the weight is 1, and only what changes has an error."""
+    alike, now = (
+        torch.ones((4, 1), dtype=torch.float64),
+        torch.tensor([[1.0], [2.0], [3.0], [4.0]], dtype=torch.float64),
+    )
+    along = DynamicTrace(probes=4, start_probes=4)
+    along.load_state_dict({"only": alike, "same": alike, "last": alike})
+    found = along._trace(now)
+    assert float(found.value) == 2.5 and float(found.stderr) ** 2 == pytest.approx(5 / (4 - 2) / 4)
+
+
+def test_small_forms_are_fitted_as_large_ones_are() -> None:
+    """A unit of the loss is arbitrary: a thousandth of every form gives a thousandth of the trace and of its error."""
+    owner = generator(1, "fit")
+    x, more, now = (torch.randn((4, 1), generator=owner, dtype=torch.float64) for _ in range(3))
+    found = []
+    for unit in (1.0, 1e-3):
+        along = DynamicTrace(probes=4, start_probes=4)
+        along.load_state_dict({"only": unit * more, "same": unit * x, "last": unit * x})
+        found.append(along._trace(unit * now))
+    assert float(found[1].value) == pytest.approx(1e-3 * float(found[0].value))
+    assert float(found[1].stderr) == pytest.approx(1e-3 * float(found[0].stderr))

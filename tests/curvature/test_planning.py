@@ -195,3 +195,9 @@ def test_an_outline_has_no_numbers() -> None:
     model = outline(config(tied=True))
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert isinstance(model, LlamaForCausalLM) and not model.training
+
+
+def test_a_simulated_operation_that_changes_the_shape_in_place_does() -> None:
+    x = torch.empty(2, 3, device="meta")
+    assert simulated._shapes(torch.ops.aten.unsqueeze_.default, (x, 0), {})[0].shape == (1, 2, 3)
+    assert simulated._shapes(torch.ops.aten.add_.Tensor, (x, x), {}) == (x, True)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from symnoise.core import generator
+from symnoise.core.ratios import fieller
 from symnoise.curvature import attenuation_slope, ratio_of_means, root_ratio
+from symnoise.curvature.pooled import range_of_validity
 
 SEEDS, EXAMPLES, DRAWS = 400, 48, 6
 # Misses of a 95 % interval in 400 are 20 with a standard deviation of 4.4, of a 99.9 % one 0.4; bounds at four sigma,
@@ -120,3 +122,47 @@ def test_root_mean_squares_are_compared_with_an_interval_that_covers_and_stays_a
     low, high = MISSES[0.95]
     assert low <= missed <= high
     assert root_ratio(-0.8 * x, x, unit).value == pytest.approx(0.8)
+
+
+def test_errors_of_few_examples_are_those_of_the_textbook() -> None:
+    """A ratio's error is the spread of y − rx over |Σx|/n; its interval is Fieller's, and both have n − 1 degrees."""
+    owner = generator(0, "few")
+    y, x = torch.randn((2, 1, 5), generator=owner, dtype=torch.float64) + 3
+    found = ratio_of_means(y, x, "example")
+    r = float(y.sum() / x.sum())
+    assert found.value == pytest.approx(r) and found.dof == pytest.approx(4)
+    assert found.stderr == pytest.approx(float((y - r * x).std()) / 5**0.5 / float(x.mean()))
+    v = torch.cov(torch.cat([y, x])) / 5
+    low, high = fieller((y.mean(), x.mean()), (v[0, 0], v[0, 1], v[1, 1]), 2.776445105)
+    assert (found.low, found.high) == pytest.approx((float(low), float(high)))
+
+
+def test_the_error_of_a_slope_is_the_jackknifes() -> None:
+    owner = generator(1, "few")
+    y, x = torch.randn((2, 1, 5), generator=owner, dtype=torch.float64) + 3
+    left_out = [float((y * x)[0, keep].sum() / (x * x)[0, keep].sum()) for keep in ~torch.eye(5, dtype=torch.bool)]
+    found = attenuation_slope(y, x, "example")
+    stderr = (4 / 5 * 5 * float(torch.tensor(left_out, dtype=torch.float64).var(correction=0))) ** 0.5
+    assert found.stderr == pytest.approx(stderr) and found.dof == pytest.approx(4)
+    assert found.high - found.value == pytest.approx(2.776445105 * stderr) == found.value - found.low
+
+
+def test_two_units_are_enough_for_an_interval() -> None:
+    y, x = torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, 2.0]])
+    for pooled in (attenuation_slope, ratio_of_means, root_ratio):
+        found = pooled(y, x, "example")
+        assert math.isfinite(found.stderr) and found.dof == pytest.approx(1)
+
+
+def test_the_range_of_validity_is_where_the_line_between_two_slopes_passes_the_margin() -> None:
+    assert range_of_validity([1.0, 3.0], [0.95, 0.75]) == pytest.approx(1.5)  # |slope − 1| from 0.05 to 0.25
+    assert range_of_validity([2.0], [1.4]) == pytest.approx(0.5)  # from 0 at α = 0
+    assert math.isnan(range_of_validity([1.0, 2.0], [1.0, 1.1 - 1e-9]))
+
+
+def test_two_strata_have_satterthwaites_degrees_of_freedom() -> None:
+    """Draws of two examples, x = 1: each stratum has the variance of its draws, with n − 1 degrees of freedom."""
+    y = torch.tensor([[1.0, 10.0], [2.0, 14.0], [6.0, 24.0]], dtype=torch.float64)
+    found, v = attenuation_slope(y, torch.ones_like(y), "draw"), y.var(0)
+    assert found.dof == pytest.approx(2 * float(v.sum()) ** 2 / float(v.square().sum()))
+    assert found.stderr == pytest.approx(float((v / 3).sum()) ** 0.5 / 2)

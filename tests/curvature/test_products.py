@@ -1,5 +1,7 @@
 """Hessian products, differences and dense Hessians against torch.func's forward-over-reverse Hessian."""
 
+import math
+
 import pytest
 import torch
 
@@ -15,7 +17,9 @@ from symnoise.curvature import (
     spectrum,
 )
 from symnoise.curvature.operators.exact import LARGEST
+from symnoise.curvature.operators.hessian import differentiable
 from symnoise.models import EmbeddingLoss
+from tests.quadratic import Quadratic
 from tests.text import batch, lifted, loss_of
 from tests.tiny import NAMES, tiny
 
@@ -143,3 +147,51 @@ def test_eigenvalues_of_a_bfloat16_model() -> None:
         for dtype in (torch.bfloat16, torch.float32)
     )
     torch.testing.assert_close(rough, fine, rtol=0.1, atol=0)
+
+
+class Exponential:
+    """ℓ = Σ exp(λ(x − 1)) over the first three tokens; the fourth is padding of another size."""
+
+    def __init__(self, rate: float, padding: float = 1.0) -> None:
+        self.rate = rate
+        self.embeddings = torch.ones(1, 4, 3, dtype=torch.float64)
+        self.embeddings[:, 3] = padding
+        self.mask, self.ids = torch.tensor([[1, 1, 1, 0]]), [0]
+
+    def __call__(self, X: torch.Tensor) -> torch.Tensor:
+        return (self.rate * (X[:, :3] - 1)).exp().sum((1, 2))
+
+
+@pytest.mark.parametrize("padding", [1.0, 1e6])
+def test_the_error_of_differences_is_a_third_of_what_halving_the_step_changes(padding: float) -> None:
+    """D(h) = λ² sinh(λh)/(λh) in each coordinate, at the step h = ε^(1/3) of embeddings that are 1 along a v of 1s."""
+    loss, v = Exponential(1e3, padding), torch.ones(1, 4, 3, dtype=torch.float64)
+    v[:, 3] = 0
+    found, reach = hvp_difference(loss, v), 1e3 * torch.finfo(torch.float64).eps ** (1 / 3)
+    near, far = (1e6 * math.sinh(k * reach) / (k * reach) for k in (1, 2))
+    torch.testing.assert_close(found.product[0, :3], torch.full((3, 3), near, dtype=torch.float64), rtol=1e-10, atol=0)
+    assert not found.product[0, 3].any()
+    assert float(found.error) == pytest.approx((far - near) / 3 * 3, rel=1e-3)  # of nine coordinates, √9 = 3
+
+
+def test_the_error_of_differences_where_nothing_is_truncated_is_rounding() -> None:
+    """ε‖∇ℓ‖/h of a quadratic, whose differences are exact but for rounding, which is of that size too."""
+    loss, v = Quadratic(), torch.ones(1, 4, 3, dtype=torch.float64)
+    found, eps = hvp_difference(loss, v), torch.finfo(torch.float64).eps
+    slope = float((loss.A @ torch.ones(12, dtype=torch.float64)).norm())
+    assert eps ** (2 / 3) * slope <= float(found.error) * (1 + 1e-6)
+    assert float(found.error) < 2 * eps ** (2 / 3) * slope
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ("derivative for aten::_thing is not implemented\nmore", True),
+        ("element 0 of tensors does not require grad and does not have a grad_fn", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_errors_about_derivatives_are_explained_and_others_are_left_alone(said: str, ours: bool) -> None:
+    with pytest.raises(InputError if ours else RuntimeError) as caught, differentiable(Quadratic()):
+        raise RuntimeError(said)
+    assert ("load the model unquantised" in str(caught.value)) is ours

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from symnoise.core import generator
 from symnoise.curvature import hvp_difference, random_probes, smoothed_curvature
+from symnoise.curvature.routing import told_of_rerouting
 from symnoise.models import EmbeddingLoss, float64_throughout
 from tests.tiny import tiny
 
@@ -69,3 +70,39 @@ def test_a_difference_across_a_border_is_told():
         loss.embeddings = here + low * z
         (share,) = shares(lambda: hvp_difference(loss, z))
     assert 0 < share < 0.1
+
+
+CHOICES = {
+    "topk": lambda scores: scores.topk(1).indices,
+    "torch.topk": lambda scores: torch.topk(scores, 1).indices,
+    "max": lambda scores: scores.max(-1).indices,
+    "torch.max": lambda scores: torch.max(scores, -1, keepdim=True).indices,
+    "argmax": lambda scores: scores.argmax(-1),
+    "torch.argmax": lambda scores: torch.argmax(scores, -1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("choose", CHOICES.values(), ids=CHOICES)
+def test_every_way_of_choosing_an_expert_is_watched(choose):
+    """Three experts, four tokens, the last of which is padding: of three real ones the first changes its expert."""
+
+    class Router(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = torch.nn.Module()
+            self.experts.num_experts = 3
+
+        def forward(self, scores):
+            return choose(scores)
+
+    class Routed:
+        model, mask = Router(), torch.tensor([[1, 1, 1, 0]])
+
+    scores = torch.eye(4, 3)
+
+    def run():
+        with told_of_rerouting(Routed()):
+            Routed.model(scores)
+            Routed.model(scores[[1, 1, 2, 0]])
+
+    assert shares(run) == [0.33]

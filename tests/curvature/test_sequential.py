@@ -200,3 +200,8 @@ def test_bad_targets() -> None:
         trace(Quadratic(), probes=16, rtol=0.1, max_probes=31)
     with pytest.raises(InputError, match="take more probes"):
         trace(Quadratic(), probes=1, rtol=0.1)
+
+
+def test_a_target_that_a_single_chunk_meets_takes_one() -> None:
+    found = trace(Quadratic(3), "hvp", 8, atol=1e6, max_probes=800)
+    assert found.count == 8 and found.stopped == "atol"

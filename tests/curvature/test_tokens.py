@@ -123,3 +123,18 @@ def test_what_it_refuses() -> None:
     with pytest.raises(InputError, match="did you mean 'start'"):
         token_traces(Quadratic(), probes=1).by_position("stat")
     assert bool(token_traces(Quadratic(), probes=1).trace.stderr.isnan().all())
+
+
+def test_what_fits_is_remembered_for_the_rest_of_the_batch(monkeypatch) -> None:
+    tried, products = [], tokens.products
+
+    def small(loss: EmbeddingLoss, matrix: str) -> object:
+        tried.append(len(loss.embeddings))
+        if len(loss.embeddings) > 1:
+            raise MemoryError("out of memory")
+        return products(loss, matrix)
+
+    monkeypatch.setattr(tokens, "products", small)
+    with pytest.warns(RuntimeWarning, match="continuing with 1"):
+        token_traces(loss_of("llama", rows=4), probes=1)
+    assert tried == [4, 2, 1, 1, 1, 1]

@@ -244,3 +244,25 @@ def test_smoothing_refuses_bad_sigmas() -> None:
         smoothed_curvature(Quadratic(2), torch.ones(1, 3))
     with pytest.raises(InputError, match="one for each of 2"):
         finite_curvature(Quadratic(2), torch.ones(3))
+
+
+class Square:
+    """ℓ = ½‖x‖² + 100: by sign probes, every mirrored pair of draws has the same excess."""
+
+    embeddings = torch.ones(2, 4, 3, dtype=torch.float64)
+    mask, ids = torch.ones(2, 4, dtype=torch.long), range(2)
+
+    def __call__(self, X: torch.Tensor) -> torch.Tensor:
+        return X.square().sum((1, 2)) / 2 + 100
+
+
+def test_where_draws_agree_rounding_is_the_whole_error_of_smoothing() -> None:
+    """One unit in the last place of ℓ = 106 in 2(E ℓ − ℓ)/σ², and in the sum whose ratio to ½σ²·12 is T."""
+    found, ulp = smoothed_curvature(Square(), [2.0, 4.0], draws=4), 106 * torch.finfo(torch.float64).eps
+    for k, sigma in enumerate((2.0, 4.0)):
+        assert found.C.value[k].tolist() == [12, 12] and found.T.value[k].tolist() == [1, 1]
+        assert found.C.stderr[k].tolist() == pytest.approx([2 * ulp / sigma**2] * 2, rel=1e-9)
+        assert found.T.stderr[k].tolist() == pytest.approx([ulp / (sigma**2 * 6)] * 2, rel=1e-9)
+        alone = finite_curvature(Square(), torch.full((2,), sigma), draws=4)
+        assert alone.stderr.tolist() == pytest.approx([2 * ulp / sigma**2] * 2, rel=1e-9)
+    assert (found.C.dof, found.C.count, found.T.dof) == (3, 4, 3)

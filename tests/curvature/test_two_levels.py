@@ -318,3 +318,18 @@ def test_satterthwaite_of_a_sum() -> None:
     assert found.dof == pytest.approx(625 / (81 / 3 + 256 / 7))
     low, high = found.interval(0.95)
     assert float(high - low) == pytest.approx(2 * 5 * stats.t.ppf(0.975, found.dof))
+
+
+def test_fresh_pairs_are_none_of_the_pilots_nor_of_the_other_probes(monkeypatch) -> None:
+    drawn = []
+
+    def forms(self, loss, first, count):
+        drawn.append(range(first, first + count))
+        return torch.zeros(4, 1), torch.zeros(4, 1)
+
+    monkeypatch.setattr(Sampler, "taylor_forms", forms)
+    for first, count in ((0, 16), (16, 48)):
+        by_two_levels(Sampler(16, 0, "rademacher", None), copies(1), first, count, share=1.0)
+    assert drawn[1] == drawn[2] and drawn[4] == drawn[5]  # rough and fine on the same probes
+    used = [drawn[k] for k in (0, 1, 3, 4)]
+    assert len(set().union(*used)) == sum(map(len, used)) == 128

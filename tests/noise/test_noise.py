@@ -194,3 +194,23 @@ def test_orthogonal_directions_are_uniform_on_the_sphere() -> None:
         moments = z**power
         error = moments.std(0) / 1_000**0.5
         assert bool(((moments.mean(0) - expected).abs() < 4.5 * error).all())
+
+
+def test_sampled_moments_and_their_errors_are_those_of_the_norms() -> None:
+    found = sampled_moments(Noise("gaussian", 4.0), 3, 4, 500)
+    norms, squares = found.norms, found.norms.square()
+    for estimate, draws in ((found.mean_norm, norms), (found.mean_square_norm, squares)):
+        assert float(estimate) == pytest.approx(float(draws.mean()), rel=1e-12)
+        assert float(estimate.stderr) == pytest.approx(float(draws.std()) / 500**0.5, rel=1e-12)
+        assert (estimate.count, estimate.dof) == (500, 499)
+    fourth = float((squares - squares.mean()).pow(4).mean())
+    assert float(found.var_square_norm) == pytest.approx(float(squares.var()), rel=1e-12)
+    spread = ((fourth - float(squares.var()) ** 2) / 500) ** 0.5
+    assert float(found.var_square_norm.stderr) == pytest.approx(spread, rel=1e-9)
+
+
+def test_sampled_moments_of_one_coordinate_and_of_none() -> None:
+    assert len(sampled_moments(Noise.neftune(5.0), 1, 1, 2).norms) == 2
+    for length, dim in ((0, 1), (1, 0)):
+        with pytest.raises(InputError, match="length and dim must be 1 or more"):
+            sampled_moments(Noise.neftune(5.0), length, dim, 2)

@@ -63,3 +63,16 @@ def test_the_radial_identity_holds_where_scale_does_not_matter_and_fails_where_i
         invariant, raw = radial_identity(Normalised(), probes=4), radial_identity(inner, probes=4)
     assert float(invariant.defect.value.abs().max()) < 1e-9 * float(invariant.trace.value.abs().max())
     assert bool((raw.defect.value.abs() > 0.1 * raw.trace.value.abs()).all())
+
+
+@pytest.mark.parametrize("name", ["uniform", "symnoise"])
+def test_layer_0_grows_by_the_norm_of_its_own_draws(name: str) -> None:
+    """‖X+ε‖²/‖X‖² − 1 and its error, draw by draw; padding counts neither there nor in the clean norm of a token."""
+    loss, noise = loss_of("llama"), Noise.named(name, 5.0)
+    found, clean = layer_growth(loss, noise, draws=4), square_norm(loss.embeddings, loss.mask)
+    torch.testing.assert_close(found.growth[0].value, found.square_norm.value / clean - 1, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found.growth[0].stderr, found.square_norm.stderr / clean, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.clean[0], clean / loss.mask.sum(1))
+    sums = found.per_token.value.sum(-1) / found.clean / loss.mask.sum(1)
+    torch.testing.assert_close(sums, found.growth.value)
+    assert not found.per_token.value[:, loss.mask == 0].any()

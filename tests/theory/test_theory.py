@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from scipy import stats
 
 from symnoise.core import InputError, write_json
 from symnoise.models import EmbeddingLoss
@@ -31,6 +32,7 @@ from symnoise.theory import (
     verdict,
 )
 from symnoise.theory.checks.model_claims import _by_kurtosis
+from symnoise.theory.ledger import LEVEL, half_width, limit_and_half, mean_and_half, variance_interval
 
 
 @pytest.mark.parametrize(
@@ -191,3 +193,24 @@ def test_the_ledger_is_json_with_its_keys(tmp_path) -> None:
     wanted = {"id", "statement", "prediction", "measured", "low", "high", "verdict", "where", "n", "seed", "seconds"}
     wanted |= {"kind", "key", "subject"}
     assert wanted <= set(record) and record["low"] is None and record["verdict"] == "undecided"
+
+
+def test_the_interval_of_a_variance_leaves_out_as_much_on_either_side() -> None:
+    """P(s² < low·…) by the χ² law itself: the truth at either end makes the sample's variance rare by (1 − LEVEL)/2."""
+    low, high = variance_interval(2.0, 30)
+    tail = (1 - LEVEL) / 2
+    assert stats.chi2.sf(30 * 2.0 / low, 30) == pytest.approx(tail, rel=1e-6)
+    assert stats.chi2.cdf(30 * 2.0 / high, 30) == pytest.approx(tail, rel=1e-6)
+
+
+def test_half_widths_are_students() -> None:
+    assert half_width(2.0, 3) == pytest.approx(2 * float(stats.t.isf((1 - LEVEL) / 2, 3)))
+    mean, half = mean_and_half(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert (mean, half) == (3, pytest.approx(half_width(torch.tensor([1.0, 2.0, 3.0, 6.0]).std() / 2, 3)))
+
+
+def test_a_limit_is_extrapolated_by_the_order_of_what_is_left() -> None:
+    """q + cσ^k at σ and σ/2, with q = 5: exact, and as uncertain as the correction is large."""
+    for order, c in ((2, 8.0), (4, -16.0)):
+        limit, half = limit_and_half(5 + c, 5 + c / 2**order, order)
+        assert limit == pytest.approx(5) and half == pytest.approx(abs(c) / 2**order + 1e-6 * abs(5 + c / 2**order))

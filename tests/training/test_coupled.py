@@ -1,6 +1,7 @@
 """Losses with a term over the rows of a batch: a pair's gradient is still the mean of that of its sides."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
 from symnoise.core import generator
 from symnoise.noise import Noise
-from symnoise.training import Dials, SymNoiseTrainer
+from symnoise.training import Dials, SymNoiseTrainer, attach
+from symnoise.training.coupled import one_after_the_other
 from tests.tiny import VOCABULARY, tiny
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, in_order, rows
 
@@ -126,3 +128,21 @@ def test_the_trial_leaves_nothing_behind_and_dropout_does_not_alarm_it(tmp_path)
             kept.append(run(tmp_path, model))
         assert seen == [False] * 3 * trial + [True]
     assert difference(*kept) == 0
+
+
+def test_two_passes_give_the_mean_loss_and_the_outputs_of_the_first_side():
+    model, batch = tiny("llama").train(), collate(rows()[:2])
+
+    def plain(inputs, num_items_in_batch=None):
+        found = model(**inputs)
+        return found.loss.detach(), found.logits.detach(), "the rest"
+
+    with attach(model, NOISE, seed=0) as noise:
+        plan = noise.plan(batch, (0, 0))
+        loss, logits, rest = one_after_the_other(plain, noise, plan, batch, None)
+        alone = []
+        for side in ("first", "second"):
+            with noise.using(replace(plan, side=side)):
+                alone.append(plain(dict(batch)))
+    assert float(loss) == pytest.approx(float(alone[0][0] + alone[1][0]) / 2) and rest == "the rest"
+    assert torch.equal(logits, alone[0][1]) and not torch.equal(logits, alone[1][1])

@@ -29,7 +29,7 @@ def test_rows_are_doubled_side_by_side_and_the_batch_left_alone():
 def test_a_flattened_batch_is_doubled_along_its_tokens():
     batch = {
         "input_ids": torch.arange(5)[None],
-        "labels": torch.tensor([[-100, 1, 2, -100, 4]]),
+        "labels": torch.tensor([[7, 1, 2, -100, 4]]),
         "position_ids": torch.tensor([[0, 1, 2, 0, 1]]),
         "cu_seq_lens_q": torch.tensor([0, 3, 5], dtype=torch.int32),
         "cu_seq_lens_k": torch.tensor([0, 3, 5], dtype=torch.int32),
@@ -44,7 +44,9 @@ def test_a_flattened_batch_is_doubled_along_its_tokens():
     assert doubled["seq_idx"].tolist() == [[0, 0, 0, 1, 1, 2, 2, 2, 3, 3]]
     assert doubled["position_ids"].tolist() == [[0, 1, 2, 0, 1] * 2]
     assert doubled["input_ids"].tolist() == [[0, 1, 2, 3, 4] * 2]
-    assert doubled["max_length_q"] == 3
+    assert doubled["labels"].tolist() == [[7, 1, 2, -100, 4, -100, 1, 2, -100, 4]]  # no label at the seam
+    assert batch["labels"].tolist() == [[7, 1, 2, -100, 4]]
+    assert doubled["max_length_q"] == 3 and doubled["use_cache"] is False
     assert torch.equal(first_side(doubled["input_ids"], "tokens"), batch["input_ids"])
 
 
