@@ -39,3 +39,8 @@ def test_a_part_replaces_its_own_rows_and_the_page_says_what_is_missed(tmp_path,
     page = (tmp_path / "trust.md").read_text(encoding="utf-8")
     assert "| what | 0.99 | 0.93 to 0.97 | 400 | **no** | 0 to 399 |" in page and page.count("| yes |") == 2
     assert f"commit {table.commit()}" in page
+
+
+def test_the_published_page_is_that_of_the_published_table() -> None:
+    frame = pd.read_csv(table.DOCS / "trust.csv", keep_default_na=False)
+    assert (table.DOCS / "trust.md").read_text(encoding="utf-8") == table.page(frame)
