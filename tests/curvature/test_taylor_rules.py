@@ -107,7 +107,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     "softplus, linear part": (partial(F.softplus, beta=2, threshold=1), [(3, 4)]),
     "elu": (partial(F.elu, alpha=0.7), [(3, 4)]),
     "elu at 0": (partial(F.elu, alpha=0.7), [BORDERS]),
-    "rsub": (lambda x, y: torch.rsub(x, y, alpha=2), [(3, 4), (3, 4)]),
+    "rsub of tensors": (lambda x, y: torch.rsub(x, y, alpha=2), [(3, 4), (3, 4)]),
     "rsub from a plain tensor": (lambda x: torch.rsub(x, PLAIN, alpha=2), [(3, 4)]),
     "add a product, doubled": (lambda x, y: torch.add(x, y * PLAIN, alpha=2), [(3, 4), (3, 4)]),
     "selu": (F.selu, [(3, 4)]),
