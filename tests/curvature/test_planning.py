@@ -201,3 +201,11 @@ def test_a_simulated_operation_that_changes_the_shape_in_place_does() -> None:
     x = torch.empty(2, 3, device="meta")
     assert simulated._shapes(torch.ops.aten.unsqueeze_.default, (x, 0), {})[0].shape == (1, 2, 3)
     assert simulated._shapes(torch.ops.aten.add_.Tensor, (x, x), {}) == (x, True)
+
+
+def test_a_pass_takes_half_of_what_the_weights_leave_of_a_card_and_all_that_it_may_take_elsewhere(unsimulated) -> None:
+    weights = weight_bytes(outline(config()))[0]
+    needed = memory_estimate(OutlineLoss(outline(config()), 1, L, 4), 16, 4)
+    for memory, card in ((weights + 2 * needed, True), (needed, False)):
+        just, less = (plans(config(), task(probes=16), SPEED, size, card=card)[0] for size in (memory, memory - 2))
+        assert just.at_once == 16 and less.at_once < 16

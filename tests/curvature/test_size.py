@@ -81,3 +81,8 @@ def test_sizes_that_cannot_be_are_refused(loss) -> None:
     for sigma, draws in ((0.0, 1), (float("nan"), 1), (1.0, 0)):
         with pytest.raises(InputError, match="above 0"):
             two_sided_divergence(loss, torch.tensor([sigma]), draws)
+
+
+def test_one_product_has_a_value_and_no_error() -> None:
+    found = curvature_size(Quadratic(), 1)
+    assert float(found.absolute) > 0 and bool(found.absolute.stderr.isnan().all())

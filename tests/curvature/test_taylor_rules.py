@@ -80,6 +80,9 @@ def states(x: Tensor, y: Tensor) -> Tensor:
     return out
 
 
+# At the borders of pieces, as PyTorch takes them.
+BORDERS = torch.tensor([-0.5, 0.0, 0.5, 6.0], dtype=torch.float64)
+
 # name: (function, shapes or tensors of its arguments)
 CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     # one entry at a time
@@ -103,7 +106,16 @@ CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     "softplus": (F.softplus, [(3, 4)]),
     "softplus, linear part": (partial(F.softplus, beta=2, threshold=1), [(3, 4)]),
     "elu": (partial(F.elu, alpha=0.7), [(3, 4)]),
+    "elu at 0": (partial(F.elu, alpha=0.7), [BORDERS]),
+    "rsub of tensors": (lambda x, y: torch.rsub(x, y, alpha=2), [(3, 4), (3, 4)]),
+    "rsub from a plain tensor": (lambda x: torch.rsub(x, PLAIN, alpha=2), [(3, 4)]),
+    "add a product, doubled": (lambda x, y: torch.add(x, y * PLAIN, alpha=2), [(3, 4), (3, 4)]),
     "selu": (F.selu, [(3, 4)]),
+    "relu at 0": (F.relu, [BORDERS]),
+    "relu6 at 0 and 6": (F.relu6, [BORDERS]),
+    "leaky_relu at 0": (F.leaky_relu, [BORDERS]),
+    "abs at 0": (torch.abs, [BORDERS]),
+    "clamp at its ends": (lambda x: x.clamp(-0.5, 0.5), [BORDERS]),
     "abs": (torch.abs, [(3, 4)]),
     "clamp": (lambda x: x.clamp(-0.5, 0.5), [(3, 4)]),
     "clamp min": (lambda x: x.clamp_min(0.1), [(3, 4)]),

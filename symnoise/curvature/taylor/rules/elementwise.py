@@ -188,7 +188,7 @@ def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Derivatives:
 def _elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Derivatives:
     y = aten.elu(x, alpha, scale, input_scale)
     e = scale * alpha * input_scale * torch.exp(x.clamp(max=0) * input_scale)
-    return y, torch.where(x > 0, torch.full_like(x, scale), e), torch.where(x > 0, 0, input_scale * e)
+    return y, torch.where(x > 0, torch.full_like(x, scale), e), torch.where(x >= 0, 0, input_scale * e)
 
 
 def _relu(x: Tensor) -> Derivatives:
@@ -205,7 +205,7 @@ def _clamp(x: Tensor, low: Any = None, high: Any = None) -> Derivatives:
 
 
 def _hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Derivatives:
-    return _clamp(x, low, high)
+    return F.hardtanh(x, low, high), ((low < x) & (x < high)).to(x.dtype), None
 
 
 def _abs(x: Tensor) -> Derivatives:
