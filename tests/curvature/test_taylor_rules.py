@@ -413,6 +413,11 @@ def test_grouped_product(dtype):
     expected = torch.cat([x[:3] @ weight[0], x[3:] @ weight[2]])
     torch.testing.assert_close(result.value, expected.value)
     torch.testing.assert_close(result.coefficients, expected.coefficients)
+    ends, moving = torch.tensor([3, 3, 7], dtype=torch.int32), torch.zeros(PROBES + GROUPS, *weight.shape)
+    with pytest.raises(UnsupportedOperation, match="grouped_mm"):  # weights that move
+        F.grouped_mm(torch.zeros(7, 8, dtype=dtype), Taylor(weight, moving, frame), offs=ends)
+    with pytest.raises(UnsupportedOperation, match="grouped_mm"):  # one matrix, whose columns are grouped
+        F.grouped_mm(x, torch.zeros(8, 16, dtype=dtype), offs=ends)
 
 
 # Questions that a value alone answers, or whose derivative is zero almost everywhere.
