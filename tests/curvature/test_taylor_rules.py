@@ -358,6 +358,15 @@ def test_in_place_is_the_same_tensor():
     assert torch.equal(fresh.coefficients, (x * y + y).coefficients)
 
 
+def test_in_place_keeps_the_type_of_what_is_written_to():
+    values, coefficients, frame = curve([(3, 4)])
+    x = Taylor(values[0], coefficients[0], frame)
+    y = x.float()
+    y.mul_(x)
+    assert y.dtype is y.value.dtype is y.coefficients.dtype is torch.float32
+    torch.testing.assert_close(y.coefficients, (x.float() * x.float()).coefficients)
+
+
 def test_in_place_on_one_part_of_a_split():
     """Reverse mode refuses it, so that there is nothing else to compare it with."""
     values, coefficients, frame = curve([(3, 4), (3, 2)])
