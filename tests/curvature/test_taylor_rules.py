@@ -358,6 +358,15 @@ def test_in_place_is_the_same_tensor():
     assert torch.equal(fresh.coefficients, (x * y + y).coefficients)
 
 
+def test_in_place_keeps_the_type_of_what_is_written_to():
+    values, coefficients, frame = curve([(3, 4)])
+    x = Taylor(values[0], coefficients[0], frame)
+    y = x.float()
+    y.mul_(x)
+    assert y.dtype is y.value.dtype is y.coefficients.dtype is torch.float32
+    torch.testing.assert_close(y.coefficients, (x.float() * x.float()).coefficients)
+
+
 def test_in_place_on_one_part_of_a_split():
     """Reverse mode refuses it, so that there is nothing else to compare it with."""
     values, coefficients, frame = curve([(3, 4), (3, 2)])
@@ -413,6 +422,11 @@ def test_grouped_product(dtype):
     expected = torch.cat([x[:3] @ weight[0], x[3:] @ weight[2]])
     torch.testing.assert_close(result.value, expected.value)
     torch.testing.assert_close(result.coefficients, expected.coefficients)
+    ends, moving = torch.tensor([3, 3, 7], dtype=torch.int32), torch.zeros(PROBES + GROUPS, *weight.shape)
+    with pytest.raises(UnsupportedOperation, match="grouped_mm"):  # weights that move
+        F.grouped_mm(torch.zeros(7, 8, dtype=dtype), Taylor(weight, moving, frame), offs=ends)
+    with pytest.raises(UnsupportedOperation, match="grouped_mm"):  # one matrix, whose columns are grouped
+        F.grouped_mm(x, torch.zeros(8, 16, dtype=dtype), offs=ends)
 
 
 # Questions that a value alone answers, or whose derivative is zero almost everywhere.
