@@ -1,4 +1,5 @@
 import sys
+import time
 import warnings
 
 import pytest
@@ -266,3 +267,9 @@ def test_where_draws_agree_rounding_is_the_whole_error_of_smoothing() -> None:
         alone = finite_curvature(Square(), torch.full((2,), sigma), draws=4)
         assert alone.stderr.tolist() == pytest.approx([2 * ulp / sigma**2] * 2, rel=1e-9)
     assert (found.C.dof, found.C.count, found.T.dof) == (3, 4, 3)
+
+
+def test_the_seconds_are_those_of_the_measurement() -> None:
+    started = time.perf_counter()
+    found = trace(Quadratic(), "hvp", probes=4)
+    assert 0 < found.seconds <= time.perf_counter() - started

@@ -16,6 +16,7 @@ from symnoise.theory import (
     SUBJECTS,
     Ridges,
     check_cancellation,
+    check_first_layer,
     check_least_variance,
     check_moments,
     check_norms,
@@ -214,3 +215,28 @@ def test_a_limit_is_extrapolated_by_the_order_of_what_is_left() -> None:
     for order, c in ((2, 8.0), (4, -16.0)):
         limit, half = limit_and_half(5 + c, 5 + c / 2**order, order)
         assert limit == pytest.approx(5) and half == pytest.approx(abs(c) / 2**order + 1e-6 * abs(5 + c / 2**order))
+
+
+class TwoLayers(torch.nn.Module):
+    """Twenty rows of width 4 in each of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(3, 4)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 20) for _ in range(2))
+        torch.nn.init.ones_(self.layers[1].weight)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.embed
+
+
+def test_the_median_of_the_first_layers_rows_has_the_interval_of_its_order_statistics() -> None:
+    """Of 20 rows the third smallest and largest: the median is beyond with 2·P(at most 2 of 20 heads) = 0.0004."""
+    model = TwoLayers()
+    w = model.layers[0].weight.detach().double()
+    measured = (4 * w.pow(4).sum(1) / w.square().sum(1).square()).sort().values
+    (found,) = check_first_layer(model, where="made up").rows
+    assert (found.measured, found.low, found.high) == pytest.approx(
+        (float(measured.median()), float(measured[2]), float(measured[17]))
+    )
+    assert found.n == 20
