@@ -136,8 +136,12 @@ def test_a_ratio_covers_wherever_its_denominator_lies_and_has_no_error_where_tha
     95 % intervals of 2,000 repetitions, three standard errors of 0.5 %; the jackknife's cover 69 to 90 % up to 4."""
     for off in (0.5, 1.25, 2.0, 3.0, 4.0, 6.0, 10.0):
         m = off / 64**0.5
-        x = m + torch.randn((64, 2_000), generator=generator(0, "x", off), dtype=torch.float64)
-        y = 0.7 * x + 0.8 * x.abs() + 0.3 * torch.randn(x.shape, generator=generator(0, "y", off), dtype=torch.float64)
+        x = m + torch.randn((64, 2_000), generator=generator(0, "x", str(off)), dtype=torch.float64)
+        y = (
+            0.7 * x
+            + 0.8 * x.abs()
+            + 0.3 * torch.randn(x.shape, generator=generator(0, "y", str(off)), dtype=torch.float64)
+        )
         mean_abs = (2 / math.pi) ** 0.5 * math.exp(-m * m / 2) + m * math.erf(m / 2**0.5)
         found = ratio_of_sums(y, x)
         low, high = found.interval()

@@ -97,6 +97,10 @@ def test_every_way_of_choosing_an_expert_is_watched(choose):
 
     class Routed:
         model, mask = Router(), torch.tensor([[1, 1, 1, 0]])
+        embeddings, ids = torch.zeros(1, 4, 3), (0,)
+
+        def __call__(self, X):
+            raise AssertionError("only its model is called")
 
     scores = torch.eye(4, 3)
 
