@@ -1,11 +1,12 @@
-"""`symnoise curvature` in two processes of torchrun, and runs that are broken off and run again."""
+"""`symnoise curvature` in two processes, once of torchrun itself, and runs that are broken off and run again."""
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from result_schema.files import ROOT
 from symnoise.cli import main
 from symnoise.cli.batch_records import BatchRecords, key_of
 from symnoise.cli.shared import one_run
+from tests.cli.ranks import bad_input, symnoise
+from tests.processes import two
 from tests.tiny import tiny, tiny_tokenizer
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven")
@@ -31,13 +34,12 @@ def options(tmp_path_factory) -> list[str]:
     return ["curvature", *places, "--examples", "7", "--batch", "2", "--probes", "4", "--dtype", "float64"]
 
 
-def torchrun(*command: str, limit: float = 240) -> subprocess.CompletedProcess[str]:
-    """Two processes; a run that hangs fails the test after `limit` seconds."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [*launcher, *command], capture_output=True, text=True, timeout=limit, env=environment, check=False
-    )
+def together(target: Callable[..., None], options: list[str], *more: object) -> tuple[list[int], str, str]:
+    """Exit codes of both processes of `target(*options, *more)`, what they say, and what they say on standard error."""
+    with tempfile.TemporaryDirectory() as said:
+        codes = two(target, *options, *map(str, more), said=Path(said))
+        texts = ["".join(path.read_text() for path in sorted(Path(said).glob(f"*.{name}"))) for name in ("out", "err")]
+    return codes, *texts
 
 
 def alone(monkeypatch, *arguments: str) -> int:
@@ -56,7 +58,13 @@ def test_two_processes_give_the_numbers_of_one_also_after_one_was_killed(monkeyp
     assert alone(monkeypatch, *options, "--json", str(tmp_path / "one.json")) == 0
     one = json.loads((tmp_path / "one.json").read_text())
 
-    killed = torchrun(str(ROOT / "tests/cli/killed_rank.py"), *options, "--json", str(tmp_path / "two.json"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    killed = subprocess.run(
+        [*launcher, "-m", "tests.cli.ranks", *options, "--json", str(tmp_path / "two.json")],
+        **{"capture_output": True, "text": True, "timeout": 240, "cwd": ROOT},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     assert killed.returncode != 0
     (line,) = lines(killed.stderr, "lost")
     assert "run the same command again" in line and "two.json.parts" in line
@@ -64,34 +72,34 @@ def test_two_processes_give_the_numbers_of_one_also_after_one_was_killed(monkeyp
     assert not (tmp_path / "two.json").exists()
     assert len(list((tmp_path / "two.json.parts").glob("*.json"))) >= 2
 
-    again = torchrun("-m", "symnoise", *options, "--json", str(tmp_path / "two.json"))
-    assert again.returncode == 0, again.stderr
-    two = json.loads((tmp_path / "two.json").read_text())
-    assert two["processes"] == 2
-    assert 4 <= two["resumed_examples"] < 7
-    assert again.stdout.count("mean") == 1  # one table
+    codes, said, errors = together(symnoise, options, "--json", tmp_path / "two.json")
+    assert codes == [0, 0], errors
+    found = json.loads((tmp_path / "two.json").read_text())
+    assert found["processes"] == 2
+    assert 4 <= found["resumed_examples"] < 7
+    assert said.count("mean") == 1  # one table
     for name in ("trace", "stderr", "gauss_newton_trace"):
         # The same batches in the same padding: equal but for the order of sums inside the kernels.
-        assert [e[name] for e in two["per_example"]] == pytest.approx([e[name] for e in one["per_example"]], rel=1e-10)
-    assert two["trace"] == pytest.approx(one["trace"], rel=1e-10)
+        assert [e[name] for e in found["per_example"]] == pytest.approx(
+            [e[name] for e in one["per_example"]], rel=1e-10
+        )
+    assert found["trace"] == pytest.approx(one["trace"], rel=1e-10)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "two.json"]
 
 
 def test_bad_input_is_said_once(options, tmp_path) -> None:
-    done = torchrun("-m", "symnoise", *options, "--data", "no-such.json", "--json", str(tmp_path / "out.json"))
-    assert done.returncode != 0
-    assert lines(done.stderr) == ["symnoise: there is no data file no-such.json"]
-    assert "exitcode  : 2" in done.stderr
+    codes, _, errors = together(symnoise, options, "--data", "no-such.json", "--json", tmp_path / "out.json")
+    assert codes == [2, 2]
+    assert lines(errors) == ["symnoise: there is no data file no-such.json"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_input_of_one_process_ends_both_after_their_batch(options, tmp_path) -> None:
-    done = torchrun(str(ROOT / "tests/cli/bad_rank.py"), *options, "--json", str(tmp_path / "out.json"))
-    assert done.returncode != 0
-    (line,) = lines(done.stderr, "nan")
+    codes, _, errors = together(bad_input, options, "--json", tmp_path / "out.json")
+    assert codes == [2, 2]
+    (line,) = lines(errors, "nan")
     # The first turn is two batches of two rows; in the second process 0 has two rows more.
     assert "the loss is nan; a rerun resumes from the 6 examples that are done" in line
-    assert "exitcode  : 2" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["out.json.parts"]
 
 
@@ -99,12 +107,10 @@ def test_other_data_on_one_process_are_refused(options, tmp_path) -> None:
     for rank, words in enumerate((WORDS, WORDS[::-1])):
         rows = [{"instruction": f"say {word}", "output": word} for word in words]
         (tmp_path / f"rows-{rank}.json").write_text(json.dumps(rows))
-    command = f"exec {shlex.join([sys.executable, '-m', 'symnoise', *options])} --data {tmp_path}/rows-$RANK.json"
-    done = torchrun("--no-python", "bash", "-c", command)
-    assert done.returncode != 0
-    (line,) = lines(done.stderr, "different")
+    codes, _, errors = together(symnoise, options, "--data", tmp_path / "rows-{rank}.json")
+    assert codes == [2, 2]
+    (line,) = lines(errors, "different")
     assert line.startswith("symnoise: the processes have read different models or data")
-    assert "exitcode  : 2" in done.stderr
 
 
 def interrupted(monkeypatch, options: list[str], file: Path, after: int) -> None:

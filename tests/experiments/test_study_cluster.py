@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import multiprocessing
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +18,8 @@ from result_schema.files import ROOT
 from symnoise.core import InputError
 from symnoise.finetune.dry_run import rows, tiny_model
 from symnoise.models import load_model
-from tests.experiments.study_processes import one_of_two
+from tests.experiments.study_processes import studies
+from tests.processes import FSDP2, two
 
 CONFIGS = ROOT / "experiments" / "configs"
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
@@ -152,26 +151,17 @@ def test_two_processes_with_fsdp2_train_what_one_does(tmp_path) -> None:
     (tmp_path / "runs.json").write_text(
         json.dumps([(f"{opt.name}.yaml", pair.name), (f"{llama.name}.yaml", plain.name)])
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    children = [context.Process(target=one_of_two, args=(rank, port, str(tmp_path)), daemon=True) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=240)
-    assert [child.exitcode for child in children] == [0, 0]
+    assert two(studies, tmp_path, more=FSDP2) == [0, 0]
 
     def record(name: str, run: str) -> dict:
         return json.loads((tmp_path / name / run / "train.json").read_text())
 
     train(llama, plain, tmp_path / "alone")
-    two, one = record(llama.name, plain.name), record("alone", plain.name)
-    assert (two["processes"], one["processes"], two["status"]) == (2, 1, "done")
-    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
-    assert [p["step"] for p in two["curve"]] == [0, 1, 2]
-    for point, same in zip(two["curve"], one["curve"], strict=True):
+    both, alone = record(llama.name, plain.name), record("alone", plain.name)
+    assert (both["processes"], alone["processes"], both["status"]) == (2, 1, "done")
+    assert both["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)
+    assert [p["step"] for p in both["curve"]] == [0, 1, 2]
+    for point, same in zip(both["curve"], alone["curve"], strict=True):
         assert point == pytest.approx(same, rel=1e-5)
     assert record("diverging", plain.name)["status"] == "diverged"
 

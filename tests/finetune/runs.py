@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,19 +55,8 @@ def killed(moment: str, *arguments: object) -> None:
     command(*arguments)
 
 
-def interrupted(step: int, said: str, *arguments: object) -> None:
+def interrupted(step: int, said: Path, *arguments: object) -> int:
     """Ctrl-C during optimizer step `step`, at two micro-batches a step; standard error goes to the file `said`."""
     sys.stderr = open(said, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - until the process ends
     after(2 * step - 1, "training_step", SymNoiseTrainer, lambda: os.kill(os.getpid(), signal.SIGINT))
-    sys.exit(command(*arguments))
-
-
-def one_of_two(rank: int, port: int, fsdp: bool, *arguments: object) -> None:
-    """What torchrun would start as process `rank` of two; with `fsdp` what accelerate's fsdp2.yaml would add."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address})
-    if fsdp:
-        os.environ.update({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"})
-        os.environ.update({"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"})
-        os.environ.update({"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"})
-    sys.exit(command(*arguments))
+    return command(*arguments)

@@ -3,7 +3,6 @@
 import errno
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import signal
@@ -26,7 +25,8 @@ from symnoise.finetune.folder import one_run
 from symnoise.finetune.settings import TrainSettings
 from symnoise.models import load_model
 from symnoise.training import SymNoiseTrainer
-from tests.finetune.runs import MOMENTS, command, interrupted, killed, one_of_two
+from tests.finetune.runs import MOMENTS, command, interrupted, killed
+from tests.processes import FSDP2, one, two
 
 CONFIGS = ROOT / "experiments" / "configs"
 MODELS, DATA = ("llama-2-7b", "llama-1-7b", "opt-6.7b"), ("alpaca", "evol-instruct", "sharegpt", "open-platypus")
@@ -53,18 +53,6 @@ def whole(small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     assert command(*small, "--output", folder, "--json", folder / "result.json") == 0
     return folder
-
-
-def process(target, *arguments) -> int:
-    """Exit code of `target(*arguments)` in a process of its own."""
-    child = multiprocessing.get_context("forkserver").Process(target=target, args=tuple(map(_plain, arguments)))
-    child.start()
-    child.join(timeout=240)
-    return child.exitcode
-
-
-def _plain(value):
-    return str(value) if isinstance(value, Path) else value
 
 
 def logged(folder: Path, key: str) -> dict[int, float]:
@@ -123,7 +111,7 @@ def test_held_out_loss_is_the_mean_over_tokens(whole, small):
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(moment, small, whole, tmp_path):
-    assert process(killed, moment, *small, "--output", tmp_path) == -signal.SIGKILL
+    assert one(killed, moment, *small, "--output", tmp_path) == -signal.SIGKILL
     assert not (tmp_path / "README.md").exists()
     assert command(*small, "--output", tmp_path) == 0
     assert sha256(tmp_path / "model.safetensors") == sha256(whole / "model.safetensors")
@@ -132,7 +120,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(moment, small, wh
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(small, whole, tmp_path):
-    assert process(interrupted, 3, tmp_path / "said", *small, "--output", tmp_path) == 130
+    assert one(interrupted, 3, tmp_path / "said", *small, "--output", tmp_path) == 130
     assert "stopped after step 3 of 6" in (said := (tmp_path / "said").read_text())
     assert "run the same command again" in said
     assert (tmp_path / "checkpoint-3" / "trainer_state.json").exists()
@@ -317,7 +305,7 @@ def test_opt_on_two_gloo_processes_and_resumed_there(fsdp, tmp_path):
     configs = [f"--config={CONFIGS / 'paper' / name}.yaml" for name in ("common", "opt-6.7b", "sharegpt")]
     digests = []
     for _ in range(2):
-        assert two_processes(fsdp, *configs, "--dry-run", "--output", str(tmp_path)) == [0, 0]
+        assert two(command, *configs, "--dry-run", "--output", tmp_path, more=FSDP2 if fsdp else {}) == [0, 0]
         last = tmp_path / f"checkpoint-{STEPS}"
         assert (last / "pytorch_model_fsdp.bin").exists() == fsdp
         assert {path.name for path in last.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
@@ -326,17 +314,6 @@ def test_opt_on_two_gloo_processes_and_resumed_there(fsdp, tmp_path):
     assert digests[0] == digests[1]
     assert "model.decoder.embed_tokens.weight" in load_file(tmp_path / "model.safetensors")
     load_model(tmp_path)
-
-
-def two_processes(*arguments: object) -> list[int]:
-    """Exit codes of `one_of_two` as both processes of a run."""
-    context, port = multiprocessing.get_context("forkserver"), free_port()
-    children = [context.Process(target=one_of_two, args=(rank, port, *arguments)) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=240)
-    return [child.exitcode for child in children]
 
 
 def free_port() -> int:

@@ -1,7 +1,6 @@
 """Killed and resumed, resumed with another noise, stopped by a loss that is not finite."""
 
 import json
-import multiprocessing
 import signal
 import warnings
 
@@ -11,6 +10,7 @@ import torch
 from symnoise.core import InputError
 from symnoise.noise import Noise
 from symnoise.training import Dials, NoiseOptions
+from tests.processes import one
 from tests.training.killed import run, run_and_die
 
 
@@ -20,10 +20,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, dials):
     signs of the dials come back as the draws do."""
     whole = run(str(tmp_path / "whole"), dials=dials).model.state_dict()
     folder = tmp_path / "killed"
-    process = multiprocessing.get_context("forkserver").Process(target=run_and_die, args=(str(folder), 3, dials))
-    process.start()
-    process.join(timeout=240)
-    assert process.exitcode == -signal.SIGKILL
+    assert one(run_and_die, str(folder), 3, dials) == -signal.SIGKILL
     (folder / "checkpoint-4").mkdir()
     (folder / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 1.0, "global_st')
     with pytest.warns(UserWarning, match="checkpoint-4 is incomplete"):

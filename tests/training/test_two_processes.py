@@ -1,28 +1,17 @@
 """Two gloo processes: the gradient after DDP's exchange is the mean over all tokens, ranks and sides."""
 
-import multiprocessing
-import socket
-
 import pytest
 import torch
 
 from symnoise.noise import Noise
+from tests.processes import two
 from tests.tiny import tiny
 from tests.training.ragged import by_dials, collate, difference, expected, rows
-from tests.training.two_processes import ACCUMULATION, DIALS, SEED, SIZE, one_process
+from tests.training.two_processes import ACCUMULATION, DIALS, SEED, SIZE, steps
 
 
 def test_two_processes_equal_one(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=one_process, args=(rank, port, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert two(steps, str(tmp_path)) == [0, 0]
     found = torch.load(tmp_path / "found.pt")
     # Accelerate deals batches to the ranks in turn, so micro-step i of rank r is batch 2i + r.
     batches = []

@@ -19,11 +19,8 @@ SIZE, ACCUMULATION, SEED = 2, 2, 3
 DIALS = Dials(0.5, 2.0)
 
 
-def one_process(rank: int, port: int, folder: str) -> None:
-    """What torchrun would start as process `rank` of two."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **address})
-    torch.set_num_threads(1)
+def steps(folder: str) -> None:
+    """What each of the processes does."""
     settings = {
         "output_dir": folder,
         "per_device_train_batch_size": SIZE,
@@ -57,7 +54,7 @@ def one_process(rank: int, port: int, folder: str) -> None:
         in_order(trainer).train()
         assert trainer.args.world_size == 2
         found[mode, dials is not None] = (trainer.state.log_history[0], gradients.steps[0])
-    _fsdp2(rank)
+    _fsdp2(int(os.environ["RANK"]))
     if trainer.is_world_process_zero():
         torch.save(found, f"{folder}/found.pt")
 
