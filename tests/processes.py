@@ -29,9 +29,12 @@ FSDP2 = {
 }
 
 
-def one(target: Callable[..., Any], *arguments: Any) -> int:
-    """Exit code of `target(*arguments)` in a process of its own; a signal counts as its negative number."""
-    return _exit_codes([(target, arguments, {}, None)])[0]
+def one(target: Callable[..., Any], *arguments: Any, errors: Path | None = None) -> int:
+    """Exit code of `target(*arguments)` in a process of its own; a signal counts as its negative number.
+
+    errors: a file for what it says on standard error.
+    """
+    return _exit_codes([(target, arguments, {}, {2: errors} if errors else {})])[0]
 
 
 def two(
@@ -44,8 +47,12 @@ def two(
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=LIMIT_S))
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     size = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return _exit_codes([(target, arguments, {**place, **size, **rank, **(more or {})}, said) for rank in ranks])
+    calls = []
+    for rank in ("0", "1"):
+        environment = {**place, **size, "RANK": rank, "LOCAL_RANK": rank, **(more or {})}
+        files = {1: said / f"{rank}.out", 2: said / f"{rank}.err"} if said else {}
+        calls.append((target, arguments, environment, files))
+    return _exit_codes(calls)
 
 
 def _exit_codes(calls: list[tuple[Any, ...]]) -> list[int]:
@@ -61,12 +68,11 @@ def _exit_codes(calls: list[tuple[Any, ...]]) -> list[int]:
 
 
 def _call(
-    target: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], said: Path | None
+    target: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], files: dict[int, Path]
 ) -> None:
+    """files: where what goes to standard output, 1, and standard error, 2, goes instead."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    for number, stream in ((1, "out"), (2, "err")):
-        if said is not None:
-            file = os.open(said / f"{environment['RANK']}.{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-            os.dup2(file, number)
+    for number, path in files.items():
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     sys.exit(target(*arguments))

@@ -4,7 +4,6 @@ import filecmp
 import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 from result_schema.files import ROOT
+from tests.processes import one
 
 PACKAGES = ("symnoise", "result_schema", "experiments", "analysis")
 STUDIES = "experiments/configs/studies"
@@ -244,17 +244,24 @@ def test_contributing_has_these_recipes_and_each_is_one_to_three_files() -> None
         assert all("NAME" in name or (ROOT / name).is_file() for name in said(title))
 
 
+def run_in(copy: Path, code: str) -> None:
+    """Run `code` with the packages of `copy` in place of the repository's."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
+        del sys.modules[name]
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    here = f"import symnoise; assert symnoise.__file__.startswith({str(copy)!r})\n"
+    exec(here + code, {})
+
+
 @pytest.mark.parametrize("title", RECIPES)
 def test_a_recipe_is_enough(title: str, tmp_path: Path) -> None:
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "notebooks"))
     recipe = RECIPES[title]
     follow(recipe, tmp_path)
-    here = f"import symnoise; assert symnoise.__file__.startswith({str(tmp_path)!r})\n"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", here + recipe.check]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    assert one(run_in, tmp_path, recipe.check, errors=tmp_path / "said") == 0, (tmp_path / "said").read_text()
     patterns = {name.replace("NAME", "added") for name in said(title)}
     assert changed(tmp_path) == {edit.path for edit in recipe.edits} <= patterns
 
