@@ -21,7 +21,7 @@ _WIDTH = 100  # characters of a caption's line
 
 def show(module: ModuleType, tables: dict[str, pd.DataFrame]) -> Figure:
     """Print a figure's caption and draw it: `module` is of `analysis.figures`, and `tables` are those that it names."""
-    return _shown(module, module.frame(tables))
+    return shown(module, module.frame(tables))
 
 
 def show_study(module: ModuleType, study: StudyTables | None) -> Figure | None:
@@ -33,10 +33,11 @@ def show_study(module: ModuleType, study: StudyTables | None) -> Figure | None:
     if data.empty:
         print(f"{module.TITLE}: not drawn, needs {module.NEEDS}")
         return None
-    return _shown(module, data)
+    return shown(module, data)
 
 
-def _shown(module: ModuleType, data: pd.DataFrame) -> Figure:
+def shown(module: ModuleType, data: pd.DataFrame) -> Figure:
+    """Print a figure's caption and draw it, from its data."""
     print(fill(module.caption(data), _WIDTH))
     drawn: Figure = module.draw(data)
     return drawn

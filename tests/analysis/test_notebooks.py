@@ -125,6 +125,8 @@ def test_a_missing_study_is_a_line_that_names_the_file_and_the_command(in_its_fo
     assert said.splitlines() == [
         "results/micro/study.json is missing; run `make study STUDY=micro` first",
         "../../results/dials/study.json is missing; run `make study STUDY=dials` first",
+        "../../results/dials-one-pass/study.json is missing; run `make study STUDY=dials-one-pass` first",
+        "../../results/variance-budget has no variance budget; run `python -m experiments.study.budget` first",
     ]
 
 
