@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from analysis.study.association import Association, between_settings, within_settings
-from analysis.study.contrasts import LAWS, MAIN, Pairs, alphas, by_seed, each
+from analysis.study.contrasts import LAWS, MAIN, Arms, Pairs, Values, alphas, arms_of, by_seed, each
 from analysis.study.data import StudyTables, measurements
 from analysis.study.dials import EVEN, slopes
 from result_schema.measures import CURVATURE, SCORES, improvement
@@ -87,10 +87,10 @@ def dialled(study: StudyTables, dials: pd.DataFrame) -> list[Row]:
 
 def less_curved(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]:
     """O1: mean curvature over the held-out prompts at the end, SymNoise − each rival, is at most 0."""
-    rows = []
+    rows, arms = [], arms_of(runs)
     for quantity in CURVATURE:
-        values = measured[measured.measure == quantity].set_index("run").value
-        for first, second, alpha, found in each(runs, values, LESS_CURVED):
+        values = measured[measured.measure == quantity].set_index("run").value.to_dict()
+        for first, second, alpha, found in each(arms, values, LESS_CURVED):
             said, key = f"{quantity}, {first} − {second}{_at(alpha)}", _key(quantity, first, second, alpha)
             rows.append(_compared("O1", key, said, found, where))
     return rows
@@ -172,16 +172,16 @@ def equivalent(measured: pd.DataFrame, runs: pd.DataFrame, where: str, stated: E
     uncertainty of the margin is included. If a positive control does not lie outside the margin as it must, or none was
     run at that α, nothing is decided.
     """
-    rows = []
+    rows, arms = [], arms_of(runs)
     for measure in EQUAL:
-        values = measured[(measured.measure == measure) & (measured.when == "end")].set_index("run").value
+        values = measured[(measured.measure == measure) & (measured.when == "end")].set_index("run").value.to_dict()
         blind = {
-            alpha: _blind(runs, values, alpha, stated)
-            for alpha in sorted({alpha for pair in LAWS for alpha in alphas(runs, *pair)})
+            alpha: _blind(arms, values, alpha, stated)
+            for alpha in sorted({alpha for pair in LAWS for alpha in alphas(arms, *pair)})
         }
         for first, second in LAWS:
-            for alpha in alphas(runs, first, second):
-                made = share_of_noise(runs, values, first, second, alpha)
+            for alpha in alphas(arms, first, second):
+                made = share_of_noise(arms, values, first, second, alpha)
                 if made is None:
                     continue
                 found, seeds = made
@@ -197,12 +197,12 @@ def equivalent(measured: pd.DataFrame, runs: pd.DataFrame, where: str, stated: E
 
 
 def share_of_noise(
-    runs: pd.DataFrame, values: pd.Series, first: str, second: str, alpha: float, level: float = LEVEL
+    arms: Arms, values: Values, first: str, second: str, alpha: float, level: float = LEVEL
 ) -> tuple[Pooled, int] | None:
     """mean(first − second)/|mean(uniform − none)| over the seeds that all four have, and how many those are; None where
     an arm was not run. The interval is Fieller's, unbounded where noise has no significant effect."""
-    arms = [by_seed(runs, values, arm, alpha) for arm in (first, second, "uniform", "none")]
-    table = pd.concat(arms, axis=1).dropna()
+    sides = [by_seed(arms, values, arm, alpha) for arm in (first, second, "uniform", "none")]
+    table = pd.concat(sides, axis=1).dropna()
     if table.empty:
         return None
     one, two, noisy, plain = (torch.tensor(table[k].to_numpy(float)) for k in range(4))
@@ -216,12 +216,12 @@ def _diverged(runs: pd.DataFrame, arms: tuple[str, str], alpha: float) -> bool:
     return bool((own.status == "diverged").any())
 
 
-def _blind(runs: pd.DataFrame, values: pd.Series, alpha: float, stated: Equivalence) -> str:
+def _blind(arms: Arms, values: Values, alpha: float, stated: Equivalence) -> str:
     """Why no two laws can be called equivalent at this α, "" if they can: a positive control is not outside the
     margin, or none was run."""
     run = 0
     for first, second in stated.controls:
-        made = share_of_noise(runs, values, first, second, alpha)
+        made = share_of_noise(arms, values, first, second, alpha)
         if made is None:
             continue
         run += {first, second} != {"none", "uniform"}  # the share's own denominator: lies outside wherever it is known
@@ -232,12 +232,12 @@ def _blind(runs: pd.DataFrame, values: pd.Series, alpha: float, stated: Equivale
 
 def ordered(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]:
     """O4: the arm that should be better is. A loss is first − second, a score second − first: at most 0 either way."""
-    rows = []
+    rows, arms = [], arms_of(runs)
     scored = measured[measured.measure.isin(QUALITY)]
     for (measure, when, decoding), part in scored.groupby(["measure", "when", "decoding"]):
         higher = improvement(str(measure)) > 0
-        values = (-1 if higher else 1) * part.set_index("run").value
-        for first, second, alpha, found in each(runs, values, ORDER):
+        values = ((-1 if higher else 1) * part.set_index("run").value).to_dict()
+        for first, second, alpha, found in each(arms, values, ORDER):
             pair = f"{second} − {first}" if higher else f"{first} − {second}"
             said = f"{_label(str(measure), str(when), str(decoding))}: {pair}{_at(alpha)}"
             key = _key(measure, when, decoding, first, second, alpha)
@@ -250,9 +250,9 @@ def ending(measured: pd.DataFrame, runs: pd.DataFrame, where: str, worth: Mappin
     the mirror changes it by no more than the difference that the file calls worth knowing."""
     if HAZARD not in worth:
         return []
-    rows = []
-    values = measured[(measured.measure == HAZARD) & (measured.when == "end")].set_index("run").value
-    for first, second, alpha, found in each(runs, values, ENDING_LESS + MIRRORED):
+    rows, arms = [], arms_of(runs)
+    values = measured[(measured.measure == HAZARD) & (measured.when == "end")].set_index("run").value.to_dict()
+    for first, second, alpha, found in each(arms, values, ENDING_LESS + MIRRORED):
         said, key = f"{HAZARD}, {first} − {second}{_at(alpha)}", _key(HAZARD, first, second, alpha)
         margin = worth[HAZARD] if (first, second) in MIRRORED else None
         rows.append(_compared("E1", key, said, found, where, margin))

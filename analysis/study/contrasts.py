@@ -1,6 +1,6 @@
 """Contrasts between arms: which pairs, and their paired differences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,34 @@ class Pairs:
     level: float
 
 
-def pair_up(runs: pd.DataFrame, values: pd.Series, first: str, second: str, alpha: float, worse: float = 1.0) -> Pairs:
-    """The runs of two arms at one α, paired by seed. runs: of one model and data set. values: by run.
+@dataclass(frozen=True)
+class Arm:
+    """The runs of an arm at one α: their names and seeds, and whether they diverged."""
+
+    runs: tuple[Any, ...] = ()
+    seeds: tuple[int, ...] = ()
+    diverged: tuple[bool, ...] = ()
+
+
+Arms = Mapping[str, Mapping[float, Arm]]  # by name and α, which is NaN for an arm without one
+Values = Mapping[Any, float]  # by run
+
+
+def arms_of(runs: pd.DataFrame) -> Arms:
+    """The arms of the runs of one model and data set."""
+    found: dict[str, dict[float, Arm]] = {}
+    for _, own in runs.groupby(["arm", "alpha"], sort=False, dropna=False):
+        arm = Arm(tuple(own.run), tuple(own.seed), tuple(own.status == "diverged"))
+        found.setdefault(own.arm.iloc[0], {})[own.alpha.iloc[0]] = arm
+    return found
+
+
+def pair_up(arms: Arms, values: Values, first: str, second: str, alpha: float, worse: float = 1.0) -> Pairs:
+    """The runs of two arms at one α, paired by seed.
 
     worse: 1 if +∞ is worst, −1 if −∞ is: the place of a diverged run in `ordered`.
     """
-    one, two = (_side(runs, values, arm, alpha) for arm in (first, second))
+    one, two = (_side(arms, values, arm, alpha) for arm in (first, second))
     shared, *places = np.intersect1d(one[0], two[0], return_indices=True)
     lost = [side[1][place] for side, place in zip((one, two), places, strict=True)]
     one_value, two_value = one[2][places[0]], two[2][places[1]]
@@ -75,18 +97,17 @@ def pair_up(runs: pd.DataFrame, values: pd.Series, first: str, second: str, alph
     return Pairs(difference, ordered, (int(lost[0].sum()), int(lost[1].sum())), len(shared), missing, level)
 
 
-def _side(runs: pd.DataFrame, values: pd.Series, arm: str, alpha: float) -> tuple[NDArray[Any], ...]:
-    """Seed, whether the run diverged, and value, of each run of the arm."""
-    own = (runs.arm == arm).to_numpy()
-    if arm not in PLAIN:
-        own = own & (runs.alpha == alpha).to_numpy()
-    found = values.reindex(runs.run.to_numpy()[own]).to_numpy(float)
-    return runs.seed.to_numpy()[own], runs.status.to_numpy()[own] == "diverged", found
+def _side(arms: Arms, values: Values, arm: str, alpha: float) -> tuple[NDArray[Any], ...]:
+    """Seed, whether the run diverged, and value, of each run of the arm; an arm without α has the same at each."""
+    at = arms.get(arm, {})
+    own = next(iter(at.values()), Arm()) if arm in PLAIN else at.get(alpha, Arm())
+    found = np.array([values.get(run, np.nan) for run in own.runs], float)
+    return np.array(own.seeds, int), np.array(own.diverged, bool), found
 
 
-def by_seed(runs: pd.DataFrame, values: pd.Series, arm: str, alpha: float) -> pd.Series:
-    """The finite values of an arm's finished runs at one α (an arm without α has one at each), by seed."""
-    seed, diverged, value = _side(runs, values, arm, alpha)
+def by_seed(arms: Arms, values: Values, arm: str, alpha: float) -> pd.Series:
+    """The finite values of an arm's finished runs at one α, by seed."""
+    seed, diverged, value = _side(arms, values, arm, alpha)
     known = ~diverged & np.isfinite(value)
     return pd.Series(value[known], index=seed[known], dtype=float)
 
@@ -107,13 +128,13 @@ def contrasts(study: StudyTables) -> pd.DataFrame:
     measured = measurements(study)
     found = []
     for setting, runs in study.runs.groupby("setting", sort=False):
-        own = measured[measured.run.isin(runs.run)]
+        own, arms = measured[measured.run.isin(runs.run)], arms_of(runs)
         rows: list[dict[str, Any]] = []
         for (measure, when, decoding), part in own.groupby(["measure", "when", "decoding"]):
-            values = part.set_index("run").value
+            values = part.set_index("run").value.to_dict()
             key = {"setting": setting, "measure": measure, "when": when, "decoding": decoding}
             for family, pairs in _families(study).items():
-                rows += [{**row, "family": family} for row in _family(runs, values, pairs, key)]
+                rows += [{**row, "family": family} for row in _family(arms, values, pairs, key)]
         if rows:
             found.append(_tested(pd.DataFrame(rows), study))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
@@ -126,30 +147,29 @@ def _families(study: StudyTables) -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 def each(
-    runs: pd.DataFrame, values: pd.Series, arms: tuple[tuple[str, str], ...], worse: float = 1.0
+    arms: Arms, values: Values, compared: tuple[tuple[str, str], ...], worse: float = 1.0
 ) -> Iterator[tuple[str, str, float, Pairs]]:
     """first, second, α and the pairs of each contrast that was measured."""
-    for first, second in arms:
-        for alpha in alphas(runs, first, second):
-            found = pair_up(runs, values, first, second, alpha, worse)
+    for first, second in compared:
+        for alpha in alphas(arms, first, second):
+            found = pair_up(arms, values, first, second, alpha, worse)
             if found.seeds > found.missing:
                 yield first, second, alpha, found
 
 
-def alphas(runs: pd.DataFrame, first: str, second: str) -> list[float]:
+def alphas(arms: Arms, first: str, second: str) -> list[float]:
     """The α at which both arms were run; NaN where neither has one."""
-    if first in PLAIN and second in PLAIN:
-        return [float("nan")] if {first, second} <= set(runs.arm) else []
-    at = [set(runs[runs.arm == arm].alpha) for arm in (first, second) if arm not in PLAIN]
-    run = {first, second} <= set(runs.arm)
-    return sorted(set.intersection(*at)) if run else []
+    if not {first, second} <= arms.keys():
+        return []
+    at = [set(arms[arm]) for arm in (first, second) if arm not in PLAIN]
+    return sorted(set.intersection(*at)) if at else [float("nan")]
 
 
 def _family(
-    runs: pd.DataFrame, values: pd.Series, pairs: tuple[tuple[str, str], ...], key: dict[str, Any]
+    arms: Arms, values: Values, pairs: tuple[tuple[str, str], ...], key: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     worse = 1.0 if improvement(str(key["measure"])) <= 0 else -1.0
-    for first, second, alpha, found in each(runs, values, pairs, worse):
+    for first, second, alpha, found in each(arms, values, pairs, worse):
         d, name = found.differences, (*map(str, key.values()), first, second, f"{alpha:g}")
         made = interval(d, LEVEL, *name)
         sd = float(np.std(d, ddof=1)) if len(d) > 1 else float("nan")

@@ -12,7 +12,7 @@ import pytest
 from analysis import style
 from analysis.study import claims, report
 from analysis.study.claims import outcome_ledger, share_of_noise
-from analysis.study.contrasts import contrasts
+from analysis.study.contrasts import arms_of, contrasts
 from analysis.study.costs import costs
 from analysis.study.data import notices, read_study
 from analysis.study.figures import FIGURES
@@ -112,13 +112,14 @@ def test_a_margin_that_would_call_noise_equal_to_none_decides_nothing(tmp_path) 
 def test_the_share_of_noise_holds_its_level(tmp_path) -> None:
     """Fieller's interval of (gaussian − uniform)/|uniform − none| over ten seeds, the uniform arm in both."""
     draws, times, inside = np.random.default_rng(3), 400, 0
-    arms = ("none", "uniform", "gaussian")
-    runs = pd.DataFrame([(f"{a}{s}", a, 10.0, s, "done") for a in arms for s in range(10)],
+    names = ("none", "uniform", "gaussian")
+    runs = pd.DataFrame([(f"{a}{s}", a, 10.0, s, "done") for a in names for s in range(10)],
                         columns=["run", "arm", "alpha", "seed", "status"])  # fmt: skip
+    arms = arms_of(runs)
     mean = np.repeat([0.0, -0.1, -0.12], 10)
     for _ in range(times):
-        values = pd.Series(mean + 0.03 * draws.normal(size=30), index=runs.run)
-        found, seeds = share_of_noise(runs, values, "gaussian", "uniform", 10.0, 0.95)
+        values = dict(zip(runs.run, mean + 0.03 * draws.normal(size=30), strict=True))
+        found, seeds = share_of_noise(arms, values, "gaussian", "uniform", 10.0, 0.95)
         inside += found.low <= -0.2 <= found.high
         assert seeds == 10
     assert abs(inside / times - 0.95) <= 4 * (0.95 * 0.05 / times) ** 0.5

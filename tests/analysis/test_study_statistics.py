@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from analysis.study.association import Association, between_settings, within_settings
-from analysis.study.contrasts import pair_up
+from analysis.study.contrasts import arms_of, pair_up
 from analysis.study.pairs import detectable, holm, interval, least_p, pairs_needed, power, sign_flip, sign_test, student
 
 
@@ -252,7 +252,7 @@ def test_pairs_by_hand(worse) -> None:
     runs = runs.assign(run=range(len(rows)), alpha=5.0, status=np.where(diverged, "diverged", "finished"))
     values = pd.Series([{"one": 10.0 + seed, "two": 1.0 + 2 * seed}[arm] for arm, seed in rows])
     values[4] = math.nan
-    found = pair_up(runs, values, "one", "two", 5.0, worse)
+    found = pair_up(arms_of(runs), values.to_dict(), "one", "two", 5.0, worse)
     assert found.differences.tolist() == [9.0] and found.level == 1.0
     assert found.ordered.tolist() == [9.0, worse * math.inf, -worse * math.inf, 0.0]
     assert (found.diverged, found.seeds, found.missing) == ((2, 2), 5, 1)

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.study.contrasts import pair_up
+from analysis.study.contrasts import arms_of, pair_up
 from analysis.study.data import StudyTables
 from analysis.study.figures.shared import arms_at, at, legend, line, mean_over_seeds, seeds_said
 from analysis.style import name, order
@@ -23,12 +23,12 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds of arm − reference at each step, with its 95 % interval; pairs with a diverged run left out."""
     curves = study.curves[study.curves.quantity == "held-out loss"]
     runs, records = study.runs, []
-    by_step = {step: part.set_index("run").value for step, part in curves.groupby("step")}
+    by_step = {step: part.set_index("run").value.to_dict() for step, part in curves.groupby("step")}
     for arm, alpha, own in arms_at(runs):
         if arm == study.reference:
             continue
+        both = arms_of(runs[runs.run.isin(own.run) | (runs.arm == study.reference)])
         for step, values in by_step.items():
-            both = runs[runs.run.isin(own.run) | (runs.arm == study.reference)]
             found = pair_up(both, values, arm, study.reference, alpha)
             if len(found.differences):
                 made = mean_over_seeds(pd.Series(found.differences), "curves", arm, alpha, float(str(step)))
