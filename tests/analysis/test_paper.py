@@ -1,8 +1,9 @@
 """The paper says what is published: no number is typed, every claim stated, every source there, nothing stale."""
 
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from result_schema.files import ROOT
 from result_schema.quick import TABLES
 from symnoise.core import InputError, write_json
 from symnoise.plot import style as look
-from symnoise.plot.numbers import with_interval
+from symnoise.plot.numbers import listed, with_interval
 from symnoise.plot.page import write_csv
 from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES
 from tests.analysis.made_up_study import study
@@ -173,10 +174,15 @@ def test_what_has_not_been_run_says_so(published: Published) -> None:
     assert "not run" in found["table-claims.tex"]
 
 
-def run_study(folder: Path, **effects: Any) -> StudyResults:
-    """A made-up study of three seeds as it is read: O1 and O4, one loss held out and in training, no figures."""
+def run_study(folder: Path, named: Sequence[tuple[str, str]] = (), **effects: Any) -> StudyResults:
+    """A made-up study of three seeds as it is read: O1 and O4, one loss held out and in training, no figures.
+
+    named: contrasts that its file names.
+    """
     effects.setdefault("arms", ("none", "uniform", "symnoise"))
     made = study(folder, seeds=3, alphas=(10.0,), **effects)
+    if named:
+        made = replace(made, facts=made.facts | {"primary": {"contrasts": named, "outcomes": {"held-out loss": 0.002}}})
     held_out = made.outcomes[made.outcomes.measure == "held-out loss"]
     both = pd.concat([held_out, held_out.assign(measure="clean training loss")])
     loss = replace(made, outcomes=both, curves=made.curves[:0])
@@ -273,6 +279,16 @@ def test_the_neighbours_contrasts_are_told_with_their_signs(published: Published
     rows = [tables_of(made)["symnoise", other, "held-out loss"] for other in ("r3f", "weight-pair")]
     assert f"Δ held-out loss = {with_interval(rows[0])} and {with_interval(rows[1])} nats" in said
     assert [round(row["mean"]) for row in rows] == [-3, 2]
+
+
+def test_the_mirror_at_three_learning_rates_is_told_in_their_order(published: Published, tmp_path: Path) -> None:
+    pairs = [("symnoise" + at, "rademacher" + at) for at in ("", "-rate-2", "-rate-4")]
+    loss = {"symnoise": 1.0, "symnoise-rate-2": 2.0, "symnoise-rate-4": 4.0}
+    made = run_study(tmp_path, pairs, arms=("none", *itertools.chain(*pairs)), loss=loss)
+    (said,) = (one for one in findings(replace(published, mechanism={"step-size": made})) if "times the" in one)
+    rows = [tables_of(made)[*pair, "held-out loss"] for pair in pairs]
+    assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)" in said
+    assert [round(row["mean"]) for row in rows] == [1, 2, 4]
 
 
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:
