@@ -19,14 +19,14 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
     mirror, dials = published.mechanism.get("mirror"), published.mechanism.get("dials")
-    once, neighbours = (published.mechanism.get(name) for name in ("dials-one-pass", "neighbours"))
+    once = published.mechanism.get("dials-one-pass")
     noise = [_against_plain(mirror) if mirror else "", _dials(dials) if dials else "", _one_pass(once) if once else ""]
     added = [_mirror(mirror) if mirror else "", _pretrained(published), _variance(published.budgets)]
-    rates = published.mechanism.get("step-size")
-    added += [_rates(rates) if rates else "", _neighbours(neighbours) if neighbours else ""]
-    study = published.studies.get(STUDY)
+    told = {"step-size": _rates, "batch-match": _batches, "neighbours": _neighbours}
+    added += [tell(study) for name, tell in told.items() if (study := published.mechanism.get(name))]
+    arms = published.studies.get(STUDY)
     said = [" ".join(filter(None, noise)), " ".join(filter(None, added)), _validity(published.rows)]
-    said += [_penalty(study) if study else "", _length(published.length) if published.length else ""]
+    said += [_penalty(arms) if arms else "", _length(published.length) if published.length else ""]
     return [sentence for sentence in said if sentence]
 
 
@@ -84,29 +84,45 @@ def _pretrained(published: Published) -> str:
 def _rates(study: StudyResults) -> str:
     """What the mirror changes at learning rates of 1, 2 and 4 times the study's, with as many fewer steps."""
     pairs = [("symnoise" + at, "rademacher" + at) for at in ("", "-rate-2", "-rate-4")]
-    rows = [_end(study, *pair) for pair in pairs]
-    measures = ("clean training loss", "held-out loss")
-    if not all(set(measures) <= set(row) for row in rows):
+    if not (said := _side_by_side(study, pairs, "clean training loss", "held-out loss")):
         return ""
-    trained, held_out = (listed([with_interval(row[measure]) for row in rows]) for measure in measures)
     return (
         "SymNoise minus one draw, at 1, 2 and 4 times the learning rate with as many fewer steps (at an equal product, "
         "effects of gradient noise grow with the rate, effects on its mean do not): Δ training loss = "
-        f"{trained} nats; Δ held-out loss = {held_out} nats ({int(rows[0]['held-out loss']['pairs'])} seeds)."
+        f"{said['clean training loss']} nats; Δ held-out loss = {said['held-out loss']} nats ({said['seeds']} seeds)."
+    )
+
+
+def _batches(study: StudyResults) -> str:
+    """A pair against one draw in larger batches."""
+    pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
+    if not (said := _side_by_side(study, pairs, "clean training loss")):
+        return ""
+    return (
+        "SymNoise minus one draw in batches larger by an eighth, a quarter and a half, which are equal where ρ is the "
+        f"share: Δ training loss = {said['clean training loss']} nats ({said['seeds']} seeds)."
     )
 
 
 def _neighbours(study: StudyResults) -> str:
     """SymNoise's contrasts with two published methods that also take two passes."""
-    rows = [_end(study, "symnoise", other) for other in ("r3f", "weight-pair")]
-    if not all({"tr G", "held-out loss"} <= set(row) for row in rows):
+    pairs = [("symnoise", other) for other in ("r3f", "weight-pair")]
+    if not (said := _side_by_side(study, pairs, "held-out loss", "tr G")):
         return ""
-    changes = [listed([with_interval(row[measure]) for row in rows]) for measure in ("held-out loss", "tr G")]
     return (
         "SymNoise minus R3F, which penalises the divergence between predictions under noise, and minus NSO, which "
-        f"mirrors noise in the weights, both at its cost: Δ held-out loss = {changes[0]} nats; Δ tr G = {changes[1]} "
-        f"({int(rows[0]['tr G']['pairs'])} seeds)."
+        f"mirrors noise in the weights, both at its cost: Δ held-out loss = {said['held-out loss']} nats; Δ tr G = "
+        f"{said['tr G']} ({said['seeds']} seeds)."
     )
+
+
+def _side_by_side(study: StudyResults, pairs: list[tuple[str, str]], *measures: str) -> dict[str, str]:
+    """measure -> the contrasts of the pairs in their order; and how many seeds. Empty if one has not been run."""
+    rows = [_end(study, *pair) for pair in pairs]
+    if not all(set(measures) <= set(row) for row in rows):
+        return {}
+    found = {measure: listed([with_interval(row[measure]) for row in rows]) for measure in measures}
+    return found | {"seeds": str(int(rows[0][measures[0]]["pairs"]))}
 
 
 def _variance(found: Budgets | None) -> str:

@@ -291,6 +291,16 @@ def test_the_mirror_at_three_learning_rates_is_told_in_their_order(published: Pu
     assert [round(row["mean"]) for row in rows] == [1, 2, 4]
 
 
+def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published, tmp_path: Path) -> None:
+    pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
+    loss = {"symnoise": 5.0, "rademacher-batch-1.25": 2.0, "rademacher-batch-1.5": 4.0}
+    made = run_study(tmp_path, pairs, arms=("none", "symnoise", *(second for _, second in pairs)), loss=loss)
+    (said,) = (one for one in findings(replace(published, mechanism={"batch-match": made})) if "an eighth" in one)
+    rows = [tables_of(made)[*pair, "clean training loss"] for pair in pairs]
+    assert f"Δ training loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)" in said
+    assert [round(row["mean"]) for row in rows] == [5, 3, 1]
+
+
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:
     with pytest.raises(InputError, match=r"has 0 rows V1\.slope\.alpha=10 on model"):
         named("V1@alpha=10", [row for row in published.rows if row["id"] != "V1"])
