@@ -4,6 +4,7 @@ Colours are Okabe and Ito's (2008), which stay distinct under the common kinds o
 everywhere, and a pair shares its law's. How figures look otherwise is in `symnoise.plot.style`.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,13 +55,20 @@ _DASHES: dict[str, Any] = {
 }
 
 
+# An arm at another learning rate or batch size, as in symnoise-rate-2.
+_SCALED = re.compile(r"(.+)-(rate|batch)-([\d.]+)")
+
+
 def colour(noise: str) -> str:
     """The colour of the law behind `noise`."""
-    return _LAWS.get(_ALIASES.get(noise, noise), INK)
+    base = found[1] if (found := _SCALED.fullmatch(noise)) else noise
+    return _LAWS.get(_ALIASES.get(base, base), INK)
 
 
 def name(noise: str) -> str:
     """The reader-facing name of `noise`."""
+    if found := _SCALED.fullmatch(noise):
+        return f"{name(found[1])}, {found[3]} × {found[2]}"
     return NAMES.get(noise, noise)
 
 

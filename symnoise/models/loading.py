@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from symnoise.core import InputError, out_of_memory, reason, sha256, unknown
+from symnoise.core import InputError, out_of_memory, reason, return_free_memory, sha256, unknown
 from symnoise.models import adapter, bundled, gguf
 from symnoise.models.converted import converted, folder_of
 from symnoise.models.muted import muted
-from symnoise.models.outline import class_for, device_map, outline
+from symnoise.models.outline import class_for, device_map, outline, stacks
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -221,6 +221,9 @@ def _read(name: str, dtype: torch.dtype, streamed_to: str | None) -> tuple[Any, 
         output_loading_info=True,
         **where,
     )
+    for _, layers in stacks(model) if where else ():
+        for layer in layers:
+            layer.register_forward_hook(_drop)
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"{name} lacks weights that a language model needs ({', '.join(missing[:3])}): save the model with its "
@@ -234,6 +237,11 @@ def _read(name: str, dtype: torch.dtype, streamed_to: str | None) -> tuple[Any, 
         raise InputError(f"the tokenizer of {name} has model_max_length {given!r} in its config, which is no number")
     tokenizer.chat_template = tokenizer.chat_template or _template_of_processor(name)
     return model, tokenizer
+
+
+def _drop(*_: Any) -> None:
+    """After a streamed layer: its weights have been freed, and must not stay in a heap that is retained for speed."""
+    return_free_memory()
 
 
 def _template_of_processor(name: str) -> str | None:

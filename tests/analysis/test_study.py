@@ -230,6 +230,16 @@ def test_every_figure_is_drawn_with_its_caption(tmp_path) -> None:
         assert len(module.draw(data).axes) > 1 and len(module.caption(data)) > 80
 
 
+def test_a_contrast_that_only_the_study_names_is_drawn(tmp_path) -> None:
+    named = ("symnoise-rate-2", "rademacher-rate-2")
+    made = study(tmp_path, arms=("none", *named), loss=LOSS, seeds=3, alphas=(10.0,))
+    made = replace(made, facts=made.facts | {"primary": {"contrasts": [named], "outcomes": {"held-out loss": 0.002}}})
+    data = FIGURES["forest"].frame(made, contrasts(made))
+    assert set(data.family) == {"named"}
+    labels = [label.get_text() for label in FIGURES["forest"].draw(data).axes[0].get_yticklabels()]
+    assert labels[0] == "Named by the study" and labels[1].startswith("SymNoise, 2 × rate − ")
+
+
 def test_the_page_is_whole_and_the_same_each_time(tmp_path, monkeypatch) -> None:
     few = {"forest": FIGURES["forest"]}  # saving a picture takes seconds
     monkeypatch.setattr(report, "FIGURES", few)

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from symnoise.core import InputError
 from symnoise.curvature import trace
-from symnoise.models import EmbeddingLoss, load_model
+from symnoise.models import EmbeddingLoss, load_model, loading
 from tests.tiny import tiny, tiny_tokenizer
 
 IDS = torch.arange(3, 23).reshape(2, 10)
@@ -124,3 +124,12 @@ def test_weights_may_be_larger_than_memory(large, monkeypatch) -> None:
             torch.empty(weights, dtype=torch.uint8)
         found = trace(streamed, "taylor", probes=4)
     assert torch.equal(found.value, expected.value)
+
+
+def test_memory_is_given_back_after_every_layer_that_is_streamed(folder, monkeypatch) -> None:
+    given_back: list[bool] = []
+    monkeypatch.setattr(loading, "return_free_memory", lambda: given_back.append(True))
+    for stream in (False, True):
+        model = load_model(folder, stream=stream).model
+        model(IDS)
+    assert len(given_back) == model.config.num_hidden_layers

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.study.claims import ODD_ONE_OUT
-from analysis.study.contrasts import FAMILIES
 from analysis.study.data import StudyTables
 from analysis.study.figures.shared import at, stretch
 from analysis.style import name
@@ -32,7 +31,7 @@ LEGEND = {
     (FAINT, True): "exploratory, interval without 0",
     (FAINT, False): "no significant difference",
 }
-FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls"}
+FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls", "named": "Named by the study"}
 
 
 def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
@@ -62,10 +61,10 @@ def _laid_out(data: pd.DataFrame) -> _Lines:
     """By family, then pair of arms, then α."""
     lines = data.drop_duplicates(["family", "first", "second", "alpha"])
     places, ticks, at_y = {}, [], 0.0
-    for family in FAMILIES:
+    for family, title in FAMILY.items():
         own = lines[lines.family == family]
         if len(own):
-            ticks.append((at_y, FAMILY[family], True))
+            ticks.append((at_y, title, True))
             at_y += 1
         for (first, second), pair in own.groupby(["first", "second"], sort=False):
             for k, alpha in enumerate(pair.alpha):
