@@ -1,5 +1,6 @@
 """The findings in plain sentences with their numbers, for the top of the README and the paper's abstract."""
 
+from collections.abc import Callable
 from typing import Any
 
 from analysis.length import WORDS
@@ -18,16 +19,20 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
-    mirror, dials = published.mechanism.get("mirror"), published.mechanism.get("dials")
-    once = published.mechanism.get("dials-one-pass")
-    noise = [_against_plain(mirror) if mirror else "", _dials(dials) if dials else "", _one_pass(once) if once else ""]
-    added = [_mirror(mirror) if mirror else "", _pretrained(published), _variance(published.budgets)]
-    told = {"step-size": _rates, "batch-match": _batches, "neighbours": _neighbours}
-    added += [tell(study) for name, tell in told.items() if (study := published.mechanism.get(name))]
+    noise = _told(published, mirror=_against_plain, dials=_dials, dials_one_pass=_one_pass)
+    added = _told(published, mirror=_mirror, smollm2_mirror=_pretrained, neighbours=_neighbours)
+    scaled = _told(published, step_size=_rates, step_size_sgd=_rates_of_sgd, batch_match=_batches)
+    diffusion = " ".join(filter(None, [_variance(published.budgets), scaled]))
     arms = published.studies.get(STUDY)
-    said = [" ".join(filter(None, noise)), " ".join(filter(None, added)), _validity(published.rows)]
+    said = [noise, added, f"**Is it gradient noise?** {diffusion}" if diffusion else "", _validity(published.rows)]
     said += [_penalty(arms) if arms else "", _length(published.length) if published.length else ""]
     return [sentence for sentence in said if sentence]
+
+
+def _told(published: Published, **tell: Callable[[StudyResults], str]) -> str:
+    """What each function says of its study, for those that have been run; "_" stands for "-" in their names."""
+    found = {name: published.mechanism.get(name.replace("_", "-")) for name in tell}
+    return " ".join(filter(None, (tell[name](study) for name, study in found.items() if study)))
 
 
 def _validity(rows: list[dict[str, Any]]) -> str:
@@ -71,10 +76,9 @@ def _mirror(study: StudyResults) -> str:
     )
 
 
-def _pretrained(published: Published) -> str:
+def _pretrained(study: StudyResults) -> str:
     """The mirror's contrast on SmolLM2."""
-    study = published.mechanism.get("smollm2-mirror")
-    rows = _end(study, "symnoise", "independent-pair") if study else {}
+    rows = _end(study, "symnoise", "independent-pair")
     if not {"clean training loss", "tr G", "held-out loss"} <= set(rows):
         return ""
     changes = [with_interval(rows[measure]) for measure in ("clean training loss", "tr G", "held-out loss")]
@@ -82,15 +86,24 @@ def _pretrained(published: Published) -> str:
 
 
 def _rates(study: StudyResults) -> str:
-    """What the mirror changes at learning rates of 1, 2 and 4 times the study's, with as many fewer steps."""
+    """What the mirror changes at several learning rates."""
+    return (made := _by_rate(study)) and (
+        "SymNoise minus one draw, at 1, 2 and 4 times the learning rate with as many fewer steps (rate times steps "
+        "being equal, what noise in the gradient does grows with the rate, what its mean does is the same), by AdamW: "
+        f"{made}."
+    )
+
+
+def _rates_of_sgd(study: StudyResults) -> str:
+    return (made := _by_rate(study)) and f"The same by SGD: {made}."
+
+
+def _by_rate(study: StudyResults) -> str:
     pairs = [("symnoise" + at, "rademacher" + at) for at in ("", "-rate-2", "-rate-4")]
     if not (said := _side_by_side(study, pairs, "clean training loss", "held-out loss")):
         return ""
-    return (
-        "SymNoise minus one draw, at 1, 2 and 4 times the learning rate with as many fewer steps (at an equal product, "
-        "effects of gradient noise grow with the rate, effects on its mean do not): Δ training loss = "
-        f"{said['clean training loss']} nats; Δ held-out loss = {said['held-out loss']} nats ({said['seeds']} seeds)."
-    )
+    losses = f"Δ training loss = {said['clean training loss']} nats; Δ held-out loss = {said['held-out loss']} nats"
+    return f"{losses} ({said['seeds']} seeds)"
 
 
 def _batches(study: StudyResults) -> str:

@@ -263,10 +263,11 @@ def test_smollm2_and_the_budget_are_told_where_they_have_been_run(published: Pub
     )
     mechanism = {"mirror": made, "smollm2-mirror": made}
     told = replace(published, mechanism=mechanism, budgets=Budgets([], points))
+    (said,) = (one for one in findings(told) if "gradient noise?" in one)
+    assert "ρ at α = 10 is 0.25 (0 to 1.00) at the start and 0.75 (0 to 1.00) at the end of training (micro)" in said
     (said,) = (one for one in findings(told) if "mirror add" in one)
     own = tables_of(made)["symnoise", "independent-pair", "held-out loss"]
     assert "On SmolLM2 (3 seeds): " in said and f", {with_interval(own)}." in said
-    assert "ρ at α = 10 is 0.25 (0 to 1.00) at the start and 0.75 (0 to 1.00) at the end of training (micro)" in said
     (said,) = (one for one in findings(replace(told, mechanism={"mirror": made}, budgets=None)) if "mirror add" in one)
     assert "SmolLM2" not in said and "ρ" not in said
 
@@ -285,9 +286,13 @@ def test_the_mirror_at_three_learning_rates_is_told_in_their_order(published: Pu
     pairs = [("symnoise" + at, "rademacher" + at) for at in ("", "-rate-2", "-rate-4")]
     loss = {"symnoise": 1.0, "symnoise-rate-2": 2.0, "symnoise-rate-4": 4.0}
     made = run_study(tmp_path, pairs, arms=("none", *itertools.chain(*pairs)), loss=loss)
-    (said,) = (one for one in findings(replace(published, mechanism={"step-size": made})) if "times the" in one)
+    mechanism = {"step-size": made, "step-size-sgd": made}
+    (said,) = (one for one in findings(replace(published, mechanism=mechanism)) if "times the" in one)
     rows = [tables_of(made)[*pair, "held-out loss"] for pair in pairs]
-    assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)" in said
+    assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)." in said
+    assert (
+        said.count(listed([with_interval(row) for row in rows])) == 4
+    )  # by AdamW and by SGD, in training and held out
     assert [round(row["mean"]) for row in rows] == [1, 2, 4]
 
 
