@@ -87,6 +87,7 @@ BORDERS = torch.tensor([-0.5, 0.0, 0.5, 6.0], dtype=torch.float64)
 CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     # one entry at a time
     "silu": (F.silu, [(3, 4)]),
+    "times a constant of more dimensions": (lambda x: x * torch.linspace(-1, 2, 24).reshape(2, 3, 4).to(x), [(3, 4)]),
     "gelu": (F.gelu, [(3, 4)]),
     "gelu tanh": (partial(F.gelu, approximate="tanh"), [(3, 4)]),
     "relu": (F.relu, [(3, 4)]),

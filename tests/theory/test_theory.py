@@ -16,6 +16,7 @@ from symnoise.theory import (
     SUBJECTS,
     Ridges,
     check_cancellation,
+    check_coupled_laws,
     check_first_layer,
     check_least_variance,
     check_moments,
@@ -32,7 +33,7 @@ from symnoise.theory import (
     tiny_transformer,
     verdict,
 )
-from symnoise.theory.checks.model_claims import _by_kurtosis
+from symnoise.theory.checks.model_claims import _by_kurtosis, check_radial
 from symnoise.theory.ledger import LEVEL, half_width, limit_and_half, mean_and_half, variance_interval
 
 
@@ -240,3 +241,54 @@ def test_the_median_of_the_first_layers_rows_has_the_interval_of_its_order_stati
         (float(measured.median()), float(measured[2]), float(measured[17]))
     )
     assert found.n == 20
+
+
+def test_slopes_and_lengths_are_held_to_what_the_ledger_says() -> None:
+    """Orders to 0.1; E‖ε‖ to what a fixed radius would be off by, and where that is 0 to ten roundings of float32."""
+    rows = {made.key: made for made in check_smoothing_analytically().rows}
+    orders = {key: made for key, made in rows.items() if ".order" in key}
+    assert len(orders) > 6 and {made.resolution for made in orders.values()} == {0.1}
+    moments = {made.key: made for made in check_moments(draws=2_000).rows}
+    norm = moments["M2.mean-norm.gaussian"]
+    assert norm.resolution == pytest.approx(abs(5 / 3**0.5 - norm.prediction), rel=1e-9) and norm.resolution > 0
+    flat = moments["M2.mean-norm.rademacher"]
+    assert flat.resolution == pytest.approx(40 * torch.finfo(torch.float32).eps * flat.measured)
+
+
+def test_the_points_of_the_figure_of_slopes_lie_on_their_slopes() -> None:
+    points = check_smoothing_analytically().tables["slopes"]
+    for first, second, order in (
+        ("uniform", "gaussian", 4),
+        ("rademacher", "gaussian", 4),
+        ("gaussian-raw", "uniform", 2),
+    ):
+        own = [one for one in points if (one["first"], one["second"]) == (first, second)]
+        low, high = own[0], own[-1]
+        assert len(own) == 6 and low["sigma"] == pytest.approx(0.02)
+        found = math.log(high["value"] / low["value"]) / math.log(high["sigma"] / low["sigma"])
+        assert found == pytest.approx(order, abs=0.1)
+
+
+def test_the_fourth_derivatives_of_the_tiny_transformer_do_not_depend_on_the_step() -> None:
+    subject = tiny_transformer()
+    e, h = torch.eye(len(subject.x), dtype=torch.float64)[:5], 0.04
+    at = [subject.evaluate(subject.x + k * h * e) for k in (-2, -1, 0, 1, 2)]
+    fourth = (at[0] - 4 * at[1] + 6 * at[2] - 4 * at[3] + at[4]) / h**4
+    torch.testing.assert_close(subject.fourth[:5], fourth, rtol=0.05, atol=0.05 * float(fourth.abs().max()))
+
+
+def test_the_premise_of_n3_is_the_cosine_of_x_and_the_gradient() -> None:
+    model, text = tiny_llama()
+    loss = EmbeddingLoss(model, text)
+    X = loss.embeddings.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(X).sum(), X)
+    cosines = torch.nn.functional.cosine_similarity(X.flatten(1), gradient.flatten(1))
+    made = {one.key: one for one in check_radial(loss, 2, where="tiny").rows}
+    assert made["N3.premise"].measured == pytest.approx(float(cosines.detach().abs().max()), rel=1e-4)
+
+
+def test_coupled_laws_at_a_small_alpha_are_in_their_second_order() -> None:
+    model, text = tiny_llama()
+    rows = check_coupled_laws(EmbeddingLoss(model.double(), text), 0.05, 3, where="tiny").rows
+    made = {one.key: one for one in rows}
+    assert made["S3.excess.alpha=0.05"].measured == pytest.approx(1, abs=0.05)

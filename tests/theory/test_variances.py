@@ -10,7 +10,7 @@ from symnoise.core import Estimate, generator
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature
 from symnoise.noise import LAWS
 from symnoise.theory import check_diagonal_on_text, check_variances_on_text
-from symnoise.theory.checks.variances import diagonal_square
+from symnoise.theory.checks.variances import _variance_of_one, diagonal_square
 from tests.quadratic import Quadratic
 
 
@@ -90,3 +90,11 @@ def test_two_draws_are_two_draws() -> None:
     plus = smoothed.pair[0] + smoothed.odd[0]
     direct = ((plus[0::2] + plus[1::2]) / 2).var(0).mean()
     assert point["measured"] == pytest.approx(float(direct), rel=0.1)
+
+
+def test_the_variance_of_one_draw_has_both_of_its_parts() -> None:
+    made = made_up(400, 3, 0, curvature=40.0)
+    found = _variance_of_one(made, 0)
+    one = torch.cat([made.pair[0] + made.odd[0], made.pair[0] - made.odd[0]])  # both sides of each draw
+    torch.testing.assert_close(found, one.var(0, correction=0), rtol=0.01, atol=0.0)
+    assert (made.pair[0].var(0) > 0.1 * found).all()

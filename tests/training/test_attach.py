@@ -13,7 +13,7 @@ from symnoise.core import InputError, generator
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.training import NoiseOptions, PairedCollator, attach
-from symnoise.training.target import find_target
+from symnoise.training.target import find_target, unwrapped
 from tests.tiny import NAMES, tiny, without_dropout
 from tests.training.ragged import collate, flattened, rows
 
@@ -391,3 +391,18 @@ def test_compiled_before_or_after_and_again():
         assert torch.allclose(compiled(**inputs), clean, atol=1e-6)
     assert not torch.allclose(wanted, clean, atol=1e-3)
     torch.compiler.reset()
+
+
+class Wrapper(nn.Module):
+    """As torch.compile and DDP wrap a model."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.module = inner
+
+
+def test_a_wrapper_is_told_from_a_model_with_a_part_called_module():
+    inner = tiny("llama")
+    assert unwrapped(Wrapper(inner)) is inner and unwrapped(inner) is inner
+    inner.module = nn.Linear(1, 1)
+    assert unwrapped(inner) is inner

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from symnoise.core import generator
 from symnoise.noise import Noise
 from symnoise.training import Dials, SymNoiseTrainer, attach
-from symnoise.training.coupled import one_after_the_other
+from symnoise.training.coupled import one_after_the_other, sides_apart
 from tests.tiny import VOCABULARY, tiny
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, in_order, rows
 
@@ -146,3 +147,18 @@ def test_two_passes_give_the_mean_loss_and_the_outputs_of_the_first_side():
                 alone.append(plain(dict(batch)))
     assert float(loss) == pytest.approx(float(alone[0][0] + alone[1][0]) / 2) and rest == "the rest"
     assert torch.equal(logits, alone[0][1]) and not torch.equal(logits, alone[1][1])
+
+
+@pytest.mark.parametrize(
+    ("keys", "apart"),
+    [
+        (["input_ids"], False),
+        (["input_ids", "decoder_input_ids"], False),
+        (["input_ids", "KL_completion_input_ids"], True),  # KTO's
+        (["prompt_input_ids"], True),
+        (["prompts"], True),  # GRPO's
+    ],
+)
+def test_sides_go_apart_where_the_trainer_builds_the_batch(keys, apart):
+    inputs = dict.fromkeys(keys, torch.zeros(1, 2, dtype=torch.long))
+    assert sides_apart(SimpleNamespace(model=tiny("llama")), inputs) is apart

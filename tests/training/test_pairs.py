@@ -114,3 +114,10 @@ def test_document_lengths_from_positions(packed, left):
     assert document_lengths({**batch, "position_ids": torch.tensor(positions)}).tolist() == wanted
     one_document = [[sum(row) * m for m in line] for row, line in zip(packed, mask, strict=True)]
     assert document_lengths(batch).tolist() == one_document
+
+
+def test_every_token_s_own_values_are_doubled_with_it():
+    batch = {"input_ids": torch.arange(5)[None], "cu_seq_lens_q": torch.tensor([0, 3, 5], dtype=torch.int32)}
+    batch |= {"position_ids": torch.tensor([[0, 1, 2, 0, 1]]), "weights": torch.arange(15.0).reshape(1, 5, 3)}
+    doubled = double_batch(batch)
+    assert torch.equal(doubled["weights"], torch.cat([batch["weights"]] * 2, 1))
