@@ -103,6 +103,19 @@ def selective(dt: Tensor, b: Tensor, c: Tensor, h: Tensor, state: Tensor, way: s
     return torch.stack(read, -1) * (state.sum() if way == "last" else 1)
 
 
+def irregular(a: Tensor, u: Tensor, c: Tensor, way: str) -> Tensor:
+    """Recurrences that are not one through consecutive steps of a and u."""
+    state = other = u[:, :, 0]
+    read = []
+    for t in (0, 2, 4) if way == "gaps" else range(5):
+        source = u * 2 if way == "two sources" and t > 2 else u
+        state = a[:, :, 0 if way == "one factor" else t] * state + source[:, :, t]
+        if way == "two chains":
+            state, other = other, state
+        read.append(torch.matmul(state if way != "two chains" else other, c[:, t].unsqueeze(-1))[:, :, 0])
+    return torch.stack(read)
+
+
 SCAN = [positive(2, 3, 5), (2, 5, 2), (2, 5, 2), (2, 3, 5)]
 NONE, STARTED = torch.zeros(2, 3, 2, dtype=torch.float64), randn(2, 3, 2)
 
@@ -278,6 +291,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     "scan read in parts": (partial(selective, way="parts"), [*SCAN, (2, 3, 2)]),
     "scan read backwards": (partial(selective, way="backwards"), [*SCAN, (2, 3, 2)]),
     "scan and all its states": (partial(selective, way="states"), [*SCAN, (2, 3, 2)]),
+    **{
+        f"scan with {way}": (partial(irregular, way=way), [(2, 3, 5, 2), (2, 3, 5, 2), (2, 5, 2)])
+        for way in ("gaps", "two sources", "one factor", "two chains")
+    },
     "two scans": (lambda *x: selective(*x, NONE) + selective(x[3] ** 2, *x[1:], NONE), SCAN),
     "exp of a multiple": (lambda x: (-DECAY * x).exp() + (x * 2).sin(), [(3, 1)]),
     "sum with a multiple": (lambda x, y: y + DECAY * x, [(3, 1), (3, 2)]),
