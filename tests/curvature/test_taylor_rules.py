@@ -297,7 +297,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     },
     "two scans": (lambda *x: selective(*x, NONE) + selective(x[3] ** 2, *x[1:], NONE), SCAN),
     "exp of a multiple": (lambda x: (-DECAY * x).exp() + (x * 2).sin(), [(3, 1)]),
-    "sum with a multiple": (lambda x, y: y + DECAY * x, [(3, 1), (3, 2)]),
+    "sum with a multiple": (lambda x, y: y + DECAY * x, [(2,), (3, 2)]),
     "matmul": (operator.matmul, [(2, 3, 4, 5), (2, 3, 5, 4)]),
     "matmul transposed": (lambda x, y: x @ y.transpose(-1, -2), [(2, 3, 4), (2, 5, 4)]),
     "bmm plain": (lambda x: torch.bmm(x, BATCHED), [(2, 4, 3)]),
