@@ -75,6 +75,6 @@ def _memory(x: Tensor) -> int:
 
 
 def _writes(func: Any) -> bool:
-    """x.f_(…), x[…] = … and x += …"""
+    """x.f_(…), which x += … is too, and x[…] = …"""
     name = func.__name__
-    return name == "__setitem__" or name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
