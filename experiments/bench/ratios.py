@@ -1,4 +1,7 @@
-"""Cost of gradients, Hessian products and Taylor mode, as ratios to a plain forward pass in the same process."""
+"""Cost of gradients, Hessian products and Taylor mode, as ratios to a plain forward pass in the same process.
+
+Of other families than SmolLM2's, tiny random models stand in: their forwards per probe over those of a Llama.
+"""
 
 import statistics
 import subprocess
@@ -90,8 +93,61 @@ WORK = {
 }
 
 
+@dataclass(frozen=True)
+class Family:
+    """A tiny random model of about as many parameters as the Llama it is divided by. name: for a reader.  layers: of
+    the model.  sizes: its settings; those that are fractions are multiples of the width."""
+
+    name: str
+    layers: int
+    sizes: dict[str, int | float]
+
+    def model(self, kind: str, smoke: bool) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        width = 32 if smoke else 128
+        sizes = {name: int(size * width) if isinstance(size, float) else size for name, size in self.sizes.items()}
+        special = {"vocab_size": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        layers = self.layers // 2 if smoke else self.layers
+        config = AutoConfig.for_model(kind, hidden_size=width, num_hidden_layers=layers, **special, **sizes)
+        with torch.random.fork_rng(devices=[]):
+            return AutoModelForCausalLM.from_config(config).eval()
+
+
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
+LLAMA = Family("Llama", 4, _HEADS | {"intermediate_size": 2.0})
+# kind, which is the key in the table -> what is divided by the Llama
+FAMILIES = {
+    "mamba": Family("Mamba", 6, {"state_size": 16, "expand": 2}),
+    "mixtral": Family("Mixtral", 4, _HEADS | {"intermediate_size": 0.5, "num_local_experts": 4}),
+}
+
+
+def relative(row: Row) -> Row:
+    """A family's forwards per probe over the Llama's: both in this process and in turn, as in `WORK["taylor"]`."""
+    family, piece = FAMILIES[row["key"]], WORK["taylor"]
+    models = [family.model(row["key"], row["smoke"]), LLAMA.model("llama", row["smoke"])]
+    losses = [EmbeddingLoss(model, batch(model.config.vocab_size)) for model in models]
+    clocks = [Clock(loss) for loss in losses]
+    work = [partial(taylor_quadratics, x, random_probes(x, piece.probes, seed=0), groups=piece.groups) for x in losses]
+    with measured(True, lambda: [call() for call in work]) as record:
+        rounds = [[clock.median(call, 1)[1] for clock, call in zip(clocks, work, strict=True)] for _ in range(REPEATS)]
+    facts = {"key": row["key"], "work": f"a tiny {family.name} ÷ Llama of equal size, forwards per probe"}
+    return {
+        **facts,
+        **record,
+        "probes": piece.probes,
+        "groups": piece.groups,
+        "forwards": statistics.median(one for one, _ in rounds) / piece.probes,
+        "ratio": statistics.median(one / llama for one, llama in rounds),
+        "forward_s": clocks[0].forward_s,
+    }
+
+
 def measure(row: Row) -> Row:
-    """One row of `WORK`, in this process."""
+    """One row of `WORK` or `FAMILIES`, in this process."""
+    if row["key"] in FAMILIES:
+        return relative(row)
     piece = WORK[row["key"]]
     model = model_of(row)
     loss = EmbeddingLoss(model, batch(model.config.vocab_size))
@@ -128,5 +184,8 @@ def run(smoke: bool, say: Callable[[str], None], kept: Kept) -> list[Row]:
     records = []
     for key, piece in WORK.items():
         say(piece.name)
+        records.append(kept.in_process("ratios", {"key": key, "smoke": smoke}))
+    for key, family in FAMILIES.items():
+        say(f"a tiny {family.name}")
         records.append(kept.in_process("ratios", {"key": key, "smoke": smoke}))
     return records + kept.row(startup, part="startup")

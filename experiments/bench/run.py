@@ -62,7 +62,7 @@ def ratios(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
     for row in frame.to_dict("records"):
         table.add_row(
             row["work"],
-            _number(row["forwards"]) or _number(row["seconds"]),
+            _number(row["ratio"]) or _number(row["forwards"]) or _number(row["seconds"]),
             _number(row["first_setup"]),
             _number(row["error"], ".2%"),
             _number(row["memory_gib"]),

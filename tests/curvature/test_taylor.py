@@ -275,7 +275,7 @@ def test_float32_and_bfloat16_coefficients(name):
         assert all(p.dtype == model.dtype for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "qwen3_next", "mamba2"])
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "qwen3_next", "mamba", "mamba2"])
 def test_float32_experts_and_scans(name):
     """Experts by PyTorch's grouped product, which float64 has not; bfloat16 coefficients work too."""
     exact_loss = loss_of(model_of(name))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from symnoise.core import generator
 from symnoise.curvature.taylor import UnsupportedOperation
 from symnoise.curvature.taylor import tensor as taylor_tensor
+from symnoise.curvature.taylor.rules import elementwise, scan
 from symnoise.curvature.taylor.tensor import Frame, Taylor
 
 aten = torch.ops.aten
@@ -79,6 +80,44 @@ def states(x: Tensor, y: Tensor) -> Tensor:
         out[:, t] = state
     return out
 
+
+DECAY = positive(3, 2)
+
+
+def selective(dt: Tensor, b: Tensor, c: Tensor, h: Tensor, state: Tensor, way: str = "all") -> Tensor:
+    """Mamba's scan: channels × states × steps, read out by c; `way`: what is done with the states and the results."""
+    a, u = torch.exp(-DECAY[None, :, None] * dt[..., None]), dt[..., None] * b[:, None] * h[..., None]
+    if way == "tensors":
+        a, u = a.flip(2), u.flip(2)
+    states, read = [], []
+    for t in range(dt.shape[-1]):
+        state = state * a[:, :, t - dt.shape[-1]] + u[:, :, t] if way == "last" else a[:, :, t] * state + u[:, :, t]
+        states.append(state)
+        read.append(torch.matmul(state, c[:, t].unsqueeze(-1))[:, :, 0])
+    if way == "parts":
+        return torch.cat([torch.stack(read[:2]), torch.stack(read[2:])]) * torch.stack(read)
+    if way == "backwards":
+        return torch.stack(read[::-1]) * torch.stack(read[::2] + read[1::2])
+    if way == "states":
+        return torch.stack([*states, state * states[1]]) * torch.stack(read)[..., None].sum()
+    return torch.stack(read, -1) * (state.sum() if way == "last" else 1)
+
+
+def irregular(a: Tensor, u: Tensor, c: Tensor, way: str) -> Tensor:
+    """Recurrences that are not one through consecutive steps of a and u."""
+    state = other = u[:, :, 0]
+    read = []
+    for t in (0, 2, 4) if way == "gaps" else range(5):
+        source = u * 2 if way == "two sources" and t > 2 else u
+        state = a[:, :, 0 if way == "one factor" else t] * state + source[:, :, t]
+        if way == "two chains":
+            state, other = other, state
+        read.append(torch.matmul(state if way != "two chains" else other, c[:, t].unsqueeze(-1))[:, :, 0])
+    return torch.stack(read)
+
+
+SCAN = [positive(2, 3, 5), (2, 5, 2), (2, 5, 2), (2, 3, 5)]
+NONE, STARTED = torch.zeros(2, 3, 2, dtype=torch.float64), randn(2, 3, 2)
 
 # At the borders of pieces, as PyTorch takes them.
 BORDERS = torch.tensor([-0.5, 0.0, 0.5, 6.0], dtype=torch.float64)
@@ -245,6 +284,21 @@ CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     "mm plain": (lambda x: PLAIN @ x, [(4, 2)]),
     "mv": (lambda x: PLAIN @ x, [(4,)]),
     "dot": (lambda x: x @ PLAIN[0] + x @ x, [(4,)]),
+    "scan": (lambda *x: selective(*x, NONE), SCAN),
+    "scan from a constant": (lambda *x: selective(*x, STARTED), SCAN),
+    "scan from a state": (selective, [*SCAN, (2, 3, 2)]),
+    "scan and its last state": (partial(selective, way="last"), [*SCAN, (2, 3, 2)]),
+    "scan of tensors": (partial(selective, way="tensors"), [*SCAN, (2, 3, 2)]),
+    "scan read in parts": (partial(selective, way="parts"), [*SCAN, (2, 3, 2)]),
+    "scan read backwards": (partial(selective, way="backwards"), [*SCAN, (2, 3, 2)]),
+    "scan and all its states": (partial(selective, way="states"), [*SCAN, (2, 3, 2)]),
+    **{
+        f"scan with {way}": (partial(irregular, way=way), [(2, 3, 5, 2), (2, 3, 5, 2), (2, 5, 2)])
+        for way in ("gaps", "two sources", "one factor", "two chains")
+    },
+    "two scans": (lambda *x: selective(*x, NONE) + selective(x[3] ** 2, *x[1:], NONE), SCAN),
+    "exp of a multiple": (lambda x: (-DECAY * x).exp() + (x * 2).sin(), [(3, 1)]),
+    "sum with a multiple": (lambda x, y: y + DECAY * x, [(2,), (3, 2)]),
     "matmul": (operator.matmul, [(2, 3, 4, 5), (2, 3, 5, 4)]),
     "matmul transposed": (lambda x, y: x @ y.transpose(-1, -2), [(2, 3, 4), (2, 5, 4)]),
     "bmm plain": (lambda x: torch.bmm(x, BATCHED), [(2, 4, 3)]),
@@ -401,6 +455,37 @@ def test_a_long_scan_does_not_nest_without_end():
         states.append(state)
     last = torch.stack(states)[-1]
     torch.testing.assert_close(last.coefficients, 2 * coefficients[0])
+
+
+@pytest.mark.parametrize("at_once", [1, 2**21])
+@pytest.mark.parametrize("way", ["all", "tensors"])
+def test_a_scan_is_run_many_steps_at_once(monkeypatch, way, at_once):
+    """Not step by step; however many steps, this changes rounding only."""
+    runs, run = [], scan._run
+    monkeypatch.setattr(scan, "_STEPS", at_once)
+    values, coefficients, frame = curve([*SCAN, (2, 3, 2)])
+    x = [Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True)]
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "_readings", lambda tensors: None)
+        expected = selective(*x, way=way).coefficients
+    monkeypatch.setattr(scan, "_run", lambda readings: runs.append(len(readings)) or run(readings))
+    monkeypatch.setattr(elementwise, "_next", lambda *_: pytest.fail("a single step"))
+    torch.testing.assert_close(selective(*x, way=way).coefficients, expected, rtol=1e-12, atol=1e-12)
+    assert runs == [5]
+
+
+def test_a_scan_whose_last_state_is_asked_for_does_not_nest_without_end():
+    values, coefficients, frame = curve([(2, 1500), (2, 1500)])
+    a, u = (Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True))
+    a, last = a.sigmoid(), []
+    for asked in (False, True):
+        state = u[:, 0]
+        for t in range(1, 1500):
+            state = a[:, t] * state + u[:, t]
+            if asked:
+                _ = state.coefficients
+        last.append(state.coefficients)
+    assert torch.equal(*last)
 
 
 def test_the_steps_of_a_scan_lie_together():

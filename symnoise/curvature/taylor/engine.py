@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from symnoise.core import InputError, retained_heap, until_it_fits
+from symnoise.curvature.taylor.buffers import Buffers
 from symnoise.curvature.taylor.head import token_terms
 from symnoise.curvature.taylor.memory import chunk_size, memory_limit, passes
 from symnoise.curvature.taylor.tensor import Frame, NonFinite, Taylor, UnsupportedOperation
@@ -95,7 +96,8 @@ def _logits(loss: EmbeddingLoss, X: Tensor, V: Tensor, frame: Frame) -> Taylor:
     c = V.new_zeros(frame.probes + frame.groups, *X.shape, dtype=X.dtype, device=X.device)
     c[: frame.probes] = V
     try:
-        logits = loss.logits(Taylor(X, c, frame))
+        with Buffers(frame):
+            logits = loss.logits(Taylor(X, c, frame))
     except UnsupportedOperation as error:
         raise UnsupportedOperation(error.operation, _where(loss.model, error)) from None
     if not isinstance(logits, Taylor):

@@ -11,6 +11,7 @@ A function y = f(x) acts as  y1_k = f'(x0) x1_k,  y2_g = f'(x0) x2_g + Σ_{k in 
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ Stream = Iterator[tuple[slice, Tensor]]
 Step = tuple[Any, tuple[Any, ...], dict[str, Any], int | None]
 
 # What acts on Taylor tensors: aten operations (x.f_(...) by the rule of f), and Python-level functions that are caught
-# before PyTorch takes them apart into such operations.
+# before PyTorch takes them apart into such operations; NotImplemented leaves that to PyTorch.
 RULES: dict[Any, Callable[..., Any]] = {}
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 
@@ -233,15 +234,17 @@ class Taylor(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             rule = FUNCTIONS.get(func)
-            if rule is None:
+            result = NotImplemented if rule is None else rule(*args, **(kwargs or {}))
+            if result is NotImplemented:
                 return func(*args, **(kwargs or {}))
             _mark_read(args)
-            return rule(*args, **(kwargs or {}))
+            return result
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
-        if func._schema.is_mutable:
+        writes, shows = _kind(func)
+        if writes:
             return _in_place(func, args, kwargs)
         rule = RULES.get(func.overloadpacket)
         if rule is None:
@@ -253,14 +256,32 @@ class Taylor(Tensor):
                 if one.frame.check:
                     _check(one, str(func))
                 if not one.known:
-                    one.pending, one.length = max(one.pending, pending), length + 1
+                    one.pending = max(one.pending, pending)
+                    one.length = 1 if isinstance(one.origin, Recurrence) else length + 1
                 if one.length > _LONGEST:
                     _ = one.coefficients
                 if not one.known and one.made is None:
                     one.made = (func, args, kwargs)
-        if any(r.alias_info for r in func._schema.returns):
+        if shows:
             _mark_views(result, func, args, kwargs)
         return result
+
+
+@cache
+def _kind(func: Any) -> tuple[bool, bool]:
+    """Whether an operation writes in place, and whether its result is a view."""
+    return func._schema.is_mutable, any(r.alias_info for r in func._schema.returns)
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """Origin of s_t = a_t s_{t−1} + u_t: a_t and u_t stand at `index` of `dim` of a and u, `before` is s_{t−1}."""
+
+    a: Taylor
+    u: Taylor
+    dim: int
+    index: int
+    before: Tensor
 
 
 def _mark_read(args: Any) -> tuple[int, int]:
@@ -365,6 +386,11 @@ def rule(*operations: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         return function
 
     return register
+
+
+def made(x: Any) -> tuple[Any, Any, Any]:
+    """The operation that x waits for, and its arguments; None if it waits for none."""
+    return getattr(x, "made", None) or (None, (), {})
 
 
 def frame_of(*tensors: Any) -> Frame:

@@ -7,8 +7,9 @@ from symnoise.curvature.taylor.rules import (
     elementwise,
     linear,
     normal,
+    scan,
     shape,
     writing,
 )
 
-__all__ = ["attention", "choosing", "convolution", "elementwise", "linear", "normal", "shape", "writing"]
+__all__ = ["attention", "choosing", "convolution", "elementwise", "linear", "normal", "scan", "shape", "writing"]

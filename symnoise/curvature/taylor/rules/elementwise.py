@@ -10,7 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from symnoise.curvature.taylor.normal import Normalised, normalised
-from symnoise.curvature.taylor.tensor import Frame, Stream, Taylor, frame_of, lifted, plain, require, rule, spread
+from symnoise.curvature.taylor.tensor import (
+    Frame,
+    Recurrence,
+    Stream,
+    Taylor,
+    frame_of,
+    lifted,
+    made,
+    plain,
+    require,
+    rule,
+    spread,
+)
 
 aten = torch.ops.aten
 
@@ -30,7 +42,7 @@ class Elementwise:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Origin of y = x · factor, factor without coefficients, shape of x and y alike."""
+    """Origin of y = x · factor, factor without coefficients."""
 
     x: Taylor
     factor: Factor
@@ -72,9 +84,12 @@ def elementwise(x: Taylor, y: Tensor, first: Factor, second: Factor | None, orig
 def _through(x: Taylor, first: Factor, second: Factor | None, y: Tensor, entries: int) -> Stream:
     frame, squares = x.frame, _Sums(x.frame)
     dtype = frame.dtype_beside(y)
+    if isinstance(x.origin, Scaled) and x.readers < 2:  # f(x · factor) in one go
+        factor, x = x.origin.factor, x.origin.x
+        first, second = first * factor, None if second is None else second * factor * factor
     first, second = like(first, dtype), like(second, dtype)
     for here, c in x.stream(entries):
-        c = c.to(dtype)
+        c = lifted(c.to(dtype), y.ndim)
         out = c * first
         if second is not None:
             squares.gather(here, c, c)
@@ -235,6 +250,10 @@ _UNARY: dict[Any, Callable[..., Derivatives]] = {
 }
 
 
+# What acts entry by entry, with arguments broadcast to the shape of the result.
+ENTRYWISE = {*_UNARY, aten.neg, aten.mul, aten.div, aten.add, aten.sub}
+
+
 @rule(*_UNARY)
 def _unary(func: Any, x: Any, *args: Any, **kwargs: Any) -> Taylor:
     require(isinstance(x, Taylor) and not any(isinstance(a, Tensor) for a in args), str(func))
@@ -287,7 +306,7 @@ def scaled(x: Taylor, y: Tensor, factor: Factor) -> Taylor:
     if y.shape == x.shape:
         return Taylor(y, None, x.frame, Scaled(x, factor), lambda entries: _times(x, factor, y, entries))
     dtype = x.frame.dtype_beside(y)
-    return Taylor(y, lambda: lifted(x.coefficients.to(dtype), y.ndim) * like(factor, dtype), x.frame)
+    return Taylor(y, lambda: lifted(x.coefficients.to(dtype), y.ndim) * like(factor, dtype), x.frame, Scaled(x, factor))
 
 
 def _times(x: Taylor, factor: Factor, y: Tensor, entries: int) -> Stream:
@@ -374,15 +393,51 @@ def _add(func: Any, x: Any, y: Any, *, alpha: float = 1) -> Taylor:
     frame = frame_of(x, y)
     value = torch.add(plain(x), plain(y), alpha=alpha)
     if isinstance(x, Taylor) and isinstance(y, Taylor) and x.shape == y.shape:
+        if alpha == 1 and (step := _step(x, y)):
+            return Taylor(value, lambda: _next(step, x, y, value), frame, step)
         return Taylor(value, None, frame, None, lambda entries: _streamed_sum(x, y, alpha, value, entries))
     origin = x.origin if isinstance(getattr(x, "origin", None), MeanSquare) and not isinstance(y, Tensor) else None
     return Taylor(value, lambda: _sum_of(x, y, alpha, value), frame, origin)
 
 
+def _step(x: Taylor, y: Taylor) -> Recurrence | None:
+    """x + y as s_t = a_t s_{t−1} + u_t, if a_t and u_t stand at the same place of two larger tensors."""
+    func, args, _ = made(x)
+    place = _place(y)
+    if func is not aten.mul.Tensor or place is None:
+        return None
+    for a, before in (args, args[::-1]):
+        there = _place(a)
+        if there is not None and there[1:] == place[1:] and isinstance(before, Tensor) and before.shape == x.shape:
+            return Recurrence(there[0], place[0], *place[1:], before)
+    return None
+
+
+def _place(x: Any) -> tuple[Taylor, int, int] | None:
+    """What x was selected from, the dimension and the index."""
+    func, args, _ = made(x)
+    if func is not aten.select.int:
+        return None
+    whole, dim, index = args
+    return whole, dim % whole.ndim, index % whole.shape[dim]
+
+
+def _next(step: Recurrence, x: Taylor, y: Taylor, value: Tensor) -> Tensor:
+    """Coefficients of x + y, after those of the earlier states, the first of them first: calls must not nest."""
+    waiting, state = [], step.before
+    while isinstance(state, Taylor) and isinstance(state.origin, Recurrence):
+        waiting.append(state)
+        state = state.origin.before
+    for one in reversed(waiting):
+        _ = one.coefficients
+    return _sum_of(x, y, 1, value)
+
+
 def _streamed_sum(x: Taylor, y: Taylor, alpha: float, value: Tensor, entries: int) -> Stream:
     dtype = x.frame.dtype_beside(value)
     factor = None
-    if isinstance(y.origin, Scaled) and y.readers < 2 and alpha == 1 and isinstance(y.origin.factor, Tensor):
+    folds = isinstance(y.origin, Scaled) and y.readers < 2 and alpha == 1 and y.origin.x.shape == y.shape
+    if folds and isinstance(y.origin.factor, Tensor):
         y, factor = y.origin.x, like(y.origin.factor, dtype)
     for (here, a), (_, b) in zip(x.stream(entries), y.stream(entries), strict=True):
         if not x.frame.dtype:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symnoise.curvature.taylor.tensor import FUNCTIONS, Taylor, frame_of, lifted, plain, require, rule
+from symnoise.curvature.taylor.tensor import FUNCTIONS, Recurrence, Taylor, frame_of, lifted, plain, require, rule
 
 aten = torch.ops.aten
 
@@ -54,6 +54,20 @@ def matrix_product(func: Any, x: Any, y: Any) -> Taylor:
     return through_matrix(y, value, lambda c: y.frame.weight(x, dtype) @ c.to(dtype))
 
 
+def read_out(x: Any, y: Any) -> Any:
+    """x y for the state x of a recurrence, put off until the products of all steps are asked for."""
+    recurs = isinstance(getattr(x, "origin", None), Recurrence) and isinstance(y, Taylor)
+    if not recurs or not x.ndim == y.ndim == 3 or len(x) != len(y):
+        return NotImplemented
+    value = x.value @ y.value
+    result = Taylor(value, lambda: _leibniz(x, y, value), x.frame)
+    result.made = (read_out, (x, y), {})
+    return result
+
+
+FUNCTIONS |= dict.fromkeys((torch.matmul, Tensor.matmul), read_out)  # x @ y is the latter
+
+
 @rule(aten.mv)
 def _matrix_vector(func: Any, x: Any, y: Any) -> Any:
     return torch.mm(x, y[:, None])[:, 0]
@@ -79,7 +93,12 @@ def _one_sided(x: Any, y: Any, value: Tensor) -> Tensor:
 
 
 def _bilinear(x: Taylor, y: Taylor) -> Taylor:
-    frame, value = x.frame, x.value @ y.value
+    value = x.value @ y.value
+    return Taylor(value, _leibniz(x, y, value), x.frame)
+
+
+def _leibniz(x: Taylor, y: Taylor, value: Tensor) -> Tensor:
+    frame = x.frame
     a, b = (z.coefficients.to(frame.dtype_beside(value)) for z in (x, y))
     a0, b0 = x.value.to(a.dtype), y.value.to(b.dtype)
     add = torch.Tensor.addmm_ if value.ndim == 2 else torch.Tensor.baddbmm_
@@ -88,7 +107,7 @@ def _bilinear(x: Taylor, y: Taylor) -> Taylor:
         add(torch.matmul(a[i], b0, out=out[i]), a0, b[i])
     for g, k in frame.members():
         add(out[g], a[k], b[k], alpha=2)
-    return Taylor(value, out, frame)
+    return out
 
 
 def _grouped_product(

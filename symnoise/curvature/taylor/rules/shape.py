@@ -114,15 +114,6 @@ def _joined(parts: list[Taylor], dim: int, entries: int) -> Stream:
         yield blocks[0][0], torch.cat([c for _, c in blocks], dim)
 
 
-@rule(aten.stack)
-def _stack(func: Any, tensors: Sequence[Any], dim: int = 0) -> Taylor:
-    frame = frame_of(*tensors)
-    value = torch.stack([plain(x) for x in tensors], dim)
-    parts = [x if isinstance(x, Taylor) else frame.constant(x) for x in tensors]
-    dim = dim % value.ndim
-    return Taylor(value, lambda: torch.stack([x.coefficients for x in parts], dim + 1), frame)
-
-
 @rule(aten.index)
 def _index(func: Any, x: Any, indices: Sequence[Tensor | None]) -> Taylor:
     require(isinstance(x, Taylor) and not any(isinstance(i, Taylor) for i in indices), str(func))
