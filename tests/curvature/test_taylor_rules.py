@@ -285,6 +285,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], list]] = {
     "mv": (lambda x: PLAIN @ x, [(4,)]),
     "dot": (lambda x: x @ PLAIN[0] + x @ x, [(4,)]),
     "scan": (lambda *x: selective(*x, NONE), SCAN),
+    "scan of one step": (selective, [positive(2, 3, 1), (2, 1, 2), (2, 1, 2), (2, 3, 1), (2, 3, 2)]),
     "scan from a constant": (lambda *x: selective(*x, STARTED), SCAN),
     "scan from a state": (selective, [*SCAN, (2, 3, 2)]),
     "scan and its last state": (partial(selective, way="last"), [*SCAN, (2, 3, 2)]),

@@ -406,3 +406,8 @@ def test_a_wrapper_is_told_from_a_model_with_a_part_called_module():
     assert unwrapped(Wrapper(inner)) is inner and unwrapped(inner) is inner
     inner.module = nn.Linear(1, 1)
     assert unwrapped(inner) is inner
+
+
+def test_what_is_no_noise_is_said():
+    with pytest.raises(InputError, match=r"noise must be a Noise, .*got 'symnoise'"):
+        attach(tiny("llama"), "symnoise")

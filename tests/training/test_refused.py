@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from symnoise.core import InputError
 from symnoise.noise import Noise
-from symnoise.training import SymNoiseTrainer, attach
+from symnoise.training import SymNoiseTrainer
 from tests.tiny import tiny
 from tests.training.ragged import PLAIN_SGD, collate, rows
 
@@ -53,8 +53,6 @@ def test_noise_that_is_left_out(tmp_path):
     """Plain training is asked for by None; nothing said would be the noise forgotten."""
     with pytest.raises(InputError, match=r"noise must be a Noise, .*nothing was given"):
         SymNoiseTrainer(model=tiny("llama"), args=TrainingArguments(str(tmp_path), **PLAIN_SGD))
-    with pytest.raises(InputError, match=r"noise must be a Noise, .*got 'symnoise'"):
-        attach(tiny("llama"), "symnoise")
 
 
 @pytest.mark.parametrize(
