@@ -87,10 +87,13 @@ def show(part: str, figures: Iterable[Figure]) -> None:
 
 
 def commit() -> str:
-    """The commit that is checked out, with a "+" if files differ from it."""
+    """The commit that is checked out, with a "+" if files differ from it other than those that this page is made of."""
     short, changed = (
         subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        for words in (
+            ["rev-parse", "--short", "HEAD"],
+            ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/trust*"],
+        )
     )
     return short + "+" * bool(changed)
 
