@@ -78,5 +78,6 @@ def test_a_survivor_needs_a_reason(tree, monkeypatch, explained, kept) -> None:
 
 
 def test_every_reason_is_of_a_mutant_that_can_be_planted() -> None:
-    found = {file: {mutants.key(one) for one in mutants_of(mutants.ROOT, file)} for file, *_ in mutants.reasons()}
+    files = {file for file, *_ in mutants.reasons()}
+    found = {file: {mutants.key(one) for one in mutants_of(mutants.ROOT, file)} for file in files}
     assert not [known for known in mutants.reasons() if known not in found[known[0]]]
