@@ -13,6 +13,7 @@ from symnoise.core import InputError, generator
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.training import NoiseOptions, PairedCollator, attach
+from symnoise.training.attach import require_noise
 from symnoise.training.target import find_target, unwrapped
 from tests.tiny import NAMES, tiny, without_dropout
 from tests.training.ragged import collate, flattened, rows
@@ -410,4 +411,4 @@ def test_a_wrapper_is_told_from_a_model_with_a_part_called_module():
 
 def test_what_is_no_noise_is_said():
     with pytest.raises(InputError, match=r"noise must be a Noise, .*got 'symnoise'"):
-        attach(tiny("llama"), "symnoise")
+        require_noise("symnoise")
