@@ -53,6 +53,23 @@ def before_and_after_at_once(x: Tensor) -> Tensor:
     return 3.0 * (x * 2.0) + first * x * (last + x)
 
 
+def constants_written_later(x: Tensor) -> Tensor:
+    """What was multiplied by a constant keeps the value that it then had."""
+    factor = torch.full((3, 4), 2.0, **DOUBLE)
+    one = x * factor
+    factor.mul_(5)
+    two = x.exp() * factor
+    torch.add(factor, 1, out=factor)
+    three = x.sin() * factor
+    torch.nn.functional.relu(factor.neg_(), inplace=True)
+    return one * two * three + x * factor
+
+
+def constants_at_once(x: Tensor) -> Tensor:
+    """The same: reverse mode refuses it too."""
+    return x * 2.0 * (x.exp() * 10.0) * (x.sin() * 11.0)
+
+
 def moved(x: Tensor) -> Tensor:
     """Experts' results into their tokens' rows."""
     out = torch.zeros_like(X)
@@ -104,7 +121,18 @@ def chosen(x: Tensor) -> Tensor:
     return out * x
 
 
-WRITERS = (slices, again, before_and_after, moved, constant_parts, two, added, views_afterwards, chosen)
+WRITERS = (
+    slices,
+    again,
+    before_and_after,
+    constants_written_later,
+    moved,
+    constant_parts,
+    two,
+    added,
+    views_afterwards,
+    chosen,
+)
 
 
 def second_order(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +153,8 @@ def total(y: Tensor) -> Tensor:
 def test_dense_hessian(function):
     value, gradient, diagonal = second_order(function)
     assert torch.equal(value, total(function(X)))
-    oracle = before_and_after_at_once if function is before_and_after else function
+    at_once = {before_and_after: before_and_after_at_once, constants_written_later: constants_at_once}
+    oracle = at_once.get(function, function)
 
     def plain(x: Tensor) -> Tensor:
         return total(oracle(x.view_as(X)))

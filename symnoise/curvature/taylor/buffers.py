@@ -42,7 +42,9 @@ class Buffers(TorchFunctionMode):
             if not isinstance(made, Taylor) and made.is_floating_point():
                 self._made[made] = True
             return made
-        if Taylor in types and _writes(func) and args[0] in self._made:
+        if Taylor not in types and (_writes(func) or "out" in kwargs or kwargs.get("inplace")):
+            self._frame.settle()  # coefficients that wait may be multiples of what is written to
+        elif Taylor in types and _writes(func) and args[0] in self._made:
             self._take(args[0])
         if self._written:
             args, kwargs = tree_map(self._follow, (args, kwargs))
