@@ -187,7 +187,8 @@ def equivalent(measured: pd.DataFrame, runs: pd.DataFrame, where: str, stated: E
                 found, seeds = made
                 said = f"{measure}, end: ({first} − {second})/|uniform − none|{_at(alpha)}"
                 ends = (found.low, found.high)
-                why = "a run diverged" if _diverged(runs, (first, second), alpha) else blind[alpha]
+                lost = any(any(arms[arm][alpha].diverged) for arm in (first, second))
+                why = "a run diverged" if lost else blind[alpha]
                 if why:
                     said, ends = f"{said}; {why}", (-math.inf, math.inf)
                 facts = {"where": where, "n": seeds, "relation": "within", "resolution": stated.margin}
@@ -209,11 +210,6 @@ def share_of_noise(
     effect = noisy - plain
     found = ratio_of_means((one - two)[:, None], (effect * effect.mean().sign())[:, None], "draw", level)
     return found, len(table)
-
-
-def _diverged(runs: pd.DataFrame, arms: tuple[str, str], alpha: float) -> bool:
-    own = runs[runs.arm.isin(arms) & (runs.alpha == alpha)]
-    return bool((own.status == "diverged").any())
 
 
 def _blind(arms: Arms, values: Values, alpha: float, stated: Equivalence) -> str:

@@ -290,9 +290,8 @@ def test_the_mirror_at_three_learning_rates_is_told_in_their_order(published: Pu
     (said,) = (one for one in findings(replace(published, mechanism=mechanism)) if "times the" in one)
     rows = [tables_of(made)[*pair, "held-out loss"] for pair in pairs]
     assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)." in said
-    assert (
-        said.count(listed([with_interval(row) for row in rows])) == 4
-    )  # by AdamW and by SGD, in training and held out
+    # By AdamW and by SGD, in training and held out.
+    assert said.count(listed([with_interval(row) for row in rows])) == 4
     assert [round(row["mean"]) for row in rows] == [1, 2, 4]
 
 
