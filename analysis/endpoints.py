@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.paper.published import StudyResults
+from analysis.study.contrasts import LEVEL
 from analysis.study.dials import EVEN
 from analysis.style import name as arm
 from symnoise.plot.numbers import number, with_interval
@@ -13,14 +14,17 @@ from symnoise.plot.numbers import number, with_interval
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One line as text. value: a difference or a slope with its 95 % interval; p: Holm-adjusted over the study's
-    endpoints; worth: the difference worth knowing, from the study's file."""
+    """One line as text. compared: two arms, or the weight of a slope; value: a difference or a slope with its 95 %
+    interval; p: Holm-adjusted over the study's endpoints, with `significant` at 5 %; worth: the difference worth
+    knowing, from the study's file."""
 
     study: str
-    what: str
+    measure: str
+    compared: str
     seeds: str
     value: str
     p: str
+    significant: bool
     worth: str
 
 
@@ -33,17 +37,19 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
         for table in (study.tables["contrasts"], study.tables.get("dials", pd.DataFrame())):
             for row in table[table.primary].to_dict("records") if len(table) else []:
                 slope = "term" in row
-                against = f"slope on {'μ' if row.get('term') == EVEN else 'λ²'}"
+                compared = f"slope on {'μ' if row.get('term') == EVEN else 'λ²'}"
                 if not slope:
-                    against = f"{arm(row['first'])} − {arm(row['second'])}"
+                    compared = f"{arm(row['first'])} − {arm(row['second'])}"
                 p = number(row["holm"], 1)
                 made.append(
                     Endpoint(
                         name,
-                        f"{row['measure']}, {against}",
+                        row["measure"],
+                        compared,
                         str(row["seeds" if slope else "pairs"]),
                         with_interval(row),
                         f"≤ {p}" if row["p"] <= row.get("floor", 0) else p,  # a permutation test has a smallest p
+                        row["holm"] <= 1 - LEVEL,
                         number(study.facts["primary"]["outcomes"][row["measure"]], 1),
                     )
                 )

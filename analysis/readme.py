@@ -6,7 +6,6 @@ python -m analysis.readme                   # write the generated parts from the
 
 import json
 import shutil
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,7 +103,10 @@ def first_looks(published: Published) -> str:
 
 def mechanism(found: dict[str, StudyResults | None]) -> str:
     """The endpoints that studies named before their runs; "" if no study has been run."""
-    rows = [_line(*astuple(endpoint)) for endpoint in endpoints(found)]
+    rows = [
+        _line(one.study, f"{one.measure}, {one.compared}", one.seeds, one.value, one.p, one.worth)
+        for one in endpoints(found)
+    ]
     head = _line("study", "endpoint", "seeds", "difference or slope, 95 % interval", "Holm's p", "worth knowing")
     return "\n".join([head, "|---|---|---|---|---|---|", *rows]) if rows else ""
 

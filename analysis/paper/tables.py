@@ -1,11 +1,11 @@
 """The paper's tables, as LaTeX."""
 
+import itertools
 import math
-from dataclasses import astuple
 
 import pandas as pd
 
-from analysis.endpoints import endpoints
+from analysis.endpoints import Endpoint, endpoints
 from analysis.intervals import PERCENT
 from analysis.ledger import PRETRAINED, line
 from analysis.length import side_by_side
@@ -48,6 +48,7 @@ SHORT = {
 }
 _LONG = 8  # characters of a measurement
 SHOWN = ("training loss", "held-out loss", "length", *SPLIT)
+MAIN = ("clean training loss", "held-out loss", "tr G")  # a column each among the mechanism's endpoints
 _CURVATURE = {"tr H": r"$\operatorname{tr}H$", "tr G": r"$\operatorname{tr}G$", "C": r"$C(\sigma)$"}
 
 
@@ -146,20 +147,27 @@ def peers(published: Published) -> str:
 
 def mechanism(published: Published) -> str:
     """The endpoints that the mechanism studies named before their runs."""
-    found = [list(astuple(endpoint)) for endpoint in endpoints(published.mechanism)]
-    if not found:
-        return "% no study of the mechanism has been run\n"
-    for row in found:
-        row[0] = rf"\texttt{{{row[0]}}}"
+    head = ["study, seeds; compared", *(_CURVATURE.get(measure, measure) for measure in MAIN)]
+    lines = []
+    for study, group in itertools.groupby(endpoints(published.mechanism), lambda one: one.study):
+        found = list(group)
+        worth = {one.measure: f"worth knowing: {one.worth}" for one in found}
+        lines.append([rf"\texttt{{{study}}}, {found[0].seeds} seeds", *(tex(worth.get(one, "")) for one in MAIN)])
+        for compared in dict.fromkeys(one.compared for one in found):
+            values = {one.measure: _endpoint(one) for one in found if one.compared == compared}
+            lines.append([rf"\hangindent1.5em\quad {tex(compared)}", *(values.pop(measure, "--") for measure in MAIN)])
+            lines += [[rf"\qquad {tex(measure)}", value, "", ""] for measure, value in values.items()]
     caption = (
         "The endpoints that the studies of the mechanism named before their runs: differences between arms, or slopes "
         r"on the weight $\mu$ of a draw's even part and on the squared weight $\lambda$ of its odd part, with "
-        r"95\,\% intervals over seeds and Holm's p. The last column is the difference worth knowing, from the study's "
-        "file."
+        r"95\,\% intervals over seeds. A dagger: Holm's p over the study's endpoints is above 5\,\%. Beside each "
+        "study's name, the difference worth knowing, from its file."
     )
-    head = ["study", "endpoint", "seeds", "difference or slope", "p", "worth"]
-    cells = [[row[0], *(tex(cell) for cell in row[1:])] for row in found]
-    return table("@{}llrlll@{}", head, rows_of(cells), caption, "tab:mechanism", wide=True)
+    return _wide(r"@{}>{\raggedright\arraybackslash}p{1.75in}lll@{}", head, lines, caption, "tab:mechanism")
+
+
+def _endpoint(one: Endpoint) -> str:
+    return tex(one.value) + ("" if one.significant else r"\,\dag")
 
 
 def length(published: Published) -> str:

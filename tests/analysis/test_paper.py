@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis import style
+from analysis.endpoints import endpoints
 from analysis.findings import findings
 from analysis.in_short import in_short
 from analysis.paper import pictures, tables
@@ -225,6 +226,20 @@ def test_d1_s_tally_and_contrasts_are_those_of_the_studies(published: Published,
         turned[name] = replace(study, rows=[row | {"verdict": "holds"} for row in study.rows])
     tally = values(replace(published, mechanism=published.mechanism | turned))["D1/tally"]
     assert tally == "all 10 hold" != values(published)["D1/tally"]
+
+
+def test_the_table_of_endpoints_has_each_once_with_a_dagger_where_holm_s_p_is_above_5_percent(
+    published: Published, tmp_path: Path
+) -> None:
+    dials, study = (published.mechanism[name] for name in ("dials", "smollm2-mirror"))
+    assert dials is not None and study is not None
+    slopes, contrasts = dials.tables["dials"], study.tables["contrasts"]
+    found: dict[str, StudyResults | None] = {"dials": dials, "smollm2-mirror": study}
+    made = tables.mechanism(replace(published, mechanism=found))
+    rows = [line for one in endpoints(found) for line in made.splitlines() if f"& {tex(one.value)}" in line]
+    assert len(rows) == len(endpoints(found)) == slopes.primary.sum() + contrasts.primary.sum()
+    assert made.count(r"\,\dag") == (contrasts.holm > 0.05).sum() + (slopes.holm > 0.05).sum() > 0
+    assert r"\qquad log p(end) elsewhere & " in made  # an outcome without a column
 
 
 def tables_of(found: StudyResults) -> dict[tuple[str, str, str], dict[str, Any]]:
