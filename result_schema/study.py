@@ -20,7 +20,8 @@ class Arm:
     batch: rows of an optimizer step, as a multiple of the study's.
     dials: the even and the odd weight of the noise, (μ, λ) of `Dials`; None leaves the noise as it is.
     rate:  the learning rate as a multiple of the study's; steps are divided by it, so that their product is unchanged.
-    method: "r3f" or "weight-pair", see `experiments.study.neighbours`; "" for the loss under the noise.
+    method: "r3f" or "weight-pair", see `experiments.study.neighbours`; "draw-over-pair" or "pair-over-draw", see
+            `experiments.study.divisor`; "" for the loss under the noise.
     """
 
     noise: str
@@ -61,6 +62,8 @@ ARMS: dict[str, Arm] = {
     "rademacher-batch-1.5": Arm("rademacher", batch=1.5),
     "r3f": Arm("rademacher", method="r3f"),
     "weight-pair": Arm("none", method="weight-pair"),
+    "draw-over-pair": Arm("symnoise", method="draw-over-pair"),
+    "pair-over-draw": Arm("symnoise", method="pair-over-draw"),
     **_dialled(((0, 1), (0, 3), (1, 1), (1, 3), (2, 0), (2, 1), (3, 0))),
     **_at_rates(("none", "rademacher", "symnoise"), (0.5, 2, 4)),
 }

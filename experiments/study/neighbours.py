@@ -99,9 +99,6 @@ def weights_shifted(model: nn.Module, deviation: float, random: torch.Generator)
                 weight.copy_(before)
 
 
-TRAINERS: dict[str, type[SymNoiseTrainer]] = {"": SymNoiseTrainer, "r3f": R3FTrainer, "weight-pair": WeightPairTrainer}
-
-
 DRAWS = 8
 
 

@@ -20,7 +20,8 @@ import torch
 from experiments.fine_tuning import norms
 from experiments.study.base import base_model
 from experiments.study.command import one_run, run_command
-from experiments.study.neighbours import TRAINERS
+from experiments.study.divisor import DrawOverPair, PairOverDraw
+from experiments.study.neighbours import R3FTrainer, WeightPairTrainer
 from experiments.study.results import processor
 from experiments.study.spec import OPTIMIZERS, Run, Study
 from experiments.study.texts import held_out_batches, split, training_rows
@@ -30,8 +31,16 @@ from symnoise.finetune.callbacks import Periodic
 from symnoise.finetune.engine import is_finished, make_trainer, train_to_end
 from symnoise.finetune.held_out import held_out_loss, mean_of_processes
 from symnoise.models.muted import muted
+from symnoise.training import SymNoiseTrainer
 
 WEIGHTS = ("middle", "best", "end")
+TRAINERS: dict[str, type[SymNoiseTrainer]] = {
+    "": SymNoiseTrainer,
+    "r3f": R3FTrainer,
+    "weight-pair": WeightPairTrainer,
+    "draw-over-pair": DrawOverPair,
+    "pair-over-draw": PairOverDraw,
+}
 
 
 def train(study: Study, run: Run, folder: Path) -> None:

@@ -1,0 +1,107 @@
+"""AdamW taken apart: PyTorch's own where nothing is exchanged, and each mean of the gradients that it names."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from experiments.study.divisor import DivisorTrainer, DrawOverPair, PairOverDraw, _Adam
+from experiments.study.train import train
+from symnoise.core import InputError, generator
+from symnoise.noise import Noise
+from symnoise.training import SymNoiseTrainer
+from tests.experiments.test_study_runs import folder, study  # noqa: F401
+from tests.tiny import tiny
+from tests.training.ragged import collate, difference, expected, rows
+from tests.training.test_trainer_gradients import TOLERANCE, run
+
+SEED = 3
+NOISE = Noise.symnoise(5.0)
+
+
+def test_of_one_gradient_it_is_adamw_without_decay() -> None:
+    random = generator(0, "weights")
+    start, gradients = torch.randn(5, generator=random), torch.randn(6, 5, generator=random)
+    found = {}
+    for kind in ("own", "torch"):
+        weight = nn.Parameter(start.clone())
+        options = {"betas": (0.9, 0.99), "eps": 1e-3}
+        optimizer = (
+            _Adam([weight], 0.1, draw_steps=True, draw_divides=False, **options)
+            if kind == "own"
+            else torch.optim.AdamW([weight], 0.1, weight_decay=0.0, **options)
+        )
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 6)
+        for gradient in gradients:
+            weight.grad = weight.draw = gradient.clone()
+            optimizer.step()
+            schedule.step()
+        found[kind] = weight.detach()
+    torch.testing.assert_close(found["own"], found["torch"])
+    assert not torch.allclose(found["own"], start, atol=0.1)
+
+
+def test_with_nothing_exchanged_training_is_symnoise_by_adamw(tmp_path) -> None:
+    settings = {"accumulation": 1, "size": 8, "steps": 3, "noise": NOISE, "noise_seed": SEED}
+    settings["arguments"] = {"optim": "adamw_torch", "learning_rate": 1e-2, "weight_decay": 0.0}
+    own, _ = run(tmp_path, kind=DivisorTrainer, **settings)
+    plain, _ = run(tmp_path, kind=SymNoiseTrainer, **settings)
+    other, _ = run(tmp_path, kind=DrawOverPair, **settings)
+    for (name, one), two in zip(own.model.named_parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-3, msg=name)  # a sign where a gradient is rounding error
+    apart = [
+        max((a - b).abs().mean().item() for a, b in zip(one.model.parameters(), own.model.parameters(), strict=True))
+        for one in (plain, other)
+    ]
+    assert apart[0] < 1e-5 < 1e-3 < apart[1]
+
+
+@pytest.mark.parametrize(("accumulation", "size"), [(1, 8), (4, 2)])
+@pytest.mark.parametrize("kind", [DrawOverPair, PairOverDraw])
+def test_each_mean_is_of_the_gradients_that_it_names(tmp_path, accumulation, size, kind) -> None:
+    """After one step, of all micro-batches, against gradients of pairs and of single draws worked out by hand."""
+    trainer, gradients = run(tmp_path, accumulation=accumulation, size=size, kind=kind, noise=NOISE, noise_seed=SEED)
+    batches = [(collate(rows()[i * size : (i + 1) * size]), (0, 0, i)) for i in range(accumulation)]
+    _, pair = expected(tiny("llama").train(), batches, NOISE, SEED)
+    _, draw = expected(tiny("llama").train(), batches, Noise.named("rademacher", 5.0), SEED)
+    assert difference(gradients.steps[0], pair) < TOLERANCE
+    states = {name: trainer.optimizer.state[weight] for name, weight in trainer.model.named_parameters()}
+    along = {name: own["exp_avg"] / (1 - 0.9) for name, own in states.items()}
+    squared = {name: (own["exp_avg_sq"] / (1 - 0.999)).sqrt() for name, own in states.items()}
+    stepped, divided = (draw, pair) if kind is DrawOverPair else (pair, draw)
+    assert difference(along, stepped) < TOLERANCE
+    assert difference(squared, {name: gradient.abs() for name, gradient in divided.items()}) < 10 * TOLERANCE
+    assert difference(along, divided) > 1e-3
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(study, folder, tmp_path, monkeypatch) -> None:  # noqa: F811
+    study = replace(study, arms=("symnoise", "draw-over-pair"))
+    run, place = study.run("draw-over-pair_a10_s0"), tmp_path / "runs"
+    shutil.copytree(folder.parent / study.base, tmp_path / study.base)
+    train(study, run, place)
+    whole = json.loads((place / run.name / "train.json").read_text())
+    shutil.rmtree(place / run.name)
+    real = SymNoiseTrainer.training_step
+
+    def killed(self, *args):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SymNoiseTrainer, "training_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(study, run, place)
+    train(study, run, place)
+    again = json.loads((place / run.name / "train.json").read_text())
+    assert (again["curve"], again["train_loss"]) == (whole["curve"], whole["train_loss"])
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(InputError, match="train in one process; launch without torchrun"):
+        run(tmp_path, accumulation=1, size=8, kind=DrawOverPair, noise=NOISE)
