@@ -21,7 +21,9 @@ def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
     noise = _told(published, mirror=_against_plain, dials=_dials, dials_one_pass=_one_pass)
     added = _told(published, mirror=_mirror, smollm2_mirror=_pretrained, neighbours=_neighbours)
-    scaled = _told(published, step_size=_rates, step_size_sgd=_rates_of_sgd, batch_match=_batches)
+    scaled = _told(
+        published, step_size=_rates, step_size_sgd=_rates_of_sgd, divisor=_adamw_in_parts, batch_match=_batches
+    )
     diffusion = " ".join(filter(None, [_variance(published.budgets), scaled]))
     arms = published.studies.get(STUDY)
     said = [noise, added, f"**Is it gradient noise?** {diffusion}" if diffusion else "", _validity(published.rows)]
@@ -104,6 +106,22 @@ def _by_rate(study: StudyResults) -> str:
         return ""
     losses = f"Δ training loss = {said['clean training loss']} nats; Δ held-out loss = {said['held-out loss']} nats"
     return f"{losses} ({said['seeds']} seeds)"
+
+
+def _adamw_in_parts(study: StudyResults) -> str:
+    """What the mirror changes through AdamW's divisor alone, and through its mean of gradients alone."""
+    divisor = [("draw-over-pair", "rademacher"), ("symnoise", "pair-over-draw")]
+    steps = [("pair-over-draw", "rademacher"), ("symnoise", "draw-over-pair")]
+    measures = ("clean training loss", "held-out loss")
+    parts = [_side_by_side(study, pairs, *measures) for pairs in (divisor, steps)]
+    if not all(parts):
+        return ""
+    said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
+    return (
+        "AdamW divides by the gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in "
+        f"the divisor alone (gradients of one draw, then of the pair): {said[0]}; in the gradients alone (over the "
+        f"divisor of one draw, then of the pair): {said[1]} ({parts[0]['seeds']} seeds)."
+    )
 
 
 def _batches(study: StudyResults) -> str:

@@ -55,8 +55,12 @@ class DivisorTrainer(SymNoiseTrainer):
                 weight.draw = torch.zeros_like(weight)
             if weight.grad is not None:
                 weight.draw += 2 * weight.grad
-                weight.grad += 0 if earlier is None else earlier
+            weight.grad = _sum(earlier, weight.grad)
         return loss
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
 
 
 class DrawOverPair(DivisorTrainer):

@@ -310,6 +310,24 @@ def test_the_mirror_at_three_learning_rates_is_told_in_their_order(published: Pu
     assert [round(row["mean"]) for row in rows] == [1, 2, 4]
 
 
+def test_what_the_divisor_and_the_gradients_change_is_told_apart(published: Published, tmp_path: Path) -> None:
+    arms = ("rademacher", "draw-over-pair", "pair-over-draw", "symnoise")
+    pairs = [(second, first) for first, second in itertools.combinations(arms, 2)]
+    loss = {"draw-over-pair": 10.0, "pair-over-draw": 1.0, "symnoise": 13.0}
+    made = run_study(tmp_path, pairs, arms=("none", *arms), loss=loss)
+    (said,) = (one for one in findings(replace(published, mechanism={"divisor": made})) if "divides by" in one)
+    parts = {}
+    for part, shown in (
+        ("the divisor alone", [("draw-over-pair", "rademacher"), ("symnoise", "pair-over-draw")]),
+        ("the gradients alone", [("pair-over-draw", "rademacher"), ("symnoise", "draw-over-pair")]),
+    ):
+        rows = [tables_of(made)[*pair, "held-out loss"] for pair in shown]
+        parts[part] = [round(row["mean"]) for row in rows]
+        told = said.split(f"in {part}")[1].split(";")[0]
+        assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats" in told
+    assert parts == {"the divisor alone": [10, 12], "the gradients alone": [1, 3]}
+
+
 def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published, tmp_path: Path) -> None:
     pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
     loss = {"symnoise": 5.0, "rademacher-batch-1.25": 2.0, "rademacher-batch-1.5": 4.0}
