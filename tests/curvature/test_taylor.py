@@ -399,6 +399,19 @@ def test_memory_counts_experts_and_scans(name, setting):
     assert memory_estimate(loss, 4, 2) > 1.5 * before
 
 
+def test_a_recurrence_needs_memory_for_some_steps_and_other_scans_for_all(monkeypatch):
+    """More probes of a recurrence are more of what the other activations need, and no more of its states."""
+    monkeypatch.setattr(memory, "STEPS", 0)
+    for name, grows in (("mamba", False), ("mamba2", True)):
+        found = {}
+        for states in (1, 100):
+            loss = loss_of(model_of(name, torch.float32))
+            setting = "state_size" if name == "mamba" else "chunk_size"
+            setattr(loss.model.config, setting, states * getattr(loss.model.config, setting))
+            found[states] = memory_estimate(loss, 8, 2) - memory_estimate(loss, 4, 1)
+        assert (found[100] > found[1]) == grows
+
+
 @pytest.mark.parametrize("groups", [0, 3, 5, -1])
 def test_groups_must_divide(groups):
     loss = loss_of(model_of("llama"))

@@ -463,7 +463,7 @@ def test_a_long_scan_does_not_nest_without_end():
 def test_a_scan_is_run_many_steps_at_once(monkeypatch, way, at_once):
     """Not step by step; however many steps, this changes rounding only."""
     runs, run = [], scan._run
-    monkeypatch.setattr(scan, "_STEPS", at_once)
+    monkeypatch.setattr(scan, "STEPS", at_once)
     values, coefficients, frame = curve([*SCAN, (2, 3, 2)])
     x = [Taylor(v, c, frame) for v, c in zip(values, coefficients, strict=True)]
     with monkeypatch.context() as patch:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from symnoise.curvature.taylor.rules.scan import STEPS
 from symnoise.curvature.taylor.tensor import even_cuts
 from symnoise.models import EmbeddingLoss
 
@@ -18,12 +19,15 @@ def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients:
     """Approximate peak memory of one pass with `probes` probes in `groups` groups, in bytes above the model.
 
     Coefficients exist for one layer's activations at a time: the stream through the layers twice (before and after a
-    block) and the block's widest activations three times (both factors of a gated product, and the product).
+    block) and the block's widest activations three times (both factors of a gated product, and the product). A scan is
+    unrolled four times; of a recurrence, coefficients exist for some steps at a time.
     """
     batch, tokens, dim = loss.shape
     vocabulary = loss.model.config.get_text_config().vocab_size
     dtype = coefficients or loss.embeddings.dtype
-    one = batch * tokens * (3 * dim + 3 * _width(loss.model, vocabulary) + 4 * _scan(loss.model.config))
+    one = batch * tokens * (3 * dim + 3 * _width(loss.model, vocabulary))
+    chunks, states = (4 * batch * tokens * entries for entries in _scan(loss.model.config))
+    one += chunks
     scores = batch * (getattr(loss.model.config.get_text_config(), "num_attention_heads", None) or 1) * tokens**2
     if getattr(loss.model.config, "_attn_implementation", None) == "eager":
         one += 3 * scores
@@ -34,7 +38,15 @@ def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients:
     if dtype is not loss.embeddings.dtype:  # the head's weight cast, and the stream in the model's own type
         extra = vocabulary * dim * dtype.itemsize
         extra += (probes + groups) * 2 * batch * tokens * dim * (loss.embeddings.element_size() - dtype.itemsize)
-    return value + extra + (probes + groups) * one * dtype.itemsize
+    return value + extra + (probes + groups) * one * dtype.itemsize + _of_states(loss, states, probes + groups, dtype)
+
+
+def _of_states(loss: EmbeddingLoss, entries: int, directions: int, coefficients: torch.dtype) -> int:
+    """Bytes of a recurrence's states and their coefficients. Models hold states in float32 at least."""
+    steps = directions * entries
+    if loss.embeddings.dtype in (torch.float32, torch.float64):  # others are cast at every step, which no rule gathers
+        steps = min(steps, 5 * STEPS)
+    return 3 * entries * max(4, loss.embeddings.element_size()) + steps * max(4, coefficients.itemsize)
 
 
 def _width(model: nn.Module, vocabulary: int) -> int:
@@ -45,14 +57,14 @@ def _width(model: nn.Module, vocabulary: int) -> int:
     return max([*wide, *(chosen * max(p.shape[1:]) for p in model.parameters() if p.ndim == 3)], default=0)
 
 
-def _scan(config: Any) -> int:
-    """Entries per token of what a scan written in PyTorch unrolls: each channel's states, or scores within a chunk."""
+def _scan(config: Any) -> tuple[int, int]:
+    """Entries per token of what a scan written in PyTorch unrolls: scores within a chunk, or each channel's states."""
     heads = _first(config, "linear_num_value_heads", "mamba_n_heads")
     chunk = 64 if hasattr(config, "linear_num_value_heads") else _first(config, "mamba_chunk_size", "chunk_size")
     if chunk:
-        return chunk * (heads or _first(config, "num_heads"))
+        return chunk * (heads or _first(config, "num_heads")), 0
     inner = _first(config, "mamba_expand", "expand") * config.get_text_config().hidden_size
-    return inner * _first(config, "mamba_d_state", "state_size")
+    return 0, inner * _first(config, "mamba_d_state", "state_size")
 
 
 def _first(config: Any, *names: str) -> int:

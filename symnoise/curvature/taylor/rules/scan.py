@@ -21,7 +21,7 @@ from symnoise.curvature.taylor.tensor import Frame, Recurrence, Taylor, frame_of
 aten = torch.ops.aten
 
 # Entries of the coefficients of the steps that are computed at once.
-_STEPS = 2**21
+STEPS = 2**21
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _run(readings: list[Reading]) -> Tensor:
     first, value = readings[0].step, readings[0].state.value
     frame = readings[0].state.frame
     dtype, probes = frame.dtype_beside(value), frame.probes
-    count = max(1, _STEPS // (frame.total * value.numel()))
+    count = max(1, STEPS // (frame.total * value.numel()))
     s = torch.zeros(min(count, len(readings)) + 1, frame.total, *value.shape, dtype=dtype, device=value.device)
     if isinstance(first.before, Taylor):
         s[0] = first.before.coefficients
