@@ -130,8 +130,9 @@ def _batches(study: StudyResults) -> str:
     if not (said := _side_by_side(study, pairs, "clean training loss")):
         return ""
     return (
-        "SymNoise minus one draw in batches larger by an eighth, a quarter and a half, which are equal where ρ is the "
-        f"share: Δ training loss = {said['clean training loss']} nats ({said['seeds']} seeds)."
+        "SymNoise minus one draw in batches larger by an eighth, a quarter and a half, which are equal where ρ is that "
+        f"share: Δ training loss = {said['clean training loss']} nats ({said['seeds']} seeds). In as many "
+        "steps, larger batches also pass over the rows more often."
     )
 
 

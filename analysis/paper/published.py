@@ -10,7 +10,8 @@ from result_schema.files import ROOT, read_json, there
 
 STUDIES = ("micro", "micro-one-pass", "smollm2")
 # Studies with endpoints named before their runs: how noise works, and what the mirror adds.
-MECHANISM = ("dials", "dials-one-pass", "mirror", "smollm2-mirror", "step-size", "step-size-sgd", "neighbours")
+_DIALS, _STEPS = ("dials", "dials-one-pass"), ("step-size", "step-size-sgd", "batch-match")
+MECHANISM = (*_DIALS, "mirror", "smollm2-mirror", *_STEPS, "neighbours")
 # The settings of the study smollm2 on other data, with one seed: no intervals, so no tables of their own.
 FIRST_LOOKS = {
     "smollm2-dolly": "Dolly",
