@@ -67,24 +67,25 @@ def _against_plain(study: StudyResults) -> str:
 
 
 def _mirror(study: StudyResults) -> str:
-    rows = _end(study, "symnoise", "independent-pair")
-    if not {"clean training loss", "tr G", "held-out loss"} <= set(rows):
+    if not (said := _of_the_mirror(study)):
         return ""
     return (
         "**What does the mirror add?** SymNoise minus two independent draws, which cost the same: "
-        f"Δ training loss = {with_interval(rows['clean training loss'])} nats, Δ tr G = "
-        f"{with_interval(rows['tr G'])}, Δ held-out loss = {with_interval(rows['held-out loss'])} nats. Endpoints were "
-        "named before the runs; the training loss is evaluated on the same rows without noise."
+        f"Δ training loss = {said['clean training loss']} nats, Δ tr G = {said['tr G']}, Δ held-out loss = "
+        f"{said['held-out loss']} nats. Endpoints were named before the runs; the training loss is evaluated on the "
+        "same rows without noise."
     )
 
 
 def _pretrained(study: StudyResults) -> str:
     """The mirror's contrast on SmolLM2."""
-    rows = _end(study, "symnoise", "independent-pair")
-    if not {"clean training loss", "tr G", "held-out loss"} <= set(rows):
+    if not (said := _of_the_mirror(study)):
         return ""
-    changes = [with_interval(rows[measure]) for measure in ("clean training loss", "tr G", "held-out loss")]
-    return f"On SmolLM2 ({int(rows['tr G']['pairs'])} seeds): {changes[0]}, {changes[1]}, {changes[2]}."
+    return f"On SmolLM2 ({said.pop('seeds')} seeds): {', '.join(said.values())}."
+
+
+def _of_the_mirror(study: StudyResults) -> dict[str, str]:
+    return _side_by_side(study, [("symnoise", "independent-pair")], "clean training loss", "tr G", "held-out loss")
 
 
 def _rates(study: StudyResults) -> str:
