@@ -21,12 +21,11 @@ def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
     noise = _told(published, mirror=_against_plain, dials=_dials, dials_one_pass=_one_pass)
     added = _told(published, mirror=_mirror, smollm2_mirror=_pretrained, neighbours=_neighbours)
-    scaled = _told(
-        published, step_size=_rates, step_size_sgd=_rates_of_sgd, divisor=_adamw_in_parts, batch_match=_batches
-    )
+    scaled = _told(published, step_size=_rates, step_size_sgd=_rates_of_sgd, batch_match=_batches)
     diffusion = " ".join(filter(None, [_variance(published.budgets), scaled]))
     arms = published.studies.get(STUDY)
-    said = [noise, added, f"**Is it gradient noise?** {diffusion}" if diffusion else "", _validity(published.rows)]
+    said = [noise, added, f"**Is it gradient noise?** {diffusion}" if diffusion else ""]
+    said += [_told(published, divisor=_adamw_in_parts), _validity(published.rows)]
     said += [_penalty(arms) if arms else "", _length(published.length) if published.length else ""]
     return [sentence for sentence in said if sentence]
 
@@ -119,9 +118,9 @@ def _adamw_in_parts(study: StudyResults) -> str:
         return ""
     said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
     return (
-        "AdamW divides by the gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in "
-        f"the divisor alone (gradients of one draw, then of the pair): {said[0]}; in the gradients alone (over the "
-        f"divisor of one draw, then of the pair): {said[1]} ({parts[0]['seeds']} seeds)."
+        "**By which part of AdamW?** It divides by the gradient's root mean square, which noise enlarges. From one "
+        f"draw to a mirrored pair in the divisor alone (gradients of one draw, then of the pair): {said[0]}; in the "
+        f"gradients alone (over the divisor of one draw, then of the pair): {said[1]} ({parts[0]['seeds']} seeds)."
     )
 
 

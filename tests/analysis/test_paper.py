@@ -315,7 +315,7 @@ def test_what_the_divisor_and_the_gradients_change_is_told_apart(published: Publ
     pairs = [(second, first) for first, second in itertools.combinations(arms, 2)]
     loss = {"draw-over-pair": 10.0, "pair-over-draw": 1.0, "symnoise": 13.0}
     made = run_study(tmp_path, pairs, arms=("none", *arms), loss=loss)
-    (said,) = (one for one in findings(replace(published, mechanism={"divisor": made})) if "divides by" in one)
+    (said,) = (one for one in findings(replace(published, mechanism={"divisor": made})) if "part of AdamW" in one)
     parts = {}
     for part, shown in (
         ("the divisor alone", [("draw-over-pair", "rademacher"), ("symnoise", "pair-over-draw")]),
