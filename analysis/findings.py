@@ -110,8 +110,8 @@ def _by_rate(study: StudyResults) -> str:
 
 def _adamw_in_parts(study: StudyResults) -> str:
     """What the mirror changes through AdamW's divisor alone, and through its mean of gradients alone."""
-    divisor = [("draw-over-pair", "rademacher"), ("symnoise", "pair-over-draw")]
-    steps = [("pair-over-draw", "rademacher"), ("symnoise", "draw-over-pair")]
+    divisor = [("draw-at-pair-size", "rademacher"), ("symnoise", "pair-at-draw-size")]
+    steps = [("pair-at-draw-size", "rademacher"), ("symnoise", "draw-at-pair-size")]
     measures = ("clean training loss", "held-out loss")
     parts = [_side_by_side(study, pairs, *measures) for pairs in (divisor, steps)]
     if not all(parts):

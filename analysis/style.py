@@ -25,8 +25,8 @@ _ALIASES = {
     "symnoise": "rademacher",
     "symnoise-half-batch": "rademacher",
     "independent-pair": "rademacher",
-    "draw-over-pair": "rademacher",
-    "pair-over-draw": "rademacher",
+    "draw-at-pair-size": "rademacher",
+    "pair-at-draw-size": "rademacher",
     "uniform-pair": "uniform",
     "gaussian-pair": "gaussian",
 }
@@ -45,8 +45,8 @@ NAMES = {
     "penalty": "curvature penalty",
     "r3f": "R3F",
     "weight-pair": "NSO, a pair in the weights",
-    "draw-over-pair": "one draw over the pair’s divisor",
-    "pair-over-draw": "SymNoise over one draw’s divisor",
+    "draw-at-pair-size": "one draw, divisor as of the pair",
+    "pair-at-draw-size": "SymNoise, divisor as of one draw",
 }
 # Solid for one draw per row, except Rademacher, whose colour SymNoise shares; arms with another cost are dashed.
 _DASHES: dict[str, Any] = {
@@ -54,8 +54,8 @@ _DASHES: dict[str, Any] = {
     "rademacher": (0, (1, 1)),
     "independent-pair": (0, (4, 2)),
     "symnoise-half-batch": (0, (4, 1.5, 1, 1.5)),
-    "draw-over-pair": (0, (2, 1, 1, 1)),
-    "pair-over-draw": (0, (6, 1.5)),
+    "draw-at-pair-size": (0, (2, 1, 1, 1)),
+    "pair-at-draw-size": (0, (6, 1.5)),
     "uniform-pair": (0, (4, 2)),
     "gaussian-pair": (0, (4, 2)),
 }

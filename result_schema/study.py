@@ -20,7 +20,7 @@ class Arm:
     batch: rows of an optimizer step, as a multiple of the study's.
     dials: the even and the odd weight of the noise, (μ, λ) of `Dials`; None leaves the noise as it is.
     rate:  the learning rate as a multiple of the study's; steps are divided by it, so that their product is unchanged.
-    method: "r3f" or "weight-pair", see `experiments.study.neighbours`; "draw-over-pair" or "pair-over-draw", see
+    method: "r3f" or "weight-pair", see `experiments.study.neighbours`; "draw-at-pair-size" or "pair-at-draw-size", see
             `experiments.study.divisor`; "" for the loss under the noise.
     """
 
@@ -62,8 +62,8 @@ ARMS: dict[str, Arm] = {
     "rademacher-batch-1.5": Arm("rademacher", batch=1.5),
     "r3f": Arm("rademacher", method="r3f"),
     "weight-pair": Arm("none", method="weight-pair"),
-    "draw-over-pair": Arm("symnoise", method="draw-over-pair"),
-    "pair-over-draw": Arm("symnoise", method="pair-over-draw"),
+    "draw-at-pair-size": Arm("symnoise", method="draw-at-pair-size"),
+    "pair-at-draw-size": Arm("symnoise", method="pair-at-draw-size"),
     **_dialled(((0, 1), (0, 3), (1, 1), (1, 3), (2, 0), (2, 1), (3, 0))),
     **_at_rates(("none", "rademacher", "symnoise"), (0.5, 2, 4)),
 }

@@ -1,8 +1,10 @@
-"""Through which part of AdamW does the mirror act? Two arms between one draw and a mirrored pair.
+"""Does the mirror act by AdamW's divisor? Two arms between one draw and a mirrored pair.
 
 AdamW steps along a mean of gradients, over the root of a mean of their squares: its divisor. The part of a draw that is
-odd in ε, which a mirrored pair removes, adds noise to the former and enlarges the latter. The arms take one from a
-single draw and the other from the pair; each step costs the two forward and backward passes of a pair.
+odd in ε, which a mirrored pair removes, adds noise to the former and enlarges the latter, so that steps are smaller.
+The arms take gradients and the pattern of the divisor from the one, and the divisor's size in each weight from the
+other; a step costs the two forward and backward passes of a pair. (With the divisor exchanged entry by entry AdamW
+breaks: where one gradient is small the other need not be, and both arms ended about a nat worse than either.)
 """
 
 from collections.abc import Callable
@@ -16,15 +18,15 @@ from symnoise.training import SymNoiseTrainer
 
 
 class DivisorTrainer(SymNoiseTrainer):
-    """AdamW without decay, of a mirrored pair's gradient and that of its first side, X + ε, alone.
+    """AdamW without decay on a mirrored pair's gradient or on that of its first side, X + ε, alone.
 
     Attributes:
-        draw_steps: Whether the mean of gradients, along which it steps, is of the first side alone.
-        draw_divides: Whether the mean of their squares is.
+        draw: Whether the gradient is of the first side alone.
+        draw_size: Whether the divisor is as large as that of the first side alone, in each weight.
     """
 
-    draw_steps = False
-    draw_divides = False
+    draw = False
+    draw_size = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, pair_mode="two-pass", **kwargs)
@@ -35,7 +37,7 @@ class DivisorTrainer(SymNoiseTrainer):
         """As in the Trainer, of all weights that are trained."""
         trainer: Any = self
         if trainer.optimizer is None:
-            given, parts = trainer.args, (self.draw_steps, self.draw_divides)
+            given, parts = trainer.args, (self.draw, self.draw_size)
             weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
             options = {"betas": (given.adam_beta1, given.adam_beta2), "eps": given.adam_epsilon}
             trainer.optimizer = _Adam(weights, given.learning_rate, *parts, **options)
@@ -63,24 +65,28 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
 
 
-class DrawOverPair(DivisorTrainer):
-    """Steps along a single draw's gradients, over the pair's divisor."""
+class DrawAtPairSize(DivisorTrainer):
+    """A single draw, with steps as large as the pair's divisor makes them."""
 
-    draw_steps = True
+    draw = True
 
 
-class PairOverDraw(DivisorTrainer):
-    """Steps along the pair's gradients, over a single draw's divisor."""
+class PairAtDrawSize(DivisorTrainer):
+    """A pair, with steps as small as a single draw's divisor makes them."""
 
-    draw_divides = True
+    draw_size = True
 
 
 class _Adam(torch.optim.Optimizer):
-    """AdamW without decay, where either mean may be of the gradients `weight.draw` instead of `weight.grad`."""
+    """AdamW without decay of the gradients `weight.draw` or `weight.grad`, its divisor as large as that of either.
 
-    def __init__(self, weights: list[nn.Parameter], lr: float, draw_steps: bool, draw_divides: bool, **options: Any):
+    The divisor d is scaled by √(v̄'/v̄), v̄ and v̄' being the means over a weight's entries, and over steps as in d, of
+    the squares of the gradient that is stepped along and of that which gives the size.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], lr: float, draw: bool, draw_size: bool, **options: Any):
         super().__init__(weights, {"lr": lr, **options})
-        self.draw_steps, self.draw_divides = draw_steps, draw_divides
+        self.draw, self.draw_size = draw, draw_size
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -92,10 +98,13 @@ class _Adam(torch.optim.Optimizer):
                     continue
                 own = self.state[weight]
                 if not own:
-                    own.update(step=0, exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight))
+                    zeros = (torch.zeros_like(weight), torch.zeros_like(weight), weight.new_zeros(()))
+                    own.update(zip(("exp_avg", "exp_avg_sq", "size"), zeros, strict=True), step=0)
                 own["step"] += 1
-                along, squared = (weight.draw if one else weight.grad for one in (self.draw_steps, self.draw_divides))
+                along, sized = (weight.draw if one else weight.grad for one in (self.draw, self.draw_size))
                 own["exp_avg"].lerp_(along, 1 - beta1)
-                own["exp_avg_sq"].mul_(beta2).addcmul_(squared, squared, value=1 - beta2)
-                divisor = (own["exp_avg_sq"] / (1 - beta2 ** own["step"])).sqrt_().add_(eps)
+                own["exp_avg_sq"].mul_(beta2).addcmul_(along, along, value=1 - beta2)
+                own["size"].lerp_(sized.square().mean(), 1 - beta2)
+                scale = own["size"] / own["exp_avg_sq"].mean().clamp_min(torch.finfo(weight.dtype).tiny)
+                divisor = (scale * own["exp_avg_sq"] / (1 - beta2 ** own["step"])).sqrt_().add_(eps)
                 weight.addcdiv_(own["exp_avg"], divisor, value=-lr / (1 - beta1 ** own["step"]))

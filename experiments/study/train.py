@@ -20,7 +20,7 @@ import torch
 from experiments.fine_tuning import norms
 from experiments.study.base import base_model
 from experiments.study.command import one_run, run_command
-from experiments.study.divisor import DrawOverPair, PairOverDraw
+from experiments.study.divisor import DrawAtPairSize, PairAtDrawSize
 from experiments.study.neighbours import R3FTrainer, WeightPairTrainer
 from experiments.study.results import processor
 from experiments.study.spec import OPTIMIZERS, Run, Study
@@ -38,8 +38,8 @@ TRAINERS: dict[str, type[SymNoiseTrainer]] = {
     "": SymNoiseTrainer,
     "r3f": R3FTrainer,
     "weight-pair": WeightPairTrainer,
-    "draw-over-pair": DrawOverPair,
-    "pair-over-draw": PairOverDraw,
+    "draw-at-pair-size": DrawAtPairSize,
+    "pair-at-draw-size": PairAtDrawSize,
 }
 
 

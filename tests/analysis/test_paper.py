@@ -311,15 +311,15 @@ def test_the_mirror_at_three_learning_rates_is_told_in_their_order(published: Pu
 
 
 def test_what_the_divisor_and_the_gradients_change_is_told_apart(published: Published, tmp_path: Path) -> None:
-    arms = ("rademacher", "draw-over-pair", "pair-over-draw", "symnoise")
+    arms = ("rademacher", "draw-at-pair-size", "pair-at-draw-size", "symnoise")
     pairs = [(second, first) for first, second in itertools.combinations(arms, 2)]
-    loss = {"draw-over-pair": 10.0, "pair-over-draw": 1.0, "symnoise": 13.0}
+    loss = {"draw-at-pair-size": 10.0, "pair-at-draw-size": 1.0, "symnoise": 13.0}
     made = run_study(tmp_path, pairs, arms=("none", *arms), loss=loss)
     (said,) = (one for one in findings(replace(published, mechanism={"divisor": made})) if "part of AdamW" in one)
     parts = {}
     for part, shown in (
-        ("the divisor alone", [("draw-over-pair", "rademacher"), ("symnoise", "pair-over-draw")]),
-        ("the gradients alone", [("pair-over-draw", "rademacher"), ("symnoise", "draw-over-pair")]),
+        ("the divisor alone", [("draw-at-pair-size", "rademacher"), ("symnoise", "pair-at-draw-size")]),
+        ("the gradients alone", [("pair-at-draw-size", "rademacher"), ("symnoise", "draw-at-pair-size")]),
     ):
         rows = [tables_of(made)[*pair, "held-out loss"] for pair in shown]
         parts[part] = [round(row["mean"]) for row in rows]
