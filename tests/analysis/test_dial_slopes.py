@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.study.claims import outcome_ledger
 from analysis.study import report
+from analysis.study.claims import outcome_ledger
 from analysis.study.data import read_study
 from analysis.study.dials import _fitted, slopes
 from analysis.study.figures import dials as picture
