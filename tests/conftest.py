@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library
 
+import gc
 import importlib.util
 
 import pytest
@@ -19,3 +20,15 @@ def smollm2():
     from symnoise.models.loading import load_model
 
     return load_model("smollm2")
+
+
+def pytest_collection() -> None:
+    """The garbage collector waits until everything is imported."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not look through all of it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

@@ -29,9 +29,10 @@ def directions(
     z = torch.zeros((count, *embeddings.shape), dtype=embeddings.dtype, device=embeddings.device)
     for b, example in enumerate(ids):
         shape = (int(real[b].sum()), embeddings.shape[-1])
+        draws = torch.empty((count, *shape))
         for k in range(count):
-            draw = chosen.sample(shape, generator=generator(seed, "direction", example, first + k))
-            z[k, b, real[b]] = (draw / chosen.variance**0.5).to(z)
+            draws[k] = chosen.sample(shape, generator=generator(seed, "direction", example, first + k))
+        z[:, b, real[b]] = (draws / chosen.variance**0.5).to(z)
     return z
 
 

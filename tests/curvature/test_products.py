@@ -27,9 +27,12 @@ from tests.tiny import NAMES, tiny
 def oracle(loss: EmbeddingLoss, example: int) -> torch.Tensor:
     """Dense Hessian of one example by torch.func: forward mode over reverse mode, eager attention."""
     loss.model.set_attn_implementation("eager")
-    n = loss.embeddings[0].numel()
-    H = torch.func.hessian(lambda x: loss(x)[example])(loss.embeddings)  # (batch, token, dim) twice over
-    return H[example, :, :, example].reshape(n, n)
+    x, others = loss.embeddings[example], loss.embeddings
+
+    def of_the_example(row: torch.Tensor) -> torch.Tensor:
+        return loss(torch.cat([others[:example], row[None], others[example + 1 :]]))[example]
+
+    return torch.func.hessian(of_the_example)(x).reshape(x.numel(), x.numel())
 
 
 def directions(loss: EmbeddingLoss, count: int) -> torch.Tensor:

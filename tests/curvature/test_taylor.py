@@ -167,12 +167,16 @@ def test_dense_hessian(name):
     loss = EmbeddingLoss(model, {"input_ids": ids, "labels": ids})
     with float64_throughout():
         n = loss.embeddings.numel()
-        H = torch.autograd.functional.hessian(lambda x: loss(x.view(loss.shape))[0], loss.embeddings.flatten())
+        H = torch.autograd.functional.hessian(
+            lambda x: loss(x.view(loss.shape))[0], loss.embeddings.flatten(), vectorize=True
+        )
         V = torch.eye(n, dtype=torch.float64).view(n, *loss.shape)
         forms = taylor_quadratics(loss, V, groups=n)
         trace = taylor_quadratics(loss, V, groups=1)
         pairs = taylor_quadratics(loss, V[:-1] + V[1:], groups=n - 1).hessian[:, 0]
-        J = torch.autograd.functional.jacobian(lambda x: loss.logits(x.view(loss.shape)), loss.embeddings.flatten())
+        J = torch.autograd.functional.jacobian(
+            lambda x: loss.logits(x.view(loss.shape)), loss.embeddings.flatten(), vectorize=True
+        )
         p = loss.logits(loss.embeddings).softmax(-1)
     close = {"rtol": 1e-9, "atol": 1e-9 * float(H.abs().max())}
     torch.testing.assert_close(forms.hessian[:, 0], H.diagonal(), **close)
