@@ -39,7 +39,7 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
                 slope = "term" in row
                 compared = f"slope on {'μ' if row.get('term') == EVEN else 'λ²'}"
                 if not slope:
-                    compared = f"{arm(row['first'])} − {arm(row['second'])}"
+                    compared = _difference(arm(row["first"]), arm(row["second"]))
                 p = number(row["holm"], 1)
                 made.append(
                     Endpoint(
@@ -54,3 +54,11 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
                     )
                 )
     return made
+
+
+def _difference(first: str, second: str) -> str:
+    """Two arms in words; what both have after a comma, such as their learning rate, is said once."""
+    name, comma, shared = first.partition(", ")
+    if comma and second.endswith(comma + shared):
+        return f"{name} − {second}"
+    return f"{first} − {second}"

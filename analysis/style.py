@@ -45,8 +45,8 @@ NAMES = {
     "penalty": "curvature penalty",
     "r3f": "R3F",
     "weight-pair": "NSO, a pair in the weights",
-    "draw-at-pair-size": "one draw, divisor as of the pair",
-    "pair-at-draw-size": "SymNoise, divisor as of one draw",
+    "draw-at-pair-size": "one draw at the pair’s size",
+    "pair-at-draw-size": "SymNoise at one draw’s size",
 }
 # Solid for one draw per row, except Rademacher, whose colour SymNoise shares; arms with another cost are dashed.
 _DASHES: dict[str, Any] = {

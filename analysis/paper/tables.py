@@ -163,7 +163,8 @@ def mechanism(published: Published) -> str:
         r"95\,\% intervals over seeds. A dagger: Holm's p over the study's endpoints is above 5\,\%. Beside each "
         "study's name, the difference worth knowing, from its file."
     )
-    return _wide(r"@{}>{\raggedright\arraybackslash}p{1.75in}lll@{}", head, lines, caption, "tab:mechanism")
+    columns = r"@{}>{\scriptsize\raggedright\arraybackslash}p{2.1in}*3{>{\scriptsize}l}@{}"
+    return _wide(columns, head, lines, caption, "tab:mechanism")
 
 
 def _endpoint(one: Endpoint) -> str:
