@@ -11,6 +11,7 @@ from analysis.report import write_report
 from experiments.quick import run as quick
 from experiments.quick.settings import read_settings
 from symnoise.core import InputError
+from symnoise.plot import style
 from symnoise.theory import CLAIMS
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -74,6 +75,8 @@ def results(folder: Path) -> dict[str, object]:
 
 
 def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(style._RC, "savefig.dpi", 30)  # coarse pictures, and fonts that need no subsetting
+    monkeypatch.setitem(style._RC, "pdf.fonttype", 3)
     quick.main(config, tmp_path / "whole")
     assert not (tmp_path / "whole" / "report.html").exists()  # records alone: analysis reports
     write_report(tmp_path / "whole")
