@@ -9,7 +9,7 @@ import pytest
 
 from symnoise.curvature import smoothed_curvature, smoothing
 from symnoise.models import EmbeddingLoss, float64_throughout
-from symnoise.noise import LAWS, Noise, moments
+from symnoise.noise import LAWS, Noise, moments, sampled_moments
 from symnoise.norms import closed_forms, radial
 from symnoise.theory import (
     CLAIMS,
@@ -31,7 +31,7 @@ from symnoise.theory import (
     constants,
     tiny_llama,
 )
-from symnoise.theory.checks import smoothed_loss
+from symnoise.theory.checks import mixing, noise_moments, smoothed_loss
 from tests.tiny import tiny
 
 TINY = {"subject": "tiny", "where": "tiny"}
@@ -140,6 +140,16 @@ FLIPS = [
     ("R1", "mixing", "1/3 of the calibration", of_module(constants, "CALIBRATED", 0.35)),
     ("R1", "mixing", "½ of the shrinkage", of_module(constants, "SHRINKAGE", 0.6)),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sampled_once():
+    """What is sampled depends on the laws, which few flips change, and not on the constants of predictions."""
+    moments_of = cache(lambda _law, *arguments: sampled_moments(*arguments))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixing, "sampled_excess", cache(mixing.sampled_excess))
+        patch.setattr(noise_moments, "sampled_moments", lambda noise, *rest: moments_of(LAWS[noise.law], noise, *rest))
+        yield
 
 
 @cache

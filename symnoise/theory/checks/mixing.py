@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from symnoise.core import InputError, generator
-from symnoise.noise import LAWS, Noise
+from symnoise.noise import LAWS, Law, Noise
 from symnoise.theory import constants
 from symnoise.theory.findings import Findings, timed
 from symnoise.theory.ledger import LEVEL, Row, mean_and_half, row
@@ -35,15 +35,9 @@ def check_mixing(draws: int = 400_000, seed: int = 0) -> Findings:
     rows, table = [], []
     facts: dict[str, Any] = {"subject": "sampled", "seed": seed}
     for width in WIDTHS:
-        weights = torch.randn(width, generator=generator(seed, "weights", width), dtype=torch.float64)
         for law in LAWS.values():
-            predicted = (law.kurtosis - constants.GAUSSIAN_KURTOSIS) * float(concentration(weights))
-            z = law.sample(
-                (draws, width), generator=generator(seed, "mixing", width, law.name), size=law.variance**-0.5
-            )
-            mixed = z.double() @ (weights / weights.norm())
-            # The mean of y⁴ − 6y² + 3 is the fourth cumulant too, since E y² = 1, at half the error of y⁴ − 3.
-            measured, half = mean_and_half(mixed**4 - 6 * mixed**2 + 3)
+            predicted = (law.kurtosis - constants.GAUSSIAN_KURTOSIS) * float(concentration(_weights(width, seed)))
+            measured, half = sampled_excess(law, width, draws, seed)
             rows.append(
                 row(
                     "L1",
@@ -60,6 +54,19 @@ def check_mixing(draws: int = 400_000, seed: int = 0) -> Findings:
             )
             table.append({"law": law.name, "width": width, "predicted": predicted, "measured": measured, "half": half})
     return Findings([*rows, _scale_row(seed), *_ratio_rows(seed)], {"mixing": table})
+
+
+def _weights(width: int, seed: int) -> Float[Tensor, " width"]:
+    return torch.randn(width, generator=generator(seed, "weights", width), dtype=torch.float64)
+
+
+def sampled_excess(law: Law, width: int, draws: int, seed: int) -> tuple[float, float]:
+    """Excess kurtosis of Σ w_i z_i over `draws` draws of z, and half its interval."""
+    weights = _weights(width, seed)
+    z = law.sample((draws, width), generator=generator(seed, "mixing", width, law.name), size=law.variance**-0.5)
+    mixed = z.double() @ (weights / weights.norm())
+    # The mean of y⁴ − 6y² + 3 is the fourth cumulant too, since E y² = 1, at half the error of y⁴ − 3.
+    return mean_and_half(mixed**4 - 6 * mixed**2 + 3)
 
 
 @timed
