@@ -6,7 +6,7 @@ Left out: what no caller sees (annotations, decorators, error messages, texts, p
 import ast
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +65,11 @@ class Mutant:
 
 
 class _Planter(ast.NodeTransformer):
-    """Replaces node number `at` of those that can be replaced; counts them all."""
+    """Replaces node number `at` of those that can be replaced; counts them all, and keeps their lines."""
 
     def __init__(self, at: int = -1) -> None:
         self.at, self.count, self.line = at, 0, 0
+        self.lines: list[int] = []
         self.names: list[str] = []
         self.function = ""
         self.outermost = ""
@@ -85,6 +86,7 @@ class _Planter(ast.NodeTransformer):
                 self.line, self.function = getattr(node, "lineno", 0), self.outermost
                 node = replacement
             self.count += 1
+            self.lines.append(getattr(node, "lineno", 0))
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
@@ -165,13 +167,14 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
-def mutants_of(root: Path, file: str) -> list[Mutant]:
-    """Every fault that can be planted in a file."""
+def mutants_of(root: Path, file: str, originals: Collection[str] | None = None) -> list[Mutant]:
+    """Every fault that can be planted in a file, or in its lines `originals`, as `ast.unparse` writes them."""
     text = (root / file).read_text(encoding="utf-8")
     before = ast.unparse(ast.parse(text))
-    counted = _Planter()
-    counted.visit(ast.parse(text))
-    return [_mutant(text, file, before, at) for at in range(counted.count)]
+    counted, lines = _Planter(), before.splitlines()
+    counted.visit(ast.parse(before))
+    found = [lines[line - 1].strip() for line in counted.lines]
+    return [_mutant(text, file, before, at) for at, line in enumerate(found) if originals is None or line in originals]
 
 
 def _mutant(text: str, file: str, before: str, at: int) -> Mutant:

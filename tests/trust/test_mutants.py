@@ -78,6 +78,13 @@ def test_a_survivor_needs_a_reason(tree, monkeypatch, explained, kept) -> None:
 
 
 def test_every_reason_is_of_a_mutant_that_can_be_planted() -> None:
-    files = {file for file, *_ in mutants.reasons()}
-    found = {file: {mutants.key(one) for one in mutants_of(mutants.ROOT, file)} for file in files}
-    assert not [known for known in mutants.reasons() if known not in found[known[0]]]
+    lines: dict[str, set[str]] = {}
+    for file, original, _ in mutants.reasons():
+        lines.setdefault(file, set()).add(original)
+    found = {mutants.key(one) for file in lines for one in mutants_of(mutants.ROOT, file, lines[file])}
+    assert not [known for known in mutants.reasons() if known not in found]
+
+
+def test_mutants_of_some_lines_are_those_of_all_that_are_there(tree) -> None:
+    some = mutants_of(tree, "toy_of_mutants.py", {"return 2 * x"})
+    assert some == [one for one in planted(tree) if one.original == "return 2 * x"] and len(some) == 2
