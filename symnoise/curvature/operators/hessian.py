@@ -25,9 +25,9 @@ class HessianProducts:
     """
 
     def __init__(self, loss: Loss, at: Float[Tensor, "batch token dim"] | None = None) -> None:
-        self._loss = loss
+        self._loss, self._quantised = loss, quantised(loss)
         self._X = (loss.embeddings if at is None else at).detach().requires_grad_()
-        with torch.enable_grad(), differentiable(loss):
+        with torch.enable_grad(), differentiable(loss, self._quantised):
             values = loss(self._X)
             require_finite(loss, values)
             require_derivatives(values)
@@ -42,7 +42,7 @@ class HessianProducts:
         """Hv, in the dtype of X."""
         if not self._gradient.requires_grad:  # ℓ is linear in X
             return torch.zeros_like(v)
-        with differentiable(self._loss):
+        with differentiable(self._loss, self._quantised):
             (product,) = torch.autograd.grad(
                 self._gradient, self._X, v.to(self._X), retain_graph=True, materialize_grads=True
             )
@@ -157,18 +157,26 @@ def require_derivatives(output: Tensor) -> None:
         ahead += [following for following, _ in node.next_functions]
 
 
+def quantised(loss: Loss) -> dict[str, nn.Module]:
+    """The quantised layers of the loss's model, by name."""
+    model = getattr(loss, "model", None)
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    return {name: module for name, module in modules if _quantised(module)}
+
+
 @contextmanager
-def differentiable(loss: Loss) -> Iterator[None]:
+def differentiable(loss: Loss, layers: dict[str, nn.Module] | None = None) -> Iterator[None]:
     """Turn errors about missing derivatives into a one-line `InputError`.
 
     Quantised layers are watched: kernels on packed integers cut the graph without an error, and the rest of the model
     would be differentiated as if these layers were constant.
+
+    layers: `quantised(loss)`, where it is known; all layers are looked through otherwise.
     """
-    hooks = []
-    model = getattr(loss, "model", None)
-    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
-        if _quantised(module):
-            hooks.append(module.register_forward_hook(_watch(f"{name}, a {type(module).__name__}")))
+    hooks = [
+        module.register_forward_hook(_watch(f"{name}, a {type(module).__name__}"))
+        for name, module in (quantised(loss) if layers is None else layers).items()
+    ]
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
