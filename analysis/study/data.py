@@ -1,6 +1,7 @@
 """Reading a study's folder, and every measurement of its runs as one tidy table."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ STAGES = ("before", "during", "after")
 FEW = 5  # names of runs in a notice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyTables:
     """facts: study.json.  runs: one row per run, with `setting`, its model and data in words.  curves, curvature,
     outcomes: as written, `curvature` with its stage ("before", "during", "after")."""
@@ -101,6 +102,7 @@ def read_study(folder: Path) -> StudyTables:
     )
 
 
+@lru_cache(maxsize=2)  # every table of a study asks for it
 def measurements(study: StudyTables) -> pd.DataFrame:
     """run, measure, when, decoding, value: the outcomes; the training loss, which is of each arm's own objective; each
     curvature quantity at the end, the mean over examples; and the growth of embedding norms over the whole run, ‖·‖ at

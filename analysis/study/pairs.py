@@ -93,6 +93,7 @@ def least_p(pairs: int) -> float:
     return max(2.0 ** (1 - pairs), 1 / (RESAMPLES + 1) if pairs > EXACT else 0.0) if pairs else math.nan
 
 
+@lru_cache  # of two counts, which many contrasts share
 def sign_test(better: int, worse: int) -> float:
     """p of the two-sided binomial sign test; ties are left out. A diverged run counts: it is worse."""
     return float(stats.binomtest(better, better + worse).pvalue) if better + worse else math.nan
