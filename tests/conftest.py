@@ -22,7 +22,13 @@ def smollm2():
     return load_model("smollm2")
 
 
+def pytest_collection() -> None:
+    """The garbage collector waits until everything is imported."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: the garbage collector need not look through all of it again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
