@@ -11,6 +11,7 @@ batch without noise makes them grow as much as SymNoise does. `used-row norm gro
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,7 @@ def outcome_ledger(study: StudyTables, dials: pd.DataFrame | None = None) -> lis
     for setting, runs in study.runs.groupby("setting", sort=False):
         own = measured[measured.run.isin(runs.run)]
         rows += less_curved(own, runs, str(setting))
-        rows += associated(own, runs, str(setting))
+        rows += associated(study, runs, str(setting))
         rows += equivalent(own, runs, str(setting), study.equivalence)
         rows += ordered(own, runs, str(setting))
         rows += ending(own, runs, str(setting), study.primary.outcomes)
@@ -96,16 +97,15 @@ def less_curved(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[
     return rows
 
 
-def associated(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]:
+def associated(study: StudyTables, runs: pd.DataFrame, where: str) -> list[Row]:
     """O2: the correlation of curvature with quality (a loss counts as its negative) is at most 0, between settings and
     within them. The arm with a curvature penalty is left out; of a score, the length of the replies is partialled
     out."""
     rows = []
     plain = runs[runs.arm != ODD_ONE_OUT]
     for quantity in CURVATURE:
-        for outcome in outcomes(measured, plain, quantity):
-            for what, correlate in ASSOCIATIONS.items():
-                made = correlate(outcome.frame, outcome.given)
+        for outcome in plain_outcomes(study, where, quantity):
+            for what, made in outcome.associations.items():
                 said = f"correlation of {quantity} with quality {what}: {outcome.label}"
                 said += ", given the length of the replies" if outcome.given else ""
                 if made.runs < len(plain):
@@ -126,6 +126,11 @@ class Outcome:
     frame: pd.DataFrame
     given: str
 
+    @cached_property
+    def associations(self) -> dict[str, Association]:
+        """By their names in `ASSOCIATIONS`."""
+        return {what: correlate(self.frame, self.given) for what, correlate in ASSOCIATIONS.items()}
+
     @property
     def label(self) -> str:
         """The label shown to readers."""
@@ -135,6 +140,13 @@ class Outcome:
     def slug(self) -> str:
         """As part of a key."""
         return f"{self.measure} end {self.decoding}"
+
+
+@lru_cache(maxsize=64)  # the ledger and the table of associations ask for the same
+def plain_outcomes(study: StudyTables, setting: str, quantity: str) -> tuple[Outcome, ...]:
+    """`outcomes` of a setting's runs without the arm with a curvature penalty."""
+    runs = study.runs[(study.runs.setting == setting) & (study.runs.arm != ODD_ONE_OUT)]
+    return tuple(outcomes(measurements(study), runs, quantity))
 
 
 def outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Outcome]:

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.intervals import PERCENT
 from analysis.ledger import groups, headline, write_ledger
 from analysis.page import drawn, not_drawn, write_page
-from analysis.study.claims import ASSOCIATIONS, ODD_ONE_OUT, Outcome, outcome_ledger, outcomes
+from analysis.study.claims import ODD_ONE_OUT, Outcome, outcome_ledger, outcomes, plain_outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
 from analysis.study.data import StudyTables, measurements, notices, read_study
@@ -137,9 +137,10 @@ def associated(study: StudyTables) -> pd.DataFrame:
             if arms_ == "all" and ODD_ONE_OUT not in set(runs.arm):
                 continue
             for quantity in (*CURVATURE, "tr H", "length"):
-                for outcome in _outcomes(own, chosen, quantity):
-                    for method, correlate in ASSOCIATIONS.items():
-                        made = correlate(outcome.frame, outcome.given)
+                shared = arms_ != "all" and quantity in CURVATURE
+                found = plain_outcomes(study, str(setting), quantity) if shared else _outcomes(own, chosen, quantity)
+                for outcome in found:
+                    for method, made in outcome.associations.items():
                         low, high = made.interval(LEVEL)
                         facts = {"setting": setting, "arms": arms_, "quantity": quantity, "outcome": outcome.label}
                         facts |= {"given": outcome.given, "method": method}
