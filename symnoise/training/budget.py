@@ -283,7 +283,7 @@ def _gradient_of(
 def _gradient(model: nn.Module, parameters: list[nn.Parameter], batch: Mapping[str, Tensor]) -> Vector:
     loss = model(**batch).loss
     if not bool(torch.isfinite(loss)):
-        raise InputError(f"loss is {float(loss)}; a variance budget needs a model whose losses are finite")
+        raise InputError(f"loss is {loss.item()}; a variance budget needs a model whose losses are finite")
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, found, strict=True)]
 

@@ -38,15 +38,20 @@ least 90 %; [the survivors](trust-mutants.csv) are listed with the reason why ea
 def save(part: str, figures: Sequence[Figure]) -> None:
     """Replace the rows of `part` in the table, and write the page anew."""
     path = DOCS / "trust.csv"
-    before = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame({"part": []})
+    before = read(path) if path.is_file() else pd.DataFrame({"part": []})
     facts = {"commit": commit(), "date": datetime.date.today().isoformat(), "machine": machine()}
     rows = pd.DataFrame([{"part": part, **asdict(one), "kept": one.kept, **facts} for one in figures])
     frame = pd.concat([before[before["part"] != part], rows], ignore_index=True)
     order = {name: place for place, name in enumerate(PARTS)}
     frame = frame.sort_values("part", key=lambda column: column.map(order), kind="stable")
     write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False, float_format="%.6g"))
-    text = page(pd.read_csv(path, keep_default_na=False))
+    text = page(read(path))
     write_atomically(DOCS / "trust.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The table; a commit such as 71e5584 is no number."""
+    return pd.read_csv(path, keep_default_na=False, dtype={"commit": str})
 
 
 def page(frame: pd.DataFrame) -> str:

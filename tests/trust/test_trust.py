@@ -30,6 +30,7 @@ def test_every_exception_is_of_a_case() -> None:
 
 def test_a_part_replaces_its_own_rows_and_the_page_says_what_is_missed(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(table, "DOCS", tmp_path)
+    monkeypatch.setattr(table, "commit", lambda: "71e5584")  # which could be read as a number
     table.save("coverage", [made(0.95), made(0.5)])
     table.save("inputs", [Figure("how many", 3, 3, 3, 3, "1")])
     table.save("coverage", [made(0.96), made(0.99)])
@@ -38,9 +39,9 @@ def test_a_part_replaces_its_own_rows_and_the_page_says_what_is_missed(tmp_path,
     assert frame.measured.tolist() == [3, 0.96, 0.99] and frame.kept.tolist() == [True, True, False]
     page = (tmp_path / "trust.md").read_text(encoding="utf-8")
     assert "| what | 0.99 | 0.93 to 0.97 | 400 | **no** | 0 to 399 |" in page and page.count("| yes |") == 2
-    assert f"commit {table.commit()}" in page
+    assert page.count("commit 71e5584,") == 2
 
 
 def test_the_published_page_is_that_of_the_published_table() -> None:
-    frame = pd.read_csv(table.DOCS / "trust.csv", keep_default_na=False)
+    frame = table.read(table.DOCS / "trust.csv")
     assert (table.DOCS / "trust.md").read_text(encoding="utf-8") == table.page(frame)
