@@ -18,7 +18,7 @@ reproduce: $(VENV)/ready
 	$(BIN)/python -m analysis.report results/quick
 
 test: $(VENV)/ready
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --durations=10
 
 # Shapes and types of arguments and results, checked at every call: on tests that enter each room's functions a few times,
 # since the checks double the time of those that repeat draws by the hundred.
