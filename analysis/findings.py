@@ -119,8 +119,9 @@ def _adamw_in_parts(study: StudyResults) -> str:
     said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
     return (
         "**By which part of AdamW?** It divides by the gradient's root mean square, which noise enlarges. From one "
-        f"draw to a mirrored pair in the divisor alone (gradients of one draw, then of the pair): {said[0]}; in the "
-        f"gradients alone (over the divisor of one draw, then of the pair): {said[1]} ({parts[0]['seeds']} seeds)."
+        "draw to a mirrored pair in the size of that divisor alone (with gradients of one draw, then of the pair): "
+        f"{said[0]}; in the gradients alone (at one draw's size, then at the pair's): {said[1]} "
+        f"({parts[0]['seeds']} seeds)."
     )
 
 

@@ -318,14 +318,14 @@ def test_what_the_divisor_and_the_gradients_change_is_told_apart(published: Publ
     (said,) = (one for one in findings(replace(published, mechanism={"divisor": made})) if "part of AdamW" in one)
     parts = {}
     for part, shown in (
-        ("the divisor alone", [("draw-at-pair-size", "rademacher"), ("symnoise", "pair-at-draw-size")]),
+        ("the size of that divisor alone", [("draw-at-pair-size", "rademacher"), ("symnoise", "pair-at-draw-size")]),
         ("the gradients alone", [("pair-at-draw-size", "rademacher"), ("symnoise", "draw-at-pair-size")]),
     ):
         rows = [tables_of(made)[*pair, "held-out loss"] for pair in shown]
         parts[part] = [round(row["mean"]) for row in rows]
         told = said.split(f"in {part}")[1].split(";")[0]
         assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats" in told
-    assert parts == {"the divisor alone": [10, 12], "the gradients alone": [1, 3]}
+    assert parts == {"the size of that divisor alone": [10, 12], "the gradients alone": [1, 3]}
 
 
 def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published, tmp_path: Path) -> None:

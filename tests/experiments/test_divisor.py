@@ -1,20 +1,14 @@
 """AdamW taken apart: PyTorch's own where nothing is exchanged, and each mean of the gradients that it names."""
 
-import json
-import shutil
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 from transformers import TrainingArguments
 
 from experiments.study.divisor import DivisorTrainer, DrawAtPairSize, PairAtDrawSize, _Adam
-from experiments.study.train import train
 from symnoise.core import InputError, generator
 from symnoise.noise import Noise
 from symnoise.training import SymNoiseTrainer
-from tests.experiments.test_study_runs import folder, study  # noqa: F401
 from tests.tiny import tiny
 from tests.training.ragged import collate, difference, expected, rows
 from tests.training.test_trainer_gradients import TOLERANCE, run
@@ -100,29 +94,6 @@ def test_each_mean_is_of_the_gradients_that_it_names(tmp_path, accumulation, siz
     assert difference(squared, {name: gradient.abs() for name, gradient in own.items()}) < 10 * TOLERANCE
     assert difference(size, wanted) < 10 * TOLERANCE
     assert difference(along, other) > 1e-3
-
-
-def test_an_interrupted_run_ends_as_if_it_had_not_been(study, folder, tmp_path, monkeypatch) -> None:  # noqa: F811
-    study = replace(study, arms=("symnoise", "draw-at-pair-size"))
-    run, place = study.run("draw-at-pair-size_a10_s0"), tmp_path / "runs"
-    shutil.copytree(folder.parent / study.base, tmp_path / study.base)
-    train(study, run, place)
-    whole = json.loads((place / run.name / "train.json").read_text())
-    shutil.rmtree(place / run.name)
-    real = SymNoiseTrainer.training_step
-
-    def killed(self, *args):
-        if self.state.global_step == 2:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SymNoiseTrainer, "training_step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(study, run, place)
-    train(study, run, place)
-    again = json.loads((place / run.name / "train.json").read_text())
-    assert (again["curve"], again["train_loss"]) == (whole["curve"], whole["train_loss"])
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch) -> None:

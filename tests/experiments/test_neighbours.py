@@ -112,15 +112,15 @@ def test_the_deviation_raises_the_loss_as_much_as_the_noise(study, folder) -> No
     assert neighbours._loss_of_weights(source.model, batches, found[1]) == pytest.approx(noisy, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["r3f_a10_s0", "weight-pair_a0_s0"])
-def test_an_interrupted_run_of_a_neighbour_ends_as_if_it_had_not_been(
+@pytest.mark.parametrize("name", ["r3f_a10_s0", "weight-pair_a0_s0", "draw-at-pair-size_a10_s0"])
+def test_an_interrupted_run_of_another_method_ends_as_if_it_had_not_been(
     study,  # noqa: F811
     folder,  # noqa: F811
     tmp_path,
     monkeypatch,
     name,
 ) -> None:
-    study = replace(study, arms=("symnoise", "r3f"), controls=("none", "weight-pair"))
+    study = replace(study, arms=("symnoise", "r3f", "draw-at-pair-size"), controls=("none", "weight-pair"))
     run, place = study.run(name), tmp_path / "runs"
     shutil.copytree(folder.parent / study.base, tmp_path / study.base)
     train(study, run, place)
