@@ -37,8 +37,9 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
         for table in (study.tables["contrasts"], study.tables.get("dials", pd.DataFrame())):
             for row in table[table.primary].to_dict("records") if len(table) else []:
                 slope = "term" in row
-                compared = f"slope on {'μ' if row.get('term') == EVEN else 'λ²'}"
-                if not slope:
+                if slope:
+                    compared = f"slope on {'μ' if row['term'] == EVEN else 'λ²'}"
+                else:
                     compared = _difference(arm(row["first"]), arm(row["second"]))
                 p = number(row["holm"], 1)
                 made.append(

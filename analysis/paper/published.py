@@ -10,8 +10,17 @@ from result_schema.files import ROOT, read_json, there
 
 STUDIES = ("micro", "micro-one-pass", "smollm2")
 # Studies with endpoints named before their runs: how noise works, and what the mirror adds.
-_DIALS, _STEPS = ("dials", "dials-one-pass"), ("step-size", "step-size-sgd", "divisor", "batch-match")
-MECHANISM = (*_DIALS, "mirror", "smollm2-mirror", *_STEPS, "neighbours")
+MECHANISM = (
+    "dials",
+    "dials-one-pass",
+    "mirror",
+    "smollm2-mirror",
+    "step-size",
+    "step-size-sgd",
+    "divisor",
+    "batch-match",
+    "neighbours",
+)
 # The settings of the study smollm2 on other data, with one seed: no intervals, so no tables of their own.
 FIRST_LOOKS = {
     "smollm2-dolly": "Dolly",

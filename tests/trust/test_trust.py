@@ -1,6 +1,5 @@
 """The parts of make trust can fail: a range that is missed, an interval that is too narrow, wrong rows of the table."""
 
-import pandas as pd
 import pytest
 import torch
 
@@ -34,7 +33,7 @@ def test_a_part_replaces_its_own_rows_and_the_page_says_what_is_missed(tmp_path,
     table.save("coverage", [made(0.95), made(0.5)])
     table.save("inputs", [Figure("how many", 3, 3, 3, 3, "1")])
     table.save("coverage", [made(0.96), made(0.99)])
-    frame = pd.read_csv(tmp_path / "trust.csv")
+    frame = table.read(tmp_path / "trust.csv")
     assert frame.part.tolist() == ["inputs", "coverage", "coverage"]
     assert frame.measured.tolist() == [3, 0.96, 0.99] and frame.kept.tolist() == [True, True, False]
     page = (tmp_path / "trust.md").read_text(encoding="utf-8")

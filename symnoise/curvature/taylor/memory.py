@@ -25,9 +25,8 @@ def memory_estimate(loss: EmbeddingLoss, probes: int, groups: int, coefficients:
     batch, tokens, dim = loss.shape
     vocabulary = loss.model.config.get_text_config().vocab_size
     dtype = coefficients or loss.embeddings.dtype
-    one = batch * tokens * (3 * dim + 3 * _width(loss.model, vocabulary))
     chunks, states = (4 * batch * tokens * entries for entries in _scan(loss.model.config))
-    one += chunks
+    one = batch * tokens * (3 * dim + 3 * _width(loss.model, vocabulary)) + chunks
     scores = batch * (getattr(loss.model.config.get_text_config(), "num_attention_heads", None) or 1) * tokens**2
     if getattr(loss.model.config, "_attn_implementation", None) == "eager":
         one += 3 * scores
