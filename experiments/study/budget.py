@@ -19,6 +19,7 @@ from experiments.study.spec import Run, Study, load_study
 from experiments.study.texts import split, training_rows
 from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, generator, progress_shown, provenance, unknown, write_json
+from symnoise.core.batch_records import BatchRecords, Kept, key_of
 from symnoise.data import collate
 from symnoise.models import LoadedModel
 from symnoise.training.budget import variance_budget
@@ -32,7 +33,8 @@ WHEN = ("start", "middle", "end")
 def budget(study: Study, run: Run, folder: Path, when: tuple[str, ...], output: Path) -> None:
     """Write the budget of each point of `when`, on batches of the run's own training rows, as a table.
 
-    points: when, alpha, quantity, value, stderr and the 95 % interval over batches; those already in `output` are kept.
+    points: when, alpha, quantity, value, stderr and the 95 % interval over batches; those already in `output` are kept,
+    and so are finished batches of a point.
     """
     place = folder / run.name
     if records(place / "train.json")["status"] != "done":
@@ -43,14 +45,16 @@ def budget(study: Study, run: Run, folder: Path, when: tuple[str, ...], output: 
     if any(kept.get(name) != value for name, value in facts.items()):
         raise InputError(f"{output} is the budget of another run; choose another file")
     found: list[dict[str, Any]] = kept["points"]
+    unfinished = BatchRecords(output)
     for name in when:
         if name not in {point["when"] for point in found}:
             source = base_model(study, folder) if name == "start" else weights(place, name)
-            found += [{"when": name, **point} for point in points(study, run, source)]
+            found += [{"when": name, **point} for point in points(study, run, source, unfinished)]
             write_json(output, {**facts, "points": found, "processor": processor(), **provenance()})
+    unfinished.remove()
 
 
-def points(study: Study, run: Run, source: LoadedModel) -> list[dict[str, Any]]:
+def points(study: Study, run: Run, source: LoadedModel, unfinished: BatchRecords) -> list[dict[str, Any]]:
     """Every quantity of `VarianceBudget` at every α, on disjoint batches of training rows in random order."""
     model, tokenizer, size = source.model, source.tokenizer, study.batch(run.arm)
     rows = training_rows(study, run.seed, tokenizer, model)
@@ -58,11 +62,12 @@ def points(study: Study, run: Run, source: LoadedModel) -> list[dict[str, Any]]:
         raise InputError(f"{study.name} trains on {len(rows)} rows; {BATCHES} disjoint batches need {BATCHES * size}")
     order = torch.randperm(len(rows), generator=generator(run.seed, "budget rows")).tolist()
     parts = [order[at * size : (at + 1) * size] for at in range(BATCHES)]
-    batches = [
-        {key: value.to(model.device) for key, value in collate([rows[i] for i in part], tokenizer).items()}
-        for part in parts
-    ]
-    found = variance_budget(model.requires_grad_(True), batches, ALPHAS, draws=DRAWS, seed=run.seed)
+    texts = [[rows[i] for i in part] for part in parts]
+    settings = [ALPHAS, DRAWS, run.seed, processor(), source.provenance()]
+    keys = [key_of(settings, texts[: j + 1]) for j in range(BATCHES)]  # a record has products with the earlier batches
+    batches = [{key: value.to(model.device) for key, value in collate(text, tokenizer).items()} for text in texts]
+    model.requires_grad_(True)
+    found = variance_budget(model, batches, ALPHAS, None, DRAWS, run.seed, Kept(unfinished, keys))
     tables = [one.to_frame().assign(alpha=one.alpha) for one in found]
     return [{str(name): value for name, value in row.items()} for table in tables for row in table.to_dict("records")]
 

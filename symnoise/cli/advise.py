@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from symnoise.cli.batch_records import BatchRecords, Kept, key_of
 from symnoise.cli.budget import random_rows
 from symnoise.cli.shared import (
     PLAIN,
@@ -19,6 +18,7 @@ from symnoise.cli.shared import (
     write,
 )
 from symnoise.core import InputError, track, write_atomically
+from symnoise.core.batch_records import BatchRecords, Kept, key_of
 from symnoise.data import collate, set_chat_template
 from symnoise.models import EmbeddingLoss, load_model
 from symnoise.training.advice import (

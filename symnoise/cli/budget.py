@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from symnoise.cli.batch_records import BatchRecords, Kept, key_of
 from symnoise.cli.shared import (
     PLAIN,
     draw,
@@ -23,6 +22,7 @@ from symnoise.cli.shared import (
     write,
 )
 from symnoise.core import InputError, generator
+from symnoise.core.batch_records import BatchRecords, Kept, key_of
 from symnoise.data import LeftOut, collate, fitting, load_data, set_chat_template
 from symnoise.models import LoadedModel, load_model
 from symnoise.noise import Noise

@@ -11,7 +11,6 @@ import torch
 from scipy import stats
 
 import symnoise
-from symnoise.cli.batch_records import BatchRecords
 from symnoise.cli.processes import agreed, first_on_its_machine, own_device, processes
 from symnoise.cli.shards import Record, measured
 from symnoise.cli.shared import (
@@ -27,6 +26,7 @@ from symnoise.cli.shared import (
     write,
 )
 from symnoise.core import Estimate, peak_rss_mib, plus_minus, unknown
+from symnoise.core.batch_records import BatchRecords
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.targets import Targets
 from symnoise.curvature.estimators.two_levels import TWO_LEVELS

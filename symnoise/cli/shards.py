@@ -8,10 +8,10 @@ from typing import Any
 from accelerate import PartialState
 from rich.console import Console
 
-from symnoise.cli.batch_records import BatchRecords, key_of
 from symnoise.cli.processes import Stopped, agreed, gathered, ignore_signals
 from symnoise.cli.shared import PLAIN, Text, batches
 from symnoise.core import InputError, out_of_memory, track
+from symnoise.core.batch_records import BatchRecords, key_of
 
 Record = dict[str, Any]
 _Batch = tuple[str, range]  # its key and its row numbers

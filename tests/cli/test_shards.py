@@ -13,8 +13,8 @@ import pytest
 
 from result_schema.files import ROOT
 from symnoise.cli import main
-from symnoise.cli.batch_records import BatchRecords, key_of
 from symnoise.cli.shared import one_run
+from symnoise.core.batch_records import BatchRecords, key_of
 from tests.cli.ranks import bad_input, symnoise
 from tests.processes import two
 from tests.tiny import tiny, tiny_tokenizer

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+import symnoise.training.budget as variance
 from experiments.study import budget as module
 from experiments.study.base import base
 from experiments.study.budget import budget
@@ -62,6 +64,31 @@ def test_points_of_a_run(study: Study, folder: Path, tmp_path, few, monkeypatch)
     assert ended[0.001, "batch"] != started[0.001, "batch"]["value"]  # of the trained weights
     monkeypatch.setattr(module, "points", None)  # nothing is left to measure
     budget(study, study.run(RUN), folder, ("start", "end"), output)
+
+
+def test_an_interrupted_point_goes_on_from_its_finished_batches(
+    study: Study, folder: Path, tmp_path, few, monkeypatch
+) -> None:
+    budget(study, study.run(RUN), folder, ("start",), tmp_path / "whole.json")
+    measured = variance.__dict__["_noised"]
+    batches: list[int] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        batches.append(arguments[-1])
+        if len(batches) == 2 * len(module.ALPHAS) + 1:  # the third batch of three
+            raise KeyboardInterrupt
+        return measured(*arguments)
+
+    monkeypatch.setattr(variance, "_noised", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        budget(study, study.run(RUN), folder, ("start",), tmp_path / "budget.json")
+    assert not (tmp_path / "budget.json").is_file()
+    batches.clear()
+    budget(study, study.run(RUN), folder, ("start",), tmp_path / "budget.json")
+    assert set(batches) == {2}  # the first two were kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["budget.json", "whole.json"]
+    first, second = (json.loads((tmp_path / name).read_text())["points"] for name in ("whole.json", "budget.json"))
+    assert first == second
 
 
 def test_one_line_for_what_cannot_be(study: Study, folder: Path, tmp_path, monkeypatch) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from symnoise import __version__
-from symnoise.cli.batch_records import key_of
 from symnoise.cli.report.figures import drawings, rows_of, summary
 from symnoise.cli.report.records import Records
 from symnoise.cli.report.sections import FULL, QUICK, SECTIONS, Size
 from symnoise.cli.shared import PLAIN, Text, load, long_work
+from symnoise.core.batch_records import key_of
 from symnoise.plot.page import write_page
 
 _TITLES = {"curvature": "Curvature", "validity": "Range of validity", "noise": "Noise size", "layers": "Norm growth"}

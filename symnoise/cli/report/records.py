@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from symnoise.cli.batch_records import with_nan
 from symnoise.core import InputError, write_json
+from symnoise.core.batch_records import with_nan
 
 
 class Records:
