@@ -27,6 +27,7 @@ _ALIASES = {
     "independent-pair": "rademacher",
     "draw-at-pair-size": "rademacher",
     "pair-at-draw-size": "rademacher",
+    "uniform-at-raw-size": "uniform",
     "uniform-pair": "uniform",
     "gaussian-pair": "gaussian",
 }
@@ -40,6 +41,7 @@ NAMES = {
     "independent-pair": "two draws",
     "symnoise": "SymNoise",
     "symnoise-half-batch": "SymNoise, half batch",
+    "uniform-at-raw-size": "uniform, √3 times as large",
     "uniform-pair": "uniform pair",
     "gaussian-pair": "Gaussian pair",
     "penalty": "curvature penalty",
@@ -56,6 +58,7 @@ _DASHES: dict[str, Any] = {
     "symnoise-half-batch": (0, (4, 1.5, 1, 1.5)),
     "draw-at-pair-size": (0, (2, 1, 1, 1)),
     "pair-at-draw-size": (0, (6, 1.5)),
+    "uniform-at-raw-size": (0, (2, 1, 1, 1)),
     "uniform-pair": (0, (4, 2)),
     "gaussian-pair": (0, (4, 2)),
 }

@@ -1,5 +1,6 @@
 """The result files of a study: results/STUDY/{runs,curves,curvature,outcomes}.parquet and study.json."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,7 @@ ARMS: dict[str, Arm] = {
     "uniform": Arm("uniform"),
     "gaussian": Arm("gaussian"),
     "gaussian-raw": Arm("gaussian-raw"),
+    "uniform-at-raw-size": Arm("uniform", share=math.sqrt(3)),  # of gaussian-raw's variance (claim X1)
     "rademacher": Arm("rademacher"),
     "independent-pair": Arm("independent-pair"),
     "symnoise": Arm("symnoise"),
