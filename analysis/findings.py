@@ -6,6 +6,7 @@ from typing import Any
 from analysis.length import WORDS
 from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.dials import TERMS
+from result_schema.study import LARGEST_MARGIN
 from symnoise.plot.numbers import fixed, listed, number, with_interval
 from symnoise.theory import counts
 from symnoise.theory.ledger import slug
@@ -19,7 +20,7 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
-    noise = _told(published, mirror=_against_plain, dials=_dials, dials_one_pass=_one_pass)
+    noise = _told(published, mirror=_against_plain, dials=_dials, dials_one_pass=_one_pass, scale=_law_or_size)
     added = _told(published, mirror=_mirror, smollm2_mirror=_pretrained, neighbours=_neighbours)
     scaled = _told(published, step_size=_rates, step_size_sgd=_rates_of_sgd, batch_match=_batches)
     diffusion = " ".join(filter(None, [_variance(published.budgets), scaled]))
@@ -195,6 +196,28 @@ def _slopes(study: StudyResults) -> tuple[dict[str, str], int]:
     of = {(row["measure"], row["term"]): row for row in end}
     said = {m: " and ".join(with_interval(of[m, term]) for term in TERMS) for m in ("tr G", "held-out loss")}
     return said, end[0]["seeds"]
+
+
+def _law_or_size(study: StudyResults) -> str:
+    """The raw Gaussian against uniform noise of its own size, and at its own α; O3's margin decides what is equal."""
+    measures = ("clean training loss", "held-out loss")
+    of_size, of_alpha = (
+        _side_by_side(study, [("gaussian-raw", second)], *measures) for second in ("uniform-at-raw-size", "uniform")
+    )
+    if not (of_size and of_alpha):
+        return ""
+    same, noise = _end(study, "gaussian-raw", "uniform-at-raw-size"), _end(study, "uniform", "none")
+    within = [
+        max(abs(same[measure]["low"]), abs(same[measure]["high"])) < LARGEST_MARGIN * abs(noise[measure]["mean"])
+        for measure in measures
+    ]
+    verdict = "equal" if all(within) else "not shown to be equal"
+    return (
+        "Is it the law of the noise or its size? The raw Gaussian minus uniform noise of the same variance: "
+        f"Δ training loss = {of_size[measures[0]]} nats, Δ held-out loss = {of_size[measures[1]]} nats: {verdict}, by "
+        f"{LARGEST_MARGIN:g} of what uniform noise does; minus uniform noise at the same α, a third of the variance: "
+        f"{of_alpha[measures[0]]} and {of_alpha[measures[1]]} nats ({of_size['seeds']} seeds)."
+    )
 
 
 def _penalty(study: StudyResults) -> str:

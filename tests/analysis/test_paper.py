@@ -328,6 +328,20 @@ def test_what_the_divisor_and_the_gradients_change_is_told_apart(published: Publ
     assert parts == {"the size of that divisor alone": [10, 12], "the gradients alone": [1, 3]}
 
 
+@pytest.mark.parametrize(("apart", "verdict"), [(0.1, "equal"), (0.3, "not shown to be equal")])
+def test_the_law_and_the_size_of_noise_are_told_apart(
+    published: Published, tmp_path: Path, apart: float, verdict: str
+) -> None:
+    pairs = [("gaussian-raw", "uniform-at-raw-size"), ("gaussian-raw", "uniform")]
+    loss = {"uniform": 1.0, "uniform-at-raw-size": 3.0, "gaussian-raw": 3.0 + apart}  # the margin is 0.2
+    made = run_study(tmp_path, pairs, arms=("none", "uniform", "uniform-at-raw-size", "gaussian-raw"), loss=loss)
+    (said,) = (one for one in findings(replace(published, mechanism={"scale": made})) if "its size?" in one)
+    same, smaller = (tables_of(made)[*pair, "held-out loss"] for pair in pairs)
+    assert f"Δ held-out loss = {with_interval(same)} nats: {verdict}, by 0.2 of" in said
+    assert f"and {with_interval(smaller)} nats (3 seeds)." in said
+    assert [round(row["mean"], 1) for row in (same, smaller)] == [apart, 2 + apart]
+
+
 def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published, tmp_path: Path) -> None:
     pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
     loss = {"symnoise": 5.0, "rademacher-batch-1.25": 2.0, "rademacher-batch-1.5": 4.0}
