@@ -20,12 +20,17 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
-    noise = _told(published, mirror=_against_plain, dials=_dials, dials_one_pass=_one_pass, scale=_law_or_size)
+    noise = _told(published, mirror=_against_plain, dials=_dials, dials_one_pass=_one_pass)
     added = _told(published, mirror=_mirror, smollm2_mirror=_pretrained, neighbours=_neighbours)
     scaled = _told(published, step_size=_rates, step_size_sgd=_rates_of_sgd, batch_match=_batches)
     diffusion = " ".join(filter(None, [_variance(published.budgets), scaled]))
     arms = published.studies.get(STUDY)
-    said = [noise, added, f"**Is it gradient noise?** {diffusion}" if diffusion else ""]
+    said = [
+        noise,
+        _told(published, scale=_law_or_size),
+        added,
+        f"**Is it gradient noise?** {diffusion}" if diffusion else "",
+    ]
     said += [_told(published, divisor=_adamw_in_parts), _validity(published.rows)]
     said += [_penalty(arms) if arms else "", _length(published.length) if published.length else ""]
     return [sentence for sentence in said if sentence]
@@ -213,10 +218,11 @@ def _law_or_size(study: StudyResults) -> str:
     ]
     verdict = "equal" if all(within) else "not shown to be equal"
     return (
-        "Is it the law of the noise or its size? The raw Gaussian minus uniform noise of the same variance: "
-        f"Δ training loss = {of_size[measures[0]]} nats, Δ held-out loss = {of_size[measures[1]]} nats: {verdict}, by "
-        f"{LARGEST_MARGIN:g} of what uniform noise does; minus uniform noise at the same α, a third of the variance: "
-        f"{of_alpha[measures[0]]} and {of_alpha[measures[1]]} nats ({of_size['seeds']} seeds)."
+        "**Is it the law of the noise, or its size?** The raw Gaussian minus uniform noise of the same variance: "
+        f"Δ training loss = {of_size[measures[0]]} nats, Δ held-out loss = {of_size[measures[1]]} nats, {verdict} by "
+        f"the margin of claim O3, {100 * LARGEST_MARGIN:g} % of what uniform noise changes. The raw Gaussian minus "
+        f"uniform noise at the same α, a third of the variance: {of_alpha[measures[0]]} and {of_alpha[measures[1]]} "
+        f"nats ({of_size['seeds']} seeds)."
     )
 
 

@@ -20,6 +20,7 @@ MECHANISM = (
     "divisor",
     "batch-match",
     "neighbours",
+    "scale",
 )
 # The settings of the study smollm2 on other data, with one seed: no intervals, so no tables of their own.
 FIRST_LOOKS = {

@@ -31,8 +31,10 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
     percent, and the loss of the stored weights is measured. Graphs built inside stay valid outside. Hooks that
     Transformers leaves on a model when it is first asked for hidden states or router logits are removed.
     """
-    training = [module for module in model.modules() if module.training]
-    trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    modules: list[nn.Module] = list(model.modules())  # one walk: it costs as much as a tiny model's layer
+    training = [module for module in modules if module.training]
+    own = (parameter for module in modules for parameter in module._parameters.values() if parameter is not None)
+    trained = [parameter for parameter in own if parameter.requires_grad]
     attention = getattr(model.config, "_attn_implementation", None)
     other = twice and attention not in _TWICE_DIFFERENTIABLE
     experts = getattr(model.config, "_experts_implementation", None)
@@ -49,7 +51,7 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
             model.set_attn_implementation("eager")
         if looped:
             model.set_experts_implementation("eager")
-        with _hooks_as_found(model), sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+        with _hooks_as_found(modules), sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
             yield
     finally:
         if autocast is not None:
@@ -65,13 +67,13 @@ def evaluation_mode(model: Any, *, twice: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def _hooks_as_found(model: nn.Module) -> Iterator[None]:
-    """Without the forward hooks that a block has left on the model, and Transformers' marks that they are there."""
-    before = {module: (set(module._forward_hooks), _MARK in module.__dict__) for module in model.modules()}
+def _hooks_as_found(modules: list[nn.Module]) -> Iterator[None]:
+    """Without the forward hooks that a block has left on the modules, and Transformers' marks that they are there."""
+    before = [(module, set(module._forward_hooks), _MARK in module.__dict__) for module in modules]
     try:
         yield
     finally:
-        for module, (hooks, marked) in before.items():
+        for module, hooks, marked in before:
             for key in module._forward_hooks.keys() - hooks:
                 del module._forward_hooks[key]
             if not marked:

@@ -220,7 +220,7 @@ def save(drawn: Figure, folder: Path, name: str) -> str:
     """Write `name`.pdf and `name`.png into `folder` and return the figure as SVG text; equal figures, equal bytes."""
     with style(), matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
         drawn.draw_without_rendering()
-        drawn.set_layout_engine("none")  # laid out once, and the same in all three
+        drawn.set_layout_engine(None)  # laid out once, and the same in all three
         write_atomically(folder / f"{name}.pdf", lambda path: drawn.savefig(path, metadata={"CreationDate": None}))
         write_atomically(folder / f"{name}.png", lambda path: drawn.savefig(path, metadata={"Software": None}))
         svg = io.StringIO()

@@ -335,9 +335,9 @@ def test_the_law_and_the_size_of_noise_are_told_apart(
     pairs = [("gaussian-raw", "uniform-at-raw-size"), ("gaussian-raw", "uniform")]
     loss = {"uniform": 1.0, "uniform-at-raw-size": 3.0, "gaussian-raw": 3.0 + apart}  # the margin is 0.2
     made = run_study(tmp_path, pairs, arms=("none", "uniform", "uniform-at-raw-size", "gaussian-raw"), loss=loss)
-    (said,) = (one for one in findings(replace(published, mechanism={"scale": made})) if "its size?" in one)
+    (said,) = (one for one in findings(replace(published, mechanism={"scale": made})) if "or its size?" in one)
     same, smaller = (tables_of(made)[*pair, "held-out loss"] for pair in pairs)
-    assert f"Δ held-out loss = {with_interval(same)} nats: {verdict}, by 0.2 of" in said
+    assert f"Δ held-out loss = {with_interval(same)} nats, {verdict} by the margin" in said
     assert f"and {with_interval(smaller)} nats (3 seeds)." in said
     assert [round(row["mean"], 1) for row in (same, smaller)] == [apart, 2 + apart]
 
