@@ -1,11 +1,12 @@
 """Intervals from standard errors, at the ledger's level."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from symnoise.core import student_t
 from symnoise.theory import LEVEL
 
 PERCENT = f"{100 * LEVEL:g} %"
@@ -16,7 +17,7 @@ def bounds(value: pd.Series, stderr: pd.Series, dof: Any, level: float = LEVEL) 
     freedom = pd.to_numeric(pd.Series(dof, index=value.index)).astype(float)
     # Null in a record: infinitely many for an exact value (stderr 0), none for a single draw.
     freedom = freedom.where(freedom > 0, np.nan).where(stderr != 0, np.inf)
-    half = stats.t.ppf(0.5 + level / 2, freedom) * stderr.astype(float)
+    half = freedom.map(partial(student_t, level)) * stderr.astype(float)
     return value - half, value + half
 
 

@@ -6,7 +6,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library
 
 import gc
 import importlib.util
+from types import SimpleNamespace
 
+import accelerate.utils.memory
 import pytest
 
 import tests.typechecked  # noqa: F401 - where the type checker named in pyproject.toml is found
@@ -28,7 +30,11 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector need not look through all of it again and again."""
+    """What is imported by now stays: the garbage collector need not look through all of it again and again.
+
+    Nor need accelerate call it before each training, which frees no memory on a processor.
+    """
+    accelerate.utils.memory.gc = SimpleNamespace(collect=lambda: 0)
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from symnoise.core import student_t
+
 Values = NDArray[np.float64]
 EDGE = 1 - 1e-6  # atanh is infinite at ±1
 
@@ -36,7 +38,7 @@ class Association:
         """tanh(atanh ρ ± t·stderr), by Student's t; NaN where there is no interval."""
         if not (self.stderr > 0 and self.dof > 0):
             return math.nan, math.nan
-        half = float(stats.t.ppf(0.5 + level / 2, self.dof)) * self.stderr
+        half = student_t(level, self.dof) * self.stderr
         return math.tanh(_atanh(self.value) - half), math.tanh(_atanh(self.value) + half)
 
 

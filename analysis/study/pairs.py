@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
-from symnoise.core import generator
+from symnoise.core import generator, student_t
 
 RESAMPLES = 10_000  # a 95 % interval of 6 pairs has its ends at the 24th smallest and largest of them
 EXACT = 14  # pairs up to which all 2ⁿ signs are tried (16,384)
@@ -46,7 +46,7 @@ def interval(differences: NDArray[np.float64], level: float, *key: str | float) 
     mean = float(np.mean(differences)) if n else math.nan
     if n < 2:
         return Interval(mean, math.nan, math.nan, "none")
-    t = float(stats.t.ppf(0.5 + level / 2, n - 1))
+    t = student_t(level, n - 1)
     if 2.0 ** (1 - n) > 1 - level:
         half = t * float(np.std(differences, ddof=1)) / math.sqrt(n)
         return Interval(mean, mean - half, mean + half, "Student")
@@ -60,7 +60,7 @@ def student(values: NDArray[np.float64], level: float) -> dict[str, float]:
     """mean, its stderr, low and high, Student's interval of coverage `level`, and p, two-sided, of a mean of 0."""
     n = len(values)
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(n)
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
+    half = student_t(level, n - 1) * error
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else math.nan
     return {"mean": mean, "stderr": error, "low": mean - half, "high": mean + half, "p": p}
 
@@ -116,7 +116,7 @@ def power(effect: float, sd: float, pairs: int, level: float = 0.95) -> float:
 
     From the noncentral t law with n − 1 degrees of freedom and noncentrality √n·effect/sd.
     """
-    critical, shift = stats.t.ppf(0.5 + level / 2, pairs - 1), math.sqrt(pairs) * abs(effect) / sd
+    critical, shift = student_t(level, pairs - 1), math.sqrt(pairs) * abs(effect) / sd
     # The far tail is at most Φ(−shift), 1e-9 from here on; scipy gives NaN for some of it beyond 7, and so does
     # statsmodels' TTestPower, which agrees with this wherever it has a number.
     far = stats.nct.cdf(-critical, pairs - 1, shift) if shift < 6 else 0.0

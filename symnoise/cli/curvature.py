@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from scipy import stats
 
 import symnoise
 from symnoise.cli.processes import agreed, first_on_its_machine, own_device, processes
@@ -25,7 +24,7 @@ from symnoise.cli.shared import (
     value_and_error,
     write,
 )
-from symnoise.core import Estimate, peak_rss_mib, plus_minus, unknown
+from symnoise.core import Estimate, peak_rss_mib, plus_minus, student_t, unknown
 from symnoise.core.batch_records import BatchRecords
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.targets import Targets
@@ -181,7 +180,7 @@ def _table(examples: list[dict[str, Any]]) -> pd.DataFrame:
     for quantity, name in (("tr H", "stderr"), ("tr G", "gauss_newton_stderr")):
         for i, e in enumerate(examples):
             value = e["trace" if quantity == "tr H" else "gauss_newton_trace"]
-            half = float(stats.t.ppf(0.975, e["dof"])) * e[name]
+            half = student_t(0.95, e["dof"]) * e[name]
             rows.append({"example": i, "quantity": quantity, "value": value, "low": value - half, "high": value + half})
     return pd.DataFrame(rows)
 

@@ -1,7 +1,7 @@
 """Estimates, masks, seeded generators, errors and result files, used by every other room."""
 
 from symnoise.core.errors import Diverged, InputError, one_line, reason, saving, unknown, unwritable, unwritten
-from symnoise.core.estimate import Estimate, plus_minus, quantities_frame
+from symnoise.core.estimate import Estimate, plus_minus, quantities_frame, student_t
 from symnoise.core.files import (
     made_in_one_step,
     peak_rss_mib,
@@ -49,6 +49,7 @@ __all__ = [
     "return_free_memory",
     "saving",
     "sha256",
+    "student_t",
     "track",
     "unknown",
     "until_it_fits",

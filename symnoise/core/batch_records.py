@@ -10,6 +10,8 @@ from typing import Any
 
 from symnoise.core import write_json
 
+_DIGITS = 32
+
 
 class BatchRecords:
     """FILE.parts/: one JSON record a batch, written whole or not at all, named by all that its numbers depend on.
@@ -46,7 +48,7 @@ class BatchRecords:
         """Delete all records, and the folder where nothing else is in it."""
         if self.folder is None:
             return
-        for path in [*self._files(), *self.folder.glob(".*.json")]:  # hidden: what a killed process was writing
+        for path in [*self._files(), *self._files(".*")]:  # hidden: what a killed process was writing
             path.unlink(missing_ok=True)
         with suppress(OSError):  # other files are in it, or another process was faster
             self.folder.rmdir()
@@ -54,11 +56,13 @@ class BatchRecords:
     def _path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{key}.json"
 
-    def _files(self) -> list[Path]:
-        return [] if self.folder is None else sorted(self.folder.glob("?" * _DIGITS + ".json"))
-
-
-_DIGITS = 32
+    def _files(self, stem: str = "?" * _DIGITS) -> list[Path]:
+        """The files of this stem; none where another process of the run has removed the folder, even while it is
+        read."""
+        try:
+            return [] if self.folder is None else sorted(self.folder.glob(f"{stem}.json"))
+        except FileNotFoundError:
+            return []
 
 
 def key_of(*facts: Any) -> str:

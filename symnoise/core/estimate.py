@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN = 6  # entries of an estimate in its repr: about one line
+
+
+def student_t(level: float, dof: float) -> float:
+    """t with P(|T| ≤ t) = `level` for Student's T with `dof` degrees of freedom: an interval is value ± t·stderr.
+
+    The normal quantile for infinitely many, NaN for none.
+    """
+    return float(special.stdtrit(dof, 0.5 + level / 2))
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class Estimate:
         Returns:
             (low, high), each shaped like `value`.
         """
-        half = float(stats.t.ppf(0.5 + level / 2, self.dof)) * self.stderr
+        half = student_t(level, self.dof) * self.stderr
         return self.value - half, self.value + half
 
     def mean(self) -> "Estimate":

@@ -77,7 +77,7 @@ def read_yaml(path: str | Path, what: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # its C parser crashes where brackets nest deeply
     except OSError as error:
         said = error.strerror
     except UnicodeDecodeError as error:

@@ -2,10 +2,9 @@
 
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
-from symnoise.core.estimate import Estimate
+from symnoise.core.estimate import Estimate, student_t
 
 LEVEL = 0.95
 
@@ -44,7 +43,7 @@ def ratio_of_sums(above: Float[Tensor, "draw *shape"], below: Float[Tensor, "dra
     n, value = len(above), above.sum(0) / below.sum(0)
     if n == 1:
         return Estimate(value, torch.full_like(value, torch.nan), count=1, dof=0.0, method="ratio")
-    t = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1))
+    t = student_t(LEVEL, n - 1)
     a, b, scale = above - above.mean(0), below - below.mean(0), n * (n - 1)
     covariances = (a * a).sum(0) / scale, (a * b).sum(0) / scale, (b * b).sum(0) / scale
     low, high = fieller((above.mean(0), below.mean(0)), covariances, t)

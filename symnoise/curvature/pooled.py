@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
-from symnoise.core import fieller, jackknife_variance
+from symnoise.core import fieller, jackknife_variance, student_t
 
 Unit = Literal["draw", "example"]
 
@@ -72,7 +71,7 @@ def attenuation_slope(
     parts = jackknife_variance(_without(above) / _without(below))  # one for each stratum
     dof = _satterthwaite(parts, len(above))
     stderr = math.sqrt(float(parts.sum()))
-    half = _t(level, dof) * stderr
+    half = student_t(level, dof) * stderr
     return Pooled(value, value - half, value + half, stderr, dof)
 
 
@@ -105,7 +104,7 @@ def ratio_of_means(
     parts = (a - value * b).square().sum(0) / scale if B else b.square().sum(0) / scale
     dof = _satterthwaite(parts, n)
     stderr = math.sqrt(float(parts.sum())) / abs(B) if B else math.inf
-    low, high = fieller((above.mean(0).sum(), below.mean(0).sum()), (v_aa, v_ab, v_bb), _t(level, dof))
+    low, high = fieller((above.mean(0).sum(), below.mean(0).sum()), (v_aa, v_ab, v_bb), student_t(level, dof))
     return Pooled(value, float(low), float(high), stderr, dof)
 
 
@@ -135,7 +134,7 @@ def root_ratio(
     parts = jackknife_variance(without)
     unbiased = whole - (n - 1) * (without.mean(0) - whole).sum()
     dof, stderr = _satterthwaite(parts, n), math.sqrt(float(parts.sum()))
-    half = _t(level, dof) * stderr
+    half = student_t(level, dof) * stderr
     value, low, high = (float((unbiased + shift).exp()) for shift in (0, -half, half))
     return Pooled(value, low, high, value * stderr, dof)
 
@@ -170,10 +169,6 @@ def _satterthwaite(variances: Float[Tensor, " stratum"], n: int) -> float:
     """Degrees of freedom of a sum of variances, each with n − 1 (Satterthwaite 1946)."""
     total = float(variances.sum())
     return (n - 1) * total**2 / float(variances.square().sum()) if total > 0 else float((n - 1) * len(variances))
-
-
-def _t(level: float, dof: float) -> float:
-    return float(stats.t.ppf(0.5 + level / 2, dof))
 
 
 __all__ = ["Pooled", "Unit", "attenuation_slope", "range_of_validity", "ratio_of_means", "root_ratio"]

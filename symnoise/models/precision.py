@@ -27,18 +27,17 @@ class _NoDowncast(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64:
-            if function is Tensor.float:
-                return args[0]
-            args = tuple(torch.float64 if argument is torch.float32 else argument for argument in args)
-            if kwargs.get("dtype") is torch.float32:
-                kwargs["dtype"] = torch.float64
-            if function in _PRODUCTS:
-                args = tuple(a.double() if isinstance(a, Tensor) and a.dtype is torch.float32 else a for a in args)
-            if function is _GROUPED:
-                function = _grouped_product
-        return function(*args, **kwargs)
+        kwargs = kwargs or {}
+        if not (args and isinstance(args[0], Tensor) and args[0].dtype is torch.float64):
+            return function(*args, **kwargs)
+        if function is Tensor.float:
+            return args[0]
+        args = tuple(torch.float64 if argument is torch.float32 else argument for argument in args)
+        if kwargs.get("dtype") is torch.float32:
+            kwargs = {**kwargs, "dtype": torch.float64}
+        if function in _PRODUCTS:
+            args = tuple(a.double() if isinstance(a, Tensor) and a.dtype is torch.float32 else a for a in args)
+        return (_grouped_product if function is _GROUPED else function)(*args, **kwargs)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def directions(
         shape = (int(real[b].sum()), embeddings.shape[-1])
         draws = torch.empty((count, *shape))
         for k in range(count):
-            draws[k] = chosen.sample(shape, generator=generator(seed, "direction", example, first + k))
+            chosen.draw(draws[k], 1.0, generator(seed, "direction", example, first + k))
         z[:, b, real[b]] = (draws / chosen.variance**0.5).to(z)
     return z
 

@@ -80,10 +80,13 @@ class Law:
         Returns:
             A tensor of independent coordinates.
         """
-        draw = torch.empty(shape, dtype=dtype, device=generator.device)
+        return self.draw(torch.empty(shape, dtype=dtype, device=generator.device), size, generator).to(device)
+
+    def draw(self, out: Tensor, size: float, generator: torch.Generator) -> Tensor:
+        """Fill `out`, on the generator's device, with independent draws of `size`·u, and return it."""
         if self.fill is not None:
-            return self.fill(draw, size, generator).to(device)
-        return self.quantile(draw.uniform_(generator=generator)).mul_(size).to(device)
+            return self.fill(out, size, generator)
+        return out.copy_(self.quantile(out.uniform_(generator=generator)).mul_(size))
 
     def standardised(self, uniforms: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Coordinates of unit variance, z = quantile(uniforms)/√v.
@@ -129,7 +132,7 @@ RADEMACHER = Law(
     kurtosis=1.0,
     quantile=lambda p: torch.where(p < 0.5, -1.0, 1.0).to(p.dtype),
     characteristic_less_1=lambda t: -2 * (t / 2).sin().square(),
-    fill=lambda draw, s, generator: draw.bernoulli_(0.5, generator=generator).mul_(2).sub_(1).mul_(s),
+    fill=lambda draw, s, generator: draw.bernoulli_(0.5, generator=generator).sub_(0.5).mul_(2 * s),
     mean_norm=math.sqrt,
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 from scipy import stats
 from torch import Tensor
 
-from symnoise.core import Estimate
+from symnoise.core import Estimate, student_t
 from symnoise.theory.claims import Kind, claim, kind_of
 
 # Every interval has this coverage. A ledger has some 70 rows, so at 95 % three or four true claims would be
@@ -131,7 +131,7 @@ def slug(text: str) -> str:
 
 def half_width(stderr: float | Tensor, dof: float = math.inf) -> float:
     """Half width of a Student-t interval of coverage `LEVEL`."""
-    return float(stats.t.ppf(0.5 + LEVEL / 2, dof)) * float(stderr)
+    return student_t(LEVEL, dof) * float(stderr)
 
 
 def value_and_half(estimate: Estimate) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,6 +191,23 @@ def test_records_of_other_settings_are_not_used(monkeypatch, options, tmp_path, 
     ]
     assert json.loads(file.read_text())["resumed_examples"] == 0
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_another_process_may_remove_the_records_while_they_are_listed(tmp_path, monkeypatch) -> None:
+    records, key = BatchRecords(tmp_path / "out.json"), key_of("settings", [0, 1])
+    records.write(key, {"trace": [1.5]})
+    scandir, folder = os.scandir, tmp_path / "out.json.parts"
+
+    def faster(path: Any) -> Any:
+        (folder / f"{key}.json").unlink(missing_ok=True)
+        if folder.exists():
+            folder.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", faster)
+    assert records.others([]) == 0
+    records.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_record_is_measured_again_and_foreign_files_stay(tmp_path) -> None:

@@ -34,9 +34,11 @@ class Interrupted:
 
 
 @pytest.mark.parametrize(("part", "file"), [("ratios", "bench"), ("peers", "peers"), ("growth", "growth")])
+@pytest.mark.usefixtures("small_batches")
 def test_finished_rows_are_not_measured_again(part, file, tmp_path, monkeypatch, capsys) -> None:
     median = process.Clock.median
     monkeypatch.setattr(process.Clock, "median", lambda clock, work, _: median(clock, work, 1))  # what a clock says
+    monkeypatch.setattr("experiments.bench.growth.SMOKE", {"probes": (1, 2), "tokens": (64, 128), "rows": (1, 2)})
     monkeypatch.setattr("experiments.bench.growth._ENOUGH_S", 0.0)  # does not matter here: the fewest repetitions
     monkeypatch.setattr("experiments.bench.ratios.startup", lambda: [{"key": "import", "work": "it", "seconds": 1.0}])
     rows, limits = [], (2, 3, 1000)

@@ -186,6 +186,7 @@ def test_two_levels_need_probes_for_what_their_pairs_leave(problem: Problem) -> 
     assert 0 < found["rounding"] < 0.1 * found["deviation"]
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_the_unit_is_the_stock_model_s_forward_for_peers_too(monkeypatch) -> None:
     """No attention kernel is forced on it, and none but the model's own is named."""
     units = []

@@ -15,6 +15,7 @@ def test_families_are_as_large_as_the_llama(key) -> None:
     assert family == pytest.approx(llama, rel=0.1)
 
 
+@pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("key", ratios.FAMILIES)
 def test_a_family_is_divided_by_the_llama(key, monkeypatch) -> None:
     taken = iter([48.0, 16.0, 64.0, 16.0, 40.0, 40.0])  # forwards of the family and of the Llama, in turn
@@ -32,6 +33,7 @@ def test_a_family_is_divided_by_the_llama(key, monkeypatch) -> None:
     assert (row["probes"], row["groups"]) == (16, 4)
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_a_family_is_measured() -> None:
     row = ratios.measure({"key": "mixtral", "smoke": True})
     assert 0.2 < row["ratio"] < 5

@@ -16,7 +16,7 @@ from symnoise.theory import CLAIMS
 from tests.tiny import tiny, tiny_tokenizer
 
 SMALL = {
-    "theory": {"tiny_draws": 256},
+    "theory": {"tiny_draws": 64},
     "text": {
         "examples": 2,
         "max_length": 64,
