@@ -4,9 +4,8 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 import symnoise
@@ -33,6 +32,9 @@ from symnoise.curvature.options import Options
 from symnoise.curvature.taylor.memory import chunk_size, memory_estimate, memory_limit
 from symnoise.curvature.trace import DIRECTIONS, METHODS, PRECISIONS
 from symnoise.models import EmbeddingLoss
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WITH_PARTS = ("auto", "taylor", TWO_LEVELS, "hvp")
 _ROWS_SHOWN = 20
@@ -174,8 +176,10 @@ def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[
     }
 
 
-def _table(examples: list[dict[str, Any]]) -> pd.DataFrame:
+def _table(examples: list[dict[str, Any]]) -> "pd.DataFrame":
     """What `symnoise.plot.trace` draws: tr H and tr G of each example with their 95 % intervals."""
+    import pandas as pd
+
     rows = []
     for quantity, name in (("tr H", "stderr"), ("tr G", "gauss_newton_stderr")):
         for i, e in enumerate(examples):

@@ -105,7 +105,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeyp
         return real(arm, settings)
 
     (tmp_path / "twice" / "stages").mkdir(parents=True)
-    for stage in ("moments", "analytic", "tiny"):  # long, and done before the interrupt comes
+    for stage in ("moments", "mixing", "analytic", "tiny"):  # long, and done before the interrupt comes
         shutil.copy(tmp_path / "whole" / "stages" / f"{stage}.json", tmp_path / "twice" / "stages")
     monkeypatch.setattr(quick, "fine_tune_arm", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import ndtri
 from torch import Tensor
 
 from symnoise.core import InputError
@@ -11,7 +11,7 @@ from symnoise.core import InputError
 # Probability that the probes suffice: a pilot's standard error, and its mean, are themselves uncertain.
 ASSURANCE = 0.8
 # With this standard error, of the true |value|, a 95 % interval excludes 0 with probability `ASSURANCE`: 0.357.
-KNOWN_SIGN = 1 / float(stats.norm.ppf(0.975) + stats.norm.ppf(ASSURANCE))
+KNOWN_SIGN = 1 / float(ndtri(0.975) + ndtri(ASSURANCE))
 
 
 @dataclass(frozen=True)

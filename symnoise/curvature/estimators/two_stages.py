@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from scipy import stats
+from scipy.special import chdtri
 
 from symnoise.core import Estimate, InputError
 from symnoise.curvature.estimators.targets import ASSURANCE, Targets
@@ -98,4 +98,4 @@ def _excess(pilot: Estimate, targets: Targets) -> tuple[float, str]:
 
 
 def _inflation(dof: float) -> float:
-    return dof / float(stats.chi2.ppf(1 - ASSURANCE, dof)) if math.isfinite(dof) else 1.0
+    return dof / float(chdtri(dof, ASSURANCE)) if math.isfinite(dof) else 1.0
