@@ -135,6 +135,6 @@ def test_what_fits_is_remembered_for_the_rest_of_the_batch(monkeypatch) -> None:
         return products(loss, matrix)
 
     monkeypatch.setattr(tokens, "products", small)
-    with pytest.warns(RuntimeWarning, match="continuing with 1"):
+    with pytest.warns(RuntimeWarning, match="continuing with 2"), pytest.warns(RuntimeWarning, match="with 1"):
         token_traces(loss_of("llama", rows=4), probes=1)
     assert tried == [4, 2, 1, 1, 1, 1]

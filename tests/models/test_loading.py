@@ -223,6 +223,7 @@ def names(**changes):
     return change
 
 
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")  # PEFT's; we refuse, and say why
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
