@@ -11,7 +11,7 @@ from analysis.paper.published import read_published, study_results
 from analysis.readme import costs, first_looks, mechanism, stages, studies, table, written
 from analysis.study import report
 from analysis.study.report import write_study
-from result_schema.bench import OWN
+from result_schema.bench import OWN, TAYLOR, TAYLOR_BFLOAT16, TWO_LEVELS
 from result_schema.files import ROOT
 from tests.analysis.made_up_study import write_study as write_files
 
@@ -62,15 +62,20 @@ def test_the_costs_it_names_are_those_that_published() -> None:
         f"{product.memory_gib:.1f} GiB"
     ) in said
     peers = pd.read_csv(ROOT / "docs" / "peers.csv").set_index("method")
-    own, halved = peers.loc["symnoise, Taylor"], peers.loc["symnoise, Taylor, bfloat16 coefficients"]
+    own, halved, two = (peers.loc[name] for name in (TAYLOR, TAYLOR_BFLOAT16, TWO_LEVELS))
     others = peers[~peers.index.isin(OWN)]
     retained, found = (others[(others.malloc == "as found") == kind] for kind in (False, True))
     off = abs(halved.trace / own.trace - 1)
     assert (
         f"{retained.work.idxmin()}, took {retained.work_ratio.min():.1f} times the forward passes of Taylor mode "
-        f"({found.work_ratio.min():.1f} times with malloc as found) and {retained.work.min() / halved.work:.1f} times "
-        f"those with bfloat16 coefficients, whose traces were {100 * off:.1f} % off; the most memory-efficient took "
+        f"({found.work_ratio.min():.1f} times with malloc as found), {retained.work.min() / two.work:.1f} times those "
+        f"of two levels, and {retained.work.min() / halved.work:.1f} times those with bfloat16 coefficients alone, "
+        f"whose traces were {100 * off:.1f} % off; the most memory-efficient took "
         f"{retained.memory_gib_ratio.min():.1f} ({found.memory_gib_ratio.min():.1f}) times the memory"
+    ) in said
+    assert (
+        f"A tiny Mamba takes {bench.ratio['mamba']:.1f} and a tiny Mixtral {bench.ratio['mixtral']:.1f} times the "
+        "forward passes per probe of a Llama of equal size"
     ) in said
 
 
