@@ -10,10 +10,11 @@ from torch import Tensor
 from symnoise.core import InputError, track
 from symnoise.curvature.loss import Loss
 from symnoise.curvature.operators.hessian import HessianProducts
+from symnoise.models import EmbeddingLoss
 
 # n products are needed, and a dense Hessian of this size takes 512 MiB in float64.
 LARGEST = 8_192
-_TOGETHER = 256  # tokens in one product: of a few tokens it takes about as long as of that many
+_TOGETHER = 8_192  # coordinates in one product, whose graph stays small: of a few it takes as long as of that many
 
 
 def dense_hessian(loss: Loss) -> Float[Tensor, "batch n n"]:
@@ -47,8 +48,10 @@ def _columns(loss: Loss) -> Iterator[tuple[int, Float[Tensor, "column batch n"]]
             f"exact needs {tokens * dim:,} Hessian products per batch (token × dim), more than the limit of "
             f"{LARGEST:,}; use method='taylor' or 'hvp', or a shorter example"
         )
-    copies = max(1, min(tokens * dim, _TOGETHER // (batch * tokens))) if hasattr(loss, "rows") else 1
-    many = loss.rows([*range(batch)] * copies) if copies > 1 else loss  # type: ignore[attr-defined]
+    copies, many = 1, loss
+    if isinstance(loss, EmbeddingLoss):
+        copies = max(1, min(tokens * dim, _TOGETHER // loss.embeddings.numel()))
+        many = loss.rows([*range(batch)] * copies)
     kept = many.embeddings.shape[1]
     product = HessianProducts(many)
     for first in track(range(0, kept * dim, copies), "Hessian columns"):
