@@ -9,7 +9,7 @@ from analysis.study.dials import TERMS
 from result_schema.study import LARGEST_MARGIN
 from symnoise.plot.numbers import fixed, listed, number, with_interval
 from symnoise.theory import counts
-from symnoise.theory.ledger import slug
+from symnoise.theory.ledger import slug, verdict
 
 STUDY = "micro"  # the study with all arms
 ALPHAS = (5, 10, 15)  # the training α
@@ -212,14 +212,12 @@ def _law_or_size(study: StudyResults) -> str:
     if not (of_size and of_alpha):
         return ""
     same, noise = _end(study, "gaussian-raw", "uniform-at-raw-size"), _end(study, "uniform", "none")
-    within = [
-        max(abs(same[measure]["low"]), abs(same[measure]["high"])) < LARGEST_MARGIN * abs(noise[measure]["mean"])
-        for measure in measures
-    ]
-    verdict = "equal" if all(within) else "not shown to be equal"
+    margins = {measure: LARGEST_MARGIN * abs(noise[measure]["mean"]) for measure in measures}
+    found = {verdict("within", 0, same[m]["low"], same[m]["high"], margin) for m, margin in margins.items()}
+    equal = "equal" if found == {"holds"} else "not shown to be equal"
     return (
         "**Is it the law of the noise, or its size?** The raw Gaussian minus uniform noise of the same variance: "
-        f"Δ training loss = {of_size[measures[0]]} nats, Δ held-out loss = {of_size[measures[1]]} nats, {verdict} by "
+        f"Δ training loss = {of_size[measures[0]]} nats, Δ held-out loss = {of_size[measures[1]]} nats, {equal} by "
         f"the margin of claim O3, {100 * LARGEST_MARGIN:g} % of what uniform noise changes. The raw Gaussian minus "
         f"uniform noise at the same α, a third of the variance: {of_alpha[measures[0]]} and {of_alpha[measures[1]]} "
         f"nats ({of_size['seeds']} seeds)."
