@@ -8,7 +8,6 @@ import gc
 import importlib.util
 from types import SimpleNamespace
 
-import accelerate.utils.memory
 import pytest
 
 import tests.typechecked  # noqa: F401 - where the type checker named in pyproject.toml is found
@@ -34,6 +33,8 @@ def pytest_collection_finish() -> None:
 
     Nor need accelerate call it before each training, which frees no memory on a processor.
     """
+    import accelerate.utils.memory  # here, where the tests are collected: the process that hands them out needs no PyTorch
+
     accelerate.utils.memory.gc = SimpleNamespace(collect=lambda: 0)
     gc.collect()
     gc.freeze()

@@ -108,6 +108,7 @@ def test_curvature_at_a_layer(monkeypatch, home, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("command", ["curvature", "spectrum", "smooth", "norms"])
+@pytest.mark.filterwarnings("default:.*left out:UserWarning")
 def test_rows_that_cannot_be_used_are_left_out_and_counted(monkeypatch, home, tmp_path, capsys, command: str) -> None:
     """A row too long for anything of its reply is one; the others are as if it were not there."""
     few = {"curvature": ["--probes", 2], "spectrum": ["--count", 1], "smooth": ["--draws", 1], "norms": ["--draws", 1]}
@@ -145,6 +146,7 @@ def test_streamed_layers_change_nothing(monkeypatch, home, tmp_path) -> None:
     assert streamed["per_example"] == whole["per_example"]
 
 
+@pytest.mark.filterwarnings("default:rtol=0.5 would take:RuntimeWarning")
 def test_with_a_tolerance_the_probes_told_are_those_of_the_estimate(monkeypatch, home, tmp_path, capsys) -> None:
     few = ["--method", "hvp", "--probes", 8, "--max-length", 20]
     found = run(monkeypatch, home, tmp_path, "curvature", *few, "--rtol", 0.5, "--max-probes", 24)
@@ -250,6 +252,7 @@ def test_budget_and_its_resumption(monkeypatch, home, tmp_path) -> None:
     assert not (tmp_path / "again.json.parts").exists()
 
 
+@pytest.mark.filterwarnings("default:.*left out:UserWarning")
 def test_a_budget_counts_the_rows_that_it_leaves_out(monkeypatch, home, tmp_path, capsys) -> None:
     """Those of the file and those drawn that are too long; drawn are all rows but one, whichever that is."""
     rows = [*json.loads((home / "long.json").read_text()), {"instruction": "say"}]

@@ -187,6 +187,7 @@ def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, home, tmp_path, caps
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # settings of a run are those of one that began
 
 
+@pytest.mark.filterwarnings("default:.*left out:UserWarning")
 def test_rows_that_cannot_be_used_are_left_out_and_the_template_is_kept(monkeypatch, home, tmp_path, capsys):
     """The run goes through, says once what was left out, and its tokenizer has the template it was trained with."""
     (tmp_path / "rows.jsonl").write_text('{"instruction": "say 1", "output": "1"}\n{}\n{"text": "Once upon a time"}\n')

@@ -110,6 +110,7 @@ def test_held_out_loss_is_the_mean_over_tokens(whole, small):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.filterwarnings("default:.*is incomplete, left by an interrupted save:UserWarning")
 def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(moment, small, whole, tmp_path):
     assert one(killed, moment, *small, "--output", tmp_path) == -signal.SIGKILL
     assert not (tmp_path / "README.md").exists()
@@ -177,6 +178,7 @@ def two_steps(small, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("default:.*is incomplete, left by an interrupted save:UserWarning")
 def test_the_newest_checkpoint_is_kept_whatever_the_clock_says(small, two_steps, tmp_path):
     shutil.copytree(two_steps, tmp_path / "out")
     os.utime(tmp_path / "out" / "checkpoint-2", (4e9, 4e9))  # as if the clock had been set back since
@@ -242,6 +244,7 @@ def test_rows_are_held_out_by_default():
 
 
 @pytest.mark.parametrize("more", [["--bf16"], ["--gradient-checkpointing", "--pair-mode", "two-pass"]])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # PEFT's, of a GPT-2
 def test_lora_trains_adapters_alone(more, small, tmp_path):
     assert command(*small, "--output", tmp_path, "--lora-rank", 2, "--steps", 2, "--curvature-every", 0, *more) == 0
     weights = load_file(tmp_path / "adapter_model.safetensors")

@@ -366,6 +366,7 @@ def test_checkpointing_the_whole_model_repeats_the_draw():
     assert torch.allclose(gradients[0], gradients[2], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # TorchDynamo's
 def test_compiled_before_or_after_and_again():
     """A small module: tracing a Transformers model takes 5 s a time and meets nothing else of ours."""
 
