@@ -19,6 +19,7 @@ SERVER.set_forkserver_preload(
         "tests.finetune.runs",
         "tests.training.killed",
         "tests.training.two_processes",
+        "tests.frozen",
     ]
 )
 LIMIT_S = 240

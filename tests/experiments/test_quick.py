@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from experiments.quick.settings import read_settings
 from symnoise.core import InputError
 from symnoise.plot import style
 from symnoise.theory import CLAIMS
+from symnoise.theory.checks import tiny as tiny_checks
 from tests.tiny import tiny, tiny_tokenizer
 
 SMALL = {
@@ -74,9 +77,15 @@ def results(folder: Path) -> dict[str, object]:
     return found
 
 
+def _with_draws(check: Callable[..., Any], draws: int) -> Callable[..., Any]:
+    return lambda *arguments, **given: check(*arguments, **given | {"draws": draws})
+
+
 def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(style._RC, "savefig.dpi", 30)  # coarse pictures, and fonts that need no subsetting
     monkeypatch.setitem(style._RC, "pdf.fonttype", 3)
+    for check, draws in (("smoothed_curvature", 16), ("check_variances", 64)):  # in full in tests/theory
+        monkeypatch.setattr(tiny_checks, check, _with_draws(getattr(tiny_checks, check), draws))
     quick.main(config, tmp_path / "whole")
     assert not (tmp_path / "whole" / "report.html").exists()  # records alone: analysis reports
     write_report(tmp_path / "whole")

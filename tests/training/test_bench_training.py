@@ -9,6 +9,7 @@ from symnoise.finetune.dry_run import tiny_model
 
 
 def test_the_bench_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "TOKENS", 32)
     tiny_model("llama", tmp_path / "model", room=bench.TOKENS)
     memory = iter(range(100, 200))
     monkeypatch.setattr(bench, "peak", lambda *_: float(next(memory)))
