@@ -28,6 +28,7 @@ def findings(published: Published) -> list[str]:
     said = [
         noise,
         _told(published, scale=_law_or_size),
+        _told(published, micro_r_flips=_wrong_labels),
         added,
         f"**Is it gradient noise?** {diffusion}" if diffusion else "",
     ]
@@ -221,6 +222,20 @@ def _law_or_size(study: StudyResults) -> str:
         f"the margin of claim O3, {100 * LARGEST_MARGIN:g} % of what uniform noise changes. The raw Gaussian minus "
         f"uniform noise at the same α, a third of the variance: {of_alpha[measures[0]]} and {of_alpha[measures[1]]} "
         f"nats ({of_size['seeds']} seeds)."
+    )
+
+
+def _wrong_labels(study: StudyResults) -> str:
+    """What one draw and the mirror change where some target tokens are random."""
+    pairs = [("uniform", "none"), ("symnoise", "independent-pair")]
+    if not (said := _side_by_side(study, pairs, "held-out loss", "clean training loss")):
+        return ""
+    share = study.facts["settings"]["training"]["flips"]
+    return (
+        f"**Does noise help against wrong labels?** Where {100 * share:g} % of the target tokens are random, at α = "
+        f"{study.facts['alpha']:g}: Δ held-out loss = {said['held-out loss']} nats, Δ training loss = "
+        f"{said['clean training loss']} nats, for one draw minus no noise and SymNoise minus two draws "
+        f"({said['seeds']} seeds)."
     )
 
 

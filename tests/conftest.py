@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 
     Nor need accelerate call it before each training, which frees no memory on a processor.
     """
-    import accelerate.utils.memory  # here, where the tests are collected: the process that hands them out needs no PyTorch
+    import accelerate.utils.memory  # here: the process that hands the tests out collects none and needs no PyTorch
 
     accelerate.utils.memory.gc = SimpleNamespace(collect=lambda: 0)
     gc.collect()

@@ -21,6 +21,7 @@ MECHANISM = (
     "batch-match",
     "neighbours",
     "scale",
+    "micro-r-flips",
 )
 # The settings of the study smollm2 on other data, with one seed: no intervals, so no tables of their own.
 FIRST_LOOKS = {

@@ -149,8 +149,10 @@ def notices(study: StudyTables) -> list[str]:
             f"Each seed draws {training['rows']} of the same {training['pool']} training rows, so two seeds share "
             f"{100 * share:.0f} % of theirs: intervals over seeds are narrower than over new rows."
         )
+    unmeasured: dict[str, list[str]] = {}
     for measure, why in study.facts.get("missing", {}).items():
-        said.append(f"{measure}: not measured, {why}.")
+        unmeasured.setdefault(why, []).append(measure)
+    said += [f"Not measured, {why}: {', '.join(measures)}." for why, measures in unmeasured.items()]
     return said
 
 

@@ -342,6 +342,18 @@ def test_the_law_and_the_size_of_noise_are_told_apart(
     assert [round(row["mean"], 1) for row in (same, smaller)] == [apart, 2 + apart]
 
 
+def test_wrong_labels_are_told_with_their_share(published: Published, tmp_path: Path) -> None:
+    pairs = [("uniform", "none"), ("symnoise", "independent-pair")]
+    loss = {"uniform": -2.0, "symnoise": 3.0, "independent-pair": 4.0}
+    made = run_study(tmp_path, pairs, arms=("none", "uniform", "symnoise", "independent-pair"), loss=loss)
+    made = replace(made, facts=made.facts | {"settings": {"training": {"flips": 0.2}}})
+    (said,) = (one for one in findings(replace(published, mechanism={"micro-r-flips": made})) if "wrong labels" in one)
+    rows = [tables_of(made)[*pair, "held-out loss"] for pair in pairs]
+    assert "Where 20 % of the target tokens are random, at α = 10: " in said
+    assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats, " in said
+    assert [round(row["mean"]) for row in rows] == [-2, -1]
+
+
 def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published, tmp_path: Path) -> None:
     pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
     loss = {"symnoise": 5.0, "rademacher-batch-1.25": 2.0, "rademacher-batch-1.5": 4.0}

@@ -276,7 +276,8 @@ def test_answers_join_the_outcomes_and_what_is_missing_says_why(study, files, tm
     connect(study, tmp_path, tmp_path / "results")
     said = notices(read_study(place))
     assert f"Not finished and left out, 6 runs: {', '.join(names[:5])}, …." in said
-    assert "AlpacaEval win rate: not measured, no judge configured." in said
+    assert "Not measured, no judge configured: AlpacaEval win rate." in said
+    assert "Not measured, the study has no such task: ARC-easy, ARC-challenge, HellaSwag." in said
 
     answer(tmp_path, names[-1], rows=6)
     with pytest.raises(InputError, match=r"different settings of benchmarks: delete .*benchmarks\.json"):
