@@ -5,6 +5,7 @@ kernel orders them. `make test-kernels` runs this under another kernel and vecto
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from analysis.study.report import write_study
 from result_schema.files import ROOT
 from result_schema.study import TABLES
 
-FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *MECHANISM, *FIRST_LOOKS)]
+SWEEPS = ("micro-r-sweep", "micro-r-flips-sweep")  # which chose an α
+FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *MECHANISM, *FIRST_LOOKS, *SWEEPS)]
 PUBLISHED = [folder for folder in FOLDERS if (folder / "study.json").is_file()]
 
 
@@ -36,3 +38,15 @@ def test_tables_come_again_from_the_result_files(published: Path, tmp_path: Path
         pd.testing.assert_frame_equal(again, before, rtol=1e-9, atol=1e-12, obj=str(name))
     again, before = (json.loads((place / "ledger.json").read_text("utf-8")) for place in (folder, published))
     assert [(row["key"], row["verdict"]) for row in again] == [(row["key"], row["verdict"]) for row in before]
+
+
+def test_the_guide_says_what_the_sweeps_found() -> None:
+    """Uniform noise minus none, in held-out loss, at each α that the guide names."""
+    guide = " ".join((ROOT / "docs" / "guide" / "study.md").read_text("utf-8").split())
+    for sweep in SWEEPS:
+        table = pd.read_csv(ROOT / "results" / sweep / "tables" / "contrasts.csv")
+        own = table[(table.measure == "held-out loss") & (table.when == "end")].set_index("alpha")["mean"]
+        own = own.map(lambda mean: f"{mean:+.3f}".replace("-", "−"))
+        said = guide[guide.index(f"`{sweep}`") :]
+        numbers = re.findall(r"[+−]\d\.\d{3}", said)[:4]
+        assert numbers == [own[alpha] for alpha in (5, 10, 15, 30)], sweep
