@@ -1,6 +1,6 @@
 """The findings in plain sentences with their numbers, for the top of the README and the paper's abstract."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from analysis.length import WORDS
@@ -14,6 +14,8 @@ from symnoise.theory.ledger import slug, verdict
 STUDY = "micro"  # the study with all arms
 ALPHAS = (5, 10, 15)  # the training α
 QUOTED = 10.0  # α of the variance budgets that are quoted
+MIRROR = ("symnoise", "independent-pair")  # at the same cost
+ENDS = ("clean training loss", "held-out loss", "tr G")
 
 _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
@@ -66,9 +68,10 @@ def _against_plain(study: StudyResults) -> str:
         return ""
     curvature, loss = (number(pair[m]["mean"] - single[m]["mean"], 2) for m in ("tr G", "held-out loss"))
     return (
-        f"**What does noise do?** A mirrored pair (SymNoise) minus no noise: Δ tr G = "
-        f"{with_interval(pair['tr G'])}, Δ held-out loss = {with_interval(pair['held-out loss'])} nats; one draw minus "
-        f"no noise: {curvature} and {loss} ({_where(study)})."
+        f"**What does noise do?** With it: {_answer([pair], 'tr G', 'held-out loss')}. A mirrored pair (SymNoise) "
+        f"minus no noise: Δ tr G = {with_interval(pair['tr G'])}, Δ held-out loss = "
+        f"{with_interval(pair['held-out loss'])} nats; one draw minus no noise: {curvature} and {loss} "
+        f"({_where(study)})."
     )
 
 
@@ -76,10 +79,10 @@ def _mirror(study: StudyResults) -> str:
     if not (said := _of_the_mirror(study)):
         return ""
     return (
-        "**What does the mirror add?** SymNoise minus two independent draws, which cost the same: "
-        f"Δ training loss = {said['clean training loss']} nats, Δ tr G = {said['tr G']}, Δ held-out loss = "
-        f"{said['held-out loss']} nats. Endpoints were named before the runs; the training loss is evaluated on the "
-        "same rows without noise."
+        f"**What does the mirror add?** With it: {_answer([_end(study, *MIRROR)], *ENDS)}. SymNoise minus two "
+        f"independent draws, which cost the same: Δ training loss = {said['clean training loss']} nats, Δ held-out "
+        f"loss = {said['held-out loss']} nats, Δ tr G = {said['tr G']}. Endpoints were named before the runs; the "
+        "training loss is evaluated on the same rows without noise."
     )
 
 
@@ -91,7 +94,7 @@ def _pretrained(study: StudyResults) -> str:
 
 
 def _of_the_mirror(study: StudyResults) -> dict[str, str]:
-    return _side_by_side(study, [("symnoise", "independent-pair")], "clean training loss", "tr G", "held-out loss")
+    return _side_by_side(study, [MIRROR], *ENDS)
 
 
 def _rates(study: StudyResults) -> str:
@@ -124,11 +127,12 @@ def _adamw_in_parts(study: StudyResults) -> str:
     if not all(parts):
         return ""
     said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
+    larger, steadier = (_answer([_end(study, *pair) for pair in pairs], *measures) for pairs in (divisor, steps))
     return (
-        "**By which part of AdamW?** It divides by the gradient's root mean square, which noise enlarges. From one "
-        "draw to a mirrored pair in the size of that divisor alone (with gradients of one draw, then of the pair): "
-        f"{said[0]}; in the gradients alone (at one draw's size, then at the pair's): {said[1]} "
-        f"({parts[0]['seeds']} seeds)."
+        f"**By which part of AdamW?** By its divisor: {larger}; by its gradients: {steadier}. It divides by the "
+        "gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in the size of that "
+        f"divisor alone (with gradients of one draw, then of the pair): {said[0]}; in the gradients alone (at one "
+        f"draw's size, then at the pair's): {said[1]} ({parts[0]['seeds']} seeds)."
     )
 
 
@@ -154,6 +158,17 @@ def _neighbours(study: StudyResults) -> str:
         f"mirrors noise in the weights, both at its cost: Δ held-out loss = {said['held-out loss']} nats; Δ tr G = "
         f"{said['tr G']} ({said['seeds']} seeds)."
     )
+
+
+def _answer(found: Sequence[Mapping[str, Mapping[Any, Any]]], *measures: str) -> str:
+    """`training loss lower, held-out loss higher, tr G not told apart`: by the 95 % intervals of all contrasts."""
+    said = []
+    for measure in measures:
+        rows = [contrasts[measure] for contrasts in found]
+        higher, lower = all(row["low"] > 0 for row in rows), all(row["high"] < 0 for row in rows)
+        word = "higher" if higher else "lower" if lower else "not told apart"
+        said.append(f"{measure.removeprefix('clean ')} {word}")
+    return ", ".join(said)
 
 
 def _side_by_side(study: StudyResults, pairs: list[tuple[str, str]], *measures: str) -> dict[str, str]:
@@ -227,15 +242,16 @@ def _law_or_size(study: StudyResults) -> str:
 
 def _wrong_labels(study: StudyResults) -> str:
     """What one draw and the mirror change where some target tokens are random."""
-    pairs = [("uniform", "none"), ("symnoise", "independent-pair")]
-    if not (said := _side_by_side(study, pairs, "held-out loss", "clean training loss")):
+    pairs, measures = [("uniform", "none"), MIRROR], ("held-out loss", "clean training loss")
+    if not (said := _side_by_side(study, pairs, *measures)):
         return ""
     share = study.facts["settings"]["training"]["flips"]
+    noise, mirror = (_answer([_end(study, *pair)], *measures) for pair in pairs)
     return (
-        f"**Does noise help against wrong labels?** Where {100 * share:g} % of the target tokens are random, at α = "
-        f"{study.facts['alpha']:g}: Δ held-out loss = {said['held-out loss']} nats, Δ training loss = "
-        f"{said['clean training loss']} nats, for one draw minus no noise and SymNoise minus two draws "
-        f"({said['seeds']} seeds)."
+        f"**Does noise help against wrong labels?** With one draw: {noise}; with the mirror: {mirror}. Where "
+        f"{100 * share:g} % of the target tokens are random, at α = {study.facts['alpha']:g}: Δ held-out loss = "
+        f"{said['held-out loss']} nats, Δ training loss = {said['clean training loss']} nats, for one draw minus no "
+        f"noise and SymNoise minus two draws ({said['seeds']} seeds)."
     )
 
 

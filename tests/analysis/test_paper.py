@@ -253,9 +253,13 @@ def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(published: 
     for k, shift in enumerate((-2.0, 2.0)):
         made = run_study(tmp_path / str(k), arms=arms, loss={"symnoise": shift}, curvature={"symnoise": 500 * shift})
         (said,) = (one for one in findings(replace(published, mechanism={"mirror": made})) if "mirror add" in one)
-        sign = "−" if shift < 0 else ""
+        sign, word = ("−", "lower") if shift < 0 else ("", "higher")
+        assert f"With it: training loss {word}, held-out loss {word}, tr G {word}." in said
         assert all(f"Δ {what} = {sign}" in said for what in ("training loss", "tr G", "held-out loss"))
     assert not any("mirror" in said for said in findings(replace(published, mechanism={"mirror": None})))
+    same = run_study(tmp_path / "same", arms=arms)
+    (said,) = (one for one in findings(replace(published, mechanism={"mirror": same})) if "mirror add" in one)
+    assert "training loss not told apart, held-out loss not told apart, tr G not told apart." in said
 
 
 def test_one_draw_s_effect_is_the_pair_s_less_their_difference(published: Published, tmp_path: Path) -> None:
@@ -282,7 +286,7 @@ def test_smollm2_and_the_budget_are_told_where_they_have_been_run(published: Pub
     assert "ρ at α = 10 is 0.25 (0 to 1.00) at the start and 0.75 (0 to 1.00) at the end of training (micro)" in said
     (said,) = (one for one in findings(told) if "mirror add" in one)
     own = tables_of(made)["symnoise", "independent-pair", "held-out loss"]
-    assert "On SmolLM2 (3 seeds): " in said and f", {with_interval(own)}." in said
+    assert "On SmolLM2 (3 seeds): " in said and f", {with_interval(own)}, " in said
     (said,) = (one for one in findings(replace(told, mechanism={"mirror": made}, budgets=None)) if "mirror add" in one)
     assert "SmolLM2" not in said and "ρ" not in said
 
@@ -325,6 +329,7 @@ def test_what_the_divisor_and_the_gradients_change_is_told_apart(published: Publ
         parts[part] = [round(row["mean"]) for row in rows]
         told = said.split(f"in {part}")[1].split(";")[0]
         assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats" in told
+    assert "divisor: training loss higher, held-out loss higher; by its gradients: training loss higher, " in said
     assert parts == {"the size of that divisor alone": [10, 12], "the gradients alone": [1, 3]}
 
 
