@@ -30,7 +30,7 @@ _COLUMNS = ("run", "when", "alpha", "quantity", "value", "stderr", "low", "high"
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """Every point of every file, with the file's name as `run`. `InputError` if there is none."""
+    """Every point of every file, in the order of training; `run` is the file's name. `InputError` if there is none."""
     command = "run `python -m experiments.study.budget` first"
     found = [
         pd.DataFrame(record["points"]).assign(run=path.stem, **{key: record[key] for key in _COLUMNS[-3:]})
@@ -39,7 +39,12 @@ def read(folder: Path) -> pd.DataFrame:
     ]
     if not found:
         raise InputError(f"{folder} has no variance budget; {command}")
-    return pd.concat(found, ignore_index=True)[list(_COLUMNS)]
+    points = pd.concat(found)[list(_COLUMNS)]
+    return points.sort_values(["run", "when"], key=_in_order, kind="stable", ignore_index=True)
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    return column.map(list(_LOOK).index) if column.name == "when" else column
 
 
 def ledger(points: pd.DataFrame) -> list[Row]:

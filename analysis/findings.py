@@ -187,8 +187,9 @@ def _variance(found: Budgets | None) -> str:
     rho = found.points[(found.points.quantity == "rho") & (found.points.alpha == QUOTED)]
     said = []
     for run, own in rho.groupby("run", sort=False):
-        ends = [with_interval({**row, "mean": row["value"]}) for row in own.to_dict("records")]
-        said.append(f"{ends[0]} at the start and {ends[-1]} at the end of training ({run})")
+        ends = own.iloc[[0, -1]].drop_duplicates("when").rename(columns={"value": "mean"}).to_dict("records")
+        values = " and ".join(f"{with_interval(row)} at the {row['when']}" for row in ends)
+        said.append(f"{values} of training ({run})")
     return (
         "On the gradient’s variance a pair acts like a batch larger by 1 + ρ, and costs as much as one twice as large; "
         f"ρ at α = {QUOTED:g} is {listed(said)}."

@@ -35,7 +35,8 @@ def test_verdicts_follow_what_is_planted(tmp_path) -> None:
 
 
 def test_all_is_written_and_read_back(tmp_path) -> None:
-    planted(tmp_path, {"start": 0.2, "end": 0.9})
+    planted(tmp_path, {"end": 0.9, "start": 0.2})  # as measured, the end first
+    assert list(budgets.read(tmp_path).when.unique()) == ["start", "end"]
     budgets.write(tmp_path)
     assert len(json.loads((tmp_path / "ledger.json").read_text(encoding="utf-8"))) == 6
     table = pd.read_csv(tmp_path / "tables" / "budgets.csv")

@@ -284,6 +284,9 @@ def test_smollm2_and_the_budget_are_told_where_they_have_been_run(published: Pub
     told = replace(published, mechanism=mechanism, budgets=Budgets([], points))
     (said,) = (one for one in findings(told) if "gradient noise?" in one)
     assert "ρ at α = 10 is 0.25 (0 to 1.00) at the start and 0.75 (0 to 1.00) at the end of training (micro)" in said
+    last = replace(told, budgets=Budgets([], points[points.when == "end"]))
+    (said,) = (one for one in findings(last) if "gradient noise?" in one)
+    assert "ρ at α = 10 is 0.75 (0 to 1.00) at the end of training (micro)" in said
     (said,) = (one for one in findings(told) if "mirror add" in one)
     own = tables_of(made)["symnoise", "independent-pair", "held-out loss"]
     assert "On SmolLM2 (3 seeds): " in said and f", {with_interval(own)}, " in said
