@@ -46,6 +46,7 @@ def test_the_guide_says_what_the_sweeps_found() -> None:
     for sweep in SWEEPS:
         table = pd.read_csv(ROOT / "results" / sweep / "tables" / "contrasts.csv")
         own = table[(table.measure == "held-out loss") & (table.when == "end")].set_index("alpha")["mean"]
+        assert own.idxmin() == {"micro-r-sweep": 15, "micro-r-flips-sweep": 30}[sweep]  # the α of the studies
         own = own.map(lambda mean: f"{mean:+.3f}".replace("-", "−"))
         said = guide[guide.index(f"`{sweep}`") :]
         numbers = re.findall(r"[+−]\d\.\d{3}", said)[:4]
