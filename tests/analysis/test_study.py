@@ -1,5 +1,6 @@
 """The study's ledger, contrasts and page, from made-up runs whose effects are known."""
 
+import itertools
 import json
 import math
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from analysis.study.data import notices, read_study
 from analysis.study.figures import FIGURES
 from analysis.study.precision import precision
 from analysis.study.report import write_study
+from result_schema.files import ROOT
 from result_schema.measures import SPLIT, improvement
 from symnoise.core import InputError
 from symnoise.plot import style as look
@@ -322,3 +324,13 @@ def test_words_select_nothing(tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(claims, label, lambda *parts: f"said otherwise {parts}")
     for one, other in zip(before, found(), strict=True):
         pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["micro-r-flips", "neighbours"])
+def test_labels_along_a_forest_s_panels_stand_apart(name: str) -> None:
+    drawn = FIGURES["forest"].draw(pd.read_csv(ROOT / "results" / name / "figures" / "forest.csv"))
+    drawn.draw_without_rendering()
+    for ax in drawn.axes:
+        places = [label.get_window_extent() for label in ax.get_xticklabels()]
+        inside = sorted((b.x0, b.x1) for b in places if ax.bbox.x0 <= (b.x0 + b.x1) / 2 <= ax.bbox.x1)
+        assert all(left[1] + 3 < right[0] for left, right in itertools.pairwise(inside))

@@ -31,6 +31,7 @@ LEGEND = {
     (FAINT, True): "exploratory, interval without 0",
     (FAINT, False): "no significant difference",
 }
+MOST_CHARACTERS = 18  # of the labels along a panel
 FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls", "named": "Named by the study"}
 
 
@@ -132,7 +133,11 @@ def _look(row: dict[Hashable, Any]) -> tuple[str, bool]:
 
 
 def _few_ticks(ax: Axes, values: pd.Series) -> None:
-    """On a stretched axis the largest power of ten at each end, and 0: more labels would overlap."""
+    """Fewer labels where they would overlap: on a stretched axis the largest power of ten at each end, and 0."""
+    low, high = ax.get_xlim()
+    shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
+    if sum(map(len, ax.xaxis.get_major_formatter().format_ticks(shown))) >= MOST_CHARACTERS:
+        ax.locator_params(axis="x", nbins=3)
     if ax.get_xscale() == "symlog":
         largest = 10.0 ** math.floor(math.log10(values.abs().max()))
         ticks = [tick for tick in (-largest, 0.0, largest) if values.min() <= tick <= values.max()]
