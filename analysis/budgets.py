@@ -33,18 +33,17 @@ def read(folder: Path) -> pd.DataFrame:
     """Every point of every file, in the order of training; `run` is the file's name. `InputError` if there is none."""
     command = "run `python -m experiments.study.budget` first"
     found = [
-        pd.DataFrame(record["points"]).assign(run=path.stem, **{key: record[key] for key in _COLUMNS[-3:]})
+        _in_order(pd.DataFrame(record["points"])).assign(run=path.stem, **{key: record[key] for key in _COLUMNS[-3:]})
         for path in sorted(folder.glob("*.json"))
         if path.stem != "ledger" and (record := read_json(path, command))["points"]
     ]
     if not found:
         raise InputError(f"{folder} has no variance budget; {command}")
-    points = pd.concat(found)[list(_COLUMNS)]
-    return points.sort_values(["run", "when"], key=_in_order, kind="stable", ignore_index=True)
+    return pd.concat(found, ignore_index=True)[list(_COLUMNS)]
 
 
-def _in_order(column: pd.Series) -> pd.Series:
-    return column.map(list(_LOOK).index) if column.name == "when" else column
+def _in_order(points: pd.DataFrame) -> pd.DataFrame:
+    return points.sort_values("when", key=lambda when: when.map(list(_LOOK).index), kind="stable")
 
 
 def ledger(points: pd.DataFrame) -> list[Row]:

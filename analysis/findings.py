@@ -1,10 +1,11 @@
 """The findings in plain sentences with their numbers, for the top of the README and the paper's abstract."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from analysis.length import WORDS
 from analysis.paper.published import Budgets, Length, Published, StudyResults
+from analysis.study.claims import MIRRORED
 from analysis.study.dials import TERMS
 from result_schema.study import LARGEST_MARGIN
 from symnoise.plot.numbers import fixed, listed, number, with_interval
@@ -14,7 +15,6 @@ from symnoise.theory.ledger import slug, verdict
 STUDY = "micro"  # the study with all arms
 ALPHAS = (5, 10, 15)  # the training α
 QUOTED = 10.0  # α of the variance budgets that are quoted
-MIRROR = ("symnoise", "independent-pair")  # at the same cost
 ENDS = ("clean training loss", "held-out loss", "tr G")
 
 _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
@@ -63,12 +63,13 @@ def _validity(rows: list[dict[str, Any]]) -> str:
 
 def _against_plain(study: StudyResults) -> str:
     """A pair's contrasts with intervals; those of one draw follow by subtraction on the same seeds."""
-    pair, single = _end(study, "symnoise", "none"), _end(study, "symnoise", "rademacher")
-    if not all({"tr G", "held-out loss"} <= set(rows) for rows in (pair, single)):
+    plain, measures = ("symnoise", "none"), ("tr G", "held-out loss")
+    pair, single = _end(study, *plain), _end(study, "symnoise", "rademacher")
+    if not all(set(measures) <= set(rows) for rows in (pair, single)):
         return ""
-    curvature, loss = (number(pair[m]["mean"] - single[m]["mean"], 2) for m in ("tr G", "held-out loss"))
+    curvature, loss = (number(pair[m]["mean"] - single[m]["mean"], 2) for m in measures)
     return (
-        f"**What does noise do?** With it: {_answer([pair], 'tr G', 'held-out loss')}. A mirrored pair (SymNoise) "
+        f"**What does noise do?** With it: {_answer(study, [plain], *measures)}. A mirrored pair (SymNoise) "
         f"minus no noise: Δ tr G = {with_interval(pair['tr G'])}, Δ held-out loss = "
         f"{with_interval(pair['held-out loss'])} nats; one draw minus no noise: {curvature} and {loss} "
         f"({_where(study)})."
@@ -79,7 +80,7 @@ def _mirror(study: StudyResults) -> str:
     if not (said := _of_the_mirror(study)):
         return ""
     return (
-        f"**What does the mirror add?** With it: {_answer([_end(study, *MIRROR)], *ENDS)}. SymNoise minus two "
+        f"**What does the mirror add?** With it: {_answer(study, MIRRORED, *ENDS)}. SymNoise minus two "
         f"independent draws, which cost the same: Δ training loss = {said['clean training loss']} nats, Δ held-out "
         f"loss = {said['held-out loss']} nats, Δ tr G = {said['tr G']}. Endpoints were named before the runs; the "
         "training loss is evaluated on the same rows without noise."
@@ -94,7 +95,7 @@ def _pretrained(study: StudyResults) -> str:
 
 
 def _of_the_mirror(study: StudyResults) -> dict[str, str]:
-    return _side_by_side(study, [MIRROR], *ENDS)
+    return _side_by_side(study, MIRRORED, *ENDS)
 
 
 def _rates(study: StudyResults) -> str:
@@ -127,7 +128,7 @@ def _adamw_in_parts(study: StudyResults) -> str:
     if not all(parts):
         return ""
     said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
-    larger, steadier = (_answer([_end(study, *pair) for pair in pairs], *measures) for pairs in (divisor, steps))
+    larger, steadier = (_answer(study, pairs, *measures) for pairs in (divisor, steps))
     return (
         f"**By which part of AdamW?** By its divisor: {larger}; by its gradients: {steadier}. It divides by the "
         "gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in the size of that "
@@ -160,9 +161,9 @@ def _neighbours(study: StudyResults) -> str:
     )
 
 
-def _answer(found: Sequence[Mapping[str, Mapping[Any, Any]]], *measures: str) -> str:
-    """`training loss lower, held-out loss higher, tr G not told apart`: by the 95 % intervals of all contrasts."""
-    said = []
+def _answer(study: StudyResults, pairs: Sequence[tuple[str, str]], *measures: str) -> str:
+    """`training loss lower, held-out loss higher, tr G not told apart`: by the 95 % intervals of all the pairs."""
+    found, said = [_end(study, *pair) for pair in pairs], []
     for measure in measures:
         rows = [contrasts[measure] for contrasts in found]
         higher, lower = all(row["low"] > 0 for row in rows), all(row["high"] < 0 for row in rows)
@@ -171,7 +172,7 @@ def _answer(found: Sequence[Mapping[str, Mapping[Any, Any]]], *measures: str) ->
     return ", ".join(said)
 
 
-def _side_by_side(study: StudyResults, pairs: list[tuple[str, str]], *measures: str) -> dict[str, str]:
+def _side_by_side(study: StudyResults, pairs: Sequence[tuple[str, str]], *measures: str) -> dict[str, str]:
     """measure -> the contrasts of the pairs in their order; and how many seeds. Empty if one has not been run."""
     rows = [_end(study, *pair) for pair in pairs]
     if not all(set(measures) <= set(row) for row in rows):
@@ -243,11 +244,11 @@ def _law_or_size(study: StudyResults) -> str:
 
 def _wrong_labels(study: StudyResults) -> str:
     """What one draw and the mirror change where some target tokens are random."""
-    pairs, measures = [("uniform", "none"), MIRROR], ("held-out loss", "clean training loss")
+    pairs, measures = [("uniform", "none"), *MIRRORED], ("held-out loss", "clean training loss")
     if not (said := _side_by_side(study, pairs, *measures)):
         return ""
     share = study.facts["settings"]["training"]["flips"]
-    noise, mirror = (_answer([_end(study, *pair)], *measures) for pair in pairs)
+    noise, mirror = (_answer(study, [pair], *measures) for pair in pairs)
     return (
         f"**Does noise help against wrong labels?** With one draw: {noise}; with the mirror: {mirror}. Where "
         f"{100 * share:g} % of the target tokens are random, at α = {study.facts['alpha']:g}: Δ held-out loss = "

@@ -34,7 +34,7 @@ LESS_CURVED = MAIN[1:3]
 FALLING = ("tr G", "held-out loss")  # D1: with the weight of the even part
 HAZARD = "log p(end) elsewhere"  # E1: of the end mark, where the reference goes on
 ENDING_LESS = (("uniform", "none"), ("symnoise", "none"))  # E1: by noise
-MIRRORED = (("symnoise", "independent-pair"),)  # E1: not by the mirror
+MIRRORED = (("symnoise", "independent-pair"),)  # what the mirror adds at the same cost; E1: not by it
 ODD_ONE_OUT = "penalty"  # its tr H differs from all others by an order of magnitude, so O2's rows leave it out
 ASSOCIATIONS: dict[str, Callable[..., Association]] = {
     "between settings": between_settings,

@@ -134,14 +134,15 @@ def _look(row: dict[Hashable, Any]) -> tuple[str, bool]:
 
 def _few_ticks(ax: Axes, values: pd.Series) -> None:
     """Fewer labels where they would overlap: on a stretched axis the largest power of ten at each end, and 0."""
-    low, high = ax.get_xlim()
-    shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
-    if sum(map(len, ax.xaxis.get_major_formatter().format_ticks(shown))) >= MOST_CHARACTERS:
-        ax.locator_params(axis="x", nbins=3)
     if ax.get_xscale() == "symlog":
         largest = 10.0 ** math.floor(math.log10(values.abs().max()))
         ticks = [tick for tick in (-largest, 0.0, largest) if values.min() <= tick <= values.max()]
         ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+        return
+    low, high = ax.get_xlim()
+    shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
+    if sum(map(len, ax.xaxis.get_major_formatter().format_ticks(shown))) >= MOST_CHARACTERS:
+        ax.locator_params(axis="x", nbins=3)
 
 
 def _label(first: str, second: str, alpha: float, *, whole: bool) -> str:
