@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from threading import RLock
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
 
 from symnoise.core import InputError
 
+_ALONE = RLock()
 _ROPE = "rope_freqs.weight"  # factors on the rotary wavelengths, as Llama 3.1 and 3.2 have them
 
 
@@ -60,6 +65,31 @@ def load_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Within the block the index of each file is read once, and shared; one thread at a time.
+
+    Transformers reads it for the configuration, for the weights and for the tokenizer, each time from the start, which
+    takes seconds where it lists the words and merges of a tokenizer; and makes the same map of names for every module.
+    """
+    import gguf
+    from gguf.gguf_reader import GGUFReader
+
+    class Reader(GGUFReader):
+        """Slices plain arrays: those of a memory map are made ten times as slowly."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value.view(np.ndarray) if isinstance(value, np.memmap) else value)
+
+    read, names = cache(Reader), cache(gguf.tensor_mapping.get_tensor_name_map)
+    with (
+        _ALONE,
+        patch.object(gguf, "GGUFReader", lambda path: read(str(path))),
+        patch.object(gguf, "get_tensor_name_map", names),
+    ):
+        yield
 
 
 def open_file(path: Path) -> Any:
@@ -123,8 +153,6 @@ class _Asked(dict[str, str]):
 @contextmanager
 def _unused() -> Iterator[set[str]]:
     """The names of the tensors that Transformers has no place for, which it passes over without a word."""
-    from unittest.mock import patch
-
     from transformers import modeling_gguf_pytorch_utils as reading
 
     missed: set[str] = set()

@@ -161,7 +161,10 @@ def _gguf_config(source: Path, name: str) -> Any:
     from transformers import AutoConfig
 
     folder = folder_of(name, sha256(source))
-    return AutoConfig.from_pretrained(str(folder)) if folder.is_dir() else gguf.load_config(source)
+    if folder.is_dir():
+        return AutoConfig.from_pretrained(str(folder))
+    with gguf.read_once():
+        return gguf.load_config(source)
 
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from gguf import GGUFReader
 from huggingface_hub import constants
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -372,6 +373,17 @@ def test_any_gguf_is_converted_once(tmp_path, cache, capfd):
     assert torch.equal(first.model(IDS).logits, again.model(IDS).logits)
     (folder,) = cache.iterdir()
     assert folder.name == f"tiny-{sha256(tmp_path / 'tiny.gguf')[:16]}"
+
+
+def test_the_index_of_a_file_is_read_once(tmp_path, cache, monkeypatch):
+    """And not by each part of Transformers that asks for something in it."""
+    reads, real = [], GGUFReader._build_fields
+    monkeypatch.setattr(GGUFReader, "_build_fields", lambda *given: reads.append(given) or real(*given))
+    write_gguf(tmp_path / "tiny.gguf")
+    config = loading.load_config(tmp_path / "tiny.gguf")
+    assert len(reads) == 1
+    assert load_model(tmp_path / "tiny.gguf").model.config.hidden_size == config.hidden_size
+    assert len(reads) == 2
 
 
 @pytest.mark.parametrize("tied", [False, True])
