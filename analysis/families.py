@@ -1,6 +1,7 @@
 """The page of models of several families: curvature, and the size of the noise next to their embeddings.
 
-python -m analysis.families results/families        # from the records of experiments.families
+python -m analysis.families results/families                    # from the records of experiments.families
+python -m analysis.families --ledger runs/gemma-3-270m          # and the ledger of a quick run on one of these models
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from analysis.family_ledgers import publish, section
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import ROOT, read_json
 from symnoise.core import InputError, plus_minus, write_atomically
@@ -70,18 +72,21 @@ def _point(own: pd.DataFrame, quantity: str, alpha: float | None = None) -> Any:
 def write(folder: Path, docs: Path, data: str) -> Path:
     """Write families.md and families.csv into `docs`; the path of the former."""
     points = read(folder)
-    said = page(points, data)
+    said = "\n".join(part for part in (page(points, data), section(list(points.model.unique()), folder)) if part)
     write_csv(docs / "families.csv", points)
     write_atomically(docs / "families.md", lambda part: part.write_text(said, encoding="utf-8"))
     return docs / "families.md"
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="A folder of records.")],
+    folder: Annotated[Path, typer.Argument(help="A folder of records.")] = ROOT / "results" / "families",
     docs: Annotated[Path, typer.Option(help="Where the page goes.")] = ROOT / "docs",
     data: Annotated[str, typer.Option(help="The text's name on the page.")] = "tatsu-lab/alpaca",
+    ledger: Annotated[Path | None, typer.Option(help="A quick run on one of the models, whose rows join it.")] = None,
 ) -> None:
     """The page of several models."""
+    if ledger is not None:
+        publish(ledger, folder)
     print(f"symnoise: the page is {write(folder, docs, data)}")
 
 

@@ -1,0 +1,100 @@
+"""The ledger's rows on several models, side by side: what holds on one, does it hold on another?"""
+
+from pathlib import Path
+from typing import Any
+
+from analysis.ledger import SYMBOLS, line
+from analysis.records import read_run
+from result_schema.files import ROOT, read_json
+from symnoise.core import InputError, write_json
+from symnoise.plot.numbers import listed, plural
+from symnoise.theory import CLAIMS
+
+Rows = list[dict[str, Any]]
+FOLDER = "ledgers"
+SIZES = ("text", "range")  # settings of a run on which its rows on the model depend
+MAIN, MAIN_RUN = "smollm2", ROOT / "docs" / "quick"
+_HEAD = """## The ledger
+
+Every row of the ledger that is measured on a model, in the main run on SmolLM2 ([results](results.md)) and by the same
+command on others, on the same text: `python -m experiments.quick --config experiments/configs/families.yaml --model ID
+--output runs/ID`, then `python -m analysis.families --ledger runs/ID`. V1 and P2 are of {main} examples in the main run
+and of {others} in the others. ✓ holds, ✗ fails, ? undecided; in brackets the interval that decides.
+"""
+
+
+def publish(run: Path, folder: Path) -> Path:
+    """Write the rows on the model of the quick run in `run` into `folder`/ledgers; the path of the file.
+
+    Raises `InputError` for a run without such rows, and for a model that has no record in `folder`.
+    """
+    found = read_run(run)
+    rows = [row for row in found.rows if row["subject"] == "model"]
+    settings = {key: value for record in found.stages.values() for key, value in record["settings"].items()}
+    if not rows:
+        raise InputError(f"{run} has no rows on a model: python -m experiments.quick --model ID --output {run}")
+    name = Path(settings["model"]).name.lower()
+    if not (folder / f"{name}.json").is_file():
+        raise InputError(f"{folder} has no record of {name}: run `python -m experiments.families` on it first")
+    made = {key: found.stages["validity"][key] for key in ("python", "versions", "commit", "platform")}
+    path = folder / FOLDER / f"{name}.json"
+    write_json(path, {"sizes": {key: settings[key] for key in SIZES}, "rows": rows, **made})
+    return path
+
+
+def section(names: list[str], folder: Path) -> str:
+    """The section of the page on the ledgers of these models, in this order; "" where none but the main run's is there.
+
+    names: the record's name of each model, as `google/gemma-3-270m`.
+    """
+    ledgers: dict[str, Rows] = {}
+    sizes: dict[str, Any] = {}
+    for name in names:
+        path = folder / FOLDER / f"{name.split('/')[-1].lower()}.json"
+        if name == MAIN:
+            ledgers[name] = [row for row in _read(MAIN_RUN / "ledger.json") if row["subject"] == "model"]
+        elif path.is_file():
+            found = _read(path)
+            ledgers[name], sizes = found["rows"], found["sizes"]
+    if not sizes:
+        return ""
+    main = _read(MAIN_RUN / "run.json")["settings"]["range"]["examples"]
+    head = _HEAD.format(main=main, others=sizes["range"]["examples"])
+    return f"{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n"
+
+
+def _read(path: Path) -> Any:
+    return read_json(path, "run `python -m analysis.families --ledger RUN`")
+
+
+def _shared(ledgers: dict[str, Rows]) -> list[tuple[dict[str, Any], ...]]:
+    """The rows that every model has, by claim in the order of the theory."""
+    by_key = [{row["key"]: row for row in rows} for rows in ledgers.values()]
+    keys = [row["key"] for row in next(iter(ledgers.values())) if all(row["key"] in own for own in by_key)]
+    order = list(CLAIMS)
+    return sorted((tuple(own[key] for own in by_key) for key in keys), key=lambda rows: order.index(rows[0]["id"]))
+
+
+def _agreement(ledgers: dict[str, Rows]) -> str:
+    """How many rows have the same verdict on every model, and which claims hold here and fail there."""
+    shared = _shared(ledgers)
+    verdicts = [(rows[0]["id"], {row["verdict"] for row in rows}) for rows in shared]
+    same = sum(len(found) == 1 for _, found in verdicts)
+    split = list(dict.fromkeys(id for id, found in verdicts if {"holds", "fails"} <= found))
+    said = f"Of {plural(len(shared), 'row')}, {same} {'has' if same == 1 else 'have'} the same verdict on every model"
+    return (
+        f"{said}; {listed(split)} {'has' if len(split) == 1 else 'have'} rows that hold on one and fail on another."
+        if split
+        else f"{said}, and none holds on one and fails on another."
+    )
+
+
+def _table(ledgers: dict[str, Rows]) -> str:
+    lines = [["claim", "quantity", "prediction", *ledgers]]
+    lines.append(["---"] * len(lines[0]))
+    for rows in _shared(ledgers):
+        said = [line(row) for row in rows]
+        cells = [f"{SYMBOLS[one.verdict]} {one.measured} ({one.interval})" for one in said]
+        predictions = " or ".join(dict.fromkeys(one.prediction for one in said))  # L1's depends on the model's width
+        lines.append([rows[0]["id"], said[0].quantity.replace("|", r"\|"), predictions, *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
