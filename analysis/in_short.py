@@ -3,6 +3,7 @@
 from typing import Any
 
 from analysis.paper.published import StudyResults
+from analysis.study.contrasts import MAIN
 from analysis.style import name as arm
 from result_schema.measures import SPLIT
 from symnoise.plot.numbers import measurement, plural
@@ -12,7 +13,7 @@ _SAID = (
     ("held-out loss", "held-out loss", " nats"),
     *((part, part, "") for part in SPLIT),
 )
-LOOKED_AT = (("uniform", "none"), ("symnoise", "uniform"), ("symnoise", "independent-pair"))
+LOOKED_AT = MAIN[:3]
 
 
 def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], float]:

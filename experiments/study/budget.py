@@ -65,7 +65,7 @@ def points(study: Study, run: Run, source: LoadedModel, unfinished: BatchRecords
     texts = [[rows[i] for i in part] for part in parts]
     settings = [ALPHAS, DRAWS, run.seed, processor(), source.provenance()]
     keys = [key_of(settings, texts[: j + 1]) for j in range(BATCHES)]  # a record has products with the earlier batches
-    batches = [{key: value.to(model.device) for key, value in collate(text, tokenizer).items()} for text in texts]
+    batches = [collate(text, tokenizer) for text in texts]
     model.requires_grad_(True)
     found = variance_budget(model, batches, ALPHAS, None, DRAWS, run.seed, Kept(unfinished, keys))
     tables = [one.to_frame().assign(alpha=one.alpha) for one in found]

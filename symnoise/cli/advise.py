@@ -107,9 +107,7 @@ def _measure(
     gradients = Kept(batch_records, [key_of("gradient", base, j, texts[: j + 1]) for j in range(len(texts))])
     if done := len(curves) + len(gradients):
         console.print(f"symnoise: {done} of {2 * len(texts)} measurements are done, by an earlier run", **PLAIN)
-    inputs = [
-        {key: value.to(settings["device"]) for key, value in collate(text, loaded.tokenizer).items()} for text in texts
-    ]
+    inputs = [collate(text, loaded.tokenizer) for text in texts]
     for j in track(range(len(texts)), "losses of 2 rows"):
         if j not in curves:
             loss = EmbeddingLoss(loaded.model, inputs[j], range(j * _BATCH, (j + 1) * _BATCH))

@@ -66,7 +66,7 @@ def budget(
         kept = Kept(records, [key_of(settings, loaded.provenance(), j, texts[: j + 1]) for j in range(len(texts))])
         if len(kept):
             console.print(f"symnoise: {len(kept)} of {batches} batches are done by an earlier run", **PLAIN)
-        inputs = [{key: value.to(device) for key, value in collate(text, loaded.tokenizer).items()} for text in texts]
+        inputs = [collate(text, loaded.tokenizer) for text in texts]
         found = variance_budget(loaded.model.requires_grad_(True), inputs, strengths, law, draws, seed, kept)
     signal = found[0].signal
     show(

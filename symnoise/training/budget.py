@@ -118,7 +118,7 @@ def variance_budget(
 
     Args:
         model: The model, with the weights that are trained.
-        batches: J ≥ 3 batches, drawn independently from the data, on the model's device.
+        batches: J ≥ 3 batches, drawn independently from the data; they are moved to the model's device.
         alphas: Noise strengths α.
         noise: The law, single or mirrored; its own α is ignored. Default calibrated Rademacher noise.
         draws: K ≥ 2 draws per batch.
@@ -154,7 +154,7 @@ def variance_budget(
     noises = [replace(noise, alpha=alpha) for alpha in alphas]
     with _without_dropout(model):
         for j in track(range(last + 1), "batches"):
-            batch = batches[j]
+            batch = {key: value.to(parameters[0].device) for key, value in batches[j].items()}
             clean.append(_gradient(model, parameters, batch))
             if j not in records:
                 noisy = [_noised(model, parameters, batch, clean[j], one, draws, seed, j) for one in noises]
