@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from statsmodels.stats.multitest import multipletests
 
 from symnoise.core import generator, student_t
 
@@ -105,9 +104,9 @@ def holm(p: Sequence[float]) -> NDArray[np.float64]:
     Rejecting if one is ≤ α keeps the chance of any false rejection in the family at α (Holm 1979).
     """
     values = np.array(p, dtype=float)
-    known = ~np.isnan(values)  # statsmodels would count a NaN as one of the m
-    if known.any():
-        values[known] = multipletests(values[known], method="holm")[1]
+    order = np.argsort(values)[: np.count_nonzero(~np.isnan(values))]  # NaN comes last
+    scaled = values[order] * np.arange(len(order), 0, -1)
+    values[order] = np.minimum(np.maximum.accumulate(scaled), 1)
     return values
 
 
