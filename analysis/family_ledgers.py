@@ -36,7 +36,11 @@ def publish(run: Path, folder: Path) -> Path:
     name = Path(settings["model"]).name.lower()
     if not (folder / f"{name}.json").is_file():
         raise InputError(f"{folder} has no record of {name}: run `python -m experiments.families` on it first")
-    made = {key: found.stages["validity"][key] for key in ("python", "versions", "commit", "platform")}
+    measured = [
+        record for record in found.stages.values() if any(row in rows for row in record["result"].get("rows", []))
+    ]
+    made = {key: measured[-1][key] for key in ("python", "versions", "platform")}
+    made |= {"commits": list(dict.fromkeys(record["commit"] for record in measured))}
     path = folder / FOLDER / f"{name}.json"
     write_json(path, {"sizes": {key: settings[key] for key in SIZES}, "rows": rows, **made})
     return path

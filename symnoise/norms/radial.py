@@ -1,9 +1,13 @@
 """Curvature along the ray through the embeddings: the radial identity (claim N3)."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from symnoise.core import Estimate, InputError, quantities_frame, retained_heap, track
 from symnoise.curvature.loss import UNIT
@@ -44,6 +48,22 @@ class RadialIdentity:
         return {"tr H": self.trace, "⟨X, ∇ tr H⟩": self.derivative, "⟨X, ∇ tr H⟩ + 2 tr H": self.defect}
 
 
+class _GeluWrittenOut(TorchFunctionMode):
+    """The tanh form of GELU from its definition.
+
+    PyTorch's own has NaN as third derivative from x = 14 on, where its cosh overflows in float32; models reach that.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is F.gelu and kwargs.get("approximate") == "tanh":
+            x = args[0]
+            return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return function(*args, **kwargs)
+
+
 def radial_identity(loss: Loss, probes: int = 8, seed: int = 0) -> RadialIdentity:
     """Scale-invariance check of the loss: tr H, ⟨X, ∇ tr H⟩ and ⟨X, ∇ tr H⟩ + 2 tr H, by Hutchinson's estimate.
 
@@ -65,7 +85,7 @@ def radial_identity(loss: Loss, probes: int = 8, seed: int = 0) -> RadialIdentit
         raise InputError(f"probes must be 1 or more; got {probes}")
     forms, slopes = [], []
     X = loss.embeddings.detach().requires_grad_()
-    with retained_heap(), torch.enable_grad():
+    with retained_heap(), torch.enable_grad(), _GeluWrittenOut():
         (g,) = torch.autograd.grad(loss(X).sum(), X, create_graph=True)
         for k in track(range(probes), "third derivatives"):
             (z,) = directions(X, loss.mask, loss.ids, 1, seed=seed, first=k)

@@ -38,7 +38,7 @@ def test_the_rows_on_the_model_are_published_without_where_it_lay(run, folder) -
     path = publish(run, folder)
     assert path == folder / FOLDER / "other-1b.json" and "/home" not in path.read_text()
     made = json.loads(path.read_text())
-    assert made["sizes"] == {"text": {"examples": 6}, "range": {"examples": 7}} and made["commit"] == "abc"
+    assert made["sizes"] == {"text": {"examples": 6}, "range": {"examples": 7}} and made["commits"] == ["abc"]
     assert made["rows"] == [row for row in QUICK if row["subject"] == "model"]
 
 
@@ -78,4 +78,6 @@ def test_the_published_ledgers_are_of_published_models() -> None:
     for path in (PUBLISHED / FOLDER).glob("*.json"):
         assert (PUBLISHED / path.name).is_file()
         found = json.loads(path.read_text("utf-8"))
-        assert {row["subject"] for row in found["rows"]} == {"model"} and len(found["commit"]) == 40
+        assert {row["subject"] for row in found["rows"]} == {"model"} and {
+            len(commit) for commit in found["commits"]
+        } == {40}

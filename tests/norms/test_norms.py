@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from symnoise.core import InputError, generator
+from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.norms import expected_square_norm, layer_growth, radial_identity, square_norm
 from tests.text import lifted, loss_of
@@ -63,6 +64,25 @@ def test_the_radial_identity_holds_where_scale_does_not_matter_and_fails_where_i
         invariant, raw = radial_identity(Normalised(), probes=4), radial_identity(inner, probes=4)
     assert float(invariant.defect.value.abs().max()) < 1e-9 * float(invariant.trace.value.abs().max())
     assert bool((raw.defect.value.abs() > 0.1 * raw.trace.value.abs()).all())
+
+
+def test_the_third_derivative_of_a_gelu_far_from_zero() -> None:
+    """In float32 as in float64, where PyTorch's own is still finite; Gemma 3 has gates beyond 14."""
+    loss = loss_of("gemma", torch.float32)
+    gates = [layer.mlp.gate_proj for layer in loss.model.model.layers]
+    reached: list[float] = []
+    hooks = [gate.register_forward_hook(lambda _, __, out: reached.append(float(out.max()))) for gate in gates]
+    with torch.no_grad():
+        for gate in gates:
+            gate.weight.mul_(30)
+    loss = EmbeddingLoss(loss.model, loss.batch, loss.ids)
+    coarse = radial_identity(loss, probes=2)
+    assert max(reached) > 14
+    for hook in hooks:
+        hook.remove()
+    with lifted(True):
+        fine = radial_identity(EmbeddingLoss(loss.model.double(), loss.batch, loss.ids), probes=2)
+    torch.testing.assert_close(coarse.derivative.value, fine.derivative.value, rtol=2e-2, atol=0)
 
 
 @pytest.mark.parametrize("name", ["uniform", "symnoise"])
