@@ -72,7 +72,7 @@ def _point(own: pd.DataFrame, quantity: str, alpha: float | None = None) -> Any:
 def write(folder: Path, docs: Path, data: str) -> Path:
     """Write families.md and families.csv into `docs`; the path of the former."""
     points = read(folder)
-    said = "\n".join(part for part in (page(points, data), section(list(points.model.unique()), folder)) if part)
+    said = "\n".join(part for part in (page(points, data), section(points, folder)) if part)
     write_csv(docs / "families.csv", points)
     write_atomically(docs / "families.md", lambda part: part.write_text(said, encoding="utf-8"))
     return docs / "families.md"

@@ -1,13 +1,17 @@
 """The ledger's rows on several models, side by side: what holds on one, does it hold on another?"""
 
+import re
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+from scipy import stats
 
 from analysis.ledger import SYMBOLS, line
 from analysis.records import read_run
 from result_schema.files import ROOT, read_json
 from symnoise.core import InputError, write_json
-from symnoise.plot.numbers import listed, plural
+from symnoise.plot.numbers import listed, number, plural
 from symnoise.theory import CLAIMS
 
 Rows = list[dict[str, Any]]
@@ -46,14 +50,14 @@ def publish(run: Path, folder: Path) -> Path:
     return path
 
 
-def section(names: list[str], folder: Path) -> str:
-    """The section of the page on the ledgers of these models, in this order; "" where none but the main run's is there.
+def section(points: pd.DataFrame, folder: Path) -> str:
+    """The section of the page on the ledgers of its models, in this order; "" where none but the main run's is there.
 
-    names: the record's name of each model, as `google/gemma-3-270m`.
+    points: the page's, with the r of each model at each α.
     """
     ledgers: dict[str, Rows] = {}
     sizes: dict[str, Any] = {}
-    for name in names:
+    for name in points.model.unique():
         path = folder / FOLDER / f"{name.split('/')[-1].lower()}.json"
         if name == MAIN:
             ledgers[name] = [row for row in _read(MAIN_RUN / "ledger.json") if row["subject"] == "model"]
@@ -64,7 +68,7 @@ def section(names: list[str], folder: Path) -> str:
         return ""
     main = _read(MAIN_RUN / "run.json")["settings"]["range"]["examples"]
     head = _HEAD.format(main=main, others=sizes["range"]["examples"])
-    return f"{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n"
+    return f"{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n\n{_by_ratio(ledgers, points)}\n"
 
 
 def _read(path: Path) -> Any:
@@ -102,3 +106,27 @@ def _table(ledgers: dict[str, Rows]) -> str:
         predictions = " or ".join(dict.fromkeys(one.prediction for one in said))  # L1's depends on the model's width
         lines.append([rows[0]["id"], said[0].quantity.replace("|", r"\|"), predictions, *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _by_ratio(ledgers: dict[str, Rows], points: pd.DataFrame) -> str:
+    """V1's slope at each training α by the r of the table of models, all models in one order."""
+    r = points[points.quantity == "r"].set_index(["model", "alpha"]).value.to_dict()
+    slope = re.compile(r"V1\.slope\.alpha=([\d.]+)")
+    found = [
+        (r[name, float(at[1])], name, float(at[1]), row)
+        for name, rows in ledgers.items()
+        for row in rows
+        if (at := slope.fullmatch(row["key"])) and (name, float(at[1])) in r
+    ]
+    lines = ["| r | model | α | V1: attenuation slope, texts like these |", "| --- | --- | --- | --- |"]
+    for ratio, name, alpha, row in sorted(found, key=lambda one: one[0]):
+        said = line(row)
+        lines.append(
+            f"| {number(ratio, 2)} | {name} | {alpha:g} | {SYMBOLS[said.verdict]} {said.measured} ({said.interval}) |"
+        )
+    rank = stats.spearmanr([one[0] for one in found], [one[3]["measured"] for one in found]).statistic
+    return (
+        "## V1 in the order of r\n\nHow much of a pair’s excess loss the Hessian explains (1: all of it), by the r of the "
+        f"first table. Over these {len(found)} points the rank correlation of the two is {number(rank, 2)}.\n\n"
+        + "\n".join(lines)
+    )

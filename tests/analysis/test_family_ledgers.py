@@ -3,15 +3,24 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from analysis.family_ledgers import FOLDER, publish, section
 from result_schema.files import ROOT
 from symnoise.core import InputError
+from symnoise.plot.numbers import number
 
 QUICK = json.loads((ROOT / "docs" / "quick" / "ledger.json").read_text("utf-8"))
 PUBLISHED = ROOT / "results" / "families"
-NAMES = ["smollm2", "some/Other-1b"]
+POINTS = pd.DataFrame(
+    [
+        {"model": model, "quantity": "r", "alpha": alpha, "value": alpha * unit}
+        for model, unit in (("smollm2", 0.02), ("some/Other-1b", 0.003))
+        for alpha in (5.0, 10.0, 15.0)
+    ]
+)
 
 
 @pytest.fixture
@@ -52,26 +61,50 @@ def test_a_run_of_an_unknown_model_or_without_rows_is_refused(run, folder, tmp_p
 
 
 def test_verdicts_are_compared_row_by_row(run, folder) -> None:
-    assert section(NAMES, folder) == ""
+    assert section(POINTS, folder) == ""
     path = publish(run, folder)
     made = json.loads(path.read_text())
     own = [row for row in made["rows"] if "second-text" not in row["key"]]
     by_key = {row["key"]: row for row in own}
     made["rows"] = own
     path.write_text(json.dumps(made))
-    same = section(NAMES, folder)
+    same = section(POINTS, folder)
     assert f"Of {len(own)} rows, {len(own)} have the same verdict on every model, and none holds" in same
     assert "of 48 examples in the main run\nand of 7 in the others" in same
     by_key["N1.growth.uniform"] |= {"verdict": "fails", "measured": 2.0, "low": 1.9, "high": 2.1}
     by_key["V1.slope.alpha=5"]["verdict"] = "holds"  # undecided before: other, but no contradiction
     by_key["L1.first-layer"]["prediction"] = 2.5
     path.write_text(json.dumps(made))
-    said = section(NAMES, folder)
+    said = section(POINTS, folder)
     assert f"Of {len(own)} rows, {len(own) - 2} have the same verdict" in said
     assert "; N1 has rows that hold on one and fail on another." in said
     (growth,) = (line for line in said.splitlines() if "‖X‖²)/α²v, uniform" in line)
     assert growth.endswith("| ✓ 1.0009 (0.9954 to 1.0064) | ✗ 2.00 (1.90 to 2.10) |")
     assert "| 2.990 ± 0.747 or 2.500 ± 0.747 |" in said
+
+
+def test_slopes_are_put_in_the_order_of_r(run, folder) -> None:
+    path = publish(run, folder)
+    made = json.loads(path.read_text())
+    for row in made["rows"]:
+        if row["key"] == "V1.slope.alpha=5":
+            row |= {"measured": 0.99, "low": 0.97, "high": 1.01, "verdict": "holds"}
+    path.write_text(json.dumps(made))
+    said = section(POINTS, folder)
+    own = said[said.index("## V1 in the order of r") :].splitlines()
+    assert [line.split(" | ")[:3] for line in own if "✓" in line or "✗" in line or "? " in line] == [
+        ["| 0.015", "some/Other-1b", "5"],
+        ["| 0.030", "some/Other-1b", "10"],
+        ["| 0.045", "some/Other-1b", "15"],
+        ["| 0.10", "smollm2", "5"],
+        ["| 0.20", "smollm2", "10"],
+        ["| 0.30", "smollm2", "15"],
+    ]
+    assert "| 0.015 | some/Other-1b | 5 | ✓ 0.990 (0.970 to 1.010) |" in said
+    r, slopes = [0.015, 0.03, 0.045, 0.1, 0.2, 0.3], [0.99, 0.69, 0.52, 0.89, 0.69, 0.52]
+    assert (
+        f"Over these 6 points the rank correlation of the two is {number(spearmanr(r, slopes).statistic, 2)}." in said
+    )
 
 
 def test_the_published_ledgers_are_of_published_models() -> None:
