@@ -125,8 +125,8 @@ def _by_ratio(ledgers: dict[str, Rows], points: pd.DataFrame) -> str:
             f"| {number(ratio, 2)} | {name} | {alpha:g} | {SYMBOLS[said.verdict]} {said.measured} ({said.interval}) |"
         )
     rank = stats.spearmanr([one[0] for one in found], [one[3]["measured"] for one in found]).statistic
-    said = (
+    head = (
         "## V1 in the order of r\n\nHow much of a pair’s excess loss the Hessian explains (1: all of it), by the r of "
         f"the first table. Over these {len(found)} points the rank correlation of the two is {number(rank, 2)}."
     )
-    return "\n".join([said, "", *lines])
+    return "\n".join([head, "", *lines])

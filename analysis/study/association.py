@@ -56,14 +56,14 @@ def between_settings(frame: pd.DataFrame, given: str = "") -> Association:
     """
     columns = ["curvature", "quality", *([given] if given else [])]
     groups = frame.groupby("setting").alpha.first().fillna(0.0)
-    ranks = [_setting_means(frame, column).groupby(groups).rank() for column in columns]
+    ranks = _setting_means(frame, columns).groupby(groups).rank()
     several = groups.groupby(groups).transform("size") > 1  # an α with one setting carries no information
-    ranks = [(rank - rank.groupby(groups).transform("mean"))[several] for rank in ranks]
-    count, conditions = len(ranks[0]), len(columns) - 2
+    ranks = (ranks - ranks.groupby(groups).transform("mean"))[several]
+    count, conditions = len(ranks), len(columns) - 2
     free = count - int(groups[several].nunique()) - conditions
     if free < 4:
         return Association(math.nan, math.nan, math.nan, count, len(frame), "too few settings at the same α")
-    rho = _partial(*(rank.to_numpy() for rank in ranks))
+    rho = float(_partial(*ranks.to_numpy().T))
     if math.isnan(rho):
         return Association(rho, math.nan, math.nan, count, len(frame), "no spread")
     return Association(rho, math.sqrt((1 + rho**2 / 2) / (free - 2)), free - 1, count, len(frame))
@@ -79,14 +79,14 @@ def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
     """
     columns = ["curvature", "quality", *([given] if given else [])]
     known = frame[np.isfinite(frame[columns]).all(axis=1)]
-    tables = [known.pivot(index="seed", columns="setting", values=column).dropna() for column in columns]
-    seeds, settings = tables[0].shape
+    wide = known.pivot(index="seed", columns="setting", values=columns).dropna()
+    seeds, settings = len(wide), wide.shape[1] // len(columns)
     runs = seeds * settings
     if seeds < 3 or settings < 2:
         return Association(math.nan, math.nan, math.nan, seeds, runs, "fewer than three seeds or two settings")
-    values = [table.to_numpy(float) for table in tables]
-    rho = _two_way(values)
-    left_out = np.array([_two_way([np.delete(table, seed, axis=0) for table in values]) for seed in range(seeds)])
+    values = [wide[column].to_numpy(float) for column in columns]
+    rho = float(_two_way(values))
+    left_out = _two_way([np.stack([np.delete(table, seed, axis=0) for seed in range(seeds)]) for table in values])
     if not np.isfinite([rho, *left_out]).all():
         return Association(rho, math.nan, math.nan, seeds, runs, "no spread")
     deviations = np.arctanh(np.clip(left_out, -EDGE, EDGE))
@@ -94,37 +94,39 @@ def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
     return Association(rho, stderr, seeds - 1, seeds, runs, "" if stderr > 0 else "no spread over the seeds")
 
 
-def _setting_means(frame: pd.DataFrame, column: str) -> pd.Series:
+def _setting_means(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Means over the seeds of each setting, after subtracting each seed's mean over its runs."""
-    finite = frame[column].where(np.isfinite(frame[column]))
-    centred = frame[column] - finite.groupby(frame.seed).transform("mean")
+    finite = frame[columns].where(np.isfinite(frame[columns]))
+    centred = frame[columns] - finite.groupby(frame.seed).transform("mean")
     return centred.groupby(frame.setting).mean()
 
 
-def _two_way(tables: list[Values]) -> float:
+def _two_way(tables: list[Values]) -> Values:
     """Partial correlation of the ranks within settings (columns) minus their means over settings in each seed (row)."""
     centred = []
     for table in tables:
-        ranks = stats.rankdata(table, axis=0)
-        ranks -= ranks.mean(axis=0)
-        centred.append((ranks - ranks.mean(axis=1, keepdims=True)).ravel())
+        ranks = stats.rankdata(table, axis=-2)
+        ranks -= ranks.mean(axis=-2, keepdims=True)
+        ranks -= ranks.mean(axis=-1, keepdims=True)
+        centred.append(ranks.reshape(*ranks.shape[:-2], -1))
     return _partial(*centred)
 
 
-def _partial(x: Values, y: Values, given: Values | None = None) -> float:
-    """Pearson's correlation of x and y, given a third if there is one; NaN if one has no spread of its own."""
+def _partial(x: Values, y: Values, given: Values | None = None) -> Values:
+    """Pearson's correlation of x and y over the last axis, given a third if there is one; NaN if one has no spread of
+    its own."""
     r = _pearson(x, y)
     if given is None:
         return r
     a, b = _pearson(x, given), _pearson(y, given)
     spread = (1 - a * a) * (1 - b * b)
-    return (r - a * b) / math.sqrt(spread) if spread > 1e-12 else math.nan
+    return np.where(spread > 1e-12, (r - a * b) / np.sqrt(np.maximum(spread, 1e-12)), math.nan)
 
 
-def _pearson(x: Values, y: Values) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    size = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / size if size > 0 else math.nan
+def _pearson(x: Values, y: Values) -> Values:
+    x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
+    size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    return np.where(size > 0, (x * y).sum(axis=-1) / np.where(size > 0, size, 1), math.nan)
 
 
 def _atanh(r: float) -> float:
