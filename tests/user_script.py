@@ -2,13 +2,14 @@
 
 # The types of these are not symnoise's; without them mypy takes seconds instead of minutes.
 OTHERS = """
-accelerate datasets gguf huggingface_hub jinja2 matplotlib numpy pandas peft platformdirs pyarrow rich safetensors scipy
+accelerate datasets gguf huggingface_hub IPython jinja2 matplotlib numpy pandas peft platformdirs pyarrow rich safetensors scipy
 seaborn tokenizers torch transformers trl typer yaml
 """
 SETTINGS = f"""[mypy]
 strict = True
 [mypy-{",".join(f"{name}.*" for name in OTHERS.split())}]
 follow_imports = skip
+follow_imports_for_stubs = True
 ignore_missing_imports = True
 [mypy-symnoise.*]
 follow_imports = silent
