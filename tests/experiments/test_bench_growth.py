@@ -61,10 +61,15 @@ def test_a_point_is_measured() -> None:
     assert found["seconds"] > 0 and found["memory_gib"] >= 0 and found["forward_s"] > 0
 
 
-def test_a_process_that_fails_says_why() -> None:
+def test_an_unknown_method_is_refused() -> None:
     point = next(bench_growth.points(smoke=True))
-    with pytest.raises(RuntimeError, match="unknown method 'tailor'"):
-        in_process("growth", point | {"method": "tailor"})
+    with pytest.raises(InputError, match="unknown method 'tailor'"):
+        bench_growth.measure(point | {"method": "tailor"})
+
+
+def test_a_process_that_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match=r"growht .* failed with exit code 1:\n(.|\n)*No module named .*growht'"):
+        in_process("growht", {"smoke": True})
 
 
 def test_memory_is_the_peak_within_the_block() -> None:
