@@ -84,7 +84,7 @@ def prediction(row: dict[str, Any]) -> str:
     if row["relation"] == "at most":
         return f"≤ {number(row['prediction'])}"
     if row["relation"] == "within":
-        return f"{number(row['prediction'])} ± {number(row['resolution'], 3)}"
+        return f"{number(row['prediction'])} ± {row['resolution']:.3g}"
     value, decimals = number(row["prediction"]), decimals_for(row["low"], row["high"])
     # To the digits of the measurement next to it; a whole number stays whole.
     return value if decimals is None or value.lstrip("−").isdigit() else fixed(row["prediction"], decimals)

@@ -113,8 +113,8 @@ def _two_way(tables: list[Values]) -> Values:
 
 
 def _partial(x: Values, y: Values, given: Values | None = None) -> Values:
-    """Pearson's correlation of x and y over the last axis, given a third if there is one; NaN if one has no spread of
-    its own."""
+    """Pearson's correlation of x and y, of mean 0 over the last axis, given a third if there is one; NaN if one has no
+    spread of its own."""
     r = _pearson(x, y)
     if given is None:
         return r
@@ -124,7 +124,6 @@ def _partial(x: Values, y: Values, given: Values | None = None) -> Values:
 
 
 def _pearson(x: Values, y: Values) -> Values:
-    x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
     size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
     return np.where(size > 0, (x * y).sum(axis=-1) / np.where(size > 0, size, 1), math.nan)
 
