@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from analysis.family_ledgers import publish, section
+from analysis.family_ledgers import publish, records, section
 from result_schema.bad_input import one_line_on_bad_input
-from result_schema.files import ROOT, read_json
+from result_schema.files import ROOT
 from symnoise.core import InputError, plus_minus, write_atomically
 from symnoise.plot.numbers import number
 from symnoise.plot.page import write_csv
@@ -34,16 +34,16 @@ The first {rows} rows of the same text ({data}) that fit in {tokens} tokens, in 
 
 def read(folder: Path) -> pd.DataFrame:
     """Every point of every record, smaller models first. Raises `InputError` if there is none, or rows differ."""
-    command = "run `python -m experiments.families` first"
-    records = sorted((read_json(path, command) for path in folder.glob("*.json")), key=lambda one: one["parameters"])
-    if not records:
-        raise InputError(f"{folder} has no models; {command}")
-    for one in records:
-        if any(one[key] != records[0][key] for key in SHARED):
-            raise InputError(f"{one['model']} and {records[0]['model']} were not measured on the same rows: {command}")
+    found = records(folder)
+    for one in found:
+        if any(one[key] != found[0][key] for key in SHARED):
+            raise InputError(
+                f"{one['model']} and {found[0]['model']} were not measured on the same rows: run "
+                "`python -m experiments.families` first"
+            )
     kept = ("model", "class", "parameters", *SHARED)
     return pd.concat(
-        [pd.DataFrame(one["points"]).assign(**{key: one[key] for key in kept}) for one in records], ignore_index=True
+        [pd.DataFrame(one["points"]).assign(**{key: one[key] for key in kept}) for one in found], ignore_index=True
     )
 
 
@@ -72,7 +72,7 @@ def _point(own: pd.DataFrame, quantity: str, alpha: float | None = None) -> Any:
 def write(folder: Path, docs: Path, data: str) -> Path:
     """Write families.md and families.csv into `docs`; the path of the former."""
     points = read(folder)
-    said = "\n".join(part for part in (page(points, data), section(points, folder)) if part)
+    said = "\n".join(part for part in (page(points, data), section(folder)) if part)
     write_csv(docs / "families.csv", points)
     write_atomically(docs / "families.md", lambda part: part.write_text(said, encoding="utf-8"))
     return docs / "families.md"

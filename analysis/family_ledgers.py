@@ -1,10 +1,10 @@
 """The ledger's rows on several models, side by side: what holds on one, does it hold on another?"""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from scipy import stats
 
 from analysis.ledger import SYMBOLS, line
@@ -16,6 +16,7 @@ from symnoise.theory import CLAIMS
 
 Rows = list[dict[str, Any]]
 FOLDER = "ledgers"
+_SLOPE = re.compile(r"V1\.slope\.alpha=([\d.]+)")
 SIZES = ("text", "range")  # settings of a run on which its rows on the model depend
 MAIN, MAIN_RUN = "smollm2", ROOT / "docs" / "quick"
 _HEAD = """## The ledger
@@ -50,25 +51,63 @@ def publish(run: Path, folder: Path) -> Path:
     return path
 
 
-def section(points: pd.DataFrame, folder: Path) -> str:
-    """The section of the page on the ledgers of its models, in this order; "" where none but the main run's is there.
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The records of `experiments.families` in the folder, smaller models first; `InputError` if there is none."""
+    command = "run `python -m experiments.families` first"
+    found = sorted((read_json(path, command) for path in folder.glob("*.json")), key=lambda one: one["parameters"])
+    if not found:
+        raise InputError(f"{folder} has no models; {command}")
+    return found
 
-    points: the page's, with the r of each model at each α.
-    """
-    ledgers: dict[str, Rows] = {}
-    sizes: dict[str, Any] = {}
-    for name in points.model.unique():
+
+@dataclass(frozen=True)
+class Slope:
+    """V1's slope of a model at one α, for texts like these: a row of its ledger.  r: of its record, on other rows."""
+
+    r: float
+    model: str
+    alpha: float
+    row: dict[str, Any]
+
+
+def slopes(folder: Path) -> list[Slope]:
+    """Those of all models that have a ledger, in the order of r; none where only the main run's model has one."""
+    found = []
+    ledgers = _ledgers(folder)
+    for record in records(folder):
+        r = {point["alpha"]: point["value"] for point in record["points"] if point["quantity"] == "r"}
+        for row in ledgers.get(record["model"], ()):
+            if (at := _SLOPE.fullmatch(row["key"])) and (alpha := float(at[1])) in r:
+                found.append(Slope(r[alpha], record["model"], alpha, row))
+    return sorted(found, key=lambda one: one.r)
+
+
+def rank_correlation(found: list[Slope]) -> float:
+    """Spearman's, of r and the measured slopes."""
+    return float(stats.spearmanr([one.r for one in found], [one.row["measured"] for one in found]).statistic)
+
+
+def section(folder: Path) -> str:
+    """The section of the page on the ledgers of the folder's models; "" where none but the main run's is there."""
+    ledgers = _ledgers(folder)
+    if not ledgers:
+        return ""
+    examples = {_read(path)["sizes"]["range"]["examples"] for path in (folder / FOLDER).glob("*.json")}
+    main = _read(MAIN_RUN / "run.json")["settings"]["range"]["examples"]
+    head = _HEAD.format(main=main, others=" or ".join(map(str, sorted(examples))))
+    return f"{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n\n{_by_ratio(slopes(folder))}\n"
+
+
+def _ledgers(folder: Path) -> dict[str, Rows]:
+    """The rows on each model, smaller ones first, with the main run's; empty where there is no other's."""
+    found: dict[str, Rows] = {}
+    for name in (record["model"] for record in records(folder)):
         path = folder / FOLDER / f"{name.split('/')[-1].lower()}.json"
         if name == MAIN:
-            ledgers[name] = [row for row in _read(MAIN_RUN / "ledger.json") if row["subject"] == "model"]
+            found[name] = [row for row in _read(MAIN_RUN / "ledger.json") if row["subject"] == "model"]
         elif path.is_file():
-            found = _read(path)
-            ledgers[name], sizes = found["rows"], found["sizes"]
-    if not sizes:
-        return ""
-    main = _read(MAIN_RUN / "run.json")["settings"]["range"]["examples"]
-    head = _HEAD.format(main=main, others=sizes["range"]["examples"])
-    return f"{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n\n{_by_ratio(ledgers, points)}\n"
+            found[name] = _read(path)["rows"]
+    return found if found.keys() - {MAIN} else {}
 
 
 def _read(path: Path) -> Any:
@@ -108,25 +147,15 @@ def _table(ledgers: dict[str, Rows]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _by_ratio(ledgers: dict[str, Rows], points: pd.DataFrame) -> str:
-    """V1's slope at each training α by the r of the table of models, all models in one order."""
-    r = points[points.quantity == "r"].set_index(["model", "alpha"]).value.to_dict()
-    slope = re.compile(r"V1\.slope\.alpha=([\d.]+)")
-    found = [
-        (r[name, float(at[1])], name, float(at[1]), row)
-        for name, rows in ledgers.items()
-        for row in rows
-        if (at := slope.fullmatch(row["key"])) and (name, float(at[1])) in r
-    ]
+def _by_ratio(found: list[Slope]) -> str:
     lines = ["| r | model | α | V1: attenuation slope, texts like these |", "| --- | --- | --- | --- |"]
-    for ratio, name, alpha, row in sorted(found, key=lambda one: one[0]):
-        said = line(row)
-        lines.append(
-            f"| {number(ratio, 2)} | {name} | {alpha:g} | {SYMBOLS[said.verdict]} {said.measured} ({said.interval}) |"
-        )
-    rank = stats.spearmanr([one[0] for one in found], [one[3]["measured"] for one in found]).statistic
+    for one in found:
+        said = line(one.row)
+        cells = (number(one.r, 2), one.model, f"{one.alpha:g}")
+        lines.append(f"| {' | '.join(cells)} | {SYMBOLS[said.verdict]} {said.measured} ({said.interval}) |")
+    rank = number(rank_correlation(found), 2)
     head = (
         "## V1 in the order of r\n\nHow much of a pair’s excess loss the Hessian explains (1: all of it), by the r of "
-        f"the first table. Over these {len(found)} points the rank correlation of the two is {number(rank, 2)}."
+        f"the first table. Over these {len(found)} points the rank correlation of the two is {rank}."
     )
     return "\n".join([head, "", *lines])

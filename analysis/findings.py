@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from analysis.family_ledgers import MAIN, Slope
 from analysis.length import WORDS
 from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
@@ -34,7 +35,7 @@ def findings(published: Published) -> list[str]:
         added,
         f"**Is it gradient noise?** {diffusion}" if diffusion else "",
     ]
-    said += [_told(published, divisor=_adamw_in_parts), _validity(published.rows)]
+    said += [_told(published, divisor=_adamw_in_parts), _validity(published.rows, published.slopes)]
     said += [_penalty(arms) if arms else "", _length(published.length) if published.length else ""]
     return [sentence for sentence in said if sentence]
 
@@ -45,7 +46,7 @@ def _told(published: Published, **tell: Callable[[StudyResults], str]) -> str:
     return " ".join(filter(None, (tell[name](study) for name, study in found.items() if study)))
 
 
-def _validity(rows: list[dict[str, Any]]) -> str:
+def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> str:
     found = {row["key"]: row for row in rows if row["subject"] == "model"}
     slopes = [found.get(f"V1.slope.alpha={alpha:g}") for alpha in ALPHAS]
     if None in slopes:
@@ -58,7 +59,34 @@ def _validity(rows: list[dict[str, Any]]) -> str:
         f"slope) is {numbers} at α = {', '.join(map(str, ALPHAS))} (SmolLM2, texts like these; the quadratic theory "
         "predicts 1)."
         + (" For the mean curvature, which training averages, the verdict is undecided at each α." if unknown else "")
+        + _in_order_of_r(others)
     )
+
+
+def _in_order_of_r(found: list[Slope]) -> str:
+    """How large the noise is in the main model, and the slopes of others with their r."""
+    told = slopes_by_model(found)
+    if not told:
+        return ""
+    return (
+        " The same α is noise of another size in another model: r, its norm over that of a token's embedding, is "
+        f"{told[MAIN]} in SmolLM2. The slope is {told['others']}."
+    )
+
+
+def slopes_by_model(found: list[Slope]) -> dict[str, str]:
+    """`MAIN`: the r of the main model; "others": slopes and r of the others, smaller r first. Empty without others."""
+
+    def listed_of(model: str) -> tuple[str, str]:
+        own = [one for one in found if one.model == model]
+        return ", ".join(fixed(one.row["measured"], 2) for one in own), ", ".join(number(one.r, 2) for one in own)
+
+    parts = {model: listed_of(model) for model in dict.fromkeys(one.model for one in found)}
+    if not parts:
+        return {}
+    _, r = parts.pop(MAIN)
+    others = [f"{slopes} in {model}, where r is {ratios}" for model, (slopes, ratios) in parts.items()]
+    return {MAIN: r, "others": "; ".join(others)}
 
 
 def _against_plain(study: StudyResults) -> str:

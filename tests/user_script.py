@@ -2,8 +2,8 @@
 
 # The types of these are not symnoise's; without them mypy takes seconds instead of minutes.
 OTHERS = """
-accelerate datasets gguf huggingface_hub IPython jinja2 matplotlib numpy pandas peft platformdirs pyarrow rich safetensors scipy
-seaborn tokenizers torch transformers trl typer yaml
+accelerate datasets gguf huggingface_hub IPython jinja2 matplotlib numpy pandas peft platformdirs pyarrow rich
+safetensors scipy seaborn tokenizers torch transformers trl typer yaml
 """
 SETTINGS = f"""[mypy]
 strict = True

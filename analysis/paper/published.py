@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.family_ledgers import Slope, slopes
 from result_schema.files import ROOT, read_json, there
 
 STUDIES = ("micro", "micro-one-pass", "smollm2")
@@ -74,7 +75,8 @@ class Published:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
     tables: the run's, by name.  frames: figure -> data.  bench, peers: the bench's tables.
     studies, mechanism, first_looks: name -> results.  length: Z1's ledger and table of gains.  budgets: G1's ledger and
-    table of variance budgets.  None where something has not been run."""
+    table of variance budgets.  None where something has not been run.  slopes: V1's on several models, none where there
+    is one."""
 
     rows: list[dict[str, Any]]
     run: dict[str, Any]
@@ -88,6 +90,7 @@ class Published:
     first_looks: dict[str, StudyResults | None]
     length: Length | None
     budgets: Budgets | None
+    slopes: list[Slope]
 
 
 def read_published(root: Path = ROOT) -> Published:
@@ -107,6 +110,7 @@ def read_published(root: Path = ROOT) -> Published:
         length=_length(root / "results" / "length-7b"),
         budgets=_budgets(root / "results" / "variance-budget"),
         first_looks={name: study_results(root / "results" / name) for name in FIRST_LOOKS},
+        slopes=slopes(root / "results" / "families"),
     )
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
-from analysis.findings import QUOTED
+from analysis.findings import QUOTED, slopes_by_model
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published
@@ -93,7 +94,7 @@ def values(published: Published) -> dict[str, str]:
     rows = [row for one in published.mechanism.values() if one for row in one.rows]
     for id in ("D1", "E1"):
         found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
-    found |= _contrasts(published) | _budgets(published)
+    found |= _contrasts(published) | _budgets(published) | _slopes(published)
     found |= _run(published)
     found |= _bench(published.bench)
     found |= _pictures(published)
@@ -164,6 +165,16 @@ def _budgets(published: Published) -> dict[str, str]:
         f"budget/{row['run']}/{row['when']}/{row['quantity']}": tex(with_interval(row))
         for row in own.to_dict("records")
     }
+
+
+def _slopes(published: Published) -> dict[str, str]:
+    """slopes/smollm2: r of the main model; slopes/others: slopes and r of others; slopes/rank: over slopes/points."""
+    found = published.slopes
+    if not found:
+        return {}
+    told = {name: tex(said) for name, said in slopes_by_model(found).items()}
+    told |= {"rank": tex(number(rank_correlation(found), 2)), "points": str(len(found))}
+    return {f"slopes/{name}": said for name, said in told.items()}
 
 
 def _row(name: str, row: dict[str, Any]) -> dict[str, str]:

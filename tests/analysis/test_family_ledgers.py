@@ -3,24 +3,17 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from analysis.family_ledgers import FOLDER, publish, section
+from analysis.family_ledgers import FOLDER, publish, section, slopes
+from analysis.findings import slopes_by_model
 from result_schema.files import ROOT
 from symnoise.core import InputError
 from symnoise.plot.numbers import number
 
 QUICK = json.loads((ROOT / "docs" / "quick" / "ledger.json").read_text("utf-8"))
 PUBLISHED = ROOT / "results" / "families"
-POINTS = pd.DataFrame(
-    [
-        {"model": model, "quantity": "r", "alpha": alpha, "value": alpha * unit}
-        for model, unit in (("smollm2", 0.02), ("some/Other-1b", 0.003))
-        for alpha in (5.0, 10.0, 15.0)
-    ]
-)
 
 
 @pytest.fixture
@@ -39,7 +32,10 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "families").mkdir()
-    (tmp_path / "families" / "other-1b.json").write_text("{}")
+    for name, size, unit in (("smollm2", 1, 0.02), ("some/Other-1b", 2, 0.003)):
+        points = [{"quantity": "r", "alpha": alpha, "value": alpha * unit} for alpha in (1.0, 5.0, 10.0, 15.0)]
+        record = {"model": name, "parameters": size, "points": points}
+        (tmp_path / "families" / f"{name.split('/')[-1].lower()}.json").write_text(json.dumps(record))
     return tmp_path / "families"
 
 
@@ -61,26 +57,33 @@ def test_a_run_of_an_unknown_model_or_without_rows_is_refused(run, folder, tmp_p
 
 
 def test_verdicts_are_compared_row_by_row(run, folder) -> None:
-    assert section(POINTS, folder) == ""
+    assert section(folder) == ""
     path = publish(run, folder)
     made = json.loads(path.read_text())
     own = [row for row in made["rows"] if "second-text" not in row["key"]]
     by_key = {row["key"]: row for row in own}
     made["rows"] = own
     path.write_text(json.dumps(made))
-    same = section(POINTS, folder)
+    same = section(folder)
     assert f"Of {len(own)} rows, {len(own)} have the same verdict on every model, and none holds" in same
     assert "of 48 examples in the main run\nand of 7 in the others" in same
     by_key["N1.growth.uniform"] |= {"verdict": "fails", "measured": 2.0, "low": 1.9, "high": 2.1}
     by_key["V1.slope.alpha=5"]["verdict"] = "holds"  # undecided before: other, but no contradiction
     by_key["L1.first-layer"]["prediction"] = 2.5
     path.write_text(json.dumps(made))
-    said = section(POINTS, folder)
+    said = section(folder)
     assert f"Of {len(own)} rows, {len(own) - 2} have the same verdict" in said
     assert "; N1 has rows that hold on one and fail on another." in said
     (growth,) = (line for line in said.splitlines() if "‖X‖²)/α²v, uniform" in line)
     assert growth.endswith("| ✓ 1.0009 (0.9954 to 1.0064) | ✗ 2.00 (1.90 to 2.10) |")
     assert "| 2.990 ± 0.747 or 2.500 ± 0.747 |" in said
+
+
+def test_findings_have_slopes_and_r_of_the_other_models(run, folder) -> None:
+    assert slopes(folder) == [] and slopes_by_model([]) == {}
+    publish(run, folder)
+    others = "0.89, 0.69, 0.52 in some/Other-1b, where r is 0.015, 0.030, 0.045"
+    assert slopes_by_model(slopes(folder)) == {"smollm2": "0.10, 0.20, 0.30", "others": others}
 
 
 def test_slopes_are_put_in_the_order_of_r(run, folder) -> None:
@@ -90,7 +93,7 @@ def test_slopes_are_put_in_the_order_of_r(run, folder) -> None:
         if row["key"] == "V1.slope.alpha=5":
             row |= {"measured": 0.99, "low": 0.97, "high": 1.01, "verdict": "holds"}
     path.write_text(json.dumps(made))
-    said = section(POINTS, folder)
+    said = section(folder)
     own = said[said.index("## V1 in the order of r") :].splitlines()
     assert [line.split(" | ")[:3] for line in own if "✓" in line or "✗" in line or "? " in line] == [
         ["| 0.015", "some/Other-1b", "5"],
