@@ -75,14 +75,15 @@ def _in_order_of_r(found: list[Slope]) -> str:
 
 
 def slopes_by_model(found: list[Slope]) -> dict[str, str]:
-    """`MAIN`: the r of the main model; "others": slopes and r of the others, smaller r first. Empty without others."""
+    """`MAIN`: the r of the main model; "others": slopes and r of the others, smaller r first. Empty without
+    either."""
 
     def listed_of(model: str) -> tuple[str, str]:
         own = [one for one in found if one.model == model]
         return ", ".join(fixed(one.row["measured"], 2) for one in own), ", ".join(number(one.r, 2) for one in own)
 
     parts = {model: listed_of(model) for model in dict.fromkeys(one.model for one in found)}
-    if not parts:
+    if MAIN not in parts or len(parts) == 1:
         return {}
     _, r = parts.pop(MAIN)
     others = [f"{slopes} in {model}, where r is {ratios}" for model, (slopes, ratios) in parts.items()]

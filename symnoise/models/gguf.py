@@ -78,7 +78,7 @@ def read_once() -> Iterator[None]:
     from gguf.gguf_reader import GGUFReader
 
     class Reader(GGUFReader):
-        """Slices plain arrays: those of a memory map are made ten times as slowly."""
+        """Slices plain arrays: those of a memory map take three times as long to make."""
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value.view(np.ndarray) if isinstance(value, np.memmap) else value)
