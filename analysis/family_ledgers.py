@@ -95,7 +95,7 @@ def section(folder: Path) -> str:
     examples = {_read(path)["sizes"]["range"]["examples"] for path in (folder / FOLDER).glob("*.json")}
     main = _read(MAIN_RUN / "run.json")["settings"]["range"]["examples"]
     head = _HEAD.format(main=main, others=" or ".join(map(str, sorted(examples))))
-    return f"{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n\n{_by_ratio(slopes(folder))}\n"
+    return f"{_by_ratio(slopes(folder))}\n\n{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n"
 
 
 def _ledgers(folder: Path) -> dict[str, Rows]:
@@ -156,6 +156,6 @@ def _by_ratio(found: list[Slope]) -> str:
     rank = number(rank_correlation(found), 2)
     head = (
         "## V1 in the order of r\n\nHow much of a pair’s excess loss the Hessian explains (1: all of it), by the r of "
-        f"the first table. Over these {len(found)} points the rank correlation of the two is {rank}."
+        f"the table above. Over these {len(found)} points the rank correlation of the two is {rank}."
     )
     return "\n".join([head, "", *lines])

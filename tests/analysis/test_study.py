@@ -232,6 +232,13 @@ def test_every_figure_is_drawn_with_its_caption(tmp_path) -> None:
         assert len(module.draw(data).axes) > 1 and len(module.caption(data)) > 80
 
 
+def test_the_caption_of_curves_tells_of_two_costs_where_there_are_two(tmp_path) -> None:
+    module = FIGURES["curves"]
+    data = module.frame(study(tmp_path), pd.DataFrame())
+    assert "(b) costs twice as much" in module.caption(data)
+    assert "(b)" not in module.caption(data[data.arm == "uniform"]) + module.caption(data[data.arm == "symnoise"])
+
+
 def test_a_contrast_that_only_the_study_names_is_drawn(tmp_path) -> None:
     named = ("symnoise-rate-2", "rademacher-rate-2")
     made = study(tmp_path, arms=("none", *named), loss=LOSS, seeds=3, alphas=(10.0,))

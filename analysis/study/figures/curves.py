@@ -71,8 +71,10 @@ def caption(data: pd.DataFrame) -> str:
         f"Mean difference from {name(data.reference.iloc[0])} over pairs of the same seed; below 0 is better. "
         f"{seeds_said(data)} At the last step it runs from {number(best.value, 2)} ({name(best.arm)}"
         f"{_comma(best.alpha, best.arm)}) to {number(worst.value, 2)} ({name(worst.arm)}"
-        f"{_comma(worst.alpha, worst.arm)}). A pair trains on each row twice, so (b) costs twice as much as (a)."
+        f"{_comma(worst.alpha, worst.arm)})."
     )
+    if data.arm.isin(ONE_ROW).nunique() > 1:
+        said += " A pair trains on each row twice, so (b) costs twice as much as (a)."
     if len(lost):
         said += f" Pairs with a diverged run are left out ({', '.join(name(arm) for arm in order(lost.arm))})."
     return said
