@@ -106,7 +106,6 @@ def _two_way(tables: list[Values]) -> Values:
     centred = []
     for table in tables:
         ranks = stats.rankdata(table, axis=-2)
-        ranks -= ranks.mean(axis=-2, keepdims=True)
         ranks -= ranks.mean(axis=-1, keepdims=True)
         centred.append(ranks.reshape(*ranks.shape[:-2], -1))
     return _partial(*centred)

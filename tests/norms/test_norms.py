@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -66,23 +68,24 @@ def test_the_radial_identity_holds_where_scale_does_not_matter_and_fails_where_i
     assert bool((raw.defect.value.abs() > 0.1 * raw.trace.value.abs()).all())
 
 
-def test_the_third_derivative_of_a_gelu_far_from_zero() -> None:
-    """In float32 as in float64, where PyTorch's own is still finite; Gemma 3 has gates beyond 14."""
+def test_the_third_derivative_of_a_gelu_far_from_zero(monkeypatch) -> None:
+    """In float32 that of PyTorch's own in float64, which is finite up to 27; Gemma 3 has gates beyond 14."""
     loss = loss_of("gemma", torch.float32)
     gates = [layer.mlp.gate_proj for layer in loss.model.model.layers]
     reached: list[float] = []
     hooks = [gate.register_forward_hook(lambda _, __, out: reached.append(float(out.max()))) for gate in gates]
     with torch.no_grad():
         for gate in gates:
-            gate.weight.mul_(30)
+            gate.weight.mul_(7)
     loss = EmbeddingLoss(loss.model, loss.batch, loss.ids)
     coarse = radial_identity(loss, probes=2)
-    assert max(reached) > 14
+    assert 14 < max(reached) < 27
     for hook in hooks:
         hook.remove()
+    monkeypatch.setattr("symnoise.norms.radial._GeluWrittenOut", nullcontext)
     with lifted(True):
-        fine = radial_identity(EmbeddingLoss(loss.model.double(), loss.batch, loss.ids), probes=2)
-    torch.testing.assert_close(coarse.derivative.value, fine.derivative.value, rtol=2e-2, atol=0)
+        own = radial_identity(EmbeddingLoss(loss.model.double(), loss.batch, loss.ids), probes=2)
+    torch.testing.assert_close(coarse.derivative.value, own.derivative.value, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("name", ["uniform", "symnoise"])
