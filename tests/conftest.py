@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library
 
 import gc
 import importlib.util
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,19 @@ def smollm2():
     from symnoise.models.loading import load_model
 
     return load_model("smollm2")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def coarse_pictures() -> Iterator[dict[str, object]]:
+    """Pictures of few dots, and fonts that need no subsetting: the same code in half the time. The settings that users
+    have are what it gives."""
+    from symnoise.plot import style
+
+    of_users = dict(style._RC)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(style._RC, "savefig.dpi", 30)
+        patch.setitem(style._RC, "pdf.fonttype", 3)
+        yield of_users
 
 
 def pytest_collection() -> None:

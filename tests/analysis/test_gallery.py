@@ -17,7 +17,8 @@ from tests.analysis.made_up_study import study
 
 
 @pytest.mark.parametrize("name", ["validity", "variances"])
-def test_landed_data_give_the_landed_picture(tmp_path: Path, name: str) -> None:
+def test_landed_data_give_the_landed_picture(tmp_path: Path, name: str, monkeypatch, coarse_pictures) -> None:
+    monkeypatch.setattr(style, "_RC", coarse_pictures)
     (entry,) = (entry for entry in entries()["Theory against measurement"] if entry.name == name)
     assert entry.data is not None
     drawn(entry.module, entry.data, tmp_path, name)
@@ -25,8 +26,6 @@ def test_landed_data_give_the_landed_picture(tmp_path: Path, name: str) -> None:
 
 
 def test_the_page_has_what_landed_and_says_how_to_make_the_rest(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(style._RC, "savefig.dpi", 30)
-    monkeypatch.setitem(style._RC, "pdf.fonttype", 3)
     data = tmp_path / "docs" / "quick" / "data"
     data.mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "quick" / "data" / "norms.csv", data)

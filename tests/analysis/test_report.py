@@ -21,22 +21,12 @@ from analysis.reasons import reasons
 from analysis.records import frame
 from analysis.report import write_report
 from symnoise.core import InputError
-from symnoise.plot import style
 from symnoise.plot.numbers import measurement, number, seconds
 from symnoise.theory import CLAIMS, kind_of
 
 REAL = "toy on words"
 ARMS = ("none", "uniform", "symnoise")
 ALPHAS = (0.5, 5.0, 10.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-    """Coarse pictures, and fonts that need no subsetting: the same code in half the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(style._RC, "savefig.dpi", 40)
-        patch.setitem(style._RC, "pdf.fonttype", 3)
-        yield
 
 
 def row(id: str, verdict: str, *, key: str = "quantity", subject: str = "analytic", **facts) -> dict:

@@ -22,7 +22,6 @@ from analysis.study.report import write_study
 from result_schema.files import ROOT
 from result_schema.measures import SPLIT, improvement
 from symnoise.core import InputError
-from symnoise.plot import style as look
 from tests.analysis.made_up_study import study
 from tests.analysis.made_up_study import write_study as write_files
 
@@ -31,15 +30,6 @@ FEW = (*LAWS, "independent-pair", "symnoise", "symnoise-half-batch")
 LOSS = dict.fromkeys(("uniform", "gaussian", "rademacher", "independent-pair"), -0.06)
 LOSS |= {"gaussian-raw": -0.2, "symnoise": -0.12, "symnoise-half-batch": -0.09}
 BEND = {"symnoise": -8.0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-    """Coarse pictures, and fonts that need no subsetting."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(look._RC, "savefig.dpi", 30)
-        patch.setitem(look._RC, "pdf.fonttype", 3)
-        yield
 
 
 def verdicts(found, id: str, *words: str) -> set[str]:

@@ -35,7 +35,6 @@ def call(monkeypatch, home: Path, *arguments: object) -> int:
 def made(home) -> Path:
     """A finished report of the tiny model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("symnoise.plot.style._RC", {"savefig.dpi": 30, "pdf.fonttype": 3})
         assert call(patch, home, "--quick", "--output", home / "out") == 0
     return home / "out"
 
@@ -79,7 +78,6 @@ def test_a_rerun_measures_only_what_is_missing_and_draws_the_same(monkeypatch, h
 
         return measure
 
-    monkeypatch.setattr("symnoise.plot.style._RC", {"savefig.dpi": 30, "pdf.fonttype": 3})
     monkeypatch.setattr(report, "SECTIONS", {name: counted(name) for name in sections.SECTIONS})
     assert call(monkeypatch, home, "--quick", "--output", made) == 0
     assert calls == ["noise"]

@@ -13,7 +13,6 @@ from analysis.report import write_report
 from experiments.quick import run as quick
 from experiments.quick.settings import read_settings
 from symnoise.core import InputError
-from symnoise.plot import style
 from symnoise.theory import CLAIMS
 from symnoise.theory.checks import tiny as tiny_checks
 from tests.tiny import tiny, tiny_tokenizer
@@ -82,8 +81,6 @@ def _with_draws(check: Callable[..., Any], draws: int) -> Callable[..., Any]:
 
 
 def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(style._RC, "savefig.dpi", 30)  # coarse pictures, and fonts that need no subsetting
-    monkeypatch.setitem(style._RC, "pdf.fonttype", 3)
     for check, draws in (("smoothed_curvature", 16), ("check_variances", 64)):  # in full in tests/theory
         monkeypatch.setattr(tiny_checks, check, _with_draws(getattr(tiny_checks, check), draws))
     quick.main(config, tmp_path / "whole")
