@@ -11,7 +11,7 @@ import yaml
 
 from analysis.report import write_report
 from experiments.quick import run as quick
-from experiments.quick.settings import read_settings
+from experiments.quick.settings import CONFIG, read_settings
 from symnoise.core import InputError
 from symnoise.theory import CLAIMS
 from symnoise.theory.checks import tiny as tiny_checks
@@ -121,6 +121,13 @@ def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeyp
     monkeypatch.setattr(quick, "check_moments", lambda **_: pytest.fail("a finished stage was done again"))
     quick.main(config, tmp_path / "twice")
     assert results(tmp_path / "twice") == results(tmp_path / "whole")
+
+
+def test_the_config_of_families_changes_only_how_much_is_measured() -> None:
+    default, families = read_settings(), read_settings(CONFIG.with_name("families.yaml"))
+    assert families["text"] == default["text"] and families["data"] == default["data"]
+    assert families["alphas"] == default["alphas"] and families["training"]["steps"] == 1
+    assert families["range"] == default["range"] | {"examples": default["range"]["examples"] // 2}
 
 
 def test_a_broken_record_is_named(config, tmp_path) -> None:
