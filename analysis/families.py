@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from analysis.family_ledgers import publish, records, section
+from analysis.family_ledgers import COMMAND, publish, records, section
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import ROOT
 from symnoise.core import InputError, plus_minus, write_atomically
@@ -35,11 +35,12 @@ The first {rows} rows of the same text ({data}) that fit in {tokens} tokens, in 
 def read(folder: Path) -> pd.DataFrame:
     """Every point of every record, smaller models first. Raises `InputError` if there is none, or rows differ."""
     found = records(folder)
+    if not found:
+        raise InputError(f"{folder} has no models; {COMMAND} first")
     for one in found:
         if any(one[key] != found[0][key] for key in SHARED):
             raise InputError(
-                f"{one['model']} and {found[0]['model']} were not measured on the same rows: run "
-                "`python -m experiments.families` first"
+                f"{one['model']} and {found[0]['model']} were not measured on the same rows: {COMMAND} first"
             )
     kept = ("model", "class", "parameters", *SHARED)
     return pd.concat(
@@ -72,7 +73,7 @@ def _point(own: pd.DataFrame, quantity: str, alpha: float | None = None) -> Any:
 def write(folder: Path, docs: Path, data: str) -> Path:
     """Write families.md and families.csv into `docs`; the path of the former."""
     points = read(folder)
-    said = "\n".join(part for part in (page(points, data), section(folder)) if part)
+    said = "\n".join(filter(None, (page(points, data), section(folder))))
     write_csv(docs / "families.csv", points)
     write_atomically(docs / "families.md", lambda part: part.write_text(said, encoding="utf-8"))
     return docs / "families.md"

@@ -1,6 +1,5 @@
 """The ledger's rows on several models, side by side: what holds on one, does it hold on another?"""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from symnoise.core import InputError, write_json
 from symnoise.plot.numbers import listed, number, plural
 from symnoise.theory import CLAIMS
 
-Rows = list[dict[str, Any]]
-FOLDER = "ledgers"
-_SLOPE = re.compile(r"V1\.slope\.alpha=([\d.]+)")
+FOLDER, COMMAND = "ledgers", "run `python -m experiments.families`"
 SIZES = ("text", "range")  # settings of a run on which its rows on the model depend
 MAIN, MAIN_RUN = "smollm2", ROOT / "docs" / "quick"
 _HEAD = """## The ledger
@@ -38,26 +35,28 @@ def publish(run: Path, folder: Path) -> Path:
     settings = {key: value for record in found.stages.values() for key, value in record["settings"].items()}
     if not rows:
         raise InputError(f"{run} has no rows on a model: python -m experiments.quick --model ID --output {run}")
-    name = Path(settings["model"]).name.lower()
-    if not (folder / f"{name}.json").is_file():
-        raise InputError(f"{folder} has no record of {name}: run `python -m experiments.families` on it first")
+    file = _file(settings["model"])
+    if not (folder / file).is_file():
+        raise InputError(f"{folder} has no record of {Path(file).stem}: {COMMAND} on it first")
     measured = [
         record for record in found.stages.values() if any(row in rows for row in record["result"].get("rows", []))
     ]
     made = {key: measured[-1][key] for key in ("python", "versions", "platform")}
     made |= {"commits": list(dict.fromkeys(record["commit"] for record in measured))}
-    path = folder / FOLDER / f"{name}.json"
+    path = folder / FOLDER / file
     write_json(path, {"sizes": {key: settings[key] for key in SIZES}, "rows": rows, **made})
     return path
 
 
+def _file(model: str) -> str:
+    """The name of a model's files, by its hub id or its folder."""
+    return f"{Path(model).name.lower()}.json"
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The records of `experiments.families` in the folder, smaller models first; `InputError` if there is none."""
-    command = "run `python -m experiments.families` first"
-    found = sorted((read_json(path, command) for path in folder.glob("*.json")), key=lambda one: one["parameters"])
-    if not found:
-        raise InputError(f"{folder} has no models; {command}")
-    return found
+    """The records of `experiments.families` in the folder, smaller models first."""
+    found = (read_json(path, f"{COMMAND} first") for path in folder.glob("*.json"))
+    return sorted(found, key=lambda one: one["parameters"])
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,7 @@ class Slope:
 
 def slopes(folder: Path) -> list[Slope]:
     """Those of all models that have a ledger, in the order of r; none where only the main run's model has one."""
-    found = []
-    ledgers = _ledgers(folder)
-    for record in records(folder):
-        r = {point["alpha"]: point["value"] for point in record["points"] if point["quantity"] == "r"}
-        for row in ledgers.get(record["model"], ()):
-            if (at := _SLOPE.fullmatch(row["key"])) and (alpha := float(at[1])) in r:
-                found.append(Slope(r[alpha], record["model"], alpha, row))
-    return sorted(found, key=lambda one: one.r)
+    return _slopes(_ledgers(folder))
 
 
 def rank_correlation(found: list[Slope]) -> float:
@@ -92,37 +84,67 @@ def section(folder: Path) -> str:
     ledgers = _ledgers(folder)
     if not ledgers:
         return ""
-    examples = {_read(path)["sizes"]["range"]["examples"] for path in (folder / FOLDER).glob("*.json")}
-    main = _read(MAIN_RUN / "run.json")["settings"]["range"]["examples"]
-    head = _HEAD.format(main=main, others=" or ".join(map(str, sorted(examples))))
-    return f"{_by_ratio(slopes(folder))}\n\n{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n"
+    examples = sorted({one.examples for one in ledgers if one.model != MAIN})
+    head = _HEAD.format(main=_main_examples(), others=" or ".join(map(str, examples)))
+    return f"{_by_ratio(_slopes(ledgers))}\n\n{head}\n{_agreement(ledgers)}\n\n{_table(ledgers)}\n"
 
 
-def _ledgers(folder: Path) -> dict[str, Rows]:
-    """The rows on each model, smaller ones first, with the main run's; empty where there is no other's."""
-    found: dict[str, Rows] = {}
-    for name in (record["model"] for record in records(folder)):
-        path = folder / FOLDER / f"{name.split('/')[-1].lower()}.json"
-        if name == MAIN:
-            found[name] = [row for row in _read(MAIN_RUN / "ledger.json") if row["subject"] == "model"]
+@dataclass(frozen=True)
+class _Ledger:
+    """rows: by key, those on the model.  r: by α, of the model's record.  examples: of V1 and P2."""
+
+    model: str
+    rows: dict[str, dict[str, Any]]
+    r: dict[float, float]
+    examples: int
+
+
+def _ledgers(folder: Path) -> list[_Ledger]:
+    """Of each model, smaller ones first, with the main run's; none where there is no other's."""
+    found = []
+    for record in records(folder):
+        model, path = record["model"], folder / FOLDER / _file(record["model"])
+        if model == MAIN:
+            rows = [row for row in _read(MAIN_RUN / "ledger.json") if row["subject"] == "model"]
+            examples = _main_examples()
         elif path.is_file():
-            found[name] = _read(path)["rows"]
-    return found if found.keys() - {MAIN} else {}
+            published = _read(path)
+            rows, examples = published["rows"], published["sizes"]["range"]["examples"]
+        else:
+            continue
+        r = {point["alpha"]: point["value"] for point in record["points"] if point["quantity"] == "r"}
+        found.append(_Ledger(model, {row["key"]: row for row in rows}, r, examples))
+    return found if any(one.model != MAIN for one in found) else []
+
+
+def _main_examples() -> int:
+    return int(_read(MAIN_RUN / "run.json")["settings"]["range"]["examples"])
+
+
+def _slopes(ledgers: list[_Ledger]) -> list[Slope]:
+    found = [
+        Slope(r, one.model, alpha, one.rows[key])
+        for one in ledgers
+        for alpha, r in one.r.items()
+        if (key := f"V1.slope.alpha={alpha:g}") in one.rows
+    ]
+    return sorted(found, key=lambda one: one.r)
 
 
 def _read(path: Path) -> Any:
     return read_json(path, "run `python -m analysis.families --ledger RUN`")
 
 
-def _shared(ledgers: dict[str, Rows]) -> list[tuple[dict[str, Any], ...]]:
+def _shared(ledgers: list[_Ledger]) -> list[tuple[dict[str, Any], ...]]:
     """The rows that every model has, by claim in the order of the theory."""
-    by_key = [{row["key"]: row for row in rows} for rows in ledgers.values()]
-    keys = [row["key"] for row in next(iter(ledgers.values())) if all(row["key"] in own for own in by_key)]
+    keys = [key for key in ledgers[0].rows if all(key in one.rows for one in ledgers)]
     order = list(CLAIMS)
-    return sorted((tuple(own[key] for own in by_key) for key in keys), key=lambda rows: order.index(rows[0]["id"]))
+    return sorted(
+        (tuple(one.rows[key] for one in ledgers) for key in keys), key=lambda rows: order.index(rows[0]["id"])
+    )
 
 
-def _agreement(ledgers: dict[str, Rows]) -> str:
+def _agreement(ledgers: list[_Ledger]) -> str:
     """How many rows have the same verdict on every model, and which claims hold here and fail there."""
     shared = _shared(ledgers)
     verdicts = [(rows[0]["id"], {row["verdict"] for row in rows}) for rows in shared]
@@ -136,8 +158,8 @@ def _agreement(ledgers: dict[str, Rows]) -> str:
     )
 
 
-def _table(ledgers: dict[str, Rows]) -> str:
-    lines = [["claim", "quantity", "prediction", *ledgers]]
+def _table(ledgers: list[_Ledger]) -> str:
+    lines = [["claim", "quantity", "prediction", *(one.model for one in ledgers)]]
     lines.append(["---"] * len(lines[0]))
     for rows in _shared(ledgers):
         said = [line(row) for row in rows]

@@ -80,7 +80,7 @@ def test_verdicts_are_compared_row_by_row(run, folder) -> None:
 
 
 def test_findings_have_slopes_and_r_of_the_other_models(run, folder) -> None:
-    assert slopes(folder) == [] and slopes_by_model([]) == {}
+    assert slopes(folder) == slopes(folder / "none") == [] and slopes_by_model([]) == {}
     publish(run, folder)
     others = "0.89, 0.69, 0.52 in some/Other-1b, where r is 0.015, 0.030, 0.045"
     assert slopes_by_model(slopes(folder)) == {"smollm2": "0.10, 0.20, 0.30", "others": others}
