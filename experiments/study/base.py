@@ -15,7 +15,7 @@ from experiments.study.results import records
 from experiments.study.spec import MICRO, Pretraining, Study
 from experiments.study.texts import split
 from symnoise.core import InputError, generator, made_in_one_step, provenance, saving, track, write_json
-from symnoise.data import Example, collate, encode_row, usable
+from symnoise.data import Example, collate, encode_row, load_data, usable
 from symnoise.models import LoadedModel, load_model
 from symnoise.models.muted import muted
 
@@ -41,7 +41,9 @@ def base(study: Study, folder: Path) -> None:
     record = place / "pretraining.json"
     if study.pretraining and not place.is_dir():
         with made_in_one_step(place) as fresh:
-            write_json(fresh / record.name, pretrain(study.pretraining, split(study).rest, fresh))
+            other = study.pretraining.data
+            text = list(load_data(other)) if other else split(study).rest
+            write_json(fresh / record.name, pretrain(study.pretraining, text, fresh))
     found = records(record) if study.pretraining else {}
     write_json(folder / "base.json", {**found, **base_model(study, folder).provenance(), **provenance()})
 

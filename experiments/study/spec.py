@@ -60,6 +60,7 @@ class Pretraining:
     Transformers' initial weights.
     chat: pretrain on conversations in fine-tuning's chat template, which takes one token per turn, instead of plain
     text.
+    data: a data set to pretrain on, by name or path; without one, the rows of the study's own that it leaves.
     """
 
     rows: int
@@ -73,6 +74,7 @@ class Pretraining:
     learning_rate: float
     embeddings: str = ""
     chat: bool = False
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,8 @@ class Study:
     def base(self) -> str:
         """Name of the folder of the model that the study pretrains; studies that pretrain on the same rows share it."""
         parts = (SCHEMA, self.data, self._pretraining, self.held_out_rows, self.training.pool)
+        if self.pretraining and self.pretraining.data:
+            parts = (SCHEMA, self._pretraining)
         return f"base-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 
     @property

@@ -4,6 +4,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -285,6 +287,18 @@ def test_studies_with_the_same_rows_share_one_pretrained_model(study, folder, mo
     base(other, folder.parent / other.key)
     read = [json.loads((folder.parent / s.key / "base.json").read_text())["pretraining_loss"] for s in (study, other)]
     assert read[0] == read[1]
+
+
+def test_a_model_pretrained_on_other_data_is_shared_by_studies_of_any_data(study, tmp_path, monkeypatch) -> None:
+    (tmp_path / "talk.jsonl").write_text('{"instruction": "Hello", "output": "Good day"}\n' * 3)
+    options = replace(study.pretraining, data=str(tmp_path / "talk.jsonl"))
+    here, there = replace(study, pretraining=options), replace(study, pretraining=options, data="others.jsonl")
+    assert here.base == there.base != study.base and here.key != there.key
+    read: list[Any] = []
+    monkeypatch.setattr(module, "pretrain", lambda _, text, folder: read.extend(text) or {"pretraining_loss": [1, 1]})
+    monkeypatch.setattr(module, "base_model", lambda *_: SimpleNamespace(provenance=dict))
+    base(here, tmp_path / here.key)
+    assert [row.messages for row in read] == [(("user", "Hello"), ("assistant", "Good day"))] * 3
 
 
 def test_rows_set_apart_are_measured_by_one_study_or_the_other(study) -> None:
