@@ -222,7 +222,7 @@ class Study:
     @property
     def base(self) -> str:
         """Name of the folder of the model that the study pretrains; studies that pretrain on the same rows share it."""
-        parts = (SCHEMA, self.data, self._pretraining, self.held_out_rows, self.training.pool)
+        parts: tuple[Any, ...] = (SCHEMA, self.data, self._pretraining, self.held_out_rows, self.training.pool)
         if self.pretraining and self.pretraining.data:
             parts = (SCHEMA, self._pretraining)
         return f"base-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"

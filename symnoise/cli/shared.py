@@ -127,6 +127,8 @@ def long_work(json: Path | None, figure: Path | None = None, *, alone: bool = Tr
     if figure is not None and figure.suffix.lower() not in _FIGURES:
         raise InputError(f"cannot draw {figure}: --figure takes a file whose name ends in {', '.join(_FIGURES)}")
     for file in filter(None, (json, figure)):
+        if not file.name:
+            raise InputError(f"{file} is a folder: give a file, such as out.json")
         trial = file.with_name(f".{file.name}.try")
         write_atomically(trial, lambda _: None)
         trial.unlink(missing_ok=True)  # another process may have been faster

@@ -20,7 +20,7 @@ class BatchRecords:
     """
 
     def __init__(self, file: Path | None) -> None:
-        self.folder = None if file is None else file.with_name(f"{file.name}.parts")
+        self.folder = None if file is None else file.parent / f"{file.name}.parts"
 
     def read(self, keys: Sequence[str]) -> dict[str, Any]:
         """The records kept under these keys; an unreadable one counts as missing."""

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from scipy import special
 from torch import Tensor
 
+from symnoise.core.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -90,7 +92,8 @@ class Estimate:
         """Sample variance s² of independent draws over the first dimension, in float64.
 
         The standard error √((m₄ − s⁴)/draws) uses the sample's own fourth central moment m₄, so the draws need not be
-        normal.
+        normal. It is too small where draws are few: of normal draws the 95 % interval covers 72 % with 8, 84 % with
+        16, 92 % with 64. Up to three draws say nothing of their fourth moment, and the standard error is NaN.
 
         Args:
             draws: (draws, …), at least two.
@@ -102,6 +105,7 @@ class Estimate:
         draws = draws - draws.mean(0)
         s2 = draws.square().sum(0) / (count - 1)
         stderr = ((draws**4).mean(0) - s2**2).clamp(min=0).sqrt() / count**0.5
+        stderr = stderr if count > 3 else torch.full_like(s2, math.nan)
         return Estimate(s2, stderr, count=count, dof=count - 1.0)
 
     @staticmethod
@@ -123,7 +127,12 @@ class Estimate:
 
         Returns:
             (low, high), each shaped like `value`.
+
+        Raises:
+            InputError: For a level that is not between 0 and 1.
         """
+        if not 0 < level < 1:
+            raise InputError(f"level must be between 0 and 1, such as 0.95; got {level}")
         half = student_t(level, self.dof) * self.stderr
         return self.value - half, self.value + half
 

@@ -1,15 +1,18 @@
 """Seeded generators, keyed by their purpose."""
 
 import hashlib
+from operator import index
 
 import torch
+
+from symnoise.core.errors import InputError
 
 
 def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Seeded `torch.Generator` for the stream (`seed`, `key`…); the global generator is left alone.
 
     The key is hashed (BLAKE2b, 63 bits), so neighbouring keys such as (0, 1) and (1, 0) give unrelated streams. The
-    same seed and key give the same bits in every process.
+    same seed and key give the same bits in every process, whatever type of integer they are (NumPy's, a tensor).
 
     Args:
         seed: The random seed.
@@ -19,6 +22,9 @@ def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") ->
     Returns:
         A new generator at the start of its stream.
 
+    Raises:
+        InputError: For a seed or a key that is neither an integer nor a string.
+
     Examples:
         >>> import torch
         >>> from symnoise import generator
@@ -26,5 +32,9 @@ def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") ->
         >>> one.initial_seed() == same.initial_seed(), one.initial_seed() == other.initial_seed()
         (True, False)
     """
-    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    try:
+        stream = (index(seed), *(part if isinstance(part, str) else index(part) for part in key))
+    except TypeError:
+        raise InputError(f"seeds and ids must be integers; got {(seed, *key)}") from None
+    digest = hashlib.blake2b(repr(stream).encode(), digest_size=8).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "big") >> 1)

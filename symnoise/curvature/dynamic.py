@@ -15,6 +15,7 @@ K, M     `probes`, `start_probes`
 A        `known`
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -133,6 +134,7 @@ class DynamicTrace:
         self._only: Tensor | None = None  # zᵀH_0z of the probes at the start alone
         self._same: Tensor | None = None  # and of those measured at every point
         self._last: Tensor | None = None  # the latter at the point before
+        self._of: Tensor | None = None  # `_fingerprint` of what was measured at the start
 
     def measure(self, loss: Loss) -> TraceChange:
         """The trace at the loss's present weights. The first call is the start.
@@ -141,19 +143,20 @@ class DynamicTrace:
             loss: The loss and the embeddings at which to measure; always of the same examples in the same order.
 
         Raises:
-            InputError: As in `symnoise.trace`; and if the examples are fewer or more than at the start.
+            InputError: As in `symnoise.trace`; and for other examples, probes or method than at the start.
         """
         require_loss(loss)
+        self.require_start(loss)
         options = self._options
         now = measured(loss, options, _DRAWS)
         if self._same is None:  # the start
             self._only = measured(loss, options, _DRAWS, chosen=(options.probes, self._start_count)).forms
             self._same = self._last = now.forms
+            self._of = self._fingerprint(loss)
         assert self._last is not None
-        if now.forms.shape != self._same.shape:
+        if now.forms.shape != self._same.shape:  # "auto" took another method
             raise InputError(
-                f"the start had {_size(self._same)}, this point has {_size(now.forms)}: measure the same examples with "
-                "the same method"
+                f"the start had {_size(self._same)}, this point has {_size(now.forms)}: measure with the same method"
             )
         facts = {"count": options.probes, "method": now.method, "seconds": now.seconds}
         changes = (Estimate.from_draws(now.forms - since, **facts) for since in (self._same, self._last))
@@ -162,12 +165,32 @@ class DynamicTrace:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What was measured at the start and last, for a checkpoint; empty before the first measurement."""
-        state = {"only": self._only, "same": self._same, "last": self._last}
+        state = {"only": self._only, "same": self._same, "last": self._last, "of": self._of}
         return {name: forms for name, forms in state.items() if forms is not None}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from the start of another run's `state_dict`, made with the same options on the same examples."""
-        self._only, self._same, self._last = (state.get(name) for name in ("only", "same", "last"))
+        self._only, self._same, self._last, self._of = (state.get(name) for name in ("only", "same", "last", "of"))
+
+    def require_start(self, loss: Loss) -> None:
+        """`InputError` if the start was measured on other examples, at another layer, or with other probes; a change
+        from there would not be the weights' doing."""
+        if self._of is not None and not torch.equal(self._of, self._fingerprint(loss)):
+            raise InputError(
+                "the start was measured on other examples, ids or layer, or with other probes or seed: measure the "
+                "same, or begin with a new DynamicTrace"
+            )
+
+    def _fingerprint(self, loss: Loss) -> Tensor:
+        """A hash of what decides the probes and the examples, as a tensor of bytes."""
+        options = self._options
+        told = [options.probes, self._start_count, int(options.seed), options.directions, options.method]
+        told += [getattr(loss, "layer", 0), *map(int, loss.ids)]
+        digest = hashlib.blake2b(repr(told).encode(), digest_size=16)
+        batch = {"mask": loss.mask} | getattr(loss, "batch", {})
+        for name, tensor in sorted(batch.items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.long().cpu().numpy().tobytes())
+        return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
     def _trace(self, now: Float[Tensor, "draw batch"]) -> Estimate:
         """Regression of zᵀH_jz on zᵀH_0z over the K probes, evaluated at the start's mean over all M + K.

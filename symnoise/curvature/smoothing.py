@@ -189,8 +189,8 @@ def finite_curvature(
 ) -> Estimate:
     """C(σ) of every example, (batch,), as in `smoothed_curvature` and from the same draws, but without a derivative.
 
-    Costs 2·draws + 1 forward passes and the memory of one. Raises `InputError` for σ ≤ 0 or not finite, sigmas that are
-    not one per example, draws < 1, an unknown law.
+    Costs 2·draws + 1 forward passes and the memory of one. `sigma` is one number per example, or one
+    for all. Raises `InputError` for σ ≤ 0 or not finite, another number of sigmas, draws < 1, an unknown law.
     """
     require_loss(loss)
     X, sigma = loss.embeddings, _sizes(sigma[None], loss, draws)[0]

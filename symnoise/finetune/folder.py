@@ -1,17 +1,21 @@
 """The output folder of a run: claimed at its start, filled at its end."""
 
+import hashlib
+import json
 import os
 import shutil
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from symnoise.core import InputError, one_run_at_a_time, read_yaml, sha256, write_atomically
+from symnoise.core import InputError, one_run_at_a_time, read_yaml, sha256, write_atomically, write_json
+from symnoise.finetune.rows import Rows
 from symnoise.finetune.settings import TrainSettings
 
-SETTINGS, LOG, CARD = "train.yaml", "log.jsonl", "README.md"
+SETTINGS, SOURCES, LOG, CARD = "train.yaml", "sources.json", "log.jsonl", "README.md"
 # Files of a checkpoint that are needed only to resume; the others are the model.
 _OPTIMIZER = "optimizer"
 _STATE = (
@@ -41,6 +45,33 @@ def refuse_other_settings(output: Path, settings: TrainSettings, checkpoint: Pat
             )
 
 
+def sources(weights: dict[str, Any], rows: Rows) -> dict[str, Any]:
+    """What a run is made of: the SHA-256 of the model's files, and of the encoded rows."""
+    encoded = {"training rows": rows.training, "held-out rows": rows.held_out}
+    digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in encoded.items()}
+    return {"model": weights} | digests
+
+
+def refuse_other_sources(output: Path, now: dict[str, Any], checkpoint: Path | None) -> None:
+    """Refuse a folder that holds a run of another model or on other rows: their files may have changed since.
+
+    Raises:
+        InputError: Naming which of them differ.
+    """
+    file = output / SOURCES
+    if not file.is_file() or not (checkpoint or (output / CARD).is_file()):
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is damaged, so the run cannot go on: choose another --output") from error
+    if changed := [name for name in now if before.get(name) != now[name]]:
+        raise InputError(
+            f"{output} holds a run with other content: {', '.join(changed)} changed since it began; choose another "
+            "--output, or put the files back"
+        )
+
+
 def require_state(checkpoint: Path | None, step: int, steps: int) -> None:
     """`InputError` if a run is to continue to `steps` from a checkpoint without optimizer state."""
     if checkpoint is None or step >= steps:
@@ -52,8 +83,9 @@ def require_state(checkpoint: Path | None, step: int, steps: int) -> None:
         )
 
 
-def claim(output: Path, settings: TrainSettings) -> None:
-    """Write the settings into the folder."""
+def claim(output: Path, settings: TrainSettings, made_of: dict[str, Any]) -> None:
+    """Write the settings, and what `sources` says, into the folder."""
+    write_json(output / SOURCES, made_of)
     text = yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True)
     write_atomically(output / SETTINGS, lambda path: path.write_text(text, encoding="utf-8"))
 

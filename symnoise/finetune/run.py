@@ -22,8 +22,10 @@ from symnoise.finetune.folder import (
     one_run,
     publish,
     refuse_other_settings,
+    refuse_other_sources,
     remove_optimizer_state,
     require_state,
+    sources,
 )
 from symnoise.finetune.log import summary
 from symnoise.finetune.rows import Rows, read_rows, require
@@ -53,9 +55,9 @@ class Outcome:
 def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> Outcome:
     """Run a fine-tuning, resuming from the newest complete checkpoint in the output folder, if any.
 
-    The folder has train.yaml (the settings), log.jsonl, checkpoints, and at the end the model as safetensors with its
-    tokenizer, and the card README.md, which marks the run as finished. A second call finds it finished. Under torchrun
-    or accelerate each process calls this; the first writes.
+    The folder has train.yaml (the settings), sources.json (hashes of the weights and rows), log.jsonl, checkpoints, and
+    at the end the model as safetensors with its tokenizer, and the card README.md, which marks the run as finished. A
+    second call finds it finished. Under torchrun or accelerate each process calls this; the first writes.
 
     Args:
         settings: Settings of the run.
@@ -63,8 +65,8 @@ def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> 
             in a dry run, whose model and data are synthetic.
 
     Raises:
-        InputError: For settings that cannot be trained, for a folder that holds a run with other settings, and for one
-            that another run is writing to.
+        InputError: For settings that cannot be trained, for a folder that holds a run with other settings, of other
+            weights or on other rows, and for one that another run is writing to.
         Diverged: If a loss is not finite.
     """
     if not settings.output:
@@ -88,7 +90,9 @@ def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
         steps = count_steps(settings, len(rows.training))
         require_state(checkpoint, at, steps)
         if main:
-            claim(output, written)
+            made_of = sources(base["sha256"], rows)
+            refuse_other_sources(output, made_of, checkpoint)
+            claim(output, written, made_of)
         trainer = trainer_of(settings, model, loaded.tokenizer, rows, steps)
         _watch(trainer, settings, loaded, rows, console)
         trainer.add_callback(stop)

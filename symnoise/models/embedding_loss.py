@@ -53,7 +53,9 @@ class EmbeddingLoss:
 
     Raises:
         InputError: For a model without embedding table or head, or that sees the tokens it predicts; for rows of one
-            token, rows without a scored token, labels of the wrong shape, or token ids outside the vocabulary; for a
+            token, rows without a scored token, labels of the wrong shape, token ids outside the vocabulary, labels
+            outside the model's outputs, or ids that are not one per row; for left padding that the model reads, and
+            rows of different scaled positions (`_refuse_shared_positions`); for a
             layer that is not there, or a model whose layers are not one list; and for other model inputs (position_ids,
             pixel_values), without which the loss would differ.
 
@@ -86,15 +88,20 @@ class EmbeddingLoss:
         self.targeted: Targets = targets(self.task, tokens, self.mask, labels, model)
         self.lengths: Int[Tensor, " batch"] = lengths(self.mask)
         self.ids = tuple(range(len(tokens)) if ids is None else ids)
+        if len(self.ids) != len(tokens):
+            raise InputError(f"ids must be one number for each of {len(tokens)} examples; got {len(self.ids)}")
 
+        _require_between("label", self.targets, _outputs(model, self._head), "outputs")
         self._inlet = Inlet(model)
-        if int(tokens.max()) >= len(self._inlet.table.weight):
-            size = len(self._inlet.table.weight)
-            raise InputError(f"token id {int(tokens.max())} is outside the model's {size} embeddings")
+        _require_between("token id", tokens, len(self._inlet.table.weight), "embeddings")
         self.embeddings: Float[Tensor, "batch token dim"] = self._inlet.embeddings(tokens)
         self._inputs = self._other_inputs(tokens, labels)
         row = {"decoder_input_ids": self._inputs["decoder_input_ids"][:1]} if self.task == "seq2seq" else {}
         self._inlet.try_once(tokens[0][self.mask[0] != 0], row, causal=self.task == "causal")
+        if self.task == "causal":
+            _refuse_shared_positions(model, self.lengths)
+            if not is_right_padded(self.mask):
+                self._inlet.try_padding(tokens[0][self.mask[0] != 0])
         self.layer = layer
         self._entrance: Inlet | LayerInlet = self._inlet
         if layer != 0:
@@ -150,9 +157,17 @@ class EmbeddingLoss:
         """Loss of some examples, with their ids; right padding that none of them needs is removed.
 
         Args:
-            indices: Their places in the batch.
+            indices: Their places in the batch, from 0 on.
+
+        Raises:
+            InputError: For a place outside the batch, and for none at all.
         """
-        chosen = torch.as_tensor(indices)
+        if not len(indices):
+            raise InputError("there are no examples to choose; name one or more")
+        for i in indices:
+            if not 0 <= i < len(self.ids):
+                raise InputError(f"there is no example {i}: the batch has {len(self.ids)}, counted from 0")
+        chosen = torch.as_tensor(indices, dtype=torch.long)
         mask = self.mask[chosen.to(self.mask.device)]
         longest = int(lengths(mask).max()) if is_right_padded(mask) else None
         return EmbeddingLoss(
@@ -247,6 +262,36 @@ class EmbeddingLoss:
                 f"{int(self.targeted.positions[first])}; look at that row, or load the model in float32"
             )
         return losses
+
+
+def _refuse_shared_positions(model: Any, row_lengths: Tensor) -> None:
+    """`InputError` where the model scales positions by the longest row of a batch, so that an example's loss depends on
+    the others: "dynamic" also on what was measured before."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    limit = scaling.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    limit = limit or getattr(config, "max_position_embeddings", None)
+    if kind not in ("dynamic", "longrope") or limit is None:
+        return
+    beyond = row_lengths > limit
+    if bool(beyond.any()) and (kind == "dynamic" or not bool(beyond.all())):
+        raise InputError(
+            f"{type(model).__name__} scales the positions of all rows by the longest one beyond {limit} tokens "
+            f"({kind}), so an example's loss depends on the others: give rows of at most {limit} tokens"
+        )
+
+
+def _outputs(model: Any, head: Any) -> int:
+    """Number of classes that the model tells apart."""
+    return int(model.config.num_labels if head is None else head.weight.shape[0])
+
+
+def _require_between(name: str, found: Tensor, size: int, of: str) -> None:
+    """`InputError` unless every entry is an integer from 0 to size − 1."""
+    for outside in (int(found.min()), int(found.max())):
+        if not 0 <= outside < size:
+            raise InputError(f"{name} {outside} is outside the model's {size} {of}")
 
 
 def _head(model: Any, task: str) -> Any:

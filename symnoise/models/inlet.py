@@ -13,6 +13,7 @@ from symnoise.models.evaluation import evaluation_mode
 from symnoise.models.multiplier import embedding_multiplier
 
 _TRIED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_TRIED_PADDING: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 _TOKENS = 6  # of the row of a trial: enough for a convolution to reach back
 _SAME = 1e-3  # relative; kernels may round otherwise
 
@@ -86,6 +87,24 @@ class Inlet:
             raise InputError(f"{name} sees the tokens that it is to predict: give a causal language model")
         _TRIED.add(self.model)
 
+    def try_padding(self, row: Tensor) -> None:
+        """Check once per model that it passes over padding on the left, which some recurrent ones read.
+
+        row: real token ids (token,), of which the first few are tried. Raises `InputError` if outputs change.
+        """
+        if self.model in _TRIED_PADDING:
+            return
+        ids = row[None, :_TOKENS]
+        padded = torch.cat([ids[:, :1].expand(-1, _TOKENS), ids], 1)
+        mask = torch.cat([ids.new_zeros(1, _TOKENS), torch.ones_like(ids)], 1)
+        inputs = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0), "use_cache": False}
+        with torch.no_grad(), evaluation_mode(self.model):
+            alone = self._output(ids, {"use_cache": False})
+            found = self._output(padded, inputs)[:, _TOKENS:]
+        if bool(alone.isfinite().all()) and not _near(found, alone):
+            raise InputError(f"{type(self.model).__name__} reads padding on the left as text: pad rows on the right")
+        _TRIED_PADDING.add(self.model)
+
     def _output(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         return self.model(input_ids=ids, **inputs).logits.float()
 
@@ -97,7 +116,7 @@ def replaced(module: nn.Module, X: Tensor, missed: str, *, first: bool = False) 
     first: whether other hooks on the module, such as those that record its output, see X. Raises `InputError`,
     beginning with `missed`, if the module is not called.
     """
-    left = [X]
+    left = [X.clone()]  # CTRL scales in place what it is given
 
     def put(module: nn.Module, arguments: Any, output: Any) -> Any:
         if not left:  # a decoder may look up in the same table afterwards

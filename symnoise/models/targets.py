@@ -72,6 +72,10 @@ def targets(task: str, ids: Tensor, mask: Tensor, labels: Tensor, model: Any) ->
 
 
 def _check_shapes(task: str, ids: Tensor, mask: Tensor, labels: Tensor, model: Any) -> None:
+    if ids.is_floating_point() or (labels.is_floating_point() and task != "sequence"):
+        raise InputError("input_ids and labels must be integers")
+    if not len(ids):
+        raise InputError("the batch has no rows; give one or more")
     if ids.ndim != 2 or mask.shape != ids.shape:
         raise InputError(f"input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)} must be (batch, token)")
     if task == "sequence":

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import Mask, generator
+from symnoise.core import InputError, Mask, generator
 from symnoise.noise.laws import law
 
 
@@ -23,8 +23,9 @@ def directions(
     """Random directions z, numbers `first` … `first + count − 1`: independent, unit variance, 0 at padding.
 
     Direction k of an example depends only on (seed, its id, k) and its true length, not on its batch or on `count`.
-    Only shape, dtype and device of `embeddings` matter.
+    Only shape, dtype and device of `embeddings` matter. Raises `InputError` unless there is one id for each example.
     """
+    _require_ids(ids, embeddings)
     chosen, real = law(law_name), mask != 0
     z = torch.zeros((count, *embeddings.shape), dtype=embeddings.dtype, device=embeddings.device)
     for b, example in enumerate(ids):
@@ -55,8 +56,9 @@ def orthogonal_directions(
     with n.
 
     `first` and `count` must be multiples of `block`. Direction k of an example depends only on (seed, its id, block, k)
-    and its true length. Frames are computed in float64.
+    and its true length. Frames are computed in float64. Raises `InputError` as `directions` does.
     """
+    _require_ids(ids, embeddings)
     real = mask != 0
     z = torch.zeros((count, *embeddings.shape), dtype=embeddings.dtype, device=embeddings.device)
     for b, example in enumerate(ids):
@@ -68,6 +70,11 @@ def orthogonal_directions(
             rows = torch.cat(frames).reshape(block, *shape)
             z[start : start + block, b, real[b]] = rows.to(z)
     return z
+
+
+def _require_ids(ids: Sequence[int], embeddings: Tensor) -> None:
+    if len(ids) != len(embeddings):
+        raise InputError(f"ids must be one number for each of {len(embeddings)} examples; got {len(ids)}")
 
 
 def _frame(n: int, m: int, random: torch.Generator) -> Float[Tensor, "m n"]:

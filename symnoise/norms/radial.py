@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from symnoise.core import Estimate, InputError, quantities_frame, retained_heap, track
-from symnoise.curvature.loss import UNIT
+from symnoise.curvature.loss import UNIT, require_loss
+from symnoise.curvature.operators.hessian import differentiable, require_derivatives, require_finite
 from symnoise.models import Loss
 from symnoise.noise import directions
 
@@ -79,22 +81,38 @@ def radial_identity(loss: Loss, probes: int = 8, seed: int = 0) -> RadialIdentit
         The three estimates, (batch,), with standard errors over probes.
 
     Raises:
-        InputError: For probes < 1.
+        InputError: For probes < 1; for a loss that is not finite or not differentiable, or whose third derivative is
+            not finite.
     """
+    require_loss(loss)
     if probes < 1:
         raise InputError(f"probes must be 1 or more; got {probes}")
     forms, slopes = [], []
     X = loss.embeddings.detach().requires_grad_()
-    with retained_heap(), torch.enable_grad(), _GeluWrittenOut():
-        (g,) = torch.autograd.grad(loss(X).sum(), X, create_graph=True)
+    with retained_heap(), torch.enable_grad(), differentiable(loss), _GeluWrittenOut():
+        values = loss(X)
+        require_finite(loss, values.detach())
+        require_derivatives(values)
+        g = _derivative(values.sum(), X)
         for k in track(range(probes), "third derivatives"):
             (z,) = directions(X, loss.mask, loss.ids, 1, seed=seed, first=k)
-            (Hz,) = torch.autograd.grad(g, X, z, create_graph=True)
+            Hz = _derivative(g, X, z)
             form = (Hz.double() * z.double()).sum((1, 2))
-            (slope,) = torch.autograd.grad(form.sum(), X, retain_graph=True)
+            slope = _derivative(form.sum(), X, again=False)
             forms.append(form.detach())
             slopes.append((slope.double() * X.detach().double()).sum((1, 2)))
     form_, slope_ = torch.stack(forms), torch.stack(slopes)
+    if not bool(slope_.isfinite().all()):
+        raise InputError("⟨X, ∇ tr H⟩ is NaN or infinite although the loss is finite; try float64")
     return RadialIdentity(
         Estimate.from_draws(form_), Estimate.from_draws(slope_), Estimate.from_draws(slope_ - DEGREE * form_)
     )
+
+
+def _derivative(of: Tensor, X: Tensor, along: Tensor | None = None, *, again: bool = True) -> Tensor:
+    """∂of/∂X, `of` weighted by `along`, with its own graph if it is derived `again`; 0 where `of` does not depend on X,
+    as a quadratic's Hessian."""
+    if not of.requires_grad:
+        return torch.zeros_like(X)
+    (found,) = torch.autograd.grad(of, X, along, retain_graph=True, create_graph=again, materialize_grads=True)
+    return found

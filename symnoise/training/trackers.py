@@ -265,8 +265,8 @@ class CurvatureTracker(Tracker):
     - curvature/seconds: time of the measurement.
 
     Runs on process 0. Checkpoints hold what was measured at the start, for a run that resumes from them; from one
-    without it, the first measurement is the start. With FSDP or DeepSpeed, whose weights are sharded, measure
-    checkpoints instead.
+    without it, the first measurement is the start, and from one of another batch or seed they refuse to go on. With
+    FSDP or DeepSpeed, whose weights are sharded, measure checkpoints instead.
 
     Args:
         batch: input_ids, attention_mask, labels; small, since this costs about three forwards per probe and more
@@ -306,6 +306,7 @@ class CurvatureTracker(Tracker):
         if self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled:
             raise InputError("CurvatureTracker needs whole weights; with FSDP or DeepSpeed measure saved checkpoints")
         self._along.load_state_dict(self._restored(args, state) or {})
+        self._along.require_start(self._loss(model))
         if state.global_step == 0:
             self._measure(model, state)
 
@@ -318,6 +319,11 @@ class CurvatureTracker(Tracker):
         if state.global_step % self.every == 0:
             self._measure(model, state)
 
+    def _loss(self, model: Any) -> EmbeddingLoss:
+        outer: Any = find_target(model).model
+        inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
+        return EmbeddingLoss(inner, self.batch)
+
     def _measure(self, model: Any, state: Any) -> None:
         if self._over or not state.is_world_process_zero:
             return
@@ -327,10 +333,8 @@ class CurvatureTracker(Tracker):
                 f"curvature tracking ends at step {state.global_step}: its {self.budget} s are spent", stacklevel=2
             )
             return
-        outer: Any = find_target(model).model
-        inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
         start = time.perf_counter()
-        found = self._along.measure(EmbeddingLoss(inner, self.batch))
+        found = self._along.measure(self._loss(model))
         self._last = time.perf_counter() - start
         self._spent += self._last
         trace, change = found.trace.mean(), found.change.mean()

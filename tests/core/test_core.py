@@ -39,6 +39,16 @@ def test_streams_are_repeatable_and_differ_by_every_part_of_their_key() -> None:
     assert len({tuple(d.tolist()) for d in draws}) == len(draws)
 
 
+def test_integers_of_any_type_name_the_same_stream() -> None:
+    numpy = pytest.importorskip("numpy")
+    wanted = generator(3, "probe", 1).initial_seed()
+    for three, one in ((numpy.int64(3), numpy.int32(1)), (torch.tensor(3), torch.tensor(1, dtype=torch.int16))):
+        assert generator(three, "probe", one).initial_seed() == wanted
+    for seed, key in ((0.5, 1), (0, 1.0), ("0", 1)):
+        with pytest.raises(InputError, match="seeds and ids must be integers"):
+            generator(seed, "probe", key)
+
+
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     torch.rand(3, generator=generator(0))
@@ -110,6 +120,19 @@ def test_the_variance_of_draws_has_an_error_without_a_law() -> None:
     found = Estimate.variance(draws)
     assert torch.equal(found.value, draws.var(0)) or torch.allclose(found.value, draws.var(0), rtol=1e-12)
     assert float(found.stderr.mean()) == pytest.approx(float(found.value.std()), rel=0.07)
+
+
+def test_up_to_three_draws_give_a_variance_no_error() -> None:
+    """Their fourth moment is at most s⁴: √(m₄ − s⁴) would be exactly 0."""
+    for count, known in ((2, False), (3, False), (4, True)):
+        made = Estimate.variance(torch.randn((count, 200), generator=generator(0, "few"), dtype=torch.float64))
+        assert bool(made.stderr.isfinite().all()) == known and bool(made.value.isfinite().all())
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
+def test_a_level_is_a_probability(level: float) -> None:
+    with pytest.raises(InputError, match="level must be between 0 and 1"):
+        Estimate.exact(torch.ones(1)).interval(level)
 
 
 def test_the_jackknife_of_a_mean_is_the_mean_and_of_a_square_has_no_bias():

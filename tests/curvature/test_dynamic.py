@@ -99,6 +99,25 @@ def test_the_latest_change_is_since_the_point_before() -> None:
     assert points[2].latest.value.tolist() != points[2].change.value.tolist()
 
 
+@pytest.mark.parametrize("changed", ["ids", "rows", "layer", "seed", "probes", "directions"])
+def test_a_change_is_not_told_between_different_examples_or_probes(changed: str) -> None:
+    """With the same weights the change would be that of the examples, or of the probes."""
+    model, text = tiny("llama", torch.float64), batch()
+    along = DynamicTrace(probes=4, start_probes=8)
+    along.measure(EmbeddingLoss(model, text))
+    options = {"seed": {"seed": 5}, "probes": {"start_probes": 12}, "directions": {"directions": "gaussian"}}
+    how = options.get(changed, {})
+    again = DynamicTrace(**{"probes": 4, "start_probes": 8, **how})
+    again.load_state_dict(along.state_dict())
+    other = {
+        "ids": lambda: EmbeddingLoss(model, text, ids=(7, 8)),
+        "rows": lambda: EmbeddingLoss(model, {key: value.flip(0) for key, value in text.items()}),
+        "layer": lambda: EmbeddingLoss(model, text, layer=1),
+    }.get(changed, lambda: EmbeddingLoss(model, text))()
+    with pytest.raises(InputError, match="the start was measured on other examples, ids or layer, or with other"):
+        again.measure(other)
+
+
 def test_a_sequence_goes_on_from_what_was_saved() -> None:
     along = DynamicTrace(probes=4, start_probes=8, method="hvp")
     assert along.state_dict() == {}
@@ -113,11 +132,14 @@ def test_a_sequence_goes_on_from_what_was_saved() -> None:
     assert "change" in repr(there)
 
 
-def test_other_examples_than_at_the_start_are_refused() -> None:
-    along = DynamicTrace(probes=4, start_probes=4, method="hvp")
+def test_another_method_than_at_the_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "auto" may fall back to products at a later point, whose groups of probes are others."""
+    along = DynamicTrace(probes=4, start_probes=4)
+    forms = [torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(2, 2)]
+    monkeypatch.setattr(dynamic, "measured", lambda *_, **__: dynamic._Draws(forms.pop(0), 4))
     along.measure(Quadratic(2))
-    with pytest.raises(InputError, match=r"the start had 2 examples .* this point has 3 examples"):
-        along.measure(Quadratic(3))
+    with pytest.raises(InputError, match=r"the start had 2 examples in 4 groups .* in 2 groups of probes"):
+        along.measure(Quadratic(2))
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,32 @@ def test_a_finished_run_is_not_trained_again_and_takes_more_steps_only(small, tm
         assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("changed", ["training rows", "held-out rows", "model"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_does_not_go_on_when_its_files_have_changed(changed, finished, small, tmp_path, capfd):
+    """Its card would name files that it was not trained on, and losses before and after would be of other rows."""
+    model, data = tmp_path / "model", tmp_path / "rows.json"
+    shutil.copytree(small[1], model)
+    lines = rows("Alpaca")
+    data.write_text(json.dumps(lines))
+    again = ["--model", model, "--data", data, *small[4:], "--output", tmp_path / "out", "--steps", 2]
+    assert command(*again) == 0
+    if not finished:
+        (tmp_path / "out" / "README.md").unlink()
+    if changed == "model":
+        shutil.copy(tmp_path / "out" / "model.safetensors", model / "model.safetensors")
+    else:
+        place = 0 if changed == "held-out rows" else -1
+        lines[place] = lines[place - 1 if place else 1]
+        data.write_text(json.dumps(lines))
+    before = contents(tmp_path / "out")
+    capfd.readouterr()
+    assert command(*again) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert f"holds a run with other content: {changed} changed since it began" in line
+    assert contents(tmp_path / "out") == before
+
+
 @pytest.mark.parametrize(
     "name", ["used_rows.pt", "curvature_start.pt", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"]
 )

@@ -347,12 +347,76 @@ def test_logits_are_formed_at_scored_positions_only() -> None:
         (lambda b: {key: value[:, :1] for key, value in b.items()}, "length 1 or less"),
         (lambda b: b | {"input_ids": b["input_ids"] + 1000}, "outside the model's 97 embeddings"),
         (lambda b: b | {"attention_mask": b["attention_mask"][:, 1:]}, "attention_mask"),
+        (lambda b: b | {"input_ids": b["input_ids"] - 50}, "token id -.* is outside the model's 97 embeddings"),
+        (
+            lambda b: b | {"labels": torch.where(b["labels"] < 0, -100, 97)},
+            "label 97 is outside the model's 97 outputs",
+        ),
+        (
+            lambda b: b | {"labels": torch.where(b["labels"] < 0, -100, -1)},
+            "label -1 is outside the model's 97 outputs",
+        ),
+        (lambda b: b | {"labels": b["labels"].float()}, "must be integers"),
+        (lambda b: b | {"input_ids": b["input_ids"].float()}, "must be integers"),
+        (lambda b: {key: value[:0] for key, value in b.items()}, "the batch has no rows"),
     ],
 )
 def test_bad_batches_are_refused_in_one_line(change, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         EmbeddingLoss(tiny("llama"), change(batch()))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ids", [(7,), (7, 8, 9)])
+def test_every_row_has_an_id(ids: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=rf"ids must be one number for each of 2 examples; got {len(ids)}"):
+        EmbeddingLoss(tiny("llama"), batch(), ids=ids)
+
+
+@pytest.mark.parametrize(("chosen", "message"), [([2], "no example 2"), ([-1], "no example -1"), ([], "no examples")])
+def test_examples_that_are_not_there_are_refused(chosen: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EmbeddingLoss(tiny("llama"), batch()).rows(chosen)
+
+
+def test_a_recurrent_model_that_reads_padding_is_refused_left_padding() -> None:
+    right = batch()
+    left = {key: value.clone() for key, value in right.items()}
+    for key in left:
+        left[key][1] = right[key][1].roll(2)
+    model = tiny("recurrent_gemma")
+    EmbeddingLoss(model, right)
+    with pytest.raises(InputError, match="RecurrentGemmaForCausalLM reads padding on the left as text"):
+        EmbeddingLoss(model, left)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_longest_row_are_refused(kind: str) -> None:
+    """Below the limit nothing is scaled. Rows all beyond it share longrope's factors, but not a dynamic base."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4} if kind == "longrope" else {}
+    scaling = {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 5} | factors
+    config = tiny("llama").config.to_dict() | {"rope_parameters": scaling, "max_position_embeddings": 5}
+    model = type(tiny("llama"))(type(tiny("llama").config)(**config)).eval()
+    text, short = batch(), {key: value[1:, :4] for key, value in batch().items()}
+    assert EmbeddingLoss(model, short).lengths.tolist() == [4]
+    with pytest.raises(InputError, match=rf"beyond 5 tokens \({kind}\)"):
+        EmbeddingLoss(model, text)
+    long = {key: value[:1] for key, value in text.items()}
+    if kind == "longrope":
+        assert EmbeddingLoss(model, long).lengths.tolist() == [6]
+    else:
+        with pytest.raises(InputError, match="give rows of at most 5 tokens"):
+            EmbeddingLoss(model, long)
+
+
+def test_what_a_model_does_to_its_embeddings_in_place_stays_inside() -> None:
+    from transformers import CTRLConfig, CTRLLMHeadModel
+
+    sizes = {"vocab_size": 97, "n_positions": 32, "n_embd": 16, "dff": 16, "n_layer": 1, "n_head": 2}
+    loss = EmbeddingLoss(CTRLLMHeadModel(CTRLConfig(**sizes)).eval(), batch())
+    before = loss.embeddings.clone()
+    first = loss(loss.embeddings)
+    assert torch.equal(loss.embeddings, before) and torch.equal(loss(loss.embeddings), first)
 
 
 def test_models_without_head_or_table_are_refused() -> None:

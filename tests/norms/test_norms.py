@@ -99,3 +99,32 @@ def test_layer_0_grows_by_the_norm_of_its_own_draws(name: str) -> None:
     sums = found.per_token.value.sum(-1) / found.clean / loss.mask.sum(1)
     torch.testing.assert_close(sums, found.growth.value)
     assert not found.per_token.value[:, loss.mask == 0].any()
+
+
+def test_the_radial_identity_of_a_function_without_a_third_derivative() -> None:
+    """H of a quadratic is the same everywhere, and a linear function has none."""
+
+    class Of:
+        embeddings, mask, ids = torch.ones(2, 2, 2), torch.ones(2, 2, dtype=torch.long), (0, 1)
+
+        def __init__(self, power: int) -> None:
+            self.power = power
+
+        def __call__(self, X: torch.Tensor) -> torch.Tensor:
+            return (X.flatten(1) ** self.power @ torch.tensor([1.0, 2.0, 3.0, 4.0])) / 2
+
+    for power, trace in ((1, 0.0), (2, 10.0)):
+        found = radial_identity(Of(power), probes=2)
+        assert found.derivative.value.tolist() == [0.0, 0.0] and found.trace.value.tolist() == [trace] * 2
+        assert found.defect.value.tolist() == [2 * trace] * 2
+
+
+def test_a_third_derivative_that_is_not_finite_is_said() -> None:
+    class Root:
+        embeddings, mask, ids = torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.long), (0,)
+
+        def __call__(self, X: torch.Tensor) -> torch.Tensor:
+            return (X.abs() ** 2.5).sum((1, 2))
+
+    with pytest.raises(InputError, match="NaN or infinite although the loss is finite"):
+        radial_identity(Root(), probes=2)

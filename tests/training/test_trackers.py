@@ -142,6 +142,22 @@ def test_a_resumed_run_goes_on_from_the_curvature_at_the_start(tmp_path):
     assert runs[1] == pytest.approx(runs[0], rel=1e-5) and runs[0][4] != 0
 
 
+def test_a_resumed_run_does_not_mix_the_curvature_of_two_batches(tmp_path):
+    for seed in (5, 6):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=seed - 3, save_steps=2, **PLAIN_SGD
+        )
+        trainer = SymNoiseTrainer(
+            model=tiny("llama"), args=arguments, train_dataset=rows(), data_collator=collate, noise=None,
+            callbacks=[CurvatureTracker(collate(rows((6, 8), seed=seed)), every=2)],
+        )  # fmt: skip
+        if seed == 5:
+            trainer.train()
+        else:
+            with pytest.raises(InputError, match="the start was measured on other examples"):
+                trainer.train(resume_from_checkpoint=True)
+
+
 def test_curvature_keeps_to_its_budget(tmp_path, monkeypatch):
     clock = iter(range(0, 1000, 10))  # each measurement takes 10 s
     monkeypatch.setattr(trackers.time, "perf_counter", lambda: next(clock))

@@ -1,5 +1,6 @@
 """How small a standard error has to be: relative to the value, absolutely, or so small that the sign is known."""
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -33,8 +34,8 @@ class Targets:
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
             given = getattr(self, name)
-            if given is not None and not given > 0:
-                raise InputError(f"{name} must be above 0; got {given}")
+            if given is not None and not 0 < given < math.inf:
+                raise InputError(f"{name} must be above 0 and finite; got {given}")
         if self.sign and self.rtol is not None:
             raise InputError("rtol and sign are both relative to the value; give one of them, with or without atol")
 

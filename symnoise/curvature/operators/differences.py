@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from symnoise.core import InputError
 from symnoise.curvature.loss import Loss, coordinates, require_loss
 from symnoise.curvature.operators.hessian import differentiable, inner, require_derivatives, require_finite
 from symnoise.curvature.routing import told_of_rerouting
@@ -41,11 +42,17 @@ def hvp_difference(loss: Loss, v: Float[Tensor, "batch token dim"]) -> Differenc
         The product and its error.
 
     Raises:
-        InputError: If the loss is not finite or not differentiable.
+        InputError: If the loss is not finite or not differentiable, and for embeddings coarser than float32, whose
+            step is so large that the error estimate says nothing.
     """
     require_loss(loss)
     X = loss.embeddings
     eps = torch.finfo(X.dtype).eps
+    if eps > torch.finfo(torch.float32).eps:
+        raise InputError(
+            f"differences of gradients in {str(X.dtype).removeprefix('torch.')} are mostly rounding: load the model in "
+            "float32, or use method='taylor' or 'hvp'"
+        )
     n = coordinates(loss)
     typical = (inner(X * (loss.mask != 0)[:, :, None], X) / n).sqrt()
     h = eps ** (1 / 3) * typical / (inner(v, v) / n).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
