@@ -1,13 +1,14 @@
 """The findings in plain sentences with their numbers, for the top of the README and the paper's abstract."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from analysis.family_ledgers import MAIN, Slope
 from analysis.length import WORDS
 from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
-from analysis.study.dials import TERMS
 from result_schema.study import LARGEST_MARGIN
 from symnoise.plot.numbers import fixed, listed, number, with_interval
 from symnoise.theory import counts
@@ -15,7 +16,13 @@ from symnoise.theory.ledger import slug, verdict
 
 STUDY = "micro"  # the study with all arms
 ALPHAS = (5, 10, 15)  # the training α
-QUOTED = 10.0  # α of the variance budgets that are quoted
+QUOTED = {"micro": 15.0, "smollm2": 10.0}  # α of the variance budgets that are quoted: that of the model's studies
+# study -> model and data in words, and its single draw: what noise does depends on them.
+REGIMES = {
+    "transfer": ("A small Llama, pretrained on conversations and fine-tuned on instructions", "rademacher"),
+    "mirror": ("The same model pretrained on rows like those that it is fine-tuned on", "rademacher"),
+    "smollm2-mirror": ("SmolLM2 on Alpaca", "uniform"),
+}
 ENDS = ("clean training loss", "held-out loss", "tr G")
 
 _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
@@ -23,16 +30,15 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
-    noise = _told(published, mirror=_against_plain, dials=_dials, dials_one_pass=_one_pass)
-    added = _told(published, mirror=_mirror, smollm2_mirror=_pretrained, neighbours=_neighbours)
     scaled = _told(published, step_size=_rates, step_size_sgd=_rates_of_sgd, batch_match=_batches)
     diffusion = " ".join(filter(None, [_variance(published.budgets), scaled]))
     arms = published.studies.get(STUDY)
     said = [
-        noise,
+        _noise(published.mechanism),
+        _parts(published.mechanism),
         _told(published, scale=_law_or_size),
         _told(published, micro_r_flips=_wrong_labels),
-        added,
+        " ".join(filter(None, [_mirror(published.mechanism), _told(published, neighbours=_neighbours)])),
         f"**Is it gradient noise?** {diffusion}" if diffusion else "",
     ]
     said += [_told(published, divisor=_adamw_in_parts), _validity(published.rows, published.slopes)]
@@ -53,12 +59,12 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> str:
         return ""
     numbers = ", ".join(fixed(row["measured"], 2) for row in slopes if row)
     ratios = [found.get(f"V1.ratio-of-means.alpha={alpha:g}") for alpha in ALPHAS]
-    unknown = all(row is not None and row["verdict"] == "undecided" for row in ratios)
+    unknown = all(row is not None and None in (row["low"], row["high"]) for row in ratios)
     return (
         "**Does the Hessian describe noise of the size in use?** The remaining share of large curvature (attenuation "
         f"slope) is {numbers} at α = {', '.join(map(str, ALPHAS))} (SmolLM2, texts like these; the quadratic theory "
         "predicts 1)."
-        + (" For the mean curvature, which training averages, the verdict is undecided at each α." if unknown else "")
+        + (" Of the mean curvature, which training averages, these texts bound the share at no α." if unknown else "")
         + _in_order_of_r(others)
     )
 
@@ -90,41 +96,71 @@ def slopes_by_model(found: list[Slope]) -> dict[str, str]:
     return {MAIN: r, "others": "; ".join(others)}
 
 
-def _against_plain(study: StudyResults) -> str:
-    """A pair's contrasts with intervals; those of one draw follow by subtraction on the same seeds."""
-    plain, measures = ("symnoise", "none"), ("tr G", "held-out loss")
-    pair, single = _end(study, *plain), _end(study, "symnoise", "rademacher")
-    if not all(set(measures) <= set(rows) for rows in (pair, single)):
+def _noise(found: Mapping[str, StudyResults | None]) -> str:
+    """One draw and SymNoise against no noise, by model and data, with what training itself did to the held-out loss."""
+    said = []
+    for name, (where, draw) in REGIMES.items():
+        study = found.get(name)
+        pairs = [(draw, "none"), ("symnoise", "none")]
+        if study is None or not (part := _side_by_side(study, pairs, "held-out loss", "tr G")):
+            continue
+        before = study.untrained
+        best = f"; held-out loss lowest before training in {before.best} of {before.runs} runs" if before else ""
+        said.append(
+            f"{where} (study `{name}`, α = {study.facts['alpha']:g}, {part['seeds']} seeds{best}): Δ held-out loss = "
+            f"{part['held-out loss']} nats, Δ tr G = {part['tr G']}."
+        )
+    head = "**What does noise do?** One draw minus no noise, then SymNoise minus no noise."
+    return " ".join([head, *said]) if said else ""
+
+
+def _parts(found: Mapping[str, StudyResults | None]) -> str:
+    """The even and the odd part of a draw, each alone, against no noise."""
+    measures, said = ("held-out loss", "tr G"), []
+    if study := found.get("transfer"):
+        part = _side_by_side(study, [("symnoise", "none"), ("dials-0-1", "none")], *measures)
+        said += [("where training lowers the held-out loss (study `transfer`", part)] if part else []
+    for name, where in (("dials", "where it raises it"), ("dials-one-pass", "where rows are seen once")):
+        if (study := found.get(name)) and (part := _cells(study, *measures)):
+            said.append((f"{where} (study `{name}`", part))
+    if not said:
         return ""
-    curvature, loss = (number(pair[m]["mean"] - single[m]["mean"], 2) for m in measures)
+    told = "; ".join(
+        f"{where}, {part['seeds']} seeds): Δ held-out loss = {part['held-out loss']} nats, Δ tr G = {part['tr G']}"
+        for where, part in said
+    )
     return (
-        f"**What does noise do?** With it: {_answer(study, [plain], *measures)}. A mirrored pair (SymNoise) "
-        f"minus no noise: Δ tr G = {with_interval(pair['tr G'])}, Δ held-out loss = "
-        f"{with_interval(pair['held-out loss'])} nats; one draw minus no noise: {curvature} and {loss} "
-        f"({_where(study)})."
+        "**Which part of a draw does it?** Its even part alone, which carries curvature, then its odd part alone, "
+        f"which is gradient noise, minus no noise: {told}."
     )
 
 
-def _mirror(study: StudyResults) -> str:
-    if not (said := _of_the_mirror(study)):
+def _cells(study: StudyResults, *measures: str) -> dict[str, str]:
+    """measure -> the cells (1, 0) and (0, 1) of the dials against (0, 0); and how many seeds. Empty without them."""
+    cells = study.frames.get("dials", pd.DataFrame())
+    rows = {(row["measure"], row["even"], row["odd"]): row for row in cells.to_dict("records")}
+    if not all((measure, *cell) in rows for measure in measures for cell in ((1, 0), (0, 1))):
+        return {}
+    found = {m: f"{with_interval(rows[m, 1, 0])} and {with_interval(rows[m, 0, 1])}" for m in measures}
+    return found | {"seeds": str(rows[measures[0], 1, 0]["seeds"])}
+
+
+def _mirror(found: Mapping[str, StudyResults | None]) -> str:
+    """SymNoise against two draws, by model and data. The answer is that of all of them."""
+    known = {name: study for name in REGIMES if (study := found.get(name))}
+    parts = {name: part for name, study in known.items() if (part := _side_by_side(study, MIRRORED, *ENDS))}
+    if not parts:
         return ""
-    return (
-        f"**What does the mirror add?** With it: {_answer(study, MIRRORED, *ENDS)}. SymNoise minus two "
-        f"independent draws, which cost the same: Δ training loss = {said['clean training loss']} nats, Δ held-out "
-        f"loss = {said['held-out loss']} nats, Δ tr G = {said['tr G']}. Endpoints were named before the runs; the "
-        "training loss is evaluated on the same rows without noise."
+    rows = [_end(known[name], *pair) for name in parts for pair in MIRRORED]
+    told = "; ".join(
+        f"`{name}`, {part['seeds']} seeds: {', '.join(part[m] + ' nats' * ('loss' in m) for m in ENDS)}"
+        for name, part in parts.items()
     )
-
-
-def _pretrained(study: StudyResults) -> str:
-    """The mirror's contrast on SmolLM2."""
-    if not (said := _of_the_mirror(study)):
-        return ""
-    return f"On SmolLM2 ({said.pop('seeds')} seeds): {', '.join(said.values())}."
-
-
-def _of_the_mirror(study: StudyResults) -> dict[str, str]:
-    return _side_by_side(study, MIRRORED, *ENDS)
+    return (
+        f"**What does the mirror add?** With it: {_answer(rows, *ENDS)}. SymNoise minus two independent draws, which "
+        "cost the same, Δ training loss (evaluated on the same rows without noise), Δ held-out loss and Δ tr G. "
+        f"{told}."
+    )
 
 
 def _rates(study: StudyResults) -> str:
@@ -157,12 +193,12 @@ def _adamw_in_parts(study: StudyResults) -> str:
     if not all(parts):
         return ""
     said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
-    larger, steadier = (_answer(study, pairs, *measures) for pairs in (divisor, steps))
+    larger, steadier = (_answer([_end(study, *pair) for pair in pairs], *measures) for pairs in (divisor, steps))
     return (
-        f"**By which part of AdamW?** By its divisor: {larger}; by its gradients: {steadier}. It divides by the "
-        "gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in the size of that "
-        f"divisor alone (with gradients of one draw, then of the pair): {said[0]}; in the gradients alone (at one "
-        f"draw's size, then at the pair's): {said[1]} ({parts[0]['seeds']} seeds)."
+        f"**By which part of AdamW?** By the size of its divisor: {larger}; by its gradients: {steadier}. It divides by "
+        "the gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in the size of that "
+        f"divisor alone (with gradients of one draw, then of the pair): {said[0]}; in the gradients, and the pattern of "
+        f"the divisor with them (at one draw's size, then at the pair's): {said[1]} ({parts[0]['seeds']} seeds)."
     )
 
 
@@ -172,9 +208,10 @@ def _batches(study: StudyResults) -> str:
     if not (said := _side_by_side(study, pairs, "clean training loss")):
         return ""
     return (
-        "SymNoise minus one draw in batches larger by an eighth, a quarter and a half, which are equal where ρ is that "
-        f"share: Δ training loss = {said['clean training loss']} nats ({said['seeds']} seeds). In as many "
-        "steps, larger batches also pass over the rows more often."
+        f"SymNoise minus one draw in batches larger by an eighth, a quarter and a half (α = {study.facts['alpha']:g}): Δ "
+        f"training loss = {said['clean training loss']} nats ({said['seeds']} seeds); if variance were all, it would be "
+        "0 where ρ is that share. In as many steps, larger batches also pass over the rows more often, and batches that "
+        "do not divide the rows end each pass with a small one."
     )
 
 
@@ -190,9 +227,9 @@ def _neighbours(study: StudyResults) -> str:
     )
 
 
-def _answer(study: StudyResults, pairs: Sequence[tuple[str, str]], *measures: str) -> str:
-    """`training loss lower, held-out loss higher, tr G not told apart`: by the 95 % intervals of all the pairs."""
-    found, said = [_end(study, *pair) for pair in pairs], []
+def _answer(found: Sequence[dict[str, dict[Any, Any]]], *measures: str) -> str:
+    """`training loss lower, held-out loss higher, tr G not told apart`: by the 95 % intervals of all the contrasts."""
+    said = []
     for measure in measures:
         rows = [contrasts[measure] for contrasts in found]
         higher, lower = all(row["low"] > 0 for row in rows), all(row["high"] < 0 for row in rows)
@@ -211,43 +248,19 @@ def _side_by_side(study: StudyResults, pairs: Sequence[tuple[str, str]], *measur
 
 
 def _variance(found: Budgets | None) -> str:
-    """ρ at the published α, at the first and the last point of each run."""
+    """ρ at `QUOTED`, at the first and the last point of each run."""
     if found is None:
         return ""
-    rho = found.points[(found.points.quantity == "rho") & (found.points.alpha == QUOTED)]
     said = []
-    for run, own in rho.groupby("run", sort=False):
-        ends = own.iloc[[0, -1]].drop_duplicates("when").rename(columns={"value": "mean"}).to_dict("records")
+    for run, own in found.points[found.points.quantity == "rho"].groupby("run", sort=False):
+        at = own[own.alpha == QUOTED[str(run)]]
+        ends = at.iloc[[0, -1]].drop_duplicates("when").rename(columns={"value": "mean"}).to_dict("records")
         values = " and ".join(f"{with_interval(row)} at the {row['when']}" for row in ends)
-        said.append(f"{values} of training ({run})")
+        said.append(f"{values} of training ({run}, α = {QUOTED[str(run)]:g})")
     return (
-        "On the gradient’s variance a pair acts like a batch larger by 1 + ρ, and costs as much as one twice as large; "
-        f"ρ at α = {QUOTED:g} is {listed(said)}."
+        "On the gradient’s variance a pair acts like a batch larger by at most 1 + ρ, and costs as much as one twice as "
+        f"large; ρ is {listed(said)}."
     )
-
-
-def _dials(study: StudyResults) -> str:
-    """The slopes of tr G and the held-out loss on the weights of a draw's even and odd parts."""
-    said, seeds = _slopes(study)
-    return (
-        "Slopes on the weight of a draw's even part, which carries curvature, and on "
-        f"the squared weight of its odd part, which is gradient noise: tr G {said['tr G']}; held-out loss "
-        f"{said['held-out loss']} nats (study `{study.facts['name']}`, {seeds} seeds)."
-    )
-
-
-def _one_pass(study: StudyResults) -> str:
-    """The same where rows are seen once."""
-    said, seeds = _slopes(study)
-    return f"Where rows are seen once: tr G {said['tr G']}; held-out loss {said['held-out loss']} nats ({seeds} seeds)."
-
-
-def _slopes(study: StudyResults) -> tuple[dict[str, str], int]:
-    slopes = study.tables["dials"]
-    end = slopes[(slopes.when == "end") & slopes.decoding.isna()].to_dict("records")
-    of = {(row["measure"], row["term"]): row for row in end}
-    said = {m: " and ".join(with_interval(of[m, term]) for term in TERMS) for m in ("tr G", "held-out loss")}
-    return said, end[0]["seeds"]
 
 
 def _law_or_size(study: StudyResults) -> str:
@@ -262,11 +275,11 @@ def _law_or_size(study: StudyResults) -> str:
     margins = {measure: LARGEST_MARGIN * abs(noise[measure]["mean"]) for measure in measures}
     found = {verdict("within", 0, same[m]["low"], same[m]["high"], margin) for m, margin in margins.items()}
     equal = "equal" if found == {"holds"} else "not shown to be equal"
+    within = f"{equal} to within {100 * LARGEST_MARGIN:g} % of what uniform noise changes"
     return (
         "**Is it the law of the noise, or its size?** The raw Gaussian minus uniform noise of the same variance: "
-        f"Δ training loss = {of_size[measures[0]]} nats, Δ held-out loss = {of_size[measures[1]]} nats, {equal} by "
-        f"the margin of claim O3, {100 * LARGEST_MARGIN:g} % of what uniform noise changes. The raw Gaussian minus "
-        f"uniform noise at the same α, a third of the variance: {of_alpha[measures[0]]} and {of_alpha[measures[1]]} "
+        f"Δ training loss = {of_size[measures[0]]} nats, Δ held-out loss = {of_size[measures[1]]} nats, {within}. "
+        f"The raw Gaussian minus uniform noise at the same α, a third of the variance: {of_alpha[measures[0]]} and {of_alpha[measures[1]]} "
         f"nats ({of_size['seeds']} seeds)."
     )
 
@@ -277,7 +290,7 @@ def _wrong_labels(study: StudyResults) -> str:
     if not (said := _side_by_side(study, pairs, *measures)):
         return ""
     share = study.facts["settings"]["training"]["flips"]
-    noise, mirror = (_answer(study, [pair], *measures) for pair in pairs)
+    noise, mirror = (_answer([_end(study, *pair)], *measures) for pair in pairs)
     return (
         f"**Does noise help against wrong labels?** With one draw: {noise}; with the mirror: {mirror}. Where "
         f"{100 * share:g} % of the target tokens are random, at α = {study.facts['alpha']:g}: Δ held-out loss = "
@@ -290,10 +303,10 @@ def _penalty(study: StudyResults) -> str:
     rows = _end(study, "penalty", "none")
     if not rows:
         return ""
-    changes = ", ".join(f"Δ {part} = {number(rows[part]['mean'], 3)}" for part in ("tr H", "tr G"))
+    changes = ", ".join(f"Δ {part} = {with_interval(rows[part])}" for part in ("tr H", "tr G", "held-out loss"))
     return (
-        f"**Is a lower tr H flatter?** A penalty on tr H minus no noise: {changes}, Δ held-out loss = "
-        f"{fixed(rows['held-out loss']['mean'], 2)} nats. We therefore report tr H as tr G + tr R."
+        f"**Is a lower tr H flatter?** A penalty on tr H minus no noise ({_where(study)}): {changes} nats. We therefore "
+        "report tr H as tr G + tr R."
     )
 
 

@@ -15,12 +15,11 @@ import typer
 
 from analysis.endpoints import endpoints
 from analysis.findings import findings
-from analysis.in_short import LOOKED_AT, differences, in_short
 from analysis.ledger import TITLES, of_kind
 from analysis.length import side_by_side
 from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
-from analysis.study.contrasts import LEVEL
+from analysis.study.contrasts import LEVEL, MAIN
 from analysis.style import name as arm
 from result_schema.bench import OWN, TWO_LEVELS
 from result_schema.files import ROOT
@@ -32,9 +31,11 @@ from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES, counts
 
 PUBLISHED = ROOT / "docs" / "quick"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-DIFFERENCES = {"training loss": "training loss, nats", "held-out loss": "held-out loss, nats"} | {
+# Columns of the studies' tables. The training loss is the mean over a run of each arm's own noisy objective.
+DIFFERENCES = {"training loss": "mean noisy training loss, nats", "held-out loss": "held-out loss, nats"} | {
     p: p for p in SPLIT
-}  # columns of the studies' tables
+}
+LOOKED_AT = MAIN[:3]  # contrasts of the first looks
 PICTURES = ("validity.png", "curvature.png", "slopes.png", "variances.png")
 
 
@@ -80,7 +81,7 @@ def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResult
         lines.append(_line(claim.id, claim.statement, *cells))
     parts = ["\n".join(lines)]
     for name, study in run.items():
-        parts += [in_short(name, study), _differences(name, study)]
+        parts.append(_differences(name, study))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -99,6 +100,14 @@ def first_looks(published: Published) -> str:
         cells = [number(means[measure].get(pair), 2) for measure, pair in contrasts]
         lines.append(_line(name, str(found.tables["contrasts"].pairs.max()), *cells))
     return "\n".join(lines)
+
+
+def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], float]:
+    """(first, second) arm -> mean paired difference in `measure` at the end, for the contrasts in `LOOKED_AT`."""
+    compared = found.at_own_alpha(found.tables["contrasts"])
+    end = compared[(compared.when == "end") & (compared.measure == measure) & compared.decoding.isna()]
+    means = {(row["first"], row["second"]): row["mean"] for row in end.to_dict("records")}
+    return {pair: means[pair] for pair in LOOKED_AT if pair in means}
 
 
 def mechanism(found: dict[str, StudyResults | None]) -> str:

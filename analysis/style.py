@@ -64,12 +64,24 @@ _DASHES: dict[str, Any] = {
 }
 
 
-# An arm at another learning rate or batch size, as in symnoise-rate-2.
+# An arm at another learning rate or batch size, as in symnoise-rate-2: dashed by the factor.
 _SCALED = re.compile(r"(.+)-(rate|batch)-([\d.]+)")
+_FACTORS: dict[str, Any] = {
+    **dict.fromkeys(("0.5", "1.125"), (0, (1, 1))),
+    **dict.fromkeys(("2", "1.25"), (0, (4, 2))),
+    **dict.fromkeys(("4", "1.5"), (0, (4, 1.5, 1, 1.5))),
+}
+# Weights of the even and the odd part, as in dials-1-3: coloured by the first, as no noise and SymNoise are (0, 0) and
+# (1, 0), dashed by the second.
+_DIALS = re.compile(r"dials-([\d.]+)-([\d.]+)")
+_EVEN = {"0": _LAWS["none"], "1": _LAWS["rademacher"], "2": _LAWS["gaussian"], "3": _LAWS["gaussian-raw"]}
+_ODD: dict[str, Any] = {"0": "-", "1": (0, (4, 2)), "3": (0, (1, 1))}
 
 
 def colour(noise: str) -> str:
     """The colour of the law behind `noise`."""
+    if found := _DIALS.fullmatch(noise):
+        return _EVEN.get(found[1], INK)
     base = found[1] if (found := _SCALED.fullmatch(noise)) else noise
     return _LAWS.get(_ALIASES.get(base, base), INK)
 
@@ -78,11 +90,17 @@ def name(noise: str) -> str:
     """The reader-facing name of `noise`."""
     if found := _SCALED.fullmatch(noise):
         return f"{name(found[1])}, {found[3]} × {found[2]}"
+    if found := _DIALS.fullmatch(noise):
+        return f"(μ, λ) = ({found[1]}, {found[2]})"
     return NAMES.get(noise, noise)
 
 
 def dash(noise: str) -> Any:
     """The dash pattern of `noise`, to distinguish arms of one law."""
+    if found := _DIALS.fullmatch(noise):
+        return _ODD.get(found[2], "-")
+    if found := _SCALED.fullmatch(noise):
+        return _FACTORS.get(found[3], "-")
     return _DASHES.get(noise, "-")
 
 

@@ -13,6 +13,9 @@ SCHEMA = 1  # stored in study.json and in the name of the folder of raw runs
 LOCAL = 10  # at ε/10 the loss is quadratic; the dial of 100 turns a gradient's rounding error of 1e-7 into 1e-5
 
 
+PAIRS = ("symnoise", "independent-pair", "uniform-pair", "gaussian-pair")  # noises that take each row twice
+
+
 @dataclass(frozen=True)
 class Arm:
     """How an arm trains, given the study's own settings.
@@ -31,6 +34,12 @@ class Arm:
     share: float = 1
     rate: float = 1
     method: str = ""
+
+    @property
+    def cost(self) -> float:
+        """Forward and backward passes of a run, as a multiple of plain training's."""
+        passes = 3 if self.dials else 2 if self.method or self.noise in PAIRS else 1
+        return passes * self.batch / self.rate
 
 
 def _at_rates(names: tuple[str, ...], rates: tuple[float, ...]) -> dict[str, Arm]:

@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 
 from analysis.family_ledgers import Slope, slopes
+from analysis.study.data import Untrained, untrained
 from result_schema.files import ROOT, read_json, there
 
 STUDIES = ("micro", "micro-one-pass", "smollm2")
 # Studies with endpoints named before their runs: how noise works, and what the mirror adds.
 MECHANISM = (
+    "transfer",
     "dials",
     "dials-one-pass",
     "mirror",
@@ -42,12 +44,14 @@ _TABLES = ("arms", "associations", "contrasts", "power")
 
 @dataclass(frozen=True)
 class StudyResults:
-    """rows: its ledger.  facts: study.json.  tables, frames: name -> the study's table, the data of its figure."""
+    """rows: its ledger.  facts: study.json.  tables, frames: name -> the study's table, the data of its figure.
+    untrained: the held-out loss before training beside the rest of its runs."""
 
     rows: list[dict[str, Any]]
     facts: dict[str, Any]
     tables: dict[str, pd.DataFrame]
     frames: dict[str, pd.DataFrame]
+    untrained: Untrained | None = None
 
     def at_own_alpha(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of `table` at the study's own α, and those of arms without an α."""
@@ -133,6 +137,7 @@ def study_results(folder: Path) -> StudyResults | None:
         facts=_json(folder / "study.json", command),
         tables={name: _csv(path, command) for name, path in tables.items()},
         frames={name: _csv(path, command) for name, path in figures.items() if path.is_file()},
+        untrained=untrained(pd.read_parquet(there(folder / "curves.parquet", f"run `{command}` first"))),
     )
 
 

@@ -156,11 +156,11 @@ def _length(found: Length | None) -> dict[str, str]:
 
 
 def _budgets(published: Published) -> dict[str, str]:
-    """budget/RUN/WHEN/QUANTITY at α = 10, with its 95 % interval over batches."""
+    """budget/RUN/WHEN/QUANTITY at the α of `QUOTED`, with its 95 % interval over batches."""
     if published.budgets is None:
         return {}
     points = published.budgets.points
-    own = points[points.alpha == QUOTED].rename(columns={"value": "mean"})
+    own = points[points.alpha == points.run.map(QUOTED)].rename(columns={"value": "mean"})
     return {
         f"budget/{row['run']}/{row['when']}/{row['quantity']}": tex(with_interval(row))
         for row in own.to_dict("records")

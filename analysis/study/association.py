@@ -66,6 +66,8 @@ def between_settings(frame: pd.DataFrame, given: str = "") -> Association:
     rho = float(_partial(*ranks.to_numpy().T))
     if math.isnan(rho):
         return Association(rho, math.nan, math.nan, count, len(frame), "no spread")
+    if abs(rho) > EDGE:  # atanh has no standard error there, and few settings are often in a perfect order
+        return Association(rho, math.nan, math.nan, count, len(frame), "a perfect order has no interval")
     return Association(rho, math.sqrt((1 + rho**2 / 2) / (free - 2)), free - 1, count, len(frame))
 
 

@@ -61,14 +61,15 @@ def outcome_ledger(study: StudyTables, dials: pd.DataFrame | None = None) -> lis
 
 
 def dialled(study: StudyTables, dials: pd.DataFrame) -> list[Row]:
-    """D1, for each outcome that the study's file names: its slope on λ² is 0 within the difference that the file calls
-    worth knowing, and the slope on μ of tr G and of the held-out loss is at most 0. Student's interval over seeds."""
+    """D1, for each outcome that the study's file names: over the cells' whole range of λ² it changes by no more than
+    the difference that the file calls worth knowing, and the slope on μ of tr G and of the held-out loss is at most 0.
+    Student's interval over seeds."""
     rows = []
     for _, found in dials.iterrows():
         if not found.primary or (found.term == EVEN and found.measure not in FALLING):
             continue
         half, even = half_width(found.stderr, found.seeds - 1), found.term == EVEN
-        resolution = 0.0 if even else study.primary.outcomes[found.measure]
+        resolution = 0.0 if even else study.primary.outcomes[found.measure] / found.span
         made = row(
             "D1",
             f"slope of {found.measure} on {'μ' if even else 'λ²'}",
@@ -271,7 +272,8 @@ def _compared(id: str, key: str, said: str, found: Pairs, where: str, margin: fl
     """A row that says the first arm is lower, or within `margin` of the second.
 
     If the first diverged more often than the second, the remaining pairs are biased in its favour, and the interval has
-    no upper end. If either diverged, the remaining pairs cannot show equivalence.
+    no upper end. If either diverged, the remaining pairs cannot show equivalence. Where no pair differs at all, as two
+    arms at their best before any training, the two are one model, which says nothing of the arms.
     """
     d, lost = found.differences, found.seeds - found.missing - len(found.differences)
     mean = float(d.mean()) if len(d) else math.nan
@@ -281,7 +283,9 @@ def _compared(id: str, key: str, said: str, found: Pairs, where: str, margin: fl
     if found.missing:
         said += f"; {found.missing} of {found.seeds} pairs left out, not measured"
     ends = (mean - half, math.inf if found.diverged[0] > found.diverged[1] else mean + half)
-    if margin is not None and any(found.diverged):
+    if len(d) and not d.any():
+        said += "; no pair differs"
+    if (margin is not None and any(found.diverged)) or not d.any():
         ends = (-math.inf, math.inf)
     facts = {"key": key, "subject": "study", "where": where, "n": len(d)}
     facts |= {"relation": "at most" if margin is None else "within", "resolution": margin or 0.0}

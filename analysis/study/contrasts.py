@@ -26,6 +26,7 @@ LAWS = (("gaussian", "uniform"), ("rademacher", "uniform"), ("rademacher", "gaus
 CONTROLS = (
     ("none-double-batch", "none"),
     ("symnoise", "none"),
+    ("rademacher", "none"),
     ("symnoise", "none-double-batch"),
     ("symnoise", "rademacher"),
     ("symnoise", "uniform-pair"),

@@ -13,6 +13,7 @@ from result_schema.measures import NORMS, TRAINED
 from result_schema.study import PLAIN, SCHEMA, TABLES, Equivalence, Facts, Primary, check_table
 from result_schema.typed import require_types
 from symnoise.core import InputError
+from symnoise.plot.numbers import plural
 
 STAGES = ("before", "during", "after")
 FEW = 5  # names of runs in a notice
@@ -122,9 +123,37 @@ def measurements(study: StudyTables) -> pd.DataFrame:
     return pd.concat([part[["run", "measure", "when", "decoding", "value"]] for part in parts], ignore_index=True)
 
 
+@dataclass(frozen=True)
+class Untrained:
+    """The held-out loss before training beside the rest of each run.
+
+    loss: its mean over runs.  best: number of runs in which it is never lower afterwards.  runs: number of runs.
+    """
+
+    loss: float
+    best: int
+    runs: int
+
+
+def untrained(curves: pd.DataFrame) -> Untrained | None:
+    """From the held-out losses along training; None where they do not begin before it."""
+    losses = curves[curves.quantity == "held-out loss"]
+    start = losses[losses.step == 0].set_index("run").value
+    if start.empty:
+        return None
+    later = losses[losses.step > 0].groupby("run").value.min().reindex(start.index)
+    return Untrained(float(start.mean()), int((start <= later).sum()), len(start))
+
+
 def notices(study: StudyTables) -> list[str]:
-    """What a reader must know first: diverged runs, missing runs, missing measures."""
+    """What a reader must know first: diverged runs, missing runs, missing measures, a model that training made worse."""
     said = []
+    before = untrained(study.curves)
+    if before and 2 * before.best > before.runs:
+        said.append(
+            f"In {before.best} of {plural(before.runs, 'run')} the held-out loss is lowest before training: an arm that "
+            "lowers it here avoids part of the damage, and does not improve the model."
+        )
     for r in study.runs[study.runs.status == "diverged"].to_dict("records"):
         said.append(f"Diverged, counted and left out of means: {r['run']}.")
     seeds = study.facts.get("seeds", [])

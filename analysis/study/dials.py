@@ -25,7 +25,7 @@ def slopes(study: StudyTables) -> pd.DataFrame:
 
     mean, stderr, low, high, p: of a slope over the seeds, by `student` at 95 %: rows, their order and initial weights
     are a seed's own, so seeds are the unit.  lack: lack of fit of the plane, the root mean square of the cells' mean
-    residuals over the range of the cells' means; near 0 where two slopes suffice.
+    residuals over the range of the cells' means; near 0 where two slopes suffice.  span: of the term over the cells.
     primary: the slopes named in the study file, of its outcomes, at the end of training; holm: p adjusted over them.
     Empty if the cells do not identify both slopes.
     """
@@ -75,6 +75,6 @@ def _fitted(table: pd.DataFrame) -> list[dict[str, Any]]:
     spread = float(np.ptp(means))
     lack = float(np.sqrt(np.mean(left**2))) / spread if spread else math.nan
     return [
-        {"term": term, "seeds": fit.shape[1], **student(fit[i], LEVEL), "lack": lack}
+        {"term": term, "seeds": fit.shape[1], **student(fit[i], LEVEL), "lack": lack, "span": np.ptp(design[:, i])}
         for i, term in enumerate(TERMS, start=1)
     ]

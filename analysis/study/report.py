@@ -29,6 +29,7 @@ from symnoise.plot.page import Drawing, write_csv
 from symnoise.theory import OUTCOMES, counts
 
 SHOWN = (
+    "clean training loss",
     "training loss",
     "held-out loss",
     "ROUGE-L",

@@ -128,18 +128,19 @@ OUTCOMES = {
         Claim(
             "D1",
             "curvature is what noise works by: tr G and the held-out loss fall with the weight μ of a draw's even "
-            "part, and no outcome follows λ², λ the weight of its odd part",
+            "part, and over the cells no outcome changes with λ², λ the weight of its odd part",
             "a step's mean given ε has μ alone, its variance λ²; so what follows λ² is owed to noise in the gradient",
         ),
         Claim(
             "G1",
-            "a mirrored pair lowers the gradient's variance by less than the doubled batch that costs the same: "
-            "ρ = V_odd/V_batch < 1",
-            "over (batch, ε) it is V_batch + V_even + V_odd; a pair removes V_odd, a doubled batch half of all three",
+            "a mirrored pair lowers the gradient's variance by less than the doubled batch that costs the same, for "
+            "which ρ = V_odd/V_batch < 1 is enough",
+            "over (batch, ε) it is V_batch + V_even + V_odd; a pair removes V_odd, a doubled batch half of all three, "
+            "which is more where V_odd < V_batch + V_even",
         ),
         Claim(
             "E1",
-            "noise lowers log p(end) where the reference goes on, and so lengthens replies; the mirror adds nothing",
+            "noise lowers log p(end) where the reference goes on; the mirror adds no more than is worth knowing",
             "no theorem: longer replies come with noise at 7B, and a lower hazard of ending would explain them",
         ),
     )

@@ -12,17 +12,19 @@ from matplotlib.lines import Line2D
 
 from analysis.study.claims import ODD_ONE_OUT
 from analysis.study.data import StudyTables
+from analysis.study.dials import TERMS
 from analysis.study.figures.shared import at, stretch
 from analysis.style import name
 from result_schema.measures import MEASURES, NATS, improvement
-from symnoise.plot.numbers import plural
+from symnoise.plot.numbers import number, plural
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, figure, heading, styled
 
 TITLE = "Arm against arm, over paired seeds"
 ALT = "For each contrast and alpha, the mean difference with its interval, coloured by the corrected verdict."
 NEEDS = "two arms to compare, with a held-out loss or a score against references"
 
-PANELS = (("training loss", "end"), ("held-out loss", "end"), ("tr G", "end"), ("tr R", "end"))
+PANELS = ("clean training loss", "held-out loss", "tr G", "tr R")  # at the end of training
+OWN = "training loss"  # each arm's own noisy objective: shown where the clean one was not measured
 INKS = {"better": "#0072B2", "lower": "#0072B2", "worse": "#D55E00", "higher": "#D55E00"}
 # Colour, and whether the marker is filled.
 LEGEND = {
@@ -36,16 +38,22 @@ FAMILY = {"main": "Ordering and cost", "laws": "Laws", "controls": "Controls", "
 
 
 def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """The contrasts of the measures that have a panel, except the penalty arm's, larger by an order of magnitude."""
+    """The contrasts of the measures that have a panel, except the penalty arm's, larger by an order of magnitude.
+
+    panel: the measure's place.  endpoints: of the study, of any kind; `primary` are those among the rows.
+    """
     if contrasts.empty:
         return contrasts
-    parts = []
+    parts, named = [], study.primary
     contrasts = contrasts[(contrasts["first"] != ODD_ONE_OUT) & (contrasts.second != ODD_ONE_OUT)]
-    for k, (measure, when) in enumerate(PANELS):
-        part = contrasts[(contrasts.measure == measure) & (contrasts.when == when)]
+    contrasts = contrasts[contrasts.when == "end"]
+    for k, measure in enumerate(PANELS):
+        chosen = measure if k or (contrasts.measure == measure).any() else OWN
+        part = contrasts[contrasts.measure == chosen]
         if len(part):
             parts.append(part[part.decoding == part.decoding.min()].assign(panel=k))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    endpoints = len(named.outcomes) * (len(TERMS) if named.slopes else len(named.contrasts))
+    return pd.concat(parts, ignore_index=True).assign(endpoints=endpoints) if parts else pd.DataFrame()
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,11 @@ def draw(data: pd.DataFrame) -> Figure:
     drawn = figure(DOUBLE, 0.7 + max(0.105 * lines.bottom, 1.3))  # few lines still need room for their names
     axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, panel, letter in zip(axes, panels, "abcd", strict=False):
-        measure, when = PANELS[panel]
-        _draw_panel(ax, data[data.panel == panel], lines, measure)
-        ax.set_title(f"{letter}  {heading(measure)},\n    {when}")
+        part = data[data.panel == panel]
+        measure = part.measure.iloc[0]
+        _draw_panel(ax, part, lines, measure)
+        plain = measure.removeprefix("clean ")
+        ax.set_title(f"{letter}  {heading(plain)},\n    end{'' if plain == measure else ', no noise'}")
     axes[0].set_yticks([y for y, *_ in lines.ticks], [said for _, said, _ in lines.ticks], fontsize=5.8)
     for text, (_, _, head) in zip(axes[0].get_yticklabels(), lines.ticks, strict=True):
         text.set_fontweight("bold" if head else "normal")
@@ -133,16 +143,22 @@ def _look(row: dict[Hashable, Any]) -> tuple[str, bool]:
 
 
 def _few_ticks(ax: Axes, values: pd.Series) -> None:
-    """Fewer labels where they would overlap: on a stretched axis the largest power of ten at each end, and 0."""
+    """Fewer labels where they would overlap: on a stretched axis 0 and a round number near each end."""
     if ax.get_xscale() == "symlog":
-        largest = 10.0 ** math.floor(math.log10(values.abs().max()))
-        ticks = [tick for tick in (-largest, 0.0, largest) if values.min() <= tick <= values.max()]
+        ticks = [0.0, *(_round(end) for end in (values.min(), values.max()) if end)]
         ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+        ax.set_xlabel(f"{ax.get_xlabel()}, log beyond ±{number(ax.xaxis.get_transform().linthresh, 1)}")  # type: ignore[attr-defined]
         return
     low, high = ax.get_xlim()
     shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
     if sum(map(len, ax.xaxis.get_major_formatter().format_ticks(shown))) >= MOST_CHARACTERS:
         ax.locator_params(axis="x", nbins=3)
+
+
+def _round(end: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is not beyond `end`."""
+    power = 10.0 ** math.floor(math.log10(abs(end)))
+    return math.copysign(max(k * power for k in (1, 2, 5) if k * power <= abs(end)), end)
 
 
 def _label(first: str, second: str, alpha: float, *, whole: bool) -> str:
@@ -162,15 +178,19 @@ def caption(data: pd.DataFrame) -> str:
     told = data[data.primary & data.verdict.isin(list(INKS))]
     said = (
         "Mean difference, first arm − second, losses in nats per token, over pairs of one seed, with 95 % intervals. "
-        "The training loss is of each arm’s own noisy objective. "
     )
-    if data.primary.any():
+    if OWN in set(data.measure):
+        said += "The training loss is the mean over the run of each arm’s own noisy objective. "
+    shown, endpoints = int(data.primary.sum()), int(data.endpoints.iloc[0])
+    if shown:
         said += (
-            f"Coloured: of the endpoints named before the runs, those significant at 5 % after Holm’s correction "
-            f"({len(told)} of {int(data.primary.sum())}). All others are exploratory, each interval by itself. "
+            f"Coloured: of the {shown} endpoints shown here ({endpoints} in all), those significant at 5 % after "
+            f"Holm’s correction ({len(told)}). All others are exploratory, each interval by itself. "
         )
+    elif endpoints:
+        said += "The study’s endpoints are others: all shown here are exploratory, each interval by itself. "
     else:
-        said += "No endpoint was named before the runs: all are exploratory, each interval by itself. "
+        said += "The study names no endpoints: all are exploratory, each interval by itself. "
     said += f"Axes are linear about 0 and logarithmic beyond; {plural(int(data.pairs.max()), 'pair')} at most."
     if len(lost):
         said += " †: pairs with a diverged run are left out of the mean."
