@@ -30,20 +30,25 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 def findings(published: Published) -> list[str]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
-    scaled = _told(published, step_size=_rates, step_size_sgd=_rates_of_sgd, batch_match=_batches)
-    diffusion = " ".join(filter(None, [_variance(published.budgets), scaled]))
+    scaled = {"step-size": _rates, "step-size-sgd": _rates_of_sgd, "batch-match": _batches}
+    tested = [tell(study) for name, tell in scaled.items() if (study := published.mechanism.get(name))]
     arms = published.studies.get(STUDY)
     said = [
         _noise(published.mechanism),
         _parts(published.mechanism),
         _told(published, scale=_law_or_size),
         _told(published, micro_r_flips=_wrong_labels),
-        " ".join(filter(None, [_mirror(published.mechanism), _told(published, neighbours=_neighbours)])),
-        f"**Is it gradient noise?** {diffusion}" if diffusion else "",
+        _mirror(published.mechanism),
+        _listed("**Is it gradient noise?**", [_variance(published.budgets), *tested]),
     ]
     said += [_told(published, divisor=_adamw_in_parts), _validity(published.rows, published.slopes)]
     said += [_penalty(arms) if arms else "", _length(published.length) if published.length else ""]
     return [sentence for sentence in said if sentence]
+
+
+def _listed(head: str, parts: Sequence[str]) -> str:
+    """The parts as a list below the head; "" without any."""
+    return head + "".join(f"\n    - {part}" for part in parts if part) if any(parts) else ""
 
 
 def _told(published: Published, **tell: Callable[[StudyResults], str]) -> str:
@@ -110,8 +115,7 @@ def _noise(found: Mapping[str, StudyResults | None]) -> str:
             f"{where} (study `{name}`, α = {study.facts['alpha']:g}, {part['seeds']} seeds{best}): Δ held-out loss = "
             f"{part['held-out loss']} nats, Δ tr G = {part['tr G']}."
         )
-    head = "**What does noise do?** One draw minus no noise, then SymNoise minus no noise."
-    return " ".join([head, *said]) if said else ""
+    return _listed("**What does noise do?** One draw minus no noise, then SymNoise minus no noise:", said)
 
 
 def _parts(found: Mapping[str, StudyResults | None]) -> str:
@@ -119,19 +123,18 @@ def _parts(found: Mapping[str, StudyResults | None]) -> str:
     measures, said = ("held-out loss", "tr G"), []
     if study := found.get("transfer"):
         part = _side_by_side(study, [("symnoise", "none"), ("dials-0-1", "none")], *measures)
-        said += [("where training lowers the held-out loss (study `transfer`", part)] if part else []
-    for name, where in (("dials", "where it raises it"), ("dials-one-pass", "where rows are seen once")):
+        said += [("Where fine-tuning lowers the held-out loss (study `transfer`", part)] if part else []
+    for name, where in (("dials", "Where it only raises it"), ("dials-one-pass", "The same, rows seen once")):
         if (study := found.get(name)) and (part := _cells(study, *measures)):
             said.append((f"{where} (study `{name}`", part))
-    if not said:
-        return ""
-    told = "; ".join(
-        f"{where}, {part['seeds']} seeds): Δ held-out loss = {part['held-out loss']} nats, Δ tr G = {part['tr G']}"
+    told = [
+        f"{where}, {part['seeds']} seeds): Δ held-out loss = {part['held-out loss']} nats, Δ tr G = {part['tr G']}."
         for where, part in said
-    )
-    return (
-        "**Which part of a draw does it?** Its even part alone, which carries curvature, then its odd part alone, "
-        f"which is gradient noise, minus no noise: {told}."
+    ]
+    return _listed(
+        "**Which part of a draw does it?** Its even part alone, then its odd part alone, minus no noise, in the small "
+        "Llama:",
+        told,
     )
 
 
@@ -146,20 +149,22 @@ def _cells(study: StudyResults, *measures: str) -> dict[str, str]:
 
 
 def _mirror(found: Mapping[str, StudyResults | None]) -> str:
-    """SymNoise against two draws, by model and data. The answer is that of all of them."""
+    """SymNoise against two draws, by model and data, and its neighbours. The answer is that of all the former."""
     known = {name: study for name in REGIMES if (study := found.get(name))}
     parts = {name: part for name, study in known.items() if (part := _side_by_side(study, MIRRORED, *ENDS))}
     if not parts:
         return ""
     rows = [_end(known[name], *pair) for name in parts for pair in MIRRORED]
-    told = "; ".join(
-        f"`{name}`, {part['seeds']} seeds: {', '.join(part[m] + ' nats' * ('loss' in m) for m in ENDS)}"
+    told = [
+        f"Study `{name}`, {part['seeds']} seeds: Δ training loss = {part['clean training loss']} nats, Δ held-out loss "
+        f"= {part['held-out loss']} nats, Δ tr G = {part['tr G']}."
         for name, part in parts.items()
-    )
-    return (
+    ]
+    near = found.get("neighbours")
+    return _listed(
         f"**What does the mirror add?** With it: {_answer(rows, *ENDS)}. SymNoise minus two independent draws, which "
-        "cost the same, Δ training loss (evaluated on the same rows without noise), Δ held-out loss and Δ tr G. "
-        f"{told}."
+        "cost the same (training loss on the same rows without noise):",
+        [*told, _neighbours(near) if near else ""],
     )
 
 
@@ -195,10 +200,11 @@ def _adamw_in_parts(study: StudyResults) -> str:
     said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
     larger, steadier = (_answer([_end(study, *pair) for pair in pairs], *measures) for pairs in (divisor, steps))
     return (
-        f"**By which part of AdamW?** By the size of its divisor: {larger}; by its gradients: {steadier}. It divides by "
-        "the gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in the size of that "
-        f"divisor alone (with gradients of one draw, then of the pair): {said[0]}; in the gradients, and the pattern of "
-        f"the divisor with them (at one draw's size, then at the pair's): {said[1]} ({parts[0]['seeds']} seeds)."
+        f"**By which part of AdamW?** By the size of its divisor: {larger}; by its gradients: {steadier}. It divides "
+        "by the gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in the size of "
+        f"that divisor alone (with gradients of one draw, then of the pair): {said[0]}; in the gradients, and the "
+        f"pattern of the divisor with them (at one draw's size, then at the pair's): {said[1]} ({parts[0]['seeds']} "
+        "seeds)."
     )
 
 
@@ -208,10 +214,10 @@ def _batches(study: StudyResults) -> str:
     if not (said := _side_by_side(study, pairs, "clean training loss")):
         return ""
     return (
-        f"SymNoise minus one draw in batches larger by an eighth, a quarter and a half (α = {study.facts['alpha']:g}): Δ "
-        f"training loss = {said['clean training loss']} nats ({said['seeds']} seeds); if variance were all, it would be "
-        "0 where ρ is that share. In as many steps, larger batches also pass over the rows more often, and batches that "
-        "do not divide the rows end each pass with a small one."
+        f"SymNoise minus one draw in batches larger by an eighth, a quarter and a half (α = {study.facts['alpha']:g}): "
+        f"Δ training loss = {said['clean training loss']} nats ({said['seeds']} seeds); if variance were all, it would "
+        "be 0 where ρ is that share. In as many steps, larger batches also pass over the rows more often, and batches "
+        "that do not divide the rows end each pass with a small one."
     )
 
 
@@ -258,8 +264,8 @@ def _variance(found: Budgets | None) -> str:
         values = " and ".join(f"{with_interval(row)} at the {row['when']}" for row in ends)
         said.append(f"{values} of training ({run}, α = {QUOTED[str(run)]:g})")
     return (
-        "On the gradient’s variance a pair acts like a batch larger by at most 1 + ρ, and costs as much as one twice as "
-        f"large; ρ is {listed(said)}."
+        "On the gradient’s variance a pair acts like a batch larger by at most 1 + ρ, and costs as much as one twice "
+        f"as large; ρ is {listed(said)}."
     )
 
 
@@ -279,8 +285,8 @@ def _law_or_size(study: StudyResults) -> str:
     return (
         "**Is it the law of the noise, or its size?** The raw Gaussian minus uniform noise of the same variance: "
         f"Δ training loss = {of_size[measures[0]]} nats, Δ held-out loss = {of_size[measures[1]]} nats, {within}. "
-        f"The raw Gaussian minus uniform noise at the same α, a third of the variance: {of_alpha[measures[0]]} and {of_alpha[measures[1]]} "
-        f"nats ({of_size['seeds']} seeds)."
+        "The raw Gaussian minus uniform noise at the same α, a third of the variance: "
+        f"{of_alpha[measures[0]]} and {of_alpha[measures[1]]} nats ({of_size['seeds']} seeds)."
     )
 
 
@@ -305,8 +311,8 @@ def _penalty(study: StudyResults) -> str:
         return ""
     changes = ", ".join(f"Δ {part} = {with_interval(rows[part])}" for part in ("tr H", "tr G", "held-out loss"))
     return (
-        f"**Is a lower tr H flatter?** A penalty on tr H minus no noise ({_where(study)}): {changes} nats. We therefore "
-        "report tr H as tr G + tr R."
+        f"**Is a lower tr H flatter?** A penalty on tr H minus no noise ({_where(study)}): {changes} nats. We "
+        "therefore report tr H as tr G + tr R."
     )
 
 

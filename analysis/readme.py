@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from analysis.budgets import ALPHAS
 from analysis.endpoints import endpoints
 from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
@@ -25,7 +26,7 @@ from result_schema.bench import OWN, TWO_LEVELS
 from result_schema.files import ROOT
 from result_schema.measures import SPLIT
 from symnoise.core import InputError, write_atomically, write_json
-from symnoise.plot.numbers import number, with_interval
+from symnoise.plot.numbers import listed, number, with_interval
 from symnoise.plot.page import write_csv
 from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES, counts
 
@@ -111,13 +112,28 @@ def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], floa
 
 
 def mechanism(found: dict[str, StudyResults | None]) -> str:
-    """The endpoints that studies named before their runs; "" if no study has been run."""
+    """The endpoints that studies named before their runs, and how well slopes fit; "" if no study has been run."""
     rows = [
         _line(one.study, f"{one.measure}, {one.compared}", one.seeds, one.value, one.p, one.worth)
         for one in endpoints(found)
     ]
     head = _line("study", "endpoint", "seeds", "difference or slope, 95 % interval", "Holm's p", "worth knowing")
-    return "\n".join([head, "|---|---|---|---|---|---|", *rows]) if rows else ""
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows, *_lack_of_fit(found)]) if rows else ""
+
+
+def _lack_of_fit(found: dict[str, StudyResults | None]) -> list[str]:
+    """What the plane of slopes leaves of the cells, where slopes are endpoints."""
+    tables = [study.tables["dials"] for study in found.values() if study and "dials" in study.tables]
+    lacks = [lack for table in tables for lack in table[table.primary].lack]
+    if not lacks:
+        return []
+    least, most = (f"{100 * lack:.0f}" for lack in (min(lacks), max(lacks)))
+    return [
+        "",
+        f"Slopes are those of a plane in μ and λ² over all cells (λ up to 3), and the cells do not lie on it: it misses "
+        f"them by {least} to {most} % of their range (root mean square). What weights of 1 do is larger in most cases; "
+        "the README has it.",
+    ]
 
 
 def budgets(found: Budgets | None) -> str:
@@ -132,7 +148,8 @@ def budgets(found: Budgets | None) -> str:
         rows = own.set_index("quantity")
         cells = [with_interval(rows.loc[name].to_dict()) for name in quantities]
         lines.append(_line(str(run), str(when), f"{alpha:g}", *cells))
-    return "\n".join([*lines, "", f"**G1** {OUTCOMES['G1'].statement}: {_tally(found.rows)}."])
+    sizes = listed([f"{alpha:g}" for alpha in ALPHAS])
+    return "\n".join([*lines, "", f"**G1** {OUTCOMES['G1'].statement}. At α = {sizes}: {_tally(found.rows)}."])
 
 
 def length(found: Length | None) -> str:

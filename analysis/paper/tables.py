@@ -158,7 +158,8 @@ def mechanism(published: Published) -> str:
             lines.append([rf"\hangindent1.5em\quad {tex(compared)}", *(values.pop(measure, "--") for measure in MAIN)])
             lines += [[rf"\qquad {tex(measure)}", value, "", ""] for measure, value in values.items()]
     caption = (
-        "The endpoints that the studies of the mechanism named before their runs: differences between arms, or slopes "
+        "The endpoints that the studies of the mechanism named before their runs (for three of them see "
+        r"\cref{sec:question}, How we know): differences between arms, or slopes "
         r"on the weight $\mu$ of a draw's even part and on the squared weight $\lambda$ of its odd part, with "
         r"95\,\% intervals over seeds. A dagger: Holm's p over the study's endpoints is above 5\,\%. Beside each "
         "study's name, the difference worth knowing, from its file."

@@ -120,7 +120,8 @@ def _only(rows: list[dict[str, Any]], name: str, folder: str, table: str, **fiel
 
 def _contrasts(published: Published) -> dict[str, str]:
     """STUDY/FIRST-SECOND/MEASURE for contrasts at the end of training, at the study's own α, decoded greedily;
-    STUDY/MEASURE/TERM for slopes of dials and STUDY/cell/MEASURE/μ-λ for their cells; each with its 95 % interval."""
+    STUDY/MEASURE/TERM for slopes of dials and STUDY/cell/MEASURE/μ-λ for their cells; each with its 95 % interval.
+    STUDY/best-before of STUDY/runs have their lowest held-out loss before training."""
     found = {}
     for name, study in published.mechanism.items():
         if study is None:
@@ -130,6 +131,8 @@ def _contrasts(published: Published) -> dict[str, str]:
         for row in end.to_dict("records"):
             key = f"{name}/{row['first']}-{row['second']}/{slug(row['measure'])}"
             found[key] = tex(with_interval(row))
+        if study.untrained:
+            found |= {f"{name}/best-before": str(study.untrained.best), f"{name}/runs": str(study.untrained.runs)}
         cells = study.frames.get("dials", pd.DataFrame())
         for row in cells.to_dict("records"):
             measure = slug(row["measure"])

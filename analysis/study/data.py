@@ -146,13 +146,13 @@ def untrained(curves: pd.DataFrame) -> Untrained | None:
 
 
 def notices(study: StudyTables) -> list[str]:
-    """What a reader must know first: diverged runs, missing runs, missing measures, a model that training made worse."""
+    """What a reader must know first: diverged and missing runs, missing measures, a model that training made worse."""
     said = []
     before = untrained(study.curves)
     if before and 2 * before.best > before.runs:
         said.append(
-            f"In {before.best} of {plural(before.runs, 'run')} the held-out loss is lowest before training: an arm that "
-            "lowers it here avoids part of the damage, and does not improve the model."
+            f"In {before.best} of {plural(before.runs, 'run')} the held-out loss is lowest before training: an arm "
+            "that lowers it here avoids part of the damage, and does not improve the model."
         )
     for r in study.runs[study.runs.status == "diverged"].to_dict("records"):
         said.append(f"Diverged, counted and left out of means: {r['run']}.")

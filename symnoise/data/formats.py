@@ -54,7 +54,10 @@ def example_of(row: Any, number: int) -> tuple[str, Example]:
         form = next((form for there in (given, row) for form, (key, _) in _FORMS.items() if key in there), None)
         if form is None:
             keys = ", ".join(sorted(map(str, given))) or "nothing"
-            raise _FaultError(f"it is in no form known here, since it has {keys}; known are {', '.join(FORMS)}")
+            raise _FaultError(
+                f"it is in no form known here, since it has {keys}; known are {', '.join(FORMS)}: name its columns as "
+                "one of these does, such as instruction and output"
+            )
         return form, _FORMS[form][1](given, number)
     except _FaultError as fault:
         raise RowError(number, fault.reason, turn=fault.turn) from fault

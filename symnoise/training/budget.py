@@ -45,9 +45,11 @@ class VarianceBudget:
         odd: V_odd = E‖O‖², what a mirrored pair removes from a single draw (its conditional mean is 0).
         even: V_even = E‖E − E[E | batch]‖², the variance of the even part over draws.
         even_square: E‖E‖², of which `even` is the part that averages out over draws.
-        rho: ρ = V_odd/V_batch: a pair reduces the variance like a batch larger by a factor 1 + ρ.
+        rho: ρ = V_odd/V_batch: a pair reduces the variance like a batch larger by at most a factor 1 + ρ
+            (by 1 + V_odd/(V_batch + V_even)).
         cosine: E⟨E, g₀⟩/√(E‖E‖²·E‖g₀‖²).
-        shrinkage: E⟨E, g₀⟩/E‖g₀‖²; −0.1 means that noise of any kind acts like a step smaller by a tenth.
+        shrinkage: E⟨E, g₀⟩/E‖g₀‖², over batches; −0.1 means a step of gradient descent that is smaller by a tenth along
+            the batch's gradient. Optimizers that divide by the gradient's size, such as AdamW, undo such a factor.
         ratio: r, the mean over tokens of ‖ε_t‖/‖x_t‖ (claim R1).
     """
 
