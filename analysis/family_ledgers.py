@@ -178,6 +178,8 @@ def _by_ratio(found: list[Slope]) -> str:
     rank = number(rank_correlation(found), 2)
     head = (
         "## V1 in the order of r\n\nHow much of a pair’s excess loss the Hessian explains (1: all of it), by the r of "
-        f"the table above. Over these {len(found)} points the rank correlation of the two is {rank}."
+        "the table above, which is of other rows. "
+        f"Over these {len(found)} points, of which those of one model depend on each other, the rank correlation of "
+        f"the two is {rank}."
     )
     return "\n".join([head, "", *lines])

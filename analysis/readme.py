@@ -76,10 +76,15 @@ def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResult
     if not run:
         return "No study has been run to its end yet: `micro-smoke` gives a test, not a result."
     shown = run | {name: study for name, study in (others or {}).items() if study}
-    lines = [f"| claim | | {' | '.join(shown)} |", "|---|---|" + "---|" * len(shown)]
+    lines = ["| claim | | by study |", "|---|---|---|"]
     for claim in OUTCOMES.values():
-        cells = [_tally([row for row in study.rows if row["id"] == claim.id]) for study in shown.values()]
-        lines.append(_line(claim.id, claim.statement, *cells))
+        by_tally: dict[str, list[str]] = {}
+        for name, study in shown.items():
+            if rows := [row for row in study.rows if row["id"] == claim.id]:
+                by_tally.setdefault(_tally(rows), []).append(f"`{name}`")
+        if by_tally:
+            told = "; ".join(f"{tally} ({', '.join(names)})" for tally, names in by_tally.items())
+            lines.append(_line(claim.id, claim.statement, told))
     parts = ["\n".join(lines)]
     for name, study in run.items():
         parts.append(_differences(name, study))
@@ -130,7 +135,7 @@ def _lack_of_fit(found: dict[str, StudyResults | None]) -> list[str]:
     least, most = (f"{100 * lack:.0f}" for lack in (min(lacks), max(lacks)))
     return [
         "",
-        f"Slopes are those of a plane in μ and λ² over all cells (λ up to 3), and the cells do not lie on it: it misses "
+        "Slopes are those of a plane in μ and λ² over all cells (λ up to 3), and the cells do not lie on it: it misses "
         f"them by {least} to {most} % of their range (root mean square). What weights of 1 do is larger in most cases; "
         "the README has it.",
     ]

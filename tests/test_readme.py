@@ -113,9 +113,11 @@ def test_a_study_is_told_by_its_claims_and_by_what_decides(tmp_path, monkeypatch
     found = study_results(write_study(folder).parent)
     assert found is not None
     said = studies({"micro": found, "smollm2": None})
-    assert said.startswith("| claim | | micro |\n")  # no column for a study that has not been run
     o4 = [row["verdict"] for row in found.rows if row["id"] == "O4"]
-    assert f"| {o4.count('holds')} holds, {o4.count('undecided')} undecided |" in said
+    assert f"| {o4.count('holds')} holds, {o4.count('undecided')} undecided (`micro`) |" in said
+    assert "| D1 |" not in said and "smollm2" not in said  # what has not been measured or run
+    twice = studies({"micro": found}, {"mirror": found})
+    assert f"| {o4.count('holds')} holds, {o4.count('undecided')} undecided (`micro`, `mirror`) |" in twice
     (line,) = [line for line in said.splitlines() if line.startswith("| SymNoise − two draws | 6 |")]
     assert re.search(r"\| −0\.\d+ \(−0\.5\d+ to −0\.4\d+\) \|", line)
     assert "α = 10, end, with 95 % intervals" in said and "No study" not in said
@@ -144,7 +146,10 @@ def test_named_endpoints_are_told_with_what_is_worth_knowing() -> None:
         for name in ("contrasts", "dials")
         if name in study.tables
     ]
-    assert len(said.splitlines()) == 2 + sum(int(t.primary.sum()) for t in tables if len(t))
+    rows, _, fit = said.rpartition("\n\n")
+    assert len(rows.splitlines()) == 2 + sum(int(t.primary.sum()) for t in tables if len(t))
+    lacks = [lack for t in tables if "lack" in t for lack in t[t.primary].lack]
+    assert f"it misses them by {100 * min(lacks):.0f} to {100 * max(lacks):.0f} % of their range" in fit
     assert (
         "| mirror | held-out loss, SymNoise − two draws | 30 | 0.00391 (0.00363 to 0.00419) | ≤ 6·10⁻⁴ | 0.002 |"
         in said

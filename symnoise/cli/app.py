@@ -235,7 +235,7 @@ def smooth(
     json: Json = None,
     figure: Figure = None,
 ) -> None:
-    """Curvature at the size of the noise: T(σ) and C(σ) at the σ of each α."""
+    """How much of the Hessian's prediction is left at each α (slope, ratio), and C(σ), the curvature at that size."""
     from symnoise.cli import smooth as command
 
     command.smooth(

@@ -41,9 +41,15 @@ def smooth(
     hessian = float(smoothed.forms.mean())
     show(
         f"{text.model.name} on {data}: {noise}, {draws} mirrored draws; mean zᵀHz {hessian:.4g}",
-        ("α", "σ", "slope T = Σxy/Σx²", "ratio Σy/Σx", "C(σ)"),
+        ("α", "σ", "slope Σxy/Σx²", "ratio Σy/Σx", "C(σ)"),
         [
-            (f"{r['alpha']:g}", f"{r['sigma']:.3g}", _span(r, "T"), _span(r, "ratio"), plus_minus(r["C"], r["stderr"]))
+            (
+                f"{r['alpha']:g}",
+                f"{r['sigma']:.3g}",
+                _span(r, "slope"),
+                _span(r, "ratio"),
+                plus_minus(r["C"], r["stderr"]),
+            )
             for r in rows
         ],
         "y: a pair’s excess, x: ½εᵀHε. The slope says how much of large curvature is left at this σ, the ratio how "
@@ -62,13 +68,13 @@ def _row(smoothed: SmoothedCurvature, i: int, alpha: float) -> dict[str, Any]:
     y, x, sigma = smoothed.pair[i], smoothed.second_order[i], smoothed.sigmas[i]
     unit: Unit = "example" if len(sigma) > 1 else "draw"
     slope, ratio = attenuation_slope(y, x, unit), ratio_of_means(y, x, unit)
-    C, T = smoothed.C[i], smoothed.T[i]
+    C, ratios = smoothed.C[i], smoothed.T[i]
     row = {"sigma": float(sigma.mean()), "alpha": alpha, "C": float(C.mean().value), "stderr": float(C.mean().stderr)}
-    for name, found in (("T", slope), ("ratio", ratio)):
+    for name, found in (("slope", slope), ("ratio", ratio)):
         row |= {name: found.value, f"{name}_stderr": found.stderr}
         row |= {f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_unbounded": found.unbounded}
-    keys = ("sigma", "C", "stderr", "T", "T_stderr")
-    each = zip(sigma, C.value, C.stderr, T.value, T.stderr, strict=True)
+    keys = ("sigma", "C", "stderr", "ratio", "ratio_stderr")
+    each = zip(sigma, C.value, C.stderr, ratios.value, ratios.stderr, strict=True)
     examples = [dict(zip(keys, map(float, example), strict=True)) for example in each]
     return row | {"unit": unit, "per_example": examples}
 

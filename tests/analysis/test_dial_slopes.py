@@ -84,7 +84,12 @@ def test_primary_slopes_are_corrected_among_themselves(tmp_path, monkeypatch) ->
         (-0.02, 0.0, {"even": "holds", "odd": "holds"}),
         (-0.02, 0.01, {"even": "holds", "odd": "fails"}),
         (0.02, 0.01, {"even": "fails", "odd": "fails"}),
-        (0.0, 0.002, {"even": "undecided", "odd": "undecided"}),  # on the margin itself
+        (0.0, 0.002 / 9, {"even": "undecided", "odd": "undecided"}),  # on the margin itself: λ² goes from 0 to 9
+        (
+            0.0,
+            0.0015,
+            {"even": "undecided", "odd": "fails"},
+        ),  # below the margin per unit, seven times it over the cells
     ],
 )
 def test_d1_follows_what_is_planted(tmp_path, even: float, odd: float, verdicts: dict[str, str]) -> None:

@@ -225,7 +225,7 @@ def test_every_figure_is_drawn_with_its_caption(tmp_path) -> None:
 def test_the_caption_of_curves_tells_of_two_costs_where_there_are_two(tmp_path) -> None:
     module = FIGURES["curves"]
     data = module.frame(study(tmp_path), pd.DataFrame())
-    assert "(b) costs twice as much" in module.caption(data)
+    assert "three times, hence (b)" in module.caption(data)
     assert "(b)" not in module.caption(data[data.arm == "uniform"]) + module.caption(data[data.arm == "symnoise"])
 
 
@@ -331,3 +331,52 @@ def test_labels_along_a_forest_s_panels_stand_apart(name: str) -> None:
         places = [label.get_window_extent() for label in ax.get_xticklabels()]
         inside = sorted((b.x0, b.x1) for b in places if ax.bbox.x0 <= (b.x0 + b.x1) / 2 <= ax.bbox.x1)
         assert all(left[1] + 3 < right[0] for left, right in itertools.pairwise(inside))
+
+
+def test_arms_that_are_one_model_hold_nothing(tmp_path) -> None:
+    """Where every arm is at its best before training, all differences are 0, which is no evidence of "at most 0"."""
+    made = study(tmp_path, arms=FEW, loss=LOSS, alphas=(10.0,))
+    best = (made.outcomes.when == "best") & (made.outcomes.measure == "held-out loss")
+    same = made.outcomes.assign(value=made.outcomes.value.mask(best, 1.0))
+    rows = [row for row in outcome_ledger(replace(made, outcomes=same)) if row.key.startswith("O4.held-out-loss.best")]
+    assert rows and {row.verdict for row in rows} == {"undecided"}
+    assert all(row.measured == 0 and row.quantity.endswith("; no pair differs") for row in rows)
+
+
+@pytest.mark.parametrize(("lower_later", "said"), [(0, True), (5, True), (8, False)])
+def test_a_page_says_where_the_untrained_model_is_best(tmp_path, lower_later: int, said: bool) -> None:
+    made = study(tmp_path, arms=("none", "symnoise"), seeds=6, alphas=(10.0,))
+    curves = made.curves[made.curves.quantity == "held-out loss"].copy()
+    better = set(sorted(curves.run.unique())[:lower_later])
+    curves["value"] = [1.0 - (run in better) * step for run, step in zip(curves.run, curves.step, strict=True)]
+    wanted = f"In {12 - lower_later} of 12 runs the held-out loss is lowest before training"
+    assert any(line.startswith(wanted) for line in notices(replace(made, curves=curves))) == said
+
+
+def test_the_clean_training_loss_is_drawn_where_it_was_measured(tmp_path) -> None:
+    made = study(tmp_path, arms=("none", "symnoise"), alphas=(10.0,))
+    forest = FIGURES["forest"]
+    own = forest.frame(made, contrasts(made))
+    assert set(own[own.panel == 0].measure) == {"training loss"} and "own noisy objective" in forest.caption(own)
+    held = made.outcomes[(made.outcomes.measure == "held-out loss") & (made.outcomes.when == "end")]
+    clean = replace(made, outcomes=pd.concat([made.outcomes, held.assign(measure="clean training loss")]))
+    drawn = forest.frame(clean, contrasts(clean))
+    assert set(drawn[drawn.panel == 0].measure) == {"clean training loss"}
+    assert "own noisy objective" not in forest.caption(drawn)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "contrasted", "said"),
+    [
+        (True, (), "The study’s endpoints are others"),
+        (False, (), "The study names no endpoints"),
+        (False, (("symnoise", "none"),), "of the 1 endpoint shown here (1 in all)"),
+    ],
+)
+def test_a_forest_says_which_endpoints_it_shows(tmp_path, slopes: bool, contrasted: tuple, said: str) -> None:
+    made = study(tmp_path, arms=("none", "symnoise"), alphas=(10.0,))
+    outcomes = {"held-out loss": 0.002} if slopes or contrasted else {}
+    primary = {"contrasts": contrasted, "outcomes": outcomes, "slopes": slopes}
+    made = replace(made, facts=made.facts | {"primary": primary})
+    forest = FIGURES["forest"]
+    assert said in forest.caption(forest.frame(made, contrasts(made)))

@@ -169,7 +169,7 @@ def test_the_old_rule_takes_unrelated_settings_for_a_correlation() -> None:
 def test_correlations_are_found_where_they_are() -> None:
     draws = np.random.default_rng(14)
     unit = null(draws)
-    linked = unit.assign(quality=-unit.curvature + 0.3 * draws.normal(size=len(unit)))
+    linked = unit.assign(quality=-unit.curvature + 1.5 * draws.normal(size=len(unit)))
     assert between_settings(linked).interval(0.999)[1] < -0.5
     assert within_settings(null(draws, slope=-0.99, seeds=30)).interval(0.95)[1] < 0
     # Signs turned between settings must not pass for one within them, nor the other way round.
@@ -216,6 +216,15 @@ def test_too_few_give_no_interval_and_say_why() -> None:
         assert isinstance(made, Association) and made.note and all(map(math.isnan, made.interval(0.95)))
     flat = null(np.random.default_rng(0)).assign(curvature=1.0)
     assert between_settings(flat).note == within_settings(flat).note == "no spread"
+
+
+def test_a_perfect_order_of_settings_has_no_interval() -> None:
+    """At ±1 atanh is infinite: cut off there, seven settings in order by chance would "hold" at any level."""
+    seeds, settings = 3, 7
+    rows = [(f"s{k}", 10.0, seed, float(k), -float(k)) for k in range(settings) for seed in range(seeds)]
+    made = between_settings(pd.DataFrame(rows, columns=["setting", "alpha", "seed", "curvature", "quality"]))
+    assert made.value == pytest.approx(-1) and made.note == "a perfect order has no interval"
+    assert all(map(math.isnan, made.interval(0.999)))
 
 
 def test_the_interval_of_few_pairs_is_students_by_hand() -> None:

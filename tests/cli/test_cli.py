@@ -275,13 +275,17 @@ def test_smooth(monkeypatch, home, tmp_path) -> None:
     found = run(monkeypatch, home, tmp_path, "smooth", "--alphas", "0.1,5", "--draws", 3)
     assert [row["alpha"] for row in found["rows"]] == [0.1, 5]
     for row in found["rows"]:
-        assert {"sigma", "alpha", "T", "T_stderr", "C", "stderr", "ratio", "ratio_low", "ratio_high"} <= set(row)
+        assert {"sigma", "alpha", "slope", "slope_stderr", "C", "stderr", "ratio", "ratio_low", "ratio_high"} <= set(
+            row
+        )
         assert len(row["per_example"]) == 3 and row["unit"] == "example"
-        assert row["T_low"] < row["T"] < row["T_high"]
+        assert row["slope_low"] < row["slope"] < row["slope_high"]
     # Pooled, not the mean of three ratios: a single zᵀHz near 0 would own that.
-    means = [sum(one["T"] for one in row["per_example"]) / 3 for row in found["rows"]]
-    assert found["rows"][1]["T"] != pytest.approx(means[1])
-    assert found["rows"][0]["T"] == pytest.approx(1, abs=0.1) and found["rows"][0]["ratio"] == pytest.approx(1, abs=0.2)
+    means = [sum(one["ratio"] for one in row["per_example"]) / 3 for row in found["rows"]]
+    assert found["rows"][1]["ratio"] != pytest.approx(means[1])
+    assert found["rows"][0]["slope"] == pytest.approx(1, abs=0.1) and found["rows"][0]["ratio"] == pytest.approx(
+        1, abs=0.2
+    )
 
 
 def test_smooth_on_one_row_speaks_of_its_draws(monkeypatch, home, tmp_path, capsys) -> None:
@@ -290,7 +294,7 @@ def test_smooth_on_one_row_speaks_of_its_draws(monkeypatch, home, tmp_path, caps
         capsys.readouterr().out.split()
     )
     found = run(monkeypatch, home, tmp_path, "smooth", "--alphas", "5", "--draws", 1, "--examples", 1)
-    assert found["rows"][0]["T"] is not None and found["rows"][0]["T_low"] is None
+    assert found["rows"][0]["slope"] is not None and found["rows"][0]["slope_low"] is None
 
 
 def test_norms(monkeypatch, home, tmp_path) -> None:

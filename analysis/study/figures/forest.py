@@ -184,8 +184,8 @@ def caption(data: pd.DataFrame) -> str:
     shown, endpoints = int(data.primary.sum()), int(data.endpoints.iloc[0])
     if shown:
         said += (
-            f"Coloured: of the {shown} endpoints shown here ({endpoints} in all), those significant at 5 % after "
-            f"Holm’s correction ({len(told)}). All others are exploratory, each interval by itself. "
+            f"Coloured: of the {plural(shown, 'endpoint')} shown here ({endpoints} in all), those significant at 5 % "
+            f"after Holm’s correction ({len(told)}). All others are exploratory, each interval by itself. "
         )
     elif endpoints:
         said += "The study’s endpoints are others: all shown here are exploratory, each interval by itself. "

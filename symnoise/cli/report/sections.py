@@ -19,6 +19,7 @@ from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.norms import layer_growth
 from symnoise.plot.results import layer_growth_frame, signal_to_noise_frame, smoothed_curvature_frame, trace_frame
+from symnoise.training.advice import token_ratios
 
 Record = dict[str, Any]
 ALPHA = 5.0  # of the layers, and of what is said in a sentence: NEFTune's smallest
@@ -99,14 +100,11 @@ def _smoothed(loss: EmbeddingLoss, sigmas: torch.Tensor, draws: int, seed: int) 
 
 
 def noise(text: Text, size: Size, seed: int) -> Record:
-    """r = ‖ε_t‖/‖x_t‖: ‖ε_t‖ = σ√d, exactly for Rademacher noise and closely for the other laws."""
+    """r = ‖ε_t‖/‖x_t‖ (`token_ratios`): means over tokens and rows, and tenths of all tokens."""
     started, rows = time.perf_counter(), []
     for ids in batches(len(text), _BATCH):
         loss = text.loss(ids)
-        norms, mask = loss.embeddings.double().norm(dim=-1).cpu(), loss.mask.cpu() != 0
-        dim = loss.embeddings.shape[-1]
-        unit = Noise.symnoise(1.0).sigma(loss.lengths.cpu(), dim) * dim**0.5
-        rows += [unit[b] / norms[b][mask[b]] for b in range(len(norms))]
+        rows += [token_ratios(loss.example(b)).cpu() for b in range(len(loss.ids))]
     every = torch.cat(rows)
     means, table = torch.stack([row.mean() for row in rows]), []
     for alpha in SIZES:
