@@ -1,4 +1,4 @@
-"""Every figure on one page of the site, drawn from the published results, with its caption and source file.
+"""The figures on one page of the site, drawn from the published results, with its caption and source file.
 
 python -m analysis.gallery     # docs/gallery/index.md, and a PNG, PDF and CSV of each figure
 """
@@ -21,7 +21,7 @@ from symnoise.core import write_atomically
 
 HEAD = """# Gallery
 
-Every figure, drawn from the runs published in the repository; equal data give equal bytes. One file draws one figure:
+Figures, drawn from the runs published in the repository (a study's page in `results` has all of its own); equal data give equal bytes. One file draws one figure:
 its `draw(frame)` takes the table linked below the picture, so you can draw your own run the same way.
 """
 
@@ -89,7 +89,7 @@ def _read(path: Path) -> pd.DataFrame | None:
 
 
 def write_gallery(root: Path = ROOT) -> Path:
-    """Rebuild docs/gallery with every figure; return the path of its page."""
+    """Rebuild docs/gallery with its figures; return the path of its page."""
     folder = root / "docs" / "gallery"
     shutil.rmtree(folder, ignore_errors=True)
     text = "\n".join([HEAD, *_lines(entries(root), folder)])
