@@ -6,14 +6,11 @@ from typing import Any
 import torch
 
 from result_schema.files import read_json
-from symnoise.core import InputError
 from symnoise.models import LoadedModel, load_model
 
 
 def records(path: Path) -> dict[str, Any]:
     """The JSON of one step; `InputError` where it is missing or not whole."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing; make study makes it")
     return read_json(path, "make study makes it")
 
 

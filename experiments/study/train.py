@@ -33,7 +33,6 @@ from symnoise.finetune.held_out import held_out_loss, mean_of_processes
 from symnoise.models.muted import muted
 from symnoise.training import SymNoiseTrainer
 
-WEIGHTS = ("middle", "best", "end")
 TRAINERS: dict[str, type[SymNoiseTrainer]] = {
     "": SymNoiseTrainer,
     "r3f": R3FTrainer,

@@ -73,7 +73,7 @@ def budget(
         f"{loaded.name} on {data}: {batches} batches of {batch} rows, {draws} draws of {noise} noise",
         ("α", *_SHOWN.values()),
         [(f"{one.alpha:g}", *(f"{getattr(one, name)}" for name in _SHOWN)) for one in found],
-        f"‖E g₀‖² {signal}; ± standard errors over batches",
+        f"squared norm of the mean gradient {signal}; ± standard errors over batches",
     )
     draw(figure, "variance_budget", found)
     facts = {"model": loaded.name, "data": data, "batch": batch, "batches": batches, "max_length": max_length}

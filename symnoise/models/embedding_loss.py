@@ -283,8 +283,10 @@ def _refuse_shared_positions(model: Any, row_lengths: Tensor) -> None:
 
 
 def _outputs(model: Any, head: Any) -> int:
-    """Number of classes that the model tells apart."""
-    return int(model.config.num_labels if head is None else head.weight.shape[0])
+    """Number of classes that the model tells apart; of a packed head as it says, since its weight has another shape."""
+    if head is None:
+        return int(model.config.num_labels)
+    return int(getattr(head, "out_features", None) or head.weight.shape[0])
 
 
 def _require_between(name: str, found: Tensor, size: int, of: str) -> None:
