@@ -23,7 +23,8 @@ HEAD = """# Gallery
 
 Figures, drawn from the runs published in the repository (a study's page in `results` has all of its own); equal data
 give equal bytes. One file draws one figure: its `draw(frame)` takes the table linked below the picture, so you can
-draw your own run the same way. """
+draw your own run the same way.
+"""
 
 
 @dataclass(frozen=True)
