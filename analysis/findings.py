@@ -234,12 +234,15 @@ def _neighbours(study: StudyResults) -> str:
 
 
 def _answer(found: Sequence[dict[str, dict[Any, Any]]], *measures: str) -> str:
-    """`training loss lower, held-out loss higher, tr G not told apart`: by the 95 % intervals of all the contrasts."""
+    """`training loss lower, held-out loss higher, tr G not told apart`: by the 95 % intervals of all the contrasts, and
+    `lower in one study, higher in another` where they disagree."""
     said = []
     for measure in measures:
         rows = [contrasts[measure] for contrasts in found]
-        higher, lower = all(row["low"] > 0 for row in rows), all(row["high"] < 0 for row in rows)
-        word = "higher" if higher else "lower" if lower else "not told apart"
+        signs = {1 if row["low"] > 0 else -1 if row["high"] < 0 else 0 for row in rows}
+        word = "higher" if signs == {1} else "lower" if signs == {-1} else "not told apart"
+        if {1, -1} <= signs:
+            word = "lower in one study, higher in another"
         said.append(f"{measure.removeprefix('clean ')} {word}")
     return ", ".join(said)
 
