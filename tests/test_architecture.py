@@ -77,7 +77,7 @@ def test_from_smooth_to_the_embedding(tmp_path, monkeypatch, capsys) -> None:
         assert not ended.value.code
 
     check(walk("symnoise smooth"), run)
-    assert "slope T" in capsys.readouterr().out
+    assert "slope" in capsys.readouterr().out
 
 
 def test_from_trace_to_the_logits() -> None:

@@ -111,7 +111,7 @@ def test_the_doors_lines_run_in_small(home, monkeypatch, capsys) -> None:
                 assert call(monkeypatch, *line, *model, *SMALL.get(words[1], [])) == 0, words
     said = capsys.readouterr().out
     assert "±" in said and "held-out loss" in said
-    assert {"out.json", "out"} <= {path.name for path in home.iterdir()}
+    assert {"out.json", "symnoise-0"} <= {path.name for path in home.iterdir()}
 
 
 def _train_those(folders: list[str], monkeypatch) -> None:

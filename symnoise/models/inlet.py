@@ -116,7 +116,8 @@ def replaced(module: nn.Module, X: Tensor, missed: str, *, first: bool = False) 
     first: whether other hooks on the module, such as those that record its output, see X. Raises `InputError`,
     beginning with `missed`, if the module is not called.
     """
-    left = [X.clone()]  # CTRL scales in place what it is given
+    # CTRL scales in place what it is given. A Taylor tensor is not touched by that, and a copy would cost it precision.
+    left = [X.clone() if type(X) is Tensor else X]
 
     def put(module: nn.Module, arguments: Any, output: Any) -> Any:
         if not left:  # a decoder may look up in the same table afterwards

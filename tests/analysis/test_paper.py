@@ -391,6 +391,18 @@ def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published,
     assert [round(row["mean"]) for row in rows] == [5, 3, 1]
 
 
+def test_which_part_lowers_the_held_out_loss_depends_on_the_training_as_the_paper_says(published: Published) -> None:
+    """Its first page says so in words: the even part where fine-tuning lowers it, the odd one where it raises it."""
+    transfer, dials, mirror = (published.mechanism[name] for name in ("transfer", "dials", "mirror"))
+    assert transfer and dials and mirror
+    rows = tables_of(transfer)
+    assert rows["symnoise", "none", "held-out loss"]["high"] < 0 < rows["dials-0-1", "none", "held-out loss"]["low"]
+    cells = dials.frames["dials"].query("measure == 'held-out loss'").set_index(["even", "odd"])
+    assert cells.loc[(0, 1)].high < cells.loc[(1, 0)].low
+    pair = ("symnoise", "independent-pair", "held-out loss")
+    assert rows[pair]["high"] < 0 < tables_of(mirror)[pair]["low"]
+
+
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:
     with pytest.raises(InputError, match=r"has 0 rows V1\.slope\.alpha=10 on model"):
         named("V1@alpha=10", [row for row in published.rows if row["id"] != "V1"])

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from symnoise.core import InputError
 from symnoise.curvature import trace
 from symnoise.models import EmbeddingLoss, evaluation_mode
+from symnoise.models.inlet import replaced
 from symnoise.noise import Noise
 from symnoise.training import attach
 from tests.text import batch, lifted, loss_of
@@ -417,6 +418,17 @@ def test_what_a_model_does_to_its_embeddings_in_place_stays_inside() -> None:
     before = loss.embeddings.clone()
     first = loss(loss.embeddings)
     assert torch.equal(loss.embeddings, before) and torch.equal(loss(loss.embeddings), first)
+
+
+def test_derivatives_that_embeddings_carry_are_not_copied() -> None:
+    """A copy of a Taylor tensor takes its coefficients' dtype, and residual sums lose the precision of the first."""
+
+    class Carrier(torch.Tensor):
+        pass
+
+    given, table = torch.zeros(1, 2, 3).as_subclass(Carrier), torch.nn.Embedding(4, 3)
+    with replaced(table, given, "never called"):
+        assert table(torch.tensor([[0, 1]])) is given
 
 
 def test_models_without_head_or_table_are_refused() -> None:
