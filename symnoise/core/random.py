@@ -2,13 +2,14 @@
 
 import hashlib
 from operator import index
+from typing import SupportsIndex
 
 import torch
 
 from symnoise.core.errors import InputError
 
 
-def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(seed: SupportsIndex, *key: SupportsIndex | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Seeded `torch.Generator` for the stream (`seed`, `key`…); the global generator is left alone.
 
     The key is hashed (BLAKE2b, 63 bits), so neighbouring keys such as (0, 1) and (1, 0) give unrelated streams. The

@@ -87,7 +87,7 @@ class EmbeddingLoss:
         self.mask: Int[Tensor, "batch token"] = batch.get("attention_mask", torch.ones_like(tokens)).to(device)
         self.targeted: Targets = targets(self.task, tokens, self.mask, labels, model)
         self.lengths: Int[Tensor, " batch"] = lengths(self.mask)
-        self.ids = tuple(range(len(tokens)) if ids is None else ids)
+        self.ids = tuple(range(len(tokens)) if ids is None else map(int, ids))
         if len(self.ids) != len(tokens):
             raise InputError(f"ids must be one number for each of {len(tokens)} examples; got {len(self.ids)}")
 

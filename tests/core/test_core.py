@@ -1,4 +1,5 @@
 import errno
+import inspect
 import json
 import math
 import os
@@ -46,7 +47,7 @@ def test_integers_of_any_type_name_the_same_stream() -> None:
         assert generator(three, "probe", one).initial_seed() == wanted
     for seed, key in ((0.5, 1), (0, 1.0), ("0", 1)):
         with pytest.raises(InputError, match="seeds and ids must be integers"):
-            generator(seed, "probe", key)
+            inspect.unwrap(generator)(seed, "probe", key)
 
 
 def test_the_global_generator_is_left_alone() -> None:

@@ -158,8 +158,7 @@ def test_a_finished_run_is_not_trained_again_and_takes_more_steps_only(small, tm
         assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("changed", ["training rows", "held-out rows", "model"])
-@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(("changed", "finished"), [("training rows", True), ("held-out rows", False), ("model", True)])
 def test_a_run_does_not_go_on_when_its_files_have_changed(changed, finished, small, tmp_path, capfd):
     """Its card would name files that it was not trained on, and losses before and after would be of other rows."""
     model, data = tmp_path / "model", tmp_path / "rows.json"
