@@ -164,13 +164,13 @@ def test_the_second_door_fine_tunes(newcomer) -> None:
     small = ["--steps", 2, "--batch", 2, "--max-length", 32, "--eval-rows", 6]
     for noise in ("none", "symnoise"):
         for seed in (0, 1):
-            output = f"{'none' if noise == 'none' else 'out'}-{seed}"
+            output = f"{noise}-{seed}"
             said = newcomer.does([*train, *small, "--noise", noise, "--seed", seed, "--output", output])
             assert re.search(rf"held-out loss .*: {NUMBER} before, {NUMBER} after training", said), said
             assert (newcomer.folder / output / "README.md").is_file()
     said = newcomer.does(of_readme(door, "symnoise compare"))
     assert re.search(rf"{NUMBER} to {NUMBER}", said) and "95 % t intervals" in said, said
-    line = re.search(r"^load it in Python: (.*)$", newcomer.does([*train, *small, "--output", "out-0"]), re.M)
+    line = re.search(r"^load it in Python: (.*)$", newcomer.does([*train, *small, "--output", "symnoise-0"]), re.M)
     assert line and "LoadedModel" in newcomer.does(["python", "-c", f"{line[1]}; print(type(loaded))"])
 
 

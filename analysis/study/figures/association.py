@@ -20,8 +20,6 @@ TITLE = "Outcome against curvature at the end of training"
 ALT = "Scatter of held-out outcome against each curvature quantity, one point per setting, coloured by arm."
 NEEDS = "curvature and outcomes at the end of finished runs"
 
-_UNIT = " (nats per squared embedding unit)"
-UNITS = {"tr G": _UNIT, "E|zᵀHz|": _UNIT, "‖H‖_F": _UNIT, "two-sided KL": " (nats per token)"}
 MARKERS = ("o", "s", "^", "D", "v")
 # Arms of one law share its colour and differ in which part of the marker is filled.
 FILLS: dict[str, Any] = dict.fromkeys(
@@ -69,17 +67,14 @@ def draw(data: pd.DataFrame) -> Figure:
                 look = {"color": colour(str(arm)), "fillstyle": FILLS.get(str(arm), "full")}
                 ax.plot(own.curvature, own.value, mark, **look, ms=4, mew=0.8, alpha=0.9)
             stretch(ax, data[data["quantity"] == quantity].curvature)
-            if len(part):
-                one = part.iloc[0]
-                known = one.low == one.low
-                span = f" ({fixed(one.low, 2)} to {fixed(one.high, 2)})" if known else " (no interval)"
-                rho = fixed(one.rho, 2) if one.rho == one.rho else "–"
-                ax.set_title(f"ρ with quality {rho}{span}", loc="right", fontweight="normal", fontsize=6.5)
+            if len(part) and (one := part.iloc[0]).rho == one.rho:
+                span = f" ({fixed(one.low, 2)} to {fixed(one.high, 2)})" if one.low == one.low else ""
+                ax.set_title(f"ρ = {fixed(one.rho, 2)}{span}", loc="right", fontweight="normal", fontsize=6.5)
             ax.grid(color=RULE, lw=0.3)
             ax.set_title(chr(97 + i * len(quantities) + j))
         axes[i, 0].set_ylabel(heading(label))
     for ax, quantity in zip(axes[-1], quantities, strict=True):
-        ax.set_xlabel(f"{quantity}{UNITS[quantity]}")
+        ax.set_xlabel(quantity)
     marks = [
         Line2D([], [], ls="none", marker="o", ms=3.5, color=colour(a), fillstyle=FILLS.get(a, "full"), label=name(a))
         for a in order(data.arm)
@@ -101,7 +96,8 @@ def caption(data: pd.DataFrame) -> str:
     none = data.low.isna().all()
     return (
         f"One point per setting (arm and α), means over up to {plural(int(data.seeds.max()), 'seed')}; curvature is "
-        "the mean over the held-out prompts at the end. ρ is Spearman’s rank correlation of the setting means with "
+        "the mean over the held-out prompts at the end, in nats per squared embedding unit (the two-sided KL: nats per "
+        "token). ρ is Spearman’s rank correlation of the setting means with "
         "quality, for which a loss counts as its negative, so below 0 is what O2 predicts; of a score it is partial, "
         "given the length of the replies; the penalty arm is left out. "
         + ("So few settings give no interval. " if none else "95 % interval over settings. ")
