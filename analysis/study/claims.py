@@ -283,9 +283,9 @@ def _compared(id: str, key: str, said: str, found: Pairs, where: str, margin: fl
     if found.missing:
         said += f"; {found.missing} of {found.seeds} pairs left out, not measured"
     ends = (mean - half, math.inf if found.diverged[0] > found.diverged[1] else mean + half)
-    if len(d) and not d.any():
-        said += "; no pair differs"
-    if (margin is not None and any(found.diverged)) or not d.any():
+    same = len(d) > 0 and not d.any()
+    said += "; no pair differs" * same
+    if same or (margin is not None and any(found.diverged)):
         ends = (-math.inf, math.inf)
     facts = {"key": key, "subject": "study", "where": where, "n": len(d)}
     facts |= {"relation": "at most" if margin is None else "within", "resolution": margin or 0.0}

@@ -305,8 +305,10 @@ class CurvatureTracker(Tracker):
         super().on_train_begin(args, state, control)
         if self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled:
             raise InputError("CurvatureTracker needs whole weights; with FSDP or DeepSpeed measure saved checkpoints")
-        self._along.load_state_dict(self._restored(args, state) or {})
-        self._along.require_start(self._loss(model))
+        kept = self._restored(args, state) or {}
+        self._along.load_state_dict(kept)
+        if kept and state.is_world_process_zero:  # now, not at the next measurement
+            self._along.require_start(self._loss(model))
         if state.global_step == 0:
             self._measure(model, state)
 
