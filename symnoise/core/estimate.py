@@ -91,9 +91,11 @@ class Estimate:
     def variance(draws: Float[Tensor, "draws *shape"]) -> "Estimate":
         """Sample variance s² of independent draws over the first dimension, in float64.
 
-        The standard error √((m₄ − s⁴)/draws) uses the sample's own fourth central moment m₄, so the draws need not be
-        normal. It is too small where draws are few: of normal draws the 95 % interval covers 72 % with 8, 84 % with
-        16, 92 % with 64. Up to three draws say nothing of their fourth moment, and the standard error is NaN.
+        The square of the standard error is Var(s²) = κ₄/n + 2σ⁴/(n − 1) without bias for any law, by Fisher's
+        k-statistics: (2n k₂² + (n − 1)k₄)/(n(n + 1)) of n draws; where that is below 2k₂²/(n(n − 1)), the least of any
+        law (two values, equally likely), it is that.
+        The interval is still too narrow where draws are few: of normal draws the 95 % interval covers 83 % with 8, 88 %
+        with 16, 92 % with 64. Up to three draws say nothing of their fourth cumulant, and the standard error is NaN.
 
         Args:
             draws: (draws, …), at least two.
@@ -101,12 +103,15 @@ class Estimate:
         Returns:
             s², of shape (…), with draws − 1 degrees of freedom.
         """
-        draws, count = draws.double(), draws.shape[0]
+        draws, n = draws.double(), draws.shape[0]
         draws = draws - draws.mean(0)
-        s2 = draws.square().sum(0) / (count - 1)
-        stderr = ((draws**4).mean(0) - s2**2).clamp(min=0).sqrt() / count**0.5
-        stderr = stderr if count > 3 else torch.full_like(s2, math.nan)
-        return Estimate(s2, stderr, count=count, dof=count - 1.0)
+        square = draws.square().sum(0)
+        k2, stderr = square / (n - 1), torch.full_like(square, math.nan)
+        if n > 3:
+            k4 = n * ((n + 1) * (draws**4).sum(0) - 3 * (n - 1) / n * square**2) / ((n - 1) * (n - 2) * (n - 3))
+            made = (2 * n * k2**2 + (n - 1) * k4) / (n * (n + 1))
+            stderr = torch.maximum(made, 2 * k2**2 / (n * (n - 1))).sqrt()
+        return Estimate(k2, stderr, count=n, dof=n - 1.0)
 
     @staticmethod
     def joined(parts: Sequence["Estimate"]) -> "Estimate":
