@@ -15,7 +15,7 @@ import typer
 
 from analysis.budgets import ALPHAS
 from analysis.endpoints import endpoints
-from analysis.findings import findings
+from analysis.findings import findings, regimes
 from analysis.ledger import TITLES, of_kind
 from analysis.length import side_by_side
 from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, StudyResults, read_published, table_path
@@ -217,9 +217,11 @@ def costs(published: Published) -> str:
 
 def written(page: str, published: Published) -> str:
     """A page with its generated parts between their markers."""
+    told = findings(published)
     found = [part for part in (studies(published.studies, published.mechanism), first_looks(published)) if part]
     parts = {
-        "findings": "\n".join(f"- {said}" for said in findings(published)),
+        "answers": "\n\n".join([regimes(published.mechanism), "\n".join(finding.short for finding in told)]),
+        "findings": "\n".join(finding.whole for finding in told),
         "costs": costs(published),
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
         "studies": "\n\n".join(found),

@@ -13,7 +13,7 @@ import pytest
 
 from analysis import style
 from analysis.endpoints import endpoints
-from analysis.findings import findings
+from analysis.findings import _larger, _signs, findings, regimes
 from analysis.paper import pictures, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
@@ -240,16 +240,22 @@ def tables_of(found: StudyResults) -> dict[tuple[str, str, str], dict[str, Any]]
     return {(row["first"], row["second"], row["measure"]): row for row in end.to_dict("records")}
 
 
+def answered(published: Published, question: str) -> str:
+    """The finding whose question has these words, with its numbers."""
+    (one,) = (finding for finding in findings(published) if question in finding.question)
+    return one.whole
+
+
 def test_what_was_found_follows_the_numbers_and_nothing_else_is_said(published: Published, tmp_path: Path) -> None:
     arms = ("none", "uniform", "independent-pair", "symnoise")
     for k, shift in enumerate((-2.0, 2.0)):
         made = run_study(tmp_path / str(k), arms=arms, loss={"symnoise": shift}, curvature={"symnoise": 500 * shift})
-        (said,) = (one for one in findings(replace(published, mechanism={"mirror": made})) if "mirror add" in one)
+        said = answered(replace(published, mechanism={"mirror": made}), "mirror add")
         word = "lower" if shift < 0 else "higher"
-        assert f"With it: training loss {word}, held-out loss {word}, tr G {word}." in said
-    assert not any("mirror" in said for said in findings(replace(published, mechanism={"mirror": None})))
+        assert f"which cost the same: training loss {word}, held-out loss {word}, tr G {word}." in said
+    assert not any("mirror" in one.question for one in findings(replace(published, mechanism={"mirror": None})))
     same = run_study(tmp_path / "same", arms=arms)
-    (said,) = (one for one in findings(replace(published, mechanism={"mirror": same})) if "mirror add" in one)
+    said = answered(replace(published, mechanism={"mirror": same}), "mirror add")
     assert "training loss not told apart, held-out loss not told apart, tr G not told apart." in said
 
 
@@ -258,35 +264,76 @@ def test_what_noise_does_is_told_by_model_with_what_training_did(published: Publ
     losses = {"symnoise": 2.0, "rademacher": -5.0, "dials-0-1": 7.0}
     made = run_study(tmp_path, [("rademacher", "none"), ("dials-0-1", "none")], arms=arms, loss=losses)
     mechanism = {"transfer": replace(made, untrained=Untrained(4.0, 1, 9)), "mirror": replace(made, untrained=None)}
-    found = findings(replace(published, mechanism=mechanism))
-    (said,) = (one for one in found if "noise do?" in one)
+    noisy = replace(published, mechanism=mechanism)
+    said = answered(noisy, "noise do?")
     draw, pair = (tables_of(made)[arm, "none", "held-out loss"] for arm in ("rademacher", "symnoise"))
     assert said.count(f"Δ held-out loss = {with_interval(draw)} and {with_interval(pair)} nats") == 2
     assert said.count("held-out loss lowest before training in 1 of 9 runs") == 1
     assert [round(row["mean"]) for row in (draw, pair)] == [-5, 2]
-    (said,) = (one for one in found if "part of a draw" in one)
+    assert "Held-out loss: by one draw lower; by SymNoise higher. tr G: by either not told apart." in said
+    said = answered(noisy, "part of a draw")
     odd = tables_of(made)["dials-0-1", "none", "held-out loss"]
     assert f"Δ held-out loss = {with_interval(pair)} and {with_interval(odd)} nats" in said and round(odd["mean"]) == 7
 
 
 def test_the_cells_of_unit_weights_are_told_not_slopes(published: Published) -> None:
     """Slopes are of a plane that does not fit: those of the odd part are a third of what a draw's odd part does."""
-    (said,) = (one for one in findings(published) if "part of a draw" in one)
+    said = answered(published, "part of a draw")
     for name in ("dials", "dials-one-pass"):
         study = published.mechanism[name]
         assert study is not None
         cells = study.frames["dials"].query("measure == 'held-out loss'").set_index(["even", "odd"])
-        told = " and ".join(with_interval(cells.loc[cell].to_dict()) for cell in ((1, 0), (0, 1)))
-        assert f"(study `{name}`, 12 seeds): Δ held-out loss = {told} nats" in said
+        even, odd = tables_of(study)["symnoise", "none", "held-out loss"], cells.loc[(0, 1)].to_dict()
+        assert (
+            f"Study `{name}`, 12 seeds: Δ held-out loss = {with_interval(even)} and {with_interval(odd)} nats" in said
+        )
+        large = " and ".join(with_interval(cells.loc[cell].to_dict()) for cell in ((2, 0), (0, 3)))
+        assert f"odd part (study `{name}`, 12 seeds): Δ held-out loss = {large} nats" in said
+
+
+def test_the_table_has_what_each_study_has_measured(published: Published, tmp_path: Path) -> None:
+    """In thousandths of a nat, with what training itself did; a dash for what was not run."""
+    arms = ("none", "rademacher", "independent-pair", "symnoise")
+    made = run_study(tmp_path, [("rademacher", "none")], arms=arms, loss={"symnoise": 2.0, "rademacher": -5.0})
+    started = replace(made, untrained=Untrained(4.0, 1, 9))
+    losses, curved = regimes({"transfer": started, "mirror": None, "dials": published.mechanism["dials"]}).split("\n\n")
+    assert losses.startswith("| Δ held-out loss, 10⁻³ nats | by fine-tuning | one draw − none |")
+    where, itself, draw, odd, pair, mirror = losses.splitlines()[2].strip("| ").split(" | ")
+    assert where.endswith("(`transfer`)") and odd == "–"
+    assert float(itself.replace("−", "-")) == pytest.approx(-2100, abs=100)  # from 4.0 to 1.9 nats
+    for cell, compared in (
+        (draw, ("rademacher", "none")),
+        (pair, ("symnoise", "none")),
+        (mirror, ("symnoise", "independent-pair")),
+    ):
+        row = tables_of(made)[*compared, "held-out loss"]
+        assert cell == with_interval({key: 1000 * row[key] for key in ("mean", "low", "high")})
+    assert "mirror`)" not in losses and len(losses.splitlines()) == len(curved.splitlines()) == 4
+    assert losses.splitlines()[3].endswith(" | – |")  # dials has no two draws
+    assert regimes({}) == ""
+
+
+def test_an_answer_names_the_studies_where_they_disagree() -> None:
+    rows = {"a": (1.0, 2.0), "b": (-2.0, -1.0), "c": (-1.0, 1.0), "d": (-3.0, -2.0)}
+    found = {name: {"loss": {"low": low, "high": high}} for name, (low, high) in rows.items()}
+    assert _signs(found, "loss") == "lower in `b` and `d`, higher in `a`, not told apart in `c`"
+    assert _signs({"b": found["b"], "d": found["d"]}, "loss") == "lower"
+
+
+@pytest.mark.parametrize(
+    ("fast", "how"), [((-9.0, -8.0), "more"), ((-4.5, -2.0), "as much, within error"), ((0.5, 1.0), "less")]
+)
+def test_an_effect_is_larger_where_its_interval_is_beyond_the_other(fast: tuple[float, float], how: str) -> None:
+    assert _larger(*({"low": low, "high": high} for low, high in (fast, (-4.0, -3.0)))) == how
 
 
 def test_what_the_mirror_adds_is_the_answer_of_all_its_studies(published: Published, tmp_path: Path) -> None:
     arms, made = ("none", "uniform", "rademacher", "independent-pair", "symnoise"), {}
     for k, (name, shift) in enumerate({"transfer": 2.0, "smollm2-mirror": -2.0}.items()):
         made[name] = run_study(tmp_path / str(k), arms=arms, loss={"symnoise": shift}, curvature={"symnoise": 500})
-    (said,) = (one for one in findings(replace(published, mechanism=made)) if "mirror add" in one)
-    assert "With it: training loss lower in one study, higher in another, held-out loss lower in" in said
-    assert "higher in another, tr G higher." in said
+    said = answered(replace(published, mechanism=made), "mirror add")
+    split = "lower in `smollm2-mirror`, higher in `transfer`"
+    assert f"which cost the same: training loss {split}, held-out loss {split}, tr G higher." in said
     for name, one in made.items():
         own = tables_of(one)["symnoise", "independent-pair", "held-out loss"]
         assert f"`{name}`, 3 seeds: Δ training" in said and f"Δ held-out loss = {with_interval(own)} nats, " in said
@@ -300,13 +347,13 @@ def test_the_budget_is_told_at_the_noise_of_the_studies(published: Published) ->
     )
     points.loc[points.alpha == 10, "value"] = 0.1
     told = replace(published, mechanism={}, budgets=Budgets([], points))
-    (said,) = (one for one in findings(told) if "gradient noise?" in one)
+    said = answered(told, "gradient noise?")
     wanted = "ρ is 0.25 (0 to 1.00) at the start and 0.75 (0 to 1.00) at the end of training (micro, α = 15)."
     assert f"larger by at most 1 + ρ, and costs as much as one twice as large; {wanted}" in said
     last = replace(told, budgets=Budgets([], points[points.when == "end"]))
-    (said,) = (one for one in findings(last) if "gradient noise?" in one)
+    said = answered(last, "gradient noise?")
     assert "ρ is 0.75 (0 to 1.00) at the end of training (micro, α = 15)." in said
-    assert not [one for one in findings(replace(told, budgets=None)) if "ρ" in one]
+    assert not [one for one in findings(replace(told, budgets=None)) if "gradient noise" in one.question]
 
 
 def test_the_neighbours_contrasts_are_told_with_their_signs(published: Published, tmp_path: Path) -> None:
@@ -314,7 +361,7 @@ def test_the_neighbours_contrasts_are_told_with_their_signs(published: Published
     made = run_study(tmp_path / "near", arms=arms, loss=losses)
     mirror = run_study(tmp_path / "mirror", arms=("none", "independent-pair", "symnoise"))
     mechanism = {"neighbours": made, "mirror": mirror}
-    (said,) = (one for one in findings(replace(published, mechanism=mechanism)) if "SymNoise minus R3F" in one)
+    said = answered(replace(published, mechanism=mechanism), "mirror add")
     rows = [tables_of(made)["symnoise", other, "held-out loss"] for other in ("r3f", "weight-pair")]
     assert f"Δ held-out loss = {with_interval(rows[0])} and {with_interval(rows[1])} nats" in said
     assert [round(row["mean"]) for row in rows] == [-3, 2]
@@ -325,7 +372,7 @@ def test_the_mirror_at_three_learning_rates_is_told_in_their_order(published: Pu
     loss = {"symnoise": 1.0, "symnoise-rate-2": 2.0, "symnoise-rate-4": 4.0}
     made = run_study(tmp_path, pairs, arms=("none", *itertools.chain(*pairs)), loss=loss)
     mechanism = {"step-size": made, "step-size-sgd": made}
-    (said,) = (one for one in findings(replace(published, mechanism=mechanism)) if "times the" in one)
+    said = answered(replace(published, mechanism=mechanism), "gradient noise")
     rows = [tables_of(made)[*pair, "held-out loss"] for pair in pairs]
     assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)." in said
     # By AdamW and by SGD, in training and held out.
@@ -338,21 +385,21 @@ def test_what_the_divisor_and_the_gradients_change_is_told_apart(published: Publ
     pairs = [(second, first) for first, second in itertools.combinations(arms, 2)]
     loss = {"draw-at-pair-size": 10.0, "pair-at-draw-size": 1.0, "symnoise": 13.0}
     made = run_study(tmp_path, pairs, arms=("none", *arms), loss=loss)
-    (said,) = (one for one in findings(replace(published, mechanism={"divisor": made})) if "part of AdamW" in one)
+    said = answered(replace(published, mechanism={"divisor": made}), "part of AdamW")
     parts = {}
     for part, shown in (
         ("the size of that divisor alone", [("draw-at-pair-size", "rademacher"), ("symnoise", "pair-at-draw-size")]),
-        ("the gradients,", [("pair-at-draw-size", "rademacher"), ("symnoise", "draw-at-pair-size")]),
+        ("the gradients, and", [("pair-at-draw-size", "rademacher"), ("symnoise", "draw-at-pair-size")]),
     ):
         rows = [tables_of(made)[*pair, "held-out loss"] for pair in shown]
         parts[part] = [round(row["mean"]) for row in rows]
-        told = said.split(f"in {part}")[1].split(";")[0]
-        assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats" in told
+        told = said.lower().split(f"in {part}")[1].splitlines()[0]
+        assert f"δ held-out loss = {listed([with_interval(row) for row in rows])} nats" in told
     assert (
         "size of its divisor: training loss higher, held-out loss higher; by its gradients: training loss higher, "
         in said
     )
-    assert parts == {"the size of that divisor alone": [10, 12], "the gradients,": [1, 3]}
+    assert parts == {"the size of that divisor alone": [10, 12], "the gradients, and": [1, 3]}
 
 
 @pytest.mark.parametrize(("apart", "verdict"), [(0.1, "equal"), (0.3, "not shown to be equal")])
@@ -362,9 +409,12 @@ def test_the_law_and_the_size_of_noise_are_told_apart(
     pairs = [("gaussian-raw", "uniform-at-raw-size"), ("gaussian-raw", "uniform")]
     loss = {"uniform": 1.0, "uniform-at-raw-size": 3.0, "gaussian-raw": 3.0 + apart}  # the margin is 0.2
     made = run_study(tmp_path, pairs, arms=("none", "uniform", "uniform-at-raw-size", "gaussian-raw"), loss=loss)
-    (said,) = (one for one in findings(replace(published, mechanism={"scale": made})) if "or its size?" in one)
+    said = answered(replace(published, mechanism={"scale": made}), "or its size?")
     same, smaller = (tables_of(made)[*pair, "held-out loss"] for pair in pairs)
-    assert f"Δ held-out loss = {with_interval(same)} nats, {verdict} to within 20 % of what" in said
+    assert f"same variance: {verdict} to within 20 % of what" in said
+    assert (
+        f"same variance: Δ training loss = {with_interval(same)} nats, Δ held-out loss = {with_interval(same)}" in said
+    )
     assert f"and {with_interval(smaller)} nats (3 seeds)." in said
     assert [round(row["mean"], 1) for row in (same, smaller)] == [apart, 2 + apart]
 
@@ -374,7 +424,7 @@ def test_wrong_labels_are_told_with_their_share(published: Published, tmp_path: 
     loss = {"uniform": -2.0, "symnoise": 3.0, "independent-pair": 4.0}
     made = run_study(tmp_path, pairs, arms=("none", "uniform", "symnoise", "independent-pair"), loss=loss)
     made = replace(made, facts=made.facts | {"settings": {"training": {"flips": 0.2}}})
-    (said,) = (one for one in findings(replace(published, mechanism={"micro-r-flips": made})) if "wrong labels" in one)
+    said = answered(replace(published, mechanism={"micro-r-flips": made}), "wrong labels")
     rows = [tables_of(made)[*pair, "held-out loss"] for pair in pairs]
     assert "Where 20 % of the target tokens are random, at α = 10: " in said
     assert f"Δ held-out loss = {listed([with_interval(row) for row in rows])} nats, " in said
@@ -385,7 +435,7 @@ def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published,
     pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
     loss = {"symnoise": 5.0, "rademacher-batch-1.25": 2.0, "rademacher-batch-1.5": 4.0}
     made = run_study(tmp_path, pairs, arms=("none", "symnoise", *(second for _, second in pairs)), loss=loss)
-    (said,) = (one for one in findings(replace(published, mechanism={"batch-match": made})) if "an eighth" in one)
+    said = answered(replace(published, mechanism={"batch-match": made}), "gradient noise")
     rows = [tables_of(made)[*pair, "clean training loss"] for pair in pairs]
     assert f"Δ training loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)" in said
     assert [round(row["mean"]) for row in rows] == [5, 3, 1]
