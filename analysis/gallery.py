@@ -16,6 +16,7 @@ from analysis.figures import density, growth
 from analysis.page import drawn
 from analysis.paper.published import STUDIES
 from analysis.study import figures as study_figures
+from result_schema.bad_input import one_line_on_bad_input
 from result_schema.files import ROOT
 from symnoise.core import write_atomically
 
@@ -114,4 +115,4 @@ def _lines(sections: dict[str, list[Entry]], folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(write_gallery())
+    one_line_on_bad_input(lambda: print(write_gallery()))

@@ -22,8 +22,9 @@ from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, St
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL, MAIN
 from analysis.style import name as arm
+from result_schema.bad_input import one_line_on_bad_input
 from result_schema.bench import OWN, TWO_LEVELS
-from result_schema.files import ROOT
+from result_schema.files import ROOT, there
 from result_schema.measures import SPLIT
 from symnoise.core import InputError, write_atomically, write_json
 from symnoise.plot.numbers import listed, number, with_interval
@@ -256,10 +257,8 @@ def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
     """Publish a run, if one is given, and write the tables."""
     if run is not None:
         PUBLISHED.mkdir(parents=True, exist_ok=True)
-        for name in ("ledger.json", "run.json"):
-            shutil.copy(run / name, PUBLISHED / name)
-        for name in PICTURES:
-            shutil.copy(run / "figures" / name, PUBLISHED / name)
+        for path in (run / "ledger.json", run / "run.json", *(run / "figures" / name for name in PICTURES)):
+            shutil.copy(there(path, "name the folder of a whole run of `python -m experiments.quick`"), PUBLISHED)
         publish_data(run, PUBLISHED)
     published = read_published()
     for page in PAGES:
@@ -268,4 +267,4 @@ def main(run: Annotated[Path | None, typer.Argument()] = None) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    one_line_on_bad_input(lambda: typer.run(main))

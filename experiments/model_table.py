@@ -27,6 +27,7 @@ import transformers
 import typer
 from torch import Tensor
 
+from result_schema.bad_input import one_line_on_bad_input
 from symnoise.core import InputError, generator, track, write_atomically
 from symnoise.curvature import HessianProducts, inner, random_probes
 from symnoise.curvature.taylor import UnsupportedOperation, taylor_quadratics
@@ -297,4 +298,4 @@ def main(output: Annotated[Path, typer.Option(help="Folder for models.csv and mo
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    one_line_on_bad_input(lambda: typer.run(main))

@@ -63,6 +63,18 @@ def test_a_program_that_is_stopped_says_so_and_closes_what_is_open(number, code,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_program_ends_with_a_line_on_bad_input() -> None:
+    """Those of the studies by their `command`; experiments.bench.process is a process of another program's."""
+    said = ("one_line_on_bad_input(", "run_command(", "study_command(")
+    ends = {
+        path: path.read_text(encoding="utf-8").partition('if __name__ == "__main__":')[2]
+        for room in ("experiments", "analysis")
+        for path in (ROOT / room).rglob("*.py")
+    }
+    plain = [path.name for path, end in ends.items() if end and not any(word in end for word in said)]
+    assert plain == ["process.py"]
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_a_study_with_an_unknown_column_is_not_read(name: str, tmp_path: Path) -> None:
     path = write_study(tmp_path, seeds=2, arms=("none", "uniform")) / f"{name}.parquet"

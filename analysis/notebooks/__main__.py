@@ -17,7 +17,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
 
-from symnoise.core import write_atomically
+from result_schema.bad_input import one_line_on_bad_input
+from symnoise.core import InputError, write_atomically
 
 FOLDER = Path(__file__).parent
 LIMIT = 3600  # seconds per cell, for busy machines; on 2 idle cores a whole notebook takes under 3 minutes
@@ -62,8 +63,12 @@ def small(encoded: str) -> str:
 
 
 def main(names: list[str]) -> int:
-    """Execute the chosen notebooks; the exit code."""
-    for path in sorted(FOLDER.glob("*.ipynb")):
+    """Execute the chosen notebooks, all without names; the exit code. Raises `InputError` if one is not there."""
+    known = sorted(FOLDER.glob("*.ipynb"))
+    for name in names:
+        if not any(path.name.startswith(name) for path in known):
+            raise InputError(f"no notebook begins with {name!r}; there are {', '.join(path.stem for path in known)}")
+    for path in known:
         if not names or path.name.startswith(tuple(names)):
             try:
                 print(f"{path.stem}: {execute(path):.0f} s")
@@ -74,4 +79,4 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    one_line_on_bad_input(lambda: sys.exit(main(sys.argv[1:])))
