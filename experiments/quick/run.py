@@ -26,7 +26,6 @@ from experiments.rows import first_usable
 from result_schema.quick import START, training_stage
 from symnoise.core import one_run_at_a_time, peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
-from symnoise.curvature.taylor import UnsupportedOperation
 from symnoise.data import Data, collate, encode_row, load_data
 from symnoise.models import EmbeddingLoss, LoadedModel, load_model
 from symnoise.noise import Noise
@@ -247,13 +246,10 @@ def validity(stages: Stages, settings: dict[str, Any], source: "Source") -> None
 
 
 def _smoothed(loss: EmbeddingLoss, alphas: list[float], draws: int, seed: int) -> SmoothedCurvature:
-    """Forms zᵀHz by Taylor mode, or by Hessian products where the model has an operation without a rule."""
+    """At the σ of each training α."""
     dim = loss.embeddings.shape[-1]
     sigmas = torch.stack([Noise.neftune(alpha).sigma(loss.lengths.cpu(), dim) for alpha in alphas])
-    try:
-        return smoothed_curvature(loss, sigmas, draws=draws, seed=seed, method="taylor")
-    except UnsupportedOperation:
-        return smoothed_curvature(loss, sigmas, draws=draws, seed=seed)
+    return smoothed_curvature(loss, sigmas, draws=draws, seed=seed)
 
 
 class Source:

@@ -1,5 +1,6 @@
 """Curvature at the size of the noise: C(σ) and T(σ), and how they depart from the Hessian."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from symnoise.curvature.loss import UNIT, Loss, random_probes, require_loss
 from symnoise.curvature.operators.differences import gradient
 from symnoise.curvature.operators.hessian import HessianProducts, differentiable, inner
 from symnoise.curvature.routing import told_of_rerouting
-from symnoise.curvature.taylor import taylor_quadratics
+from symnoise.curvature.taylor import UnsupportedOperation, taylor_quadratics
 from symnoise.models import EmbeddingLoss
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def smoothed_curvature(
     draws: int = 8,
     seed: int = 0,
     *,
-    method: str = "hvp",
+    method: str = "auto",
 ) -> SmoothedCurvature:
     """Curvature at the size of the noise: C(σ) and T(σ) of every example, for each σ.
 
@@ -114,8 +115,9 @@ def smoothed_curvature(
         noise: Law of z, standardised to unit variance: "uniform", "gaussian", "rademacher".
         draws: Number of z, each mirrored; an error of T needs two.
         seed: Random seed of the draws.
-        method: Method for zᵀHz: "hvp", one Hessian product per draw, or "taylor", one pass for all draws in a fraction
-            of the memory, for an `EmbeddingLoss` whose model has only operations with Taylor rules.
+        method: Method for zᵀHz: "taylor", one pass for all draws in a fraction of the memory, for an `EmbeddingLoss`
+            whose model has only operations with Taylor rules; "hvp", one Hessian product per draw; "auto", Taylor mode
+            or, with a warning that names the operation, Hessian products.
 
     Returns:
         C and T with standard errors over draws, and the draws themselves.
@@ -181,7 +183,17 @@ def _by_taylor(loss: Loss, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return base, inner(slope, slope), found.hessian
 
 
-_FORMS = {"hvp": _by_products, "taylor": _by_taylor}
+def _by_either(loss: Loss, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By Taylor mode where it is possible."""
+    if isinstance(loss, EmbeddingLoss):
+        try:
+            return _by_taylor(loss, Z)
+        except UnsupportedOperation as error:
+            warnings.warn(f"{error}; falling back to method='hvp'", stacklevel=3)
+    return _by_products(loss, Z)
+
+
+_FORMS = {"auto": _by_either, "hvp": _by_products, "taylor": _by_taylor}
 
 
 def finite_curvature(

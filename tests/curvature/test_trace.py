@@ -2,6 +2,7 @@ import sys
 import time
 import warnings
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from symnoise.curvature import (
     trace,
     trace_parts,
 )
-from symnoise.curvature.taylor import UnsupportedOperation
+from symnoise.curvature.taylor import UnsupportedOperation, taylor_quadratics
 from symnoise.models import EmbeddingLoss
 from tests.quadratic import Quadratic
 from tests.text import batch, lifted, loss_of
@@ -220,6 +221,29 @@ def test_smoothing_by_taylor_mode_and_in_batches_is_the_same() -> None:
         smoothed_curvature(Quadratic(), sigmas, method="tailor")
     with pytest.raises(InputError, match="needs an EmbeddingLoss"):
         smoothed_curvature(Quadratic(), sigmas, method="taylor")
+
+
+def test_smoothing_by_auto_takes_taylor_mode_or_products_with_a_warning(
+    monkeypatch,
+) -> None:
+    loss, taken = loss_of("llama"), []
+
+    def counted(*arguments: Any, **options: Any) -> object:
+        taken.append(1)
+        return taylor_quadratics(*arguments, **options)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise UnsupportedOperation("aten.fancy")
+
+    by_products = smoothed_curvature(loss, 0.1, draws=2, method="hvp")
+    monkeypatch.setattr(sys.modules["symnoise.curvature.smoothing"], "taylor_quadratics", counted)
+    torch.testing.assert_close(smoothed_curvature(loss, 0.1, draws=2).forms, by_products.forms, rtol=1e-5, atol=1e-5)
+    assert taken == [1]
+    monkeypatch.setattr(sys.modules["symnoise.curvature.smoothing"], "taylor_quadratics", refuse)
+    with pytest.warns(UserWarning, match=r"aten\.fancy; .* falling back"):
+        assert torch.equal(smoothed_curvature(loss, 0.1, draws=2).forms, by_products.forms)
+    with pytest.raises(UnsupportedOperation, match=r"aten\.fancy"):
+        smoothed_curvature(loss, 0.1, draws=2, method="taylor")
 
 
 def test_finite_curvature_is_c_of_the_same_draws() -> None:

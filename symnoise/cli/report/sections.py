@@ -14,8 +14,6 @@ import torch
 from symnoise.cli.shared import Text, batches
 from symnoise.core import Estimate, track
 from symnoise.curvature import SmoothedCurvature, TraceParts, smoothed_curvature, trace_parts
-from symnoise.curvature.taylor import UnsupportedOperation
-from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.norms import layer_growth
 from symnoise.plot.results import layer_growth_frame, signal_to_noise_frame, smoothed_curvature_frame, trace_frame
@@ -78,7 +76,7 @@ def validity(text: Text, size: Size, seed: int) -> Record:
         loss = text.loss(ids)
         dim = loss.embeddings.shape[-1]
         sigmas = torch.stack([Noise.neftune(alpha).sigma(loss.lengths.cpu(), dim) for alpha in size.alphas])
-        found.append(_smoothed(loss, sigmas, size.draws, seed))
+        found.append(smoothed_curvature(loss, sigmas, draws=size.draws, seed=seed))
     joined = SmoothedCurvature.joined(found)
     at = size.alphas.index(ALPHA)
     passes = 2 * size.draws * len(size.alphas) * len(text)
@@ -89,14 +87,6 @@ def validity(text: Text, size: Size, seed: int) -> Record:
         "mean kept": _over(joined.pair[at].mean(0)),
         "cost": {"seconds": time.perf_counter() - started, "spent": spent, "units": passes},
     }
-
-
-def _smoothed(loss: EmbeddingLoss, sigmas: torch.Tensor, draws: int, seed: int) -> SmoothedCurvature:
-    """By Taylor mode, which is faster and takes less memory, where the model's operations all have rules."""
-    try:
-        return smoothed_curvature(loss, sigmas, draws=draws, seed=seed, method="taylor")
-    except UnsupportedOperation:
-        return smoothed_curvature(loss, sigmas, draws=draws, seed=seed)
 
 
 def noise(text: Text, size: Size, seed: int) -> Record:
