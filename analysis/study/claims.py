@@ -118,7 +118,7 @@ def associated(study: StudyTables, runs: pd.DataFrame, where: str) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Quality:
     """A measure of quality at the end. frame: run, setting (arm and α), arm, alpha, seed, curvature, value, quality
     and, for scores of replies, length. given: "length" there, else ""."""
 
@@ -144,13 +144,13 @@ class Outcome:
 
 
 @lru_cache(maxsize=64)  # the ledger and the table of associations ask for the same
-def plain_outcomes(study: StudyTables, setting: str, quantity: str) -> tuple[Outcome, ...]:
+def plain_outcomes(study: StudyTables, setting: str, quantity: str) -> tuple[Quality, ...]:
     """`outcomes` of a setting's runs without the arm with a curvature penalty."""
     runs = study.runs[(study.runs.setting == setting) & (study.runs.arm != ODD_ONE_OUT)]
     return tuple(outcomes(measurements(study), runs, quantity))
 
 
-def outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Outcome]:
+def outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Quality]:
     """Every measure of quality at the end.
 
     quantity: the measure of curvature. A diverged run has quality −∞ if its curvature is known, and is left out if not.
@@ -165,7 +165,7 @@ def outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[
             own = ended[(ended.measure == given) & (ended.decoding == decoding)].set_index("run").value
             frame = frame.assign(length=own.reindex(frame.run).to_numpy())
         if len(frame) > 2:  # fewer have no correlation
-            found.append(Outcome(str(measure), str(decoding), frame, given))
+            found.append(Quality(str(measure), str(decoding), frame, given))
     return found
 
 

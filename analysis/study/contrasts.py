@@ -57,7 +57,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmRuns:
     """The runs of an arm at one α: their names and seeds, and whether they diverged."""
 
     runs: tuple[Any, ...] = ()
@@ -65,15 +65,15 @@ class Arm:
     diverged: tuple[bool, ...] = ()
 
 
-Arms = Mapping[str, Mapping[float, Arm]]  # by name and α, which is NaN for an arm without one
+Arms = Mapping[str, Mapping[float, ArmRuns]]  # by name and α, which is NaN for an arm without one
 Values = Mapping[Any, float]  # by run
 
 
 def arms_of(runs: pd.DataFrame) -> Arms:
     """The arms of the runs of one model and data set."""
-    found: dict[str, dict[float, Arm]] = {}
+    found: dict[str, dict[float, ArmRuns]] = {}
     for _, own in runs.groupby(["arm", "alpha"], sort=False, dropna=False):
-        arm = Arm(tuple(own.run), tuple(own.seed), tuple(own.status == "diverged"))
+        arm = ArmRuns(tuple(own.run), tuple(own.seed), tuple(own.status == "diverged"))
         found.setdefault(own.arm.iloc[0], {})[own.alpha.iloc[0]] = arm
     return found
 
@@ -101,7 +101,7 @@ def pair_up(arms: Arms, values: Values, first: str, second: str, alpha: float, w
 def _side(arms: Arms, values: Values, arm: str, alpha: float) -> tuple[NDArray[Any], ...]:
     """Seed, whether the run diverged, and value, of each run of the arm; an arm without α has the same at each."""
     at = arms.get(arm, {})
-    own = next(iter(at.values()), Arm()) if arm in PLAIN else at.get(alpha, Arm())
+    own = next(iter(at.values()), ArmRuns()) if arm in PLAIN else at.get(alpha, ArmRuns())
     found = np.array([values.get(run, np.nan) for run in own.runs], float)
     return np.array(own.seeds, int), np.array(own.diverged, bool), found
 

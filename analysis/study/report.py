@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.intervals import PERCENT
 from analysis.ledger import groups, headline, write_ledger
 from analysis.page import drawn, not_drawn, write_page
-from analysis.study.claims import ODD_ONE_OUT, Outcome, outcome_ledger, outcomes, plain_outcomes
+from analysis.study.claims import ODD_ONE_OUT, Quality, outcome_ledger, outcomes, plain_outcomes
 from analysis.study.contrasts import LEVEL, contrasts, plan
 from analysis.study.costs import by_arm, costs
 from analysis.study.data import StudyTables, measurements, notices, read_study
@@ -150,7 +150,7 @@ def associated(study: StudyTables) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def _outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Outcome]:
+def _outcomes(measured: pd.DataFrame, runs: pd.DataFrame, quantity: str) -> list[Quality]:
     """`outcomes` of a quantity; for reply length, only the scores of the same replies."""
     if quantity != "length":
         return outcomes(measured, runs, quantity)

@@ -26,7 +26,7 @@ from symnoise.cli.shared import (
 from symnoise.core import Estimate, peak_rss_mib, plus_minus, student_t, unknown
 from symnoise.core.batch_records import BatchRecords
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
-from symnoise.curvature.estimators.targets import Targets
+from symnoise.curvature.estimators.targets import ErrorTargets
 from symnoise.curvature.estimators.two_levels import TWO_LEVELS
 from symnoise.curvature.options import Options
 from symnoise.curvature.taylor.memory import chunk_size, memory_estimate, memory_limit
@@ -133,8 +133,8 @@ def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardT
     }
 
 
-def _targets(options: dict[str, Any]) -> Targets:
-    return Targets(options["rtol"], options["atol"], options["sign"])
+def _targets(options: dict[str, Any]) -> ErrorTargets:
+    return ErrorTargets(options["rtol"], options["atol"], options["sign"])
 
 
 def _memory_line(text: Text, runs: list[range], estimator: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import torch
 from symnoise.core import InputError, unknown
 from symnoise.curvature.estimators.columns import LEAST
 from symnoise.curvature.estimators.sampler import ESTIMATORS, Sampler
-from symnoise.curvature.estimators.targets import Targets
+from symnoise.curvature.estimators.targets import ErrorTargets
 from symnoise.curvature.estimators.two_levels import COARSE, TWO_LEVELS
 
 DIRECTIONS = ("rademacher", "gaussian", "orthogonal")
@@ -36,9 +36,9 @@ class Options:
         return Sampler(self.probes, self.seed, self.directions, self.derivatives)
 
     @property
-    def targets(self) -> Targets:
+    def targets(self) -> ErrorTargets:
         """The standard errors aimed at."""
-        return Targets(self.rtol, self.atol, self.sign)
+        return ErrorTargets(self.rtol, self.atol, self.sign)
 
     @property
     def derivatives(self) -> torch.dtype | None:

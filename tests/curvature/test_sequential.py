@@ -6,7 +6,7 @@ import torch
 from symnoise.core import Estimate, InputError, generator
 from symnoise.curvature import gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.sampler import Sampler
-from symnoise.curvature.estimators.targets import Targets
+from symnoise.curvature.estimators.targets import ErrorTargets
 from symnoise.curvature.estimators.two_stages import needed, two_stages
 from tests.quadratic import Quadratic
 from tests.text import loss_of
@@ -25,7 +25,7 @@ def in_two_stages(seed: int) -> Estimate:
     return two_stages(
         lambda first, count: Estimate.from_draws(sample[first : first + count]),
         PROBES,
-        Targets(RTOL),
+        ErrorTargets(RTOL),
         400,
         lambda e: e,
     )
@@ -103,12 +103,14 @@ def test_orthogonal_blocks_go_on_through_the_chunks() -> None:
 def test_what_it_takes() -> None:
     """Whichever is less: the mean over examples or each of them; and more where the pilot's error is less known."""
     same = Estimate(torch.tensor([1.0, 1.0]).double(), torch.tensor([0.4, 0.4]).double(), count=8, dof=1e9)
-    assert needed(same, Targets(0.1))[0] == pytest.approx(8 * 16 / 2, rel=1e-3)
+    assert needed(same, ErrorTargets(0.1))[0] == pytest.approx(8 * 16 / 2, rel=1e-3)
     opposed = Estimate(torch.tensor([1.0, -1.0]).double(), torch.tensor([0.4, 0.4]).double(), count=8, dof=1e9)
-    assert needed(opposed, Targets(0.1))[0] == pytest.approx(8 * 16, rel=1e-3)
+    assert needed(opposed, ErrorTargets(0.1))[0] == pytest.approx(8 * 16, rel=1e-3)
     vague = Estimate(opposed.value, opposed.stderr, count=8, dof=7)
-    assert needed(vague, Targets(0.1))[0] == pytest.approx(8 * 16 * 7 / 3.822, rel=1e-3)  # χ²_7 has 20 % below 3.822
-    assert needed(Estimate.exact(torch.tensor([0.0, 2.0]), count=8), Targets(0.1))[0] == 0
+    assert needed(vague, ErrorTargets(0.1))[0] == pytest.approx(
+        8 * 16 * 7 / 3.822, rel=1e-3
+    )  # χ²_7 has 20 % below 3.822
+    assert needed(Estimate.exact(torch.tensor([0.0, 2.0]), count=8), ErrorTargets(0.1))[0] == 0
 
 
 def pilot(values: list[float], errors: list[float]) -> Estimate:
@@ -118,15 +120,21 @@ def pilot(values: list[float], errors: list[float]) -> Estimate:
 @pytest.mark.parametrize(
     ("values", "errors", "targets", "wanted", "why"),
     [
-        ([10.0], [2.0], Targets(rtol=0.1, atol=0.5), 8 * 4, "rtol"),
-        ([0.1], [2.0], Targets(rtol=0.1, atol=0.5), 8 * 16, "atol"),
-        ([-10.0], [2.0], Targets(sign=True), 8 * (0.2 * 2.8016) ** 2, "sign"),  # 1.960 + 0.842 standard errors from 0
-        ([0.1], [2.0], Targets(atol=0.5, sign=True), 8 * 16, "atol"),
-        ([10.0, 0.0], [0.4, 0.3], Targets(rtol=0.1, atol=0.01), 8 * 0.25, "rtol"),  # the mean, 5 ± 0.25
-        ([10.0, -10.0, 0.0], [1.0, 1.0, 0.01], Targets(rtol=0.1, atol=0.01), 8, "atol, rtol"),  # each by its own
+        ([10.0], [2.0], ErrorTargets(rtol=0.1, atol=0.5), 8 * 4, "rtol"),
+        ([0.1], [2.0], ErrorTargets(rtol=0.1, atol=0.5), 8 * 16, "atol"),
+        (
+            [-10.0],
+            [2.0],
+            ErrorTargets(sign=True),
+            8 * (0.2 * 2.8016) ** 2,
+            "sign",
+        ),  # 1.960 + 0.842 standard errors from 0
+        ([0.1], [2.0], ErrorTargets(atol=0.5, sign=True), 8 * 16, "atol"),
+        ([10.0, 0.0], [0.4, 0.3], ErrorTargets(rtol=0.1, atol=0.01), 8 * 0.25, "rtol"),  # the mean, 5 ± 0.25
+        ([10.0, -10.0, 0.0], [1.0, 1.0, 0.01], ErrorTargets(rtol=0.1, atol=0.01), 8, "atol, rtol"),  # each by its own
     ],
 )
-def test_the_loosest_target_counts_and_is_named(values, errors, targets: Targets, wanted: float, why: str) -> None:
+def test_the_loosest_target_counts_and_is_named(values, errors, targets: ErrorTargets, wanted: float, why: str) -> None:
     assert needed(pilot(values, errors), targets) == (pytest.approx(wanted, rel=1e-3), why)
 
 
@@ -155,8 +163,8 @@ def test_a_known_sign_is_known_about_as_often_as_it_should() -> None:
 
 
 def test_targets_say_what_they_are_in_words() -> None:
-    assert str(Targets(0.1, 2.0)) == "rtol=0.1 or atol=2" and str(Targets(sign=True)) == "a known sign"
-    assert not Targets() and Targets(sign=True) and Targets(atol=1.0)
+    assert str(ErrorTargets(0.1, 2.0)) == "rtol=0.1 or atol=2" and str(ErrorTargets(sign=True)) == "a known sign"
+    assert not ErrorTargets() and ErrorTargets(sign=True) and ErrorTargets(atol=1.0)
 
 
 def test_the_most_probes_are_kept_to_with_a_warning() -> None:
@@ -172,7 +180,7 @@ def test_a_pilot_that_finds_nothing_asks_for_no_number_of_probes() -> None:
     with pytest.warns(
         RuntimeWarning, match=r"rtol=0.1 cannot be aimed at, since the pilot of 4 probes found 0"
     ) as seen:
-        two_stages(flat, 4, Targets(0.1), 16, lambda e: e)
+        two_stages(flat, 4, ErrorTargets(0.1), 16, lambda e: e)
     assert "inf" not in str(seen[0].message)
 
 

@@ -16,7 +16,7 @@ KNOWN_SIGN = 1 / float(ndtri(0.975) + ndtri(ASSURANCE))
 
 
 @dataclass(frozen=True)
-class Targets:
+class ErrorTargets:
     """The standard errors aimed at; of several targets the loosest counts. False if there is none.
 
     rtol: stderr ≤ rtol·|value|, out of reach where the value is near 0.

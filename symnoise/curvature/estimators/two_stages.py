@@ -9,7 +9,7 @@ import torch
 from scipy.special import chdtri
 
 from symnoise.core import Estimate, InputError
-from symnoise.curvature.estimators.targets import ASSURANCE, Targets
+from symnoise.curvature.estimators.targets import ASSURANCE, ErrorTargets
 
 
 @runtime_checkable
@@ -23,7 +23,7 @@ Result = TypeVar("Result", bound=_Noting)
 def two_stages(
     measure: Callable[[int, int], Any],
     probes: int,
-    targets: Targets,
+    targets: ErrorTargets,
     max_probes: int,
     of: Callable[[Result], Estimate],
     plan: Callable[[Any], tuple[Estimate, Callable[[int, int], Result]]] | None = None,
@@ -74,7 +74,7 @@ def _warn(what: str, reached: Estimate) -> None:
     )
 
 
-def needed(pilot: Estimate, targets: Targets) -> tuple[float, str]:
+def needed(pilot: Estimate, targets: ErrorTargets) -> tuple[float, str]:
     """Number of probes that meet a target for the mean over examples or for every example, and which target that is.
 
     Whichever takes fewer; examples may differ in the target that they meet. Standard errors are assumed to fall as
@@ -88,7 +88,7 @@ def needed(pilot: Estimate, targets: Targets) -> tuple[float, str]:
     return pilot.count * min(every, together), mean_why if together <= every else each_why
 
 
-def _excess(pilot: Estimate, targets: Targets) -> tuple[float, str]:
+def _excess(pilot: Estimate, targets: ErrorTargets) -> tuple[float, str]:
     """The largest standard error in units of its target, the loosest of those given; and the targets that are used."""
     errors = targets.errors(pilot.value)
     allowed, loosest = torch.stack(list(errors.values())).max(0)
