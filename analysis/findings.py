@@ -3,6 +3,7 @@
 The README has the answers and a table of studies, docs/results.md all of it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,24 +16,30 @@ from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
 from result_schema.study import LARGEST_MARGIN, dials_of
 from symnoise.plot.numbers import fixed, listed, number, with_interval
-from symnoise.theory import counts
+from symnoise.theory import LEVEL, counts
 from symnoise.theory.ledger import slug, verdict
 
 STUDY = "micro"  # the study with all arms
 ALPHAS = (5, 10, 15)  # the training α
-QUOTED = {"micro": 15.0, "smollm2": 10.0}  # α of the variance budgets that are quoted: that of the model's studies
+# Variance budget -> α that is quoted, that of the model's studies; and the model in words.
+QUOTED = {"micro": 15.0, "smollm2": 10.0}
+_MODELS = {"micro": "small Llama of `mirror`", "smollm2": "SmolLM2"}
 # study -> model and data in words, and its single draw: what noise does depends on them.
 REGIMES = {
     "transfer": ("Small Llama pretrained on conversations, fine-tuned on instructions", "rademacher"),
     "mirror": ("Small Llama pretrained on rows like those that it is fine-tuned on", "rademacher"),
-    "dials": ("The same, by weights of the two parts", "dials-1-1"),
-    "dials-one-pass": ("The same, rows seen once", "dials-1-1"),
+    "dials": ("The first of its seeds, with the parts apart", "dials-1-1"),
+    "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),
+    "micro": ("Small Llama with smaller embeddings, so that noise is larger beside them", "uniform"),
+    "micro-one-pass": ("The same model, rows seen once", "uniform"),
     "smollm2-mirror": ("SmolLM2 on Alpaca", "uniform"),
 }
+REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study before it
 ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alone
 ENDS = ("clean training loss", "held-out loss", "tr G")
 HELD_OUT, CURVED = ENDS[1:]
 PER = 1000  # held-out losses in the README's table are in thousandths of a nat
+SIGNIFICANT = 0.05  # Holm's p of an endpoint
 
 _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
@@ -59,41 +66,47 @@ class Finding:
 
 def findings(published: Published) -> list[Finding]:
     """What noise does, what the mirror adds, what curvature has to do with it; nothing on studies not yet run."""
-    study = published.mechanism.get
+    found = every(published)
+    study = found.get
     made = [
-        _noise(published.mechanism),
-        _parts(published.mechanism),
-        _mirror(published.mechanism),
+        _noise(found),
+        _parts(found),
+        _mirror(found),
+        _stopped(found),
         _diffusion(published),
         _of(_adamw_in_parts, study("divisor")),
         _of(_law_or_size, study("scale")),
         _of(_wrong_labels, study("micro-r-flips")),
         _validity(published.rows, published.slopes),
-        _of(_penalty, published.studies.get(STUDY)),
+        _of(_penalty, study(STUDY)),
         _of(_length, published.length),
     ]
     return [finding for finding in made if finding]
 
 
-def regimes(found: Mapping[str, StudyResults | None]) -> str:
-    """A table of studies: what fine-tuning itself does to the held-out loss, what noise and its parts change there, and
-    the same for tr G; "" if none has been run."""
-    parts = []
-    for measure, unit, times in ((HELD_OUT, "10⁻³ nats", PER), (CURVED, "", 1)):
-        heads = ["by fine-tuning"] if measure == HELD_OUT else []
-        heads += ["one draw − none", "its odd part − none", "SymNoise − none", "SymNoise − two draws"]
-        lines = []
-        for name, (where, draw) in REGIMES.items():
-            if (study := found.get(name)) is None:
-                continue
-            pairs = [(draw, "none"), (ODD, "none"), ("symnoise", "none"), *MIRRORED]
-            cells = [_cell(_end(study, *pair).get(measure), times) for pair in pairs]
-            own = [_cell({"mean": _by_training(study)}, times)] if measure == HELD_OUT else []
-            lines.append([f"{where} (`{name}`)", *own, *cells])
-        if lines:
-            shown = [f"Δ {measure}{', ' if unit else ''}{unit}", *heads]
-            parts.append("\n".join(map(_line, [shown, ["---"] * len(shown), *lines])))
-    return "\n\n".join(parts)
+def every(published: Published) -> dict[str, StudyResults | None]:
+    """All studies with several seeds, by name."""
+    return published.studies | published.mechanism
+
+
+def regimes(found: Mapping[str, StudyResults | None], measure: str) -> str:
+    """A table of studies: the held-out loss, or tr G, without noise, and what noise and its parts change there; "" if
+    none has been run."""
+    times, unit = (PER, ", 10⁻³ nats") if measure == HELD_OUT else (1, "")
+    itself = "by fine-tuning (at its lowest)" if measure == HELD_OUT else "without noise"
+    lines = []
+    for name, (where, draw) in REGIMES.items():
+        if (study := found.get(name)) is None:
+            continue
+        pairs = [(draw, "none"), (ODD, "none"), ("symnoise", "none"), *MIRRORED]
+        rows = [_end(study, *pair).get(measure) for pair in pairs]
+        seeds = max(int(row["pairs"]) for row in rows if row)
+        own = _by_training(study) if measure == HELD_OUT else number(_mean_without_noise(study, measure), 2)
+        facts = f"`{name}`, α = {study.facts['alpha']:g}, {seeds} seeds"
+        lines.append([f"{where} ({facts})", own, *(_cell(row, times) for row in rows)])
+    heads = ["one draw − none", "its odd part − none", "SymNoise − none", "SymNoise − two draws"]
+    shown = [f"Δ {measure}{unit}", itself, *heads]
+    return "\n".join(map(_line, [shown, ["---"] * len(shown), *lines])) if lines else ""
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -101,17 +114,26 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(row: Mapping[Any, Any] | None, times: int) -> str:
-    """A difference with its interval if it has one, in units of 1/times; an en dash where it has not been measured."""
+    """A difference with its interval, in units of 1/times, with a dagger where Holm's correction takes its
+    significance; an en dash where it has not been measured."""
     if row is None:
         return "–"
-    scaled = {key: times * row[key] for key in ("mean", "low", "high") if key in row}
-    return with_interval(scaled) if "low" in scaled else number(scaled["mean"], 2)
+    taken = _word(row) == UNCLEAR and _leaves_out_0(row)
+    return with_interval({key: times * row[key] for key in ("mean", "low", "high")}) + " †" * taken
 
 
-def _by_training(study: StudyResults) -> float:
-    """The held-out loss at the end without noise, minus that before training; mean over seeds."""
-    means = study.tables["arms"].query("arm == 'none' and when == 'end' and measure == @HELD_OUT")
-    return float(means["mean"].iloc[0]) - study.untrained.loss if study.untrained and len(means) else float("nan")
+def _by_training(study: StudyResults) -> str:
+    """The held-out loss without noise at the end (and at the lowest of each run), minus that before training, in
+    thousandths; means over seeds."""
+    before = study.untrained.loss if study.untrained else float("nan")
+    end, best = (fixed(PER * (_mean_without_noise(study, HELD_OUT, when) - before), 0) for when in ("end", "best"))
+    return f"{end} ({best})"
+
+
+def _mean_without_noise(study: StudyResults, measure: str, when: str = "end") -> float:
+    """NaN where it was not measured."""
+    means = study.tables["arms"].query("arm == 'none' and when == @when and measure == @measure")
+    return float(means["mean"].iloc[0]) if len(means) else float("nan")
 
 
 def _of(tell: Callable[[Any], Finding | None], found: Any) -> Finding | None:
@@ -124,7 +146,7 @@ def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
     for name, (where, draw) in REGIMES.items():
         study = found.get(name)
         shown = [(draw, "none"), ("symnoise", "none")]
-        if study is None or not (part := _side_by_side(study, shown, HELD_OUT, CURVED)):
+        if study is None or name == REPEATED or not (part := _side_by_side(study, shown, HELD_OUT, CURVED)):
             continue
         draws[name], pairs[name] = (_end(study, *pair) for pair in shown)
         before = study.untrained
@@ -135,9 +157,36 @@ def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
         )
     if not said:
         return None
-    answer = _by_two({"one draw": draws, "SymNoise": pairs})
     lead = "One draw minus no noise, then SymNoise minus no noise:"
-    return Finding("What does noise do?", answer, tuple(said), lead)
+    return Finding("What does noise do?", _by_two({"one draw": draws, "SymNoise": pairs}), tuple(said), lead)
+
+
+def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
+    """One draw, SymNoise and the mirror at each run's lowest held-out loss, where training lowers it at all."""
+    compared: dict[str, dict[str, Rows]] = {"one draw": {}, "SymNoise": {}, "the mirror": {}}
+    said, unused = [], []
+    for name, (_, draw) in REGIMES.items():
+        study, shown = found.get(name), [(draw, "none"), ("symnoise", "none"), *MIRRORED]
+        if study is None or name == REPEATED:
+            continue
+        if study.untrained and 2 * study.untrained.best > study.untrained.runs:
+            unused.append(f"`{name}`")
+            continue
+        rows = [_contrasts(study, *pair, "best") for pair in shown]
+        if all(HELD_OUT in row for row in rows):
+            for kind, row in zip(compared, rows, strict=True):
+                compared[kind][name] = row
+            said.append(f"Study `{name}`: {listed([with_interval(row[HELD_OUT]) for row in rows])} nats.")
+    if not said:
+        return None
+    parts = [f"by {kind} {_signs(rows, HELD_OUT)}" for kind, rows in compared.items()]
+    answer = f"At the lowest held-out loss of each run: {'; '.join(parts)}."
+    answer += f" In {listed(unused)} the untrained model is best, so stopping early is not training." if unused else ""
+    lead = (
+        "Δ held-out loss at each run's lowest, chosen on the rows on which it is reported: one draw minus no noise, "
+        "SymNoise minus no noise, SymNoise minus two draws."
+    )
+    return Finding("And with early stopping?", answer, tuple(said), lead)
 
 
 def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -153,14 +202,17 @@ def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
         )
     if not said:
         return None
+    twice = {}
     for name in ("transfer-dials", "dials", "dials-one-pass"):
         study, shown = found.get(name), [("dials-2-0", "none"), ("dials-0-3", "none")]
         if study is not None and (part := _side_by_side(study, shown, HELD_OUT, CURVED)):
+            twice[name] = _end(study, *shown[0])
             said.append(
                 f"Twice the even part, then three times the odd part (study `{name}`, {part['seeds']} seeds): Δ "
                 f"held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}."
             )
     answer = _by_two({"the even part alone": evens, "the odd part alone": odds})
+    answer += f" Held-out loss by twice the even part: {_signs(twice, HELD_OUT)}." if twice else ""
     lead = "The even part alone, then the odd part alone, minus no noise, in the small Llama:"
     return Finding("Which part of a draw does it?", answer, tuple(said), lead)
 
@@ -170,16 +222,16 @@ def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
     rows, said = {}, []
     for name in REGIMES:
         study = found.get(name)
-        if study is None or not (part := _side_by_side(study, MIRRORED, *ENDS)):
+        if study is None or not _side_by_side(study, MIRRORED, HELD_OUT, CURVED):
             continue
-        rows[name] = _end(study, *MIRRORED[0])
-        losses = f"Δ training loss = {part[ENDS[0]]} nats, Δ held-out loss = {part[HELD_OUT]} nats"
-        said.append(f"Study `{name}`, {part['seeds']} seeds: {losses}, Δ tr G = {part[CURVED]}.")
+        own = rows[name] = _end(study, *MIRRORED[0])
+        parts = [f"Δ {_plain(m)} = {with_interval(own[m])}{' nats' * (m != CURVED)}" for m in ENDS if m in own]
+        said.append(f"Study `{name}`, {int(own[CURVED]['pairs'])} seeds: {', '.join(parts)}.")
     if not rows:
         return None
     answer = f"Against two independent draws, which cost the same: {_answer(rows, *ENDS)}."
     near = found.get("neighbours")
-    lead = "SymNoise minus two independent draws (training loss on the same rows without noise):"
+    lead = "SymNoise minus two independent draws (training loss on the same rows without noise, where measured):"
     told = (*said, *filter(None, [_neighbours(near) if near else ""]))
     return Finding("What does the mirror add?", answer, told, lead)
 
@@ -203,13 +255,13 @@ RATES = ("", "-rate-2", "-rate-4")
 
 def _diffusion(published: Published) -> Finding | None:
     """Whether the mirror acts through noise in the gradient: by learning rate, by batch size, and beside batches."""
-    said, growth = [], {}
+    said, growth = [], []
     for name, optimiser in RATED.items():
         study, pairs = published.mechanism.get(name), [("symnoise" + at, "rademacher" + at) for at in RATES]
         if study is None or not (part := _side_by_side(study, pairs, *ENDS[:2])):
             continue
         slow, fast = (_end(study, *pair)[ENDS[0]] for pair in (pairs[0], pairs[-1]))
-        growth[f"{optimiser}, `{name}`"] = _larger(fast, slow)
+        growth.append(f"{number(fast['mean'] / slow['mean'], 2)} times as large by {optimiser} (`{name}`)")
         said.append(
             f"By {optimiser} (study `{name}`): Δ training loss = {part[ENDS[0]]} nats; Δ held-out loss = "
             f"{part[HELD_OUT]} nats ({part['seeds']} seeds)."
@@ -224,18 +276,11 @@ def _diffusion(published: Published) -> Finding | None:
     told = [*filter(None, [_variance(published.budgets), _batches(batches) if batches else ""]), *said]
     if not told:
         return None
-    how = [f"{how} ({by})" for by, how in growth.items()]
-    answer = how and (
-        "Noise in the gradient would do four times as much at four times the learning rate, with a quarter of the "
-        f"steps. There the mirror changes the training loss {listed(how)}."
+    answer = growth and (
+        "If the difference between SymNoise and one draw came from noise in the gradient, it would be 4 times as large "
+        f"at 4 times the learning rate with a quarter of the steps. In training loss it is {listed(growth)}."
     )
     return Finding("Is it gradient noise?", answer or "No learning rates have been compared.", tuple(told))
-
-
-def _larger(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> str:
-    """Whether `one` is further from 0 than `other`, by intervals that do not overlap."""
-    (low, high), (least, most) = (sorted((abs(row["low"]), abs(row["high"]))) for row in (one, other))
-    return "more" if low > most else "less" if high < least else "as much, within error"
 
 
 def _batches(study: StudyResults) -> str:
@@ -260,7 +305,7 @@ def _variance(found: Budgets | None) -> str:
         at = own[own.alpha == QUOTED[str(run)]]
         ends = at.iloc[[0, -1]].drop_duplicates("when").rename(columns={"value": "mean"}).to_dict("records")
         values = " and ".join(f"{with_interval(row)} at the {row['when']}" for row in ends)
-        said.append(f"{values} of training ({run}, α = {QUOTED[str(run)]:g})")
+        said.append(f"{values} of training ({_MODELS[str(run)]}, α = {QUOTED[str(run)]:g})")
     return (
         "On the gradient’s variance a pair acts like a batch larger by at most 1 + ρ, and costs as much as one twice "
         f"as large; ρ is {listed(said)}."
@@ -277,16 +322,22 @@ def _adamw_in_parts(study: StudyResults) -> Finding | None:
         return None
     said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
     larger, steadier = (
-        _answer({f"{first} − {second}": _end(study, first, second) for first, second in pairs}, *measures)
+        _signs({f"{first} − {second}": _end(study, first, second) for first, second in pairs}, HELD_OUT)
         for pairs in (divisor, steps)
     )
+    whole = _end(study, "symnoise", "rademacher")[measures[0]]["mean"]
+    shares = sorted(100 * _end(study, *pair)[measures[0]]["mean"] / whole for pair in divisor)
     told = (
-        "AdamW divides by the gradient's root mean square, which noise enlarges. From one draw to a mirrored pair in "
-        f"the size of that divisor alone (with gradients of one draw, then of the pair): {said[0]}.",
+        "From one draw to a mirrored pair in the size of the divisor alone (with gradients of one draw, then of the "
+        f"pair): {said[0]}.",
         "In the gradients, and the pattern of the divisor with them (at one draw's size, then at the pair's): "
         f"{said[1]} ({parts[0]['seeds']} seeds).",
     )
-    answer = f"From one draw to a pair, by the size of its divisor: {larger}; by its gradients: {steadier}."
+    answer = (
+        "AdamW divides a step by the gradient's root mean square, which a draw's odd part enlarges. That size makes "
+        f"{shares[0]:.0f} to {shares[1]:.0f} % of what SymNoise changes in training loss against one draw. Held-out "
+        f"loss: by the size of the divisor {larger}; by the gradients {steadier}."
+    )
     return Finding("By which part of AdamW?", answer, told)
 
 
@@ -304,8 +355,9 @@ def _law_or_size(study: StudyResults) -> Finding | None:
     equal = "equal" if found == {"holds"} else "not shown to be equal"
     larger = _answer({"": _end(study, "gaussian-raw", "uniform")}, *measures)
     answer = (
-        f"The raw Gaussian and uniform noise of the same variance: {equal} to within {100 * LARGEST_MARGIN:g} % of "
-        f"what uniform noise changes. At the same α the Gaussian has three times the variance: {larger}."
+        "Gaussian noise of NEFTune's α without calibration, and uniform noise of the same variance: "
+        f"{equal} to within {100 * LARGEST_MARGIN:g} % of what uniform noise changes. Against uniform noise of the "
+        f"same α, a third of the variance: {larger}."
     )
     told = (
         "The raw Gaussian minus uniform noise of the same variance: Δ training loss = "
@@ -322,13 +374,13 @@ def _wrong_labels(study: StudyResults) -> Finding | None:
         return None
     share = study.facts["settings"]["training"]["flips"]
     noise, mirror = (_answer({"": _end(study, *pair)}, *measures) for pair in pairs)
-    where = f"{100 * share:g} % of the target tokens are random"
+    where = f"{100 * share:g} % of the target tokens are random (α = {study.facts['alpha']:g})"
     told = (
-        f"Where {where}, at α = {study.facts['alpha']:g}: Δ held-out loss = {said[HELD_OUT]} nats, Δ training loss = "
-        f"{said[ENDS[0]]} nats, for one draw minus no noise and SymNoise minus two draws ({said['seeds']} seeds).",
+        f"Where {where}, which the training loss counts too: Δ held-out loss = {said[HELD_OUT]} nats, Δ training loss "
+        f"= {said[ENDS[0]]} nats, for one draw minus no noise and SymNoise minus two draws ({said['seeds']} seeds).",
     )
-    answer = f"Where {where}: by one draw {noise}; by the mirror {mirror}."
-    return Finding("Does noise help against wrong labels?", answer, told)
+    answer = f"Where {where}, one draw: {noise}. The mirror: {mirror}."
+    return Finding("What does noise do with wrong labels?", answer, told)
 
 
 def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None:
@@ -336,10 +388,11 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     slopes = [found.get(f"V1.slope.alpha={alpha:g}") for alpha in ALPHAS]
     if None in slopes:
         return None
-    numbers = ", ".join(fixed(row["measured"], 2) for row in slopes if row)
+    shown = [f"{with_interval(row | {'mean': row['measured']})}, {row['verdict']}" for row in slopes if row]
     answer = (
-        f"The remaining share of large curvature (attenuation slope) is {numbers} at α = "
-        f"{', '.join(map(str, ALPHAS))} (SmolLM2, texts like these); the quadratic theory predicts 1."
+        "The remaining share of large curvature (attenuation slope) should be 1; at α = "
+        f"{listed([str(alpha) for alpha in ALPHAS])} it is {'; '.join(shown)} (SmolLM2; {100 * LEVEL:g} % intervals "
+        "for texts like these, verdicts to within 10 %)."
     )
     ratios = [found.get(f"V1.ratio-of-means.alpha={alpha:g}") for alpha in ALPHAS]
     unknown = all(row is not None and None in (row["low"], row["high"]) for row in ratios)
@@ -376,41 +429,65 @@ def _penalty(study: StudyResults) -> Finding | None:
     pairs = int(study.tables["contrasts"].pairs.max())
     where = f"study `{study.facts['name']}`, α = {study.facts['alpha']:g}, {pairs} paired seeds"
     told = (f"The penalty minus no noise ({where}): {changes} nats.",)
-    answer = f"By a penalty on tr H: {_answer({'': rows}, *measures)}. tr H is reported here as tr G + tr R."
+    before = {part: _mean_without_noise(study, part) for part in measures}
+    said = [f"{part} from {number(at, 2)} to {number(at + rows[part]['mean'], 2)}" for part, at in before.items()]
+    answer = f"A penalty on tr H takes {listed(said)} nats. So tr H is reported as tr G and the rest, tr R."
     return Finding("Is a lower tr H flatter?", answer, told)
 
 
 def _length(found: Length) -> Finding:
-    """The first pair's gain: as published, the least and the most that is left of it, and Z1's verdicts on it."""
-    gains = found.gains[found.gains.noisy == found.gains.noisy.iloc[0]].set_index("adjustment")
-    raw, adjusted = gains.loc["raw"], gains.drop("raw").sort_values("mean")
-    times = number(raw.characters_noisy / raw.characters_plain, 2)
-    ends = [adjusted.iloc[0], adjusted.iloc[-1]]
-    left = " to ".join(f"{with_interval(end.to_dict())} ({WORDS[str(end.name)]})" for end in ends)
-    verdicts = counts([row for row in found.rows if slug(raw.noisy) in row["key"]])
-    said = ", ".join(f"{_BY[word]} {n}" for word, n in verdicts.items() if n)
-    least, most, points = (fixed(end["mean"], 1) for end in (*ends, raw))
-    answer = (
-        f"Of {points} points in AlpacaEval’s public preferences (LLaMA-1-7B, Alpaca), with replies {times} times as "
-        f"long and decoded in another way, {least} to {most} are left at equal length, by adjustment. That at most "
-        f"half is left (Z1) {said} of {len(adjusted)}."
-    )
-    told = (f"It is {with_interval(raw.to_dict())} points as published; at equal length {left}.",)
-    return Finding("Is NEFTune's gain at 7B one of length?", answer, told)
+    """Each pair's gain: as published, the least and the most that is left of it, and Z1's verdicts on it."""
+    answers, told = [], []
+    for noisy, own in found.gains[found.gains.role == "pair"].groupby("noisy", sort=False):
+        gains = own.set_index("adjustment")
+        raw, adjusted = gains.loc["raw"], gains.drop("raw").sort_values("mean")
+        times = number(raw.characters_noisy / raw.characters_plain, 2)
+        ends = [adjusted.iloc[0], adjusted.iloc[-1]]
+        left = " to ".join(f"{with_interval(end.to_dict())} ({WORDS[str(end.name)]})" for end in ends)
+        verdicts = counts([row for row in found.rows if slug(str(noisy)) in row["key"]])
+        said = ", ".join(f"{_BY[word]} {n}" for word, n in verdicts.items() if n)
+        least, most, points = (fixed(end["mean"], 1) for end in (*ends, raw))
+        answers.append(
+            f"{noisy} gains {points} points with replies {times} times as long, of which {least} to {most} are left at "
+            f"equal length, by adjustment; that at most half is left {said} of {len(adjusted)}"
+        )
+        told.append(
+            f"{noisy} minus {raw.plain}: {with_interval(raw.to_dict())} points as published; at equal length {left}."
+        )
+    answer = f"In AlpacaEval’s public preferences {'. '.join(answers)}. Decoding differs as well."
+    return Finding("Is NEFTune's gain at 7B one of length?", answer, tuple(told))
 
 
 Rows = Mapping[str, Mapping[Any, Any]]  # measure -> the row of a contrast
 
 
+UNCLEAR = "no clear difference"
+
+
+def _leaves_out_0(row: Mapping[Any, Any]) -> bool:
+    return bool(row["low"] > 0 or row["high"] < 0)
+
+
+def _word(row: Mapping[Any, Any]) -> str:
+    """`lower` or `higher`, by the 95 % interval and, for an endpoint named before its runs, Holm's p; else that the
+    difference is not clear, or has no interval."""
+    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+        return "without an interval"
+    p = row.get("holm", math.nan) if row.get("primary", False) else 0.0
+    return UNCLEAR if p > SIGNIFICANT or not _leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
+
+
 def _signs(found: Mapping[str, Rows], measure: str) -> str:
-    """`lower in a and b, not told apart in c`, by the 95 % interval of each contrast: names -> rows. One word where all
-    agree."""
-    names: dict[str, list[str]] = {"lower": [], "higher": [], "not told apart": []}
+    """`lower in a and b, no clear difference in c`, where names -> rows; no names where all that measured it agree."""
+    names: dict[str, list[str]] = {"lower": [], "higher": [], UNCLEAR: []}
     for name, rows in found.items():
-        row = rows[measure]
-        names["higher" if row["low"] > 0 else "lower" if row["high"] < 0 else "not told apart"].append(f"`{name}`")
+        if measure in rows:
+            names.setdefault(_word(rows[measure]), []).append(f"`{name}`")
     said = {word: own for word, own in names.items() if own}
-    return ", ".join(word if len(said) == 1 else f"{word} in {listed(own)}" for word, own in said.items())
+    if len(said) == 1:
+        ((word, own),) = said.items()
+        return f"{word}{ {1: '', 2: ' in both'}.get(len(own), f' in all {len(own)}') }"
+    return ", ".join(f"{word} in {listed(own)}" for word, own in said.items())
 
 
 def _by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:
@@ -419,15 +496,20 @@ def _by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:
     for measure in (HELD_OUT, CURVED):
         signs = {kind: _signs(rows, measure) for kind, rows in found.items()}
         parts = [f"by {kind} {sign}" for kind, sign in signs.items()]
-        once = f"by either {next(iter(signs.values()))}"
+        once = f"by both {next(iter(signs.values()))}"
         named = measure.replace("held", "Held")  # tr G keeps its small letter
         said.append(f"{named}: {once if len(set(signs.values())) == 1 else '; '.join(parts)}.")
     return " ".join(said)
 
 
 def _answer(found: Mapping[str, Rows], *measures: str) -> str:
-    """`training loss lower, tr G not told apart`: `_signs` of each measure."""
-    return ", ".join(f"{measure.removeprefix('clean ')} {_signs(found, measure)}" for measure in measures)
+    """`training loss lower; tr G no clear difference`: `_signs` of each measure."""
+    return "; ".join(f"{_plain(measure)} {_signs(found, measure)}" for measure in measures)
+
+
+def _plain(measure: str) -> str:
+    """The training loss without noise is the only one here."""
+    return measure.removeprefix("clean ")
 
 
 def _side_by_side(study: StudyResults, pairs: Iterable[tuple[str, str]], *measures: str) -> dict[str, str]:
@@ -440,14 +522,18 @@ def _side_by_side(study: StudyResults, pairs: Iterable[tuple[str, str]], *measur
 
 
 def _end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, Any]]:
-    """measure -> the contrast's row at the end of training, at the study's own α. Against no noise, an arm that is a
-    cell of the plane of dials has that cell's where it has no contrast."""
-    compared = study.at_own_alpha(study.tables["contrasts"])
-    own = compared[(compared["first"] == first) & (compared.second == second) & (compared.when == "end")]
-    rows = {str(row["measure"]): row for row in own[own.decoding.isna()].to_dict("records")}
+    """`_contrasts` at the end of training. Against no noise, an arm that is a cell of the plane of dials has that
+    cell's where it has no contrast."""
+    rows, weights = _contrasts(study, first, second, "end"), dials_of(first)
     cells = study.frames.get("dials", pd.DataFrame())
-    weights = dials_of(first)
     if second == "none" and weights and len(cells):
         at = cells[(cells.even == weights[0]) & (cells.odd == weights[1])].rename(columns={"seeds": "pairs"})
         rows = {str(row["measure"]): row for row in at.to_dict("records")} | rows
     return rows
+
+
+def _contrasts(study: StudyResults, first: str, second: str, when: str) -> dict[str, dict[Any, Any]]:
+    """measure -> the contrast's row at the study's own α."""
+    compared = study.at_own_alpha(study.tables["contrasts"])
+    own = compared[(compared["first"] == first) & (compared.second == second) & (compared.when == when)]
+    return {str(row["measure"]): row for row in own[own.decoding.isna()].to_dict("records")}

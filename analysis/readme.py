@@ -15,7 +15,7 @@ import typer
 
 from analysis.budgets import ALPHAS
 from analysis.endpoints import endpoints
-from analysis.findings import findings, regimes
+from analysis.findings import every, findings, regimes
 from analysis.ledger import TITLES, of_kind
 from analysis.length import side_by_side
 from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, StudyResults, read_published, table_path
@@ -218,14 +218,14 @@ def costs(published: Published) -> str:
 
 def written(page: str, published: Published) -> str:
     """A page with its generated parts between their markers."""
-    told = findings(published)
-    found = [part for part in (studies(published.studies, published.mechanism), first_looks(published)) if part]
+    told, found = findings(published), every(published)
+    shown = [part for part in (studies(published.studies, published.mechanism), first_looks(published)) if part]
     parts = {
-        "answers": "\n\n".join([regimes(published.mechanism), "\n".join(finding.short for finding in told)]),
-        "findings": "\n".join(finding.whole for finding in told),
+        "answers": "\n\n".join([regimes(found, "held-out loss"), "\n".join(finding.short for finding in told)]),
+        "findings": "\n\n".join([regimes(found, "tr G"), "\n".join(finding.whole for finding in told)]),
         "costs": costs(published),
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
-        "studies": "\n\n".join(found),
+        "studies": "\n\n".join(shown),
         "mechanism": mechanism(published.mechanism),
         "budgets": budgets(published.budgets),
         "length": length(published.length),

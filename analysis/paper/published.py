@@ -14,6 +14,8 @@ STUDIES = ("micro", "micro-one-pass", "smollm2")
 # Studies with endpoints named before their runs: how noise works, and what the mirror adds.
 MECHANISM = (
     "transfer",
+    "transfer-dials",
+    "transfer-step-size",
     "dials",
     "dials-one-pass",
     "mirror",
@@ -35,6 +37,7 @@ FIRST_LOOKS = {
 FIGURES = ("validity", "variances", "slopes", "curvature")  # drawn in the paper, from the data next to the figures
 TABLES = ("validity", "curvature", "variances on text", "layers")  # whose numbers the text quotes
 STUDY_FIGURES = {
+    "transfer-dials": ("dials",),
     "dials": ("dials",),
     "dials-one-pass": ("dials",),
     "micro": ("forest",),

@@ -50,6 +50,10 @@ STUDY_ROWS = {
     "D1@curvature,even": ("dials", "D1.slope.tr-g.even"),
     "D1@held-out,even": ("dials", "D1.slope.held-out-loss.even"),
     "D1@held-out,odd": ("dials", "D1.slope.held-out-loss.odd"),
+    "D1@transfer,even": ("transfer-dials", "D1.slope.held-out-loss.even"),
+    "D1@transfer,odd": ("transfer-dials", "D1.slope.held-out-loss.odd"),
+    "D1@transfer,curvature,even": ("transfer-dials", "D1.slope.tr-g.even"),
+    "D1@transfer,curvature,odd": ("transfer-dials", "D1.slope.tr-g.odd"),
     "D1@one-pass,even": ("dials-one-pass", "D1.slope.held-out-loss.even"),
     "D1@one-pass,odd": ("dials-one-pass", "D1.slope.held-out-loss.odd"),
 }
@@ -119,18 +123,23 @@ def _only(rows: list[dict[str, Any]], name: str, folder: str, table: str, **fiel
 
 
 def _contrasts(published: Published) -> dict[str, str]:
-    """STUDY/FIRST-SECOND/MEASURE for contrasts at the end of training, at the study's own α, decoded greedily;
+    """STUDY/FIRST-SECOND/MEASURE for contrasts at the end of training, at the study's own α, decoded greedily, with
+    …/holm, Holm's p, where they are endpoints; STUDY/best/FIRST-SECOND of the held-out loss at the lowest of each run;
     STUDY/MEASURE/TERM for slopes of dials and STUDY/cell/MEASURE/μ-λ for their cells; each with its 95 % interval.
     STUDY/best-before of STUDY/runs have their lowest held-out loss before training."""
     found = {}
     for name, study in published.mechanism.items():
         if study is None:
             continue
-        end = study.at_own_alpha(study.tables["contrasts"]).query("when == 'end'")
+        own = study.at_own_alpha(study.tables["contrasts"])
+        for row in own.query("when == 'best' and measure == 'held-out loss'").to_dict("records"):
+            found[f"{name}/best/{row['first']}-{row['second']}"] = tex(with_interval(row))
+        end = own.query("when == 'end'")
         end = end[end.measure.isin(OUTCOMES_SAID) & (end.decoding.isna() | (end.decoding == "greedy"))]
         for row in end.to_dict("records"):
             key = f"{name}/{row['first']}-{row['second']}/{slug(row['measure'])}"
             found[key] = tex(with_interval(row))
+            found |= {f"{key}/holm": tex(number(row["holm"], 1))} if row["primary"] else {}
         if study.untrained:
             found |= {f"{name}/best-before": str(study.untrained.best), f"{name}/runs": str(study.untrained.runs)}
         cells = study.frames.get("dials", pd.DataFrame())
