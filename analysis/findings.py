@@ -118,7 +118,7 @@ def _cell(row: Mapping[Any, Any] | None, times: int) -> str:
     significance; an en dash where it has not been measured."""
     if row is None:
         return "–"
-    taken = _word(row) == UNCLEAR and _leaves_out_0(row)
+    taken = direction(row) == UNCLEAR and _leaves_out_0(row)
     return with_interval({key: times * row[key] for key in ("mean", "low", "high")}) + " †" * taken
 
 
@@ -468,7 +468,7 @@ def _leaves_out_0(row: Mapping[Any, Any]) -> bool:
     return bool(row["low"] > 0 or row["high"] < 0)
 
 
-def _word(row: Mapping[Any, Any]) -> str:
+def direction(row: Mapping[Any, Any]) -> str:
     """`lower` or `higher`, by the 95 % interval and, for an endpoint named before its runs, Holm's p; else that the
     difference is not clear, or has no interval."""
     if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
@@ -482,7 +482,7 @@ def _signs(found: Mapping[str, Rows], measure: str) -> str:
     names: dict[str, list[str]] = {"lower": [], "higher": [], UNCLEAR: []}
     for name, rows in found.items():
         if measure in rows:
-            names.setdefault(_word(rows[measure]), []).append(f"`{name}`")
+            names.setdefault(direction(rows[measure]), []).append(f"`{name}`")
     said = {word: own for word, own in names.items() if own}
     if len(said) == 1:
         ((word, own),) = said.items()

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
-from analysis.findings import QUOTED, slopes_by_model
+from analysis.findings import QUOTED, UNCLEAR, direction, slopes_by_model
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published
@@ -60,6 +60,9 @@ STUDY_ROWS = {
 
 # Measures whose contrasts the text may quote.
 OUTCOMES_SAID = ("clean training loss", "held-out loss", "tr G", "length", "log p(end) elsewhere")
+
+# What a contrast does, in the text.
+VERBS = {"lower": "lowers", "higher": "raises", UNCLEAR: "does not clearly change"}
 
 # Rows of the bench that the text quotes, by key.
 BENCH = (
@@ -126,7 +129,8 @@ def _contrasts(published: Published) -> dict[str, str]:
     """STUDY/FIRST-SECOND/MEASURE for contrasts at the end of training, at the study's own α, decoded greedily, with
     …/holm, Holm's p, where they are endpoints; STUDY/best/FIRST-SECOND of the held-out loss at the lowest of each run;
     STUDY/MEASURE/TERM for slopes of dials and STUDY/cell/MEASURE/μ-λ for their cells; each with its 95 % interval.
-    STUDY/best-before of STUDY/runs have their lowest held-out loss before training."""
+    …/verb of a contrast or cell: lowers, raises, or does not clearly change. STUDY/best-before of STUDY/runs have their
+    lowest held-out loss before training."""
     found = {}
     for name, study in published.mechanism.items():
         if study is None:
@@ -138,14 +142,15 @@ def _contrasts(published: Published) -> dict[str, str]:
         end = end[end.measure.isin(OUTCOMES_SAID) & (end.decoding.isna() | (end.decoding == "greedy"))]
         for row in end.to_dict("records"):
             key = f"{name}/{row['first']}-{row['second']}/{slug(row['measure'])}"
-            found[key] = tex(with_interval(row))
+            found |= {key: tex(with_interval(row)), f"{key}/verb": VERBS[direction(row)]}
             found |= {f"{key}/holm": tex(number(row["holm"], 1))} if row["primary"] else {}
         if study.untrained:
             found |= {f"{name}/best-before": str(study.untrained.best), f"{name}/runs": str(study.untrained.runs)}
         cells = study.frames.get("dials", pd.DataFrame())
         for row in cells.to_dict("records"):
             measure = slug(row["measure"])
-            found[f"{name}/cell/{measure}/{row['even']:g}-{row['odd']:g}"] = tex(with_interval(row))
+            cell = f"{name}/cell/{measure}/{row['even']:g}-{row['odd']:g}"
+            found |= {cell: tex(with_interval(row)), f"{cell}/verb": VERBS[direction(row)]}
             found[f"{name}/seeds"] = str(row["seeds"])
             for term in ("even", "odd"):
                 slope = {end: row[f"slope_{term}_{end}"] for end in ("mean", "low", "high")}

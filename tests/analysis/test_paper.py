@@ -14,7 +14,7 @@ import pytest
 
 from analysis import style
 from analysis.endpoints import endpoints
-from analysis.findings import _cell, _signs, _word, findings, regimes
+from analysis.findings import _cell, _signs, direction, findings, regimes
 from analysis.paper import pictures, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
@@ -351,9 +351,9 @@ def test_an_answer_names_the_studies_where_they_disagree() -> None:
 
 def test_an_endpoint_that_was_named_is_lower_only_after_correction() -> None:
     row = {"low": -2.0, "high": -1.0, "mean": -1.5}
-    assert _word(row) == _word(row | {"primary": False, "holm": math.nan}) == "lower"
-    assert _word(row | {"primary": True, "holm": 0.05}) == "lower"
-    assert _word(row | {"primary": True, "holm": 0.06}) == "no clear difference"
+    assert direction(row) == direction(row | {"primary": False, "holm": math.nan}) == "lower"
+    assert direction(row | {"primary": True, "holm": 0.05}) == "lower"
+    assert direction(row | {"primary": True, "holm": 0.06}) == "no clear difference"
     assert _cell(row | {"primary": True, "holm": 0.06}, 1).endswith(" †")
     assert not _cell(row, 1).endswith("†") and not _cell({"low": -1.0, "high": 1.0, "mean": 0.0}, 1).endswith("†")
 
