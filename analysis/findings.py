@@ -15,6 +15,7 @@ from analysis.length import WORDS
 from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
 from result_schema.study import LARGEST_MARGIN, dials_of
+from symnoise.core import student_t
 from symnoise.plot.numbers import fixed, listed, number, with_interval
 from symnoise.theory import LEVEL, counts
 from symnoise.theory.ledger import slug, verdict
@@ -27,6 +28,9 @@ _MODELS = {"micro": "small Llama of `mirror`", "smollm2": "SmolLM2"}
 # study -> model and data in words, and its single draw: what noise does depends on them.
 REGIMES = {
     "transfer": ("Small Llama pretrained on conversations, fine-tuned on instructions", "rademacher"),
+    "transfer-dolly": ("The same, fine-tuned on Dolly", "rademacher"),
+    "transfer-open-platypus": ("The same, on a stand-in for OpenPlatypus", "rademacher"),
+    "transfer-evol-instruct": ("The same, on Evol-Instruct", "rademacher"),
     "mirror": ("Small Llama pretrained on rows like those that it is fine-tuned on", "rademacher"),
     "dials": ("The first of its seeds, with the parts apart", "dials-1-1"),
     "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),
@@ -35,6 +39,7 @@ REGIMES = {
     "smollm2-mirror": ("SmolLM2 on Alpaca", "uniform"),
 }
 REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study before it
+OVER_DATA = ("transfer-dolly", "transfer-open-platypus", "transfer-evol-instruct")  # whose mean was named beforehand
 ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alone
 ENDS = ("clean training loss", "held-out loss", "tr G")
 HELD_OUT, CURVED = ENDS[1:]
@@ -72,6 +77,7 @@ def findings(published: Published) -> list[Finding]:
         _noise(found),
         _parts(found),
         _mirror(found),
+        _over_data(found),
         _stopped(found),
         _diffusion(published),
         _of(_adamw_in_parts, study("divisor")),
@@ -234,6 +240,38 @@ def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
     lead = "SymNoise minus two independent draws (training loss on the same rows without noise, where measured):"
     told = (*said, *filter(None, [_neighbours(near) if near else ""]))
     return Finding("What does the mirror add?", answer, told, lead)
+
+
+def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
+    """The mean of three data sets, each with the same weight, once all are there."""
+    studies = [study for name in OVER_DATA if (study := found.get(name))]
+    if len(studies) < len(OVER_DATA):
+        return None
+    pairs = {"one draw": ("rademacher", "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
+    pairs |= {"the mirror": MIRRORED[0]}
+    means = {
+        kind: {measure: _mean_over([_end(study, *pair)[measure] for study in studies]) for measure in ENDS}
+        for kind, pair in pairs.items()
+    }
+    said = [f"by {kind} {_signs({kind: rows}, HELD_OUT)}" for kind, rows in means.items()]
+    told = [
+        f"{kind[0].upper()}{kind[1:]}: Δ training loss = {with_interval(rows[ENDS[0]])} nats, Δ held-out loss = "
+        f"{with_interval(rows[HELD_OUT])} nats, Δ tr G = {with_interval(rows[CURVED])}."
+        for kind, rows in means.items()
+    ]
+    answer = f"In the mean of Dolly, the stand-in for OpenPlatypus and Evol-Instruct, held-out loss {', '.join(said)}."
+    lead = "One draw, its odd part and SymNoise minus no noise, and SymNoise minus two draws (the mirror):"
+    return Finding("Does it hold on other data?", answer, tuple(told), lead)
+
+
+def _mean_over(rows: Sequence[Mapping[Any, Any]]) -> dict[str, float]:
+    """The mean of contrasts of several studies, each with the same weight, with Student's interval from the variance
+    within a study."""
+    dof = sum(row["pairs"] - 1 for row in rows)
+    variance = sum((row["pairs"] - 1) * row["sd"] ** 2 for row in rows) / dof
+    half = student_t(0.95, dof) * math.sqrt(variance * sum(1 / row["pairs"] for row in rows)) / len(rows)
+    mean = sum(row["mean"] for row in rows) / len(rows)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def _neighbours(study: StudyResults) -> str:

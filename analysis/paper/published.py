@@ -14,6 +14,9 @@ STUDIES = ("micro", "micro-one-pass", "smollm2")
 # Studies with endpoints named before their runs: how noise works, and what the mirror adds.
 MECHANISM = (
     "transfer",
+    "transfer-dolly",
+    "transfer-open-platypus",
+    "transfer-evol-instruct",
     "transfer-dials",
     "transfer-step-size",
     "dials",

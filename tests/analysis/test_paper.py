@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis import style
 from analysis.endpoints import endpoints
-from analysis.findings import _cell, _signs, direction, findings, regimes
+from analysis.findings import OVER_DATA, _cell, _signs, direction, findings, regimes
 from analysis.paper import pictures, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
@@ -368,6 +369,26 @@ def test_what_the_mirror_adds_is_the_answer_of_all_its_studies(published: Publis
     for name, one in made.items():
         own = tables_of(one)["symnoise", "independent-pair", "held-out loss"]
         assert f"`{name}`, 3 seeds: Δ training" in said and f"Δ held-out loss = {with_interval(own)} nats, " in said
+
+
+def test_the_mean_over_data_has_student_s_interval_from_the_variance_within(published: Published, tmp_path) -> None:
+    """Against its formula from each pair's difference; a difference between data sets does not widen it."""
+    arms = ("none", "rademacher", "independent-pair", "symnoise", "dials-0-1")
+    named = [("rademacher", "none"), ("dials-0-1", "none"), ("symnoise", "independent-pair")]
+    made: dict[str, StudyResults | None] = {}
+    for name, shift in zip(OVER_DATA, (-4.0, 1.0, -3.0), strict=True):
+        made[name] = run_study(tmp_path / name, named, arms=arms, loss={"symnoise": shift}, seeds=5)
+    rows = [tables_of(one)["symnoise", "none", "held-out loss"] for one in made.values() if one]
+    half = stats.t.isf(0.025, 12) * (sum(row["sd"] ** 2 for row in rows) / 3 / 5 / 3) ** 0.5
+    mean = sum(row["mean"] for row in rows) / 3
+    assert round(mean, 1) == -2 and half < 0.01
+    said = answered(replace(published, studies={}, mechanism=made), "other data")
+    assert (
+        f"SymNoise: Δ training loss = {with_interval({'mean': mean, 'low': mean - half, 'high': mean + half})}" in said
+    )
+    assert "by one draw no clear difference" in said and "by SymNoise lower" in said
+    some = made | {OVER_DATA[0]: None}
+    assert not [one for one in findings(replace(published, studies={}, mechanism=some)) if "other data" in one.question]
 
 
 def test_the_budget_is_told_at_the_noise_of_the_studies(published: Published) -> None:

@@ -28,7 +28,8 @@ FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *MECHANISM, *FIRST_L
 PUBLISHED = [folder for folder in FOLDERS if (folder / "study.json").is_file()]
 
 
-DIALLED = ("dials", "dials-one-pass", "transfer", "transfer-dials")
+DIALLED = ("dials", "dials-one-pass", "transfer", "transfer-dials", "transfer-dolly", "transfer-open-platypus")
+DIALLED += ("transfer-evol-instruct",)
 
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda folder: folder.name)
