@@ -13,7 +13,7 @@ from result_schema.measures import NORMS, TRAINED
 from result_schema.study import PLAIN, SCHEMA, TABLES, Equivalence, Facts, Primary, check_table
 from result_schema.typed import require_types
 from symnoise.core import InputError
-from symnoise.plot.numbers import plural
+from symnoise.plot.numbers import number, plural
 
 STAGES = ("before", "during", "after")
 FEW = 5  # names of runs in a notice
@@ -145,6 +145,21 @@ def untrained(curves: pd.DataFrame) -> Untrained | None:
     return Untrained(float(start.mean()), int((start <= later).sum()), len(start))
 
 
+def _overfitting(study: StudyTables) -> str:
+    """Where the held-out loss without noise turns, in the mean over seeds; "" where it is lowest at the end."""
+    own = study.runs[study.runs.arm == "none"].run
+    losses = study.curves[(study.curves.quantity == "held-out loss") & study.curves.run.isin(own)]
+    mean = losses.groupby("step").value.mean()
+    rise = float(mean.iloc[-1] - mean.min()) if len(mean) else 0.0
+    if not rise:
+        return ""
+    return (
+        f"Without noise the held-out loss is lowest at step {mean.idxmin()} of {mean.index.max()} and "
+        f"{number(rise, 2)} nats higher at the end: what an arm changes there may be overfitting. The tables have each "
+        "run’s lowest, too."
+    )
+
+
 def notices(study: StudyTables) -> list[str]:
     """What a reader must know first: diverged and missing runs, missing measures, a model that training made worse."""
     said = []
@@ -154,6 +169,8 @@ def notices(study: StudyTables) -> list[str]:
             f"In {before.best} of {plural(before.runs, 'run')} the held-out loss is lowest before training: an arm "
             "that lowers it here avoids part of the damage, and does not improve the model."
         )
+    elif before and (turn := _overfitting(study)):
+        said.append(turn)
     for r in study.runs[study.runs.status == "diverged"].to_dict("records"):
         said.append(f"Diverged, counted and left out of means: {r['run']}.")
     seeds = study.facts.get("seeds", [])

@@ -22,6 +22,7 @@ from analysis.study.report import write_study
 from result_schema.files import ROOT
 from result_schema.measures import SPLIT, improvement
 from symnoise.core import InputError
+from symnoise.plot.numbers import number
 from tests.analysis.made_up_study import study
 from tests.analysis.made_up_study import write_study as write_files
 
@@ -351,6 +352,17 @@ def test_a_page_says_where_the_untrained_model_is_best(tmp_path, lower_later: in
     curves["value"] = [1.0 - (run in better) * step for run, step in zip(curves.run, curves.step, strict=True)]
     wanted = f"In {12 - lower_later} of 12 runs the held-out loss is lowest before training"
     assert any(line.startswith(wanted) for line in notices(replace(made, curves=curves))) == said
+
+
+def test_a_page_says_where_the_held_out_loss_turns(tmp_path) -> None:
+    """By the arm without noise alone, whose made-up losses fall and then rise."""
+    made = study(tmp_path, arms=("none", "symnoise"), alphas=(10.0,), loss={"symnoise": 5.0})
+    losses = made.curves[(made.curves.quantity == "held-out loss") & made.curves.run.str.contains("none")]
+    mean = losses.groupby("step").value.mean()
+    (line,) = (line for line in notices(made) if line.startswith("Without noise"))
+    assert f"lowest at step {mean.idxmin()} of 80 and {number(mean[80] - mean.min(), 2)} nats higher at the end" in line
+    falling = made.curves.assign(value=made.curves.value - made.curves.step)
+    assert not any(line.startswith("Without noise") for line in notices(replace(made, curves=falling)))
 
 
 def test_the_clean_training_loss_is_drawn_where_it_was_measured(tmp_path) -> None:
