@@ -15,7 +15,7 @@ import typer
 
 from analysis.budgets import ALPHAS
 from analysis.endpoints import endpoints
-from analysis.findings import every, findings, regimes
+from analysis.findings import every, findings, in_short, regimes
 from analysis.ledger import TITLES, of_kind
 from analysis.length import side_by_side
 from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, StudyResults, read_published, table_path
@@ -150,7 +150,9 @@ def budgets(found: Budgets | None) -> str:
     quantities = {"ratio": "r", "rho": "ρ = V_odd/V_batch", "shrinkage": "⟨E, g₀⟩/‖g₀‖²", "cosine": "cos(E, g₀)"}
     lines = [_line("run", "of training", "α", *quantities.values()), "|---|---|---|" + "---|" * len(quantities)]
     points = found.points.rename(columns={"value": "mean"})
-    for (run, when, alpha), own in points.groupby(["run", "when", "alpha"], sort=False):
+    for (run, when, alpha), own in points.replace({"run": {"micro": "mirror"}}).groupby(
+        ["run", "when", "alpha"], sort=False
+    ):
         rows = own.set_index("quantity")
         cells = [with_interval(rows.loc[name].to_dict()) for name in quantities]
         lines.append(_line(str(run), str(when), f"{alpha:g}", *cells))
@@ -200,6 +202,8 @@ def costs(published: Published) -> str:
     others = peers[~peers.index.isin(OWN) & (peers.malloc != "as found")]
     plain, noise, pair = (training.loc[loop] for loop in ("plain Trainer", "unpaired noise", "pair, one doubled batch"))
     rows = {
+        "single-draw noise in training": f"{noise.noise_ms:.1f} ms of a step of {plain.step_seconds:.1f} s",
+        "a mirrored pair": f"{pair.time_ratio:.1f} plain steps",
         "tr H, per probe: Taylor mode; with bfloat16 coefficients; Hessian products": (
             f"{taylor.forwards:.1f}; {halves.forwards:.1f}; {products.forwards:.1f} forward passes"
         ),
@@ -210,8 +214,6 @@ def costs(published: Published) -> str:
             f"{others.work_ratio.min():.1f} in float32, {others.work.min() / peers.loc[TWO_LEVELS].work:.1f} with most "
             "probes in bfloat16 (two levels, unbiased)"
         ),
-        "single-draw noise in training": f"{noise.noise_ms:.1f} ms of a step of {plain.step_seconds:.1f} s",
-        "a pair": f"{pair.time_ratio:.1f} plain steps",
     }
     return "\n".join(["| | |", "|---|---|", *(_line(what, cost) for what, cost in rows.items())])
 
@@ -221,6 +223,7 @@ def written(page: str, published: Published) -> str:
     told, found = findings(published), every(published)
     shown = [part for part in (studies(published.studies, published.mechanism), first_looks(published)) if part]
     parts = {
+        "short": in_short(published),
         "answers": "\n\n".join([regimes(found, "held-out loss"), "\n".join(finding.short for finding in told)]),
         "findings": "\n\n".join([regimes(found, "tr G"), "\n".join(finding.whole for finding in told)]),
         "costs": costs(published),
