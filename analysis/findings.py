@@ -107,7 +107,9 @@ def regimes(found: Mapping[str, StudyResults | None], measure: str) -> str:
             continue
         rows = [_end(study, *pair).get(measure) for pair in _compared(draw).values()]
         seeds = max(int(row["pairs"]) for row in rows if row)
-        own = _by_training(study) if measure == HELD_OUT else number(_mean_without_noise(study, measure), 2)
+        own = number(_mean_without_noise(study, measure), 2)
+        if measure == HELD_OUT:
+            own = "{} ({})".format(*(fixed(PER * by_training(study, when), 0) for when in ("end", "best")))
         facts = f"`{name}`, α = {study.facts['alpha']:g}, {seeds} seeds"
         lines.append([f"{where} ({facts})", own, *(_cell(row, times) for row in rows)])
     shown = [f"Δ {measure}{unit}", itself, *_compared("")]
@@ -131,7 +133,7 @@ def in_short(published: Published) -> str:
     words: dict[str, list[str]] = {what: [] for what in _compared("")}
     gains = []
     for name, study in found.items():
-        itself = _mean_without_noise(study, HELD_OUT) - (study.untrained.loss if study.untrained else math.nan)
+        itself = by_training(study, "end")
         for what, pair in _compared(REGIMES[name][1]).items():
             if not (row := _end(study, *pair).get(HELD_OUT)):
                 continue
@@ -170,12 +172,11 @@ def _cell(row: Mapping[Any, Any] | None, times: int) -> str:
     return with_interval({key: times * row[key] for key in ("mean", "low", "high")}) + mark
 
 
-def _by_training(study: StudyResults) -> str:
-    """The held-out loss without noise at the end (and at the lowest of each run), minus that before training, in
-    thousandths; means over seeds."""
-    before = study.untrained.loss if study.untrained else float("nan")
-    end, best = (fixed(PER * (_mean_without_noise(study, HELD_OUT, when) - before), 0) for when in ("end", "best"))
-    return f"{end} ({best})"
+def by_training(study: StudyResults, when: str) -> float:
+    """The held-out loss without noise at the end, or at the lowest of each run ("best"), minus that before training;
+    mean over seeds, NaN where it was not measured."""
+    before = study.untrained.loss if study.untrained else math.nan
+    return _mean_without_noise(study, HELD_OUT, when) - before
 
 
 def _mean_without_noise(study: StudyResults, measure: str, when: str = "end") -> float:

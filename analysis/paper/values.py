@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
-from analysis.findings import QUOTED, UNCLEAR, direction, slopes_by_model
+from analysis.findings import QUOTED, UNCLEAR, by_training, direction, every, slopes_by_model
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published
@@ -58,6 +58,13 @@ STUDY_ROWS = {
     "D1@one-pass,odd": ("dials-one-pass", "D1.slope.held-out-loss.odd"),
 }
 
+# D1 in parts -> keys of its rows.
+D1_PARTS = {
+    "curvature-falls": ("D1.slope.tr-g.even",),
+    "loss-falls": ("D1.slope.held-out-loss.even",),
+    "same-without-odd": tuple(f"D1.slope.{slug(m)}.odd" for m in ("clean training loss", "held-out loss", "tr G")),
+}
+
 # Measures whose contrasts the text may quote.
 OUTCOMES_SAID = ("clean training loss", "held-out loss", "tr G", "length", "log p(end) elsewhere")
 
@@ -101,6 +108,8 @@ def values(published: Published) -> dict[str, str]:
     rows = [row for one in published.mechanism.values() if one for row in one.rows]
     for id in ("D1", "E1"):
         found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
+    for part, chosen in D1_PARTS.items():
+        found[f"D1/{part}"] = tally([row for row in rows if row["id"] == "D1" and row["key"] in chosen])
     found |= _contrasts(published) | _budgets(published) | _slopes(published)
     found |= _run(published)
     found |= _bench(published.bench)
@@ -129,12 +138,16 @@ def _contrasts(published: Published) -> dict[str, str]:
     """STUDY/FIRST-SECOND/MEASURE for contrasts at the end of training, at the study's own α, decoded greedily, with
     …/holm, Holm's p, where they are endpoints; STUDY/best/FIRST-SECOND of the held-out loss at the lowest of each run;
     STUDY/MEASURE/TERM for slopes of dials and STUDY/cell/MEASURE/μ-λ for their cells; each with its 95 % interval.
+    STUDY/lack/MEASURE: by how much of their range, in %, the cells lie off the plane of slopes. STUDY/by-training: what
+    fine-tuning itself does to the held-out loss.
     …/verb of a contrast or cell: lowers, raises, or does not clearly change. STUDY/best-before of STUDY/runs have their
     lowest held-out loss before training."""
     found = {}
-    for name, study in published.mechanism.items():
+    for name, study in every(published).items():
         if study is None:
             continue
+        if math.isfinite(change := by_training(study, "end")):
+            found[f"{name}/by-training"] = tex(fixed(change, 3))
         own = study.at_own_alpha(study.tables["contrasts"])
         for row in own.query("when == 'best' and measure == 'held-out loss'").to_dict("records"):
             found[f"{name}/best/{row['first']}-{row['second']}"] = tex(with_interval(row))
@@ -155,6 +168,9 @@ def _contrasts(published: Published) -> dict[str, str]:
             for term in ("even", "odd"):
                 slope = {end: row[f"slope_{term}_{end}"] for end in ("mean", "low", "high")}
                 found[f"{name}/{measure}/{term}"] = tex(with_interval(slope))
+        slopes = study.tables.get("dials", pd.DataFrame())
+        for row in slopes[slopes.primary].to_dict("records") if len(cells) else []:
+            found[f"{name}/lack/{slug(row['measure'])}"] = f"{100 * row['lack']:.0f}"
     return found
 
 

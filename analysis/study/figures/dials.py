@@ -86,9 +86,9 @@ def caption(data: pd.DataFrame) -> str:
         each = [with_interval({end: row[f"{name}_{end}"] for end in ("mean", "low", "high")}) for name, _ in _TERMS]
         said.append(f"{measure} {each[0]} and {each[1]}")
     return (
-        "A draw’s even part (weight μ) is what curvature acts through, its odd part (weight λ) is noise of mean 0 in "
-        "the gradient. What follows μ is due to curvature, what follows λ² to gradient noise. (μ, λ) = (0, 0) is no "
-        "noise, (1, 0) SymNoise, (1, 1) a single draw in law. Least-squares slopes on μ and on λ²: "
+        "A draw’s even part (weight μ) carries curvature to leading order, its odd part (weight λ) is noise of mean 0 "
+        "in the gradient. What follows μ is due to the even part, what follows λ² to gradient noise. (μ, λ) = (0, 0) "
+        "is no noise, (1, 0) SymNoise, (1, 1) a single draw in law. Least-squares slopes on μ and on λ²: "
         f"{listed(said)}. Differences are paired by seed; {plural(int(data.seeds.min()), 'seed')}, 95 % intervals "
         "(Student’s)."
     )
