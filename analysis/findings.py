@@ -23,8 +23,8 @@ from symnoise.theory.ledger import slug, verdict
 STUDY = "micro"  # the study with all arms
 ALPHAS = (5, 10, 15)  # the training α
 # Variance budget -> α that is quoted, that of the model's studies; and the model in words.
-QUOTED = {"micro": 15.0, "smollm2": 10.0}
-_MODELS = {"micro": "small Llama of `mirror`", "smollm2": "SmolLM2"}
+QUOTED = {"mirror": 15.0, "smollm2": 10.0}
+_MODELS = {"mirror": "small Llama of `mirror`", "smollm2": "SmolLM2"}
 # study -> model and data in words, and its single draw: what noise does depends on them.
 REGIMES = {
     "transfer": ("Small Llama pretrained on conversations, fine-tuned on instructions", "rademacher"),

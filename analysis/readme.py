@@ -150,9 +150,7 @@ def budgets(found: Budgets | None) -> str:
     quantities = {"ratio": "r", "rho": "ρ = V_odd/V_batch", "shrinkage": "⟨E, g₀⟩/‖g₀‖²", "cosine": "cos(E, g₀)"}
     lines = [_line("run", "of training", "α", *quantities.values()), "|---|---|---|" + "---|" * len(quantities)]
     points = found.points.rename(columns={"value": "mean"})
-    for (run, when, alpha), own in points.replace({"run": {"micro": "mirror"}}).groupby(
-        ["run", "when", "alpha"], sort=False
-    ):
+    for (run, when, alpha), own in points.groupby(["run", "when", "alpha"], sort=False):
         rows = own.set_index("quantity")
         cells = [with_interval(rows.loc[name].to_dict()) for name in quantities]
         lines.append(_line(str(run), str(when), f"{alpha:g}", *cells))

@@ -1,7 +1,7 @@
 """Variance budget of a study's training step, along one run that `train` has finished.
 
     python -m experiments.study.train  STUDY.yaml none_a0_s0
-    python -m experiments.study.budget STUDY.yaml none_a0_s0 --output results/variance-budget/micro.json
+    python -m experiments.study.budget STUDY.yaml none_a0_s0 --output results/variance-budget/mirror.json
 
 The sweep and `make study` remove a run's weights at its end, so this follows `train` directly.
 """

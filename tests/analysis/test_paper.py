@@ -426,7 +426,7 @@ def test_the_mean_over_data_has_student_s_interval_from_the_variance_within(publ
 
 def test_the_budget_is_told_at_the_noise_of_the_studies(published: Published) -> None:
     points = pd.DataFrame(
-        {"run": "micro", "when": when, "alpha": alpha, "quantity": "rho", "value": value, "low": 0.0, "high": 1.0}
+        {"run": "mirror", "when": when, "alpha": alpha, "quantity": "rho", "value": value, "low": 0.0, "high": 1.0}
         for when, value in (("start", 0.25), ("end", 0.75))
         for alpha in (10.0, 15.0)
     )
