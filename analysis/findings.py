@@ -1,21 +1,36 @@
 """What was found: a question, an answer in words computed from intervals, and the numbers that it rests on.
 
-The README has the answers and a table of studies, docs/results.md all of it.
+The README has the answers, docs/results.md all of it.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
+from analysis.comparisons import (
+    CURVED,
+    ENDS,
+    HELD_OUT,
+    ODD,
+    REGIMES,
+    REPEATED,
+    Rows,
+    answers,
+    at_end,
+    by_two,
+    every,
+    mean_over,
+    plain,
+    rows_of,
+    side_by_side,
+    signs,
+    without_noise,
+)
 from analysis.family_ledgers import MAIN, Slope
 from analysis.length import WORDS
 from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
-from result_schema.study import LARGEST_MARGIN, dials_of
-from symnoise.core import student_t
+from result_schema.study import LARGEST_MARGIN
 from symnoise.plot.numbers import fixed, listed, number, with_interval
 from symnoise.theory import LEVEL, counts
 from symnoise.theory.ledger import slug, verdict
@@ -25,26 +40,7 @@ ALPHAS = (5, 10, 15)  # the training α
 # Variance budget -> α that is quoted, that of the model's studies; and the model in words.
 QUOTED = {"mirror": 15.0, "smollm2": 10.0}
 _MODELS = {"mirror": "small Llama of `mirror`", "smollm2": "SmolLM2"}
-# study -> model and data in words, and its single draw: what noise does depends on them.
-REGIMES = {
-    "transfer": ("Small Llama pretrained on conversations, fine-tuned on instructions", "rademacher"),
-    "transfer-dolly": ("The same, fine-tuned on Dolly", "rademacher"),
-    "transfer-open-platypus": ("The same, on a stand-in for OpenPlatypus", "rademacher"),
-    "transfer-evol-instruct": ("The same, on Evol-Instruct", "rademacher"),
-    "mirror": ("Small Llama pretrained on rows like those that it is fine-tuned on", "rademacher"),
-    "dials": ("The first seeds of the same, by parts", "dials-1-1"),
-    "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),
-    "micro": ("Small Llama with smaller embeddings, so that noise is larger beside them", "uniform"),
-    "micro-one-pass": ("The same model, rows seen once", "uniform"),
-    "smollm2-mirror": ("SmolLM2 on Alpaca", "uniform"),
-}
-REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study before it
 OVER_DATA = ("transfer-dolly", "transfer-open-platypus", "transfer-evol-instruct")  # whose mean was named beforehand
-ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alone
-ENDS = ("clean training loss", "held-out loss", "tr G")
-HELD_OUT, CURVED = ENDS[1:]
-PER = 1000  # held-out losses in the README's table are in thousandths of a nat
-SIGNIFICANT = 0.05  # Holm's p of an endpoint
 
 _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
@@ -91,100 +87,6 @@ def findings(published: Published) -> list[Finding]:
     return [finding for finding in made if finding]
 
 
-def every(published: Published) -> dict[str, StudyResults | None]:
-    """All studies with several seeds, by name."""
-    return published.studies | published.mechanism
-
-
-def regimes(found: Mapping[str, StudyResults | None], measure: str) -> str:
-    """A table of studies: the held-out loss, or tr G, without noise, and what noise and its parts change there; "" if
-    none has been run."""
-    times, unit = (PER, ", 10⁻³ nats") if measure == HELD_OUT else (1, "")
-    itself = "fine-tuning alone: end (lowest)" if measure == HELD_OUT else "without noise"
-    lines = []
-    for name, (where, draw) in REGIMES.items():
-        if (study := found.get(name)) is None or name == REPEATED:
-            continue
-        rows = [_end(study, *pair).get(measure) for pair in _compared(draw).values()]
-        seeds = max(int(row["pairs"]) for row in rows if row)
-        own = number(_mean_without_noise(study, measure), 2)
-        if measure == HELD_OUT:
-            own = "{} ({})".format(*(fixed(PER * by_training(study, when), 0) for when in ("end", "best")))
-        facts = f"`{name}`, α = {study.facts['alpha']:g}, {seeds} seeds"
-        lines.append([f"{where} ({facts})", own, *(_cell(row, times) for row in rows)])
-    shown = [f"Δ {measure}{unit}", itself, *_compared("")]
-    return "\n".join(map(_line, [shown, ["---"] * len(shown), *lines])) if lines else ""
-
-
-def _compared(draw: str) -> dict[str, tuple[str, str]]:
-    """The four comparisons of a study whose single draw is the arm `draw`, in words and as arms."""
-    return {
-        "one draw − none": (draw, "none"),
-        "SymNoise − none": ("symnoise", "none"),
-        "SymNoise − one draw": ("symnoise", draw),
-        "SymNoise − two draws": MIRRORED[0],
-    }
-
-
-def in_short(published: Published) -> str:
-    """In how many studies noise lowers or raises the held-out loss, the most that it gains where fine-tuning lowers it,
-    and D1's verdicts; "" until each comparison has been made."""
-    found = {name: study for name, study in every(published).items() if study and name in REGIMES and name != REPEATED}
-    words: dict[str, list[str]] = {what: [] for what in _compared("")}
-    gains = []
-    for name, study in found.items():
-        itself = by_training(study, "end")
-        for what, pair in _compared(REGIMES[name][1]).items():
-            if not (row := _end(study, *pair).get(HELD_OUT)):
-                continue
-            words[what].append(direction(row))
-            if pair[1] == "none" and itself < 0 and words[what][-1] == "lower":
-                gains.append((row["mean"], f"{fixed(-row['mean'], 3)} nats, beside {fixed(-itself, 2)} (`{name}`)"))
-    if not all(words.values()):
-        return ""
-    lower, higher = ([own.count(word) for own in words.values()] for word in ("lower", "higher"))
-    of = [len(own) for own in words.values()]
-    gain = f"by at most {min(gains)[1]}" if gains else "in no study"
-    verdicts = counts([row for study in every(published).values() if study for row in study.rows if row["id"] == "D1"])
-    return (
-        f"**In short.** At the end of training one draw lowers the held-out loss in {lower[0]} of {of[0]} studies and "
-        f"raises it in {higher[0]}; SymNoise lowers it in {lower[1]} of {of[1]} and raises it in {higher[1]}. Compared "
-        f"with one draw, at twice the cost, SymNoise lowers it in {lower[2]} of {of[2]} and raises it in {higher[2]}; "
-        f"with two draws, at the same cost, it lowers it in {lower[3]} of {of[3]} and raises it in {higher[3]}. Where "
-        f"fine-tuning itself lowers the held-out loss, noise lowers it further {gain}. That outcomes follow what noise "
-        "does through curvature, and not what it does as noise in the gradient (claim D1), holds in "
-        f"{verdicts['holds']} tests, fails in {verdicts['fails']} and is undecided in {verdicts['undecided']}. These "
-        "are losses of small models, not win rates at 7B. `symnoise advise` proposes an α for yours."
-    )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(row: Mapping[Any, Any] | None, times: int) -> str:
-    """A difference with its interval, in units of 1/times, with a dagger where Holm's correction takes its
-    significance, and a double one where it was no endpoint; an en dash where it has not been measured."""
-    if row is None:
-        return "–"
-    taken = direction(row) == UNCLEAR and _leaves_out_0(row)
-    mark = " †" if taken else "" if row.get("primary", False) else " ‡"
-    return with_interval({key: times * row[key] for key in ("mean", "low", "high")}) + mark
-
-
-def by_training(study: StudyResults, when: str) -> float:
-    """The held-out loss without noise at the end, or at the lowest of each run ("best"), minus that before training;
-    mean over seeds, NaN where it was not measured."""
-    before = study.untrained.loss if study.untrained else math.nan
-    return _mean_without_noise(study, HELD_OUT, when) - before
-
-
-def _mean_without_noise(study: StudyResults, measure: str, when: str = "end") -> float:
-    """NaN where it was not measured."""
-    means = study.tables["arms"].query("arm == 'none' and when == @when and measure == @measure")
-    return float(means["mean"].iloc[0]) if len(means) else float("nan")
-
-
 def _of(tell: Callable[[Any], Finding | None], found: Any) -> Finding | None:
     return None if found is None else tell(found)
 
@@ -195,9 +97,9 @@ def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
     for name, (where, draw) in REGIMES.items():
         study = found.get(name)
         shown = [(draw, "none"), ("symnoise", "none")]
-        if study is None or name == REPEATED or not (part := _side_by_side(study, shown, HELD_OUT, CURVED)):
+        if study is None or name == REPEATED or not (part := side_by_side(study, shown, HELD_OUT, CURVED)):
             continue
-        draws[name], pairs[name] = (_end(study, *pair) for pair in shown)
+        draws[name], pairs[name] = (at_end(study, *pair) for pair in shown)
         before = study.untrained
         best = f"; held-out loss lowest before training in {before.best} of {before.runs} runs" if before else ""
         said.append(
@@ -207,7 +109,7 @@ def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
     if not said:
         return None
     lead = "One draw minus no noise, then SymNoise minus no noise:"
-    return Finding("What does noise do?", _by_two({"one draw": draws, "SymNoise": pairs}), tuple(said), lead)
+    return Finding("What does noise do?", by_two({"one draw": draws, "SymNoise": pairs}), tuple(said), lead)
 
 
 def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -221,14 +123,14 @@ def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
         if study.untrained and 2 * study.untrained.best > study.untrained.runs:
             unused.append(f"`{name}`")
             continue
-        rows = [_contrasts(study, *pair, "best") for pair in shown]
+        rows = [rows_of(study, *pair, "best") for pair in shown]
         if all(HELD_OUT in row for row in rows):
             for kind, row in zip(compared, rows, strict=True):
                 compared[kind][name] = row
             said.append(f"Study `{name}`: {listed([with_interval(row[HELD_OUT]) for row in rows])} nats.")
     if not said:
         return None
-    parts = [f"by {kind} {_signs(rows, HELD_OUT)}" for kind, rows in compared.items()]
+    parts = [f"by {kind} {signs(rows, HELD_OUT)}" for kind, rows in compared.items()]
     answer = f"At the lowest held-out loss of each run: {'; '.join(parts)}."
     answer += f" In {listed(unused)} the untrained model is best, so stopping early is not training." if unused else ""
     lead = (
@@ -243,13 +145,13 @@ def _against_a_draw(found: Mapping[str, StudyResults | None]) -> Finding | None:
     rows, said = {}, []
     for name, (_, draw) in REGIMES.items():
         study = found.get(name)
-        if study is None or not (part := _side_by_side(study, [("symnoise", draw)], HELD_OUT, CURVED)):
+        if study is None or not (part := side_by_side(study, [("symnoise", draw)], HELD_OUT, CURVED)):
             continue
-        rows[name] = _end(study, "symnoise", draw)
+        rows[name] = at_end(study, "symnoise", draw)
         said.append(f"Study `{name}` ({draw}): Δ held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}.")
     if not rows:
         return None
-    answer = f"{_answer(rows, HELD_OUT, CURVED)}. It costs twice as much.".replace("held", "Held", 1)
+    answer = f"{answers(rows, HELD_OUT, CURVED)}. It costs twice as much.".replace("held", "Held", 1)
     return Finding("Is SymNoise better than one draw?", answer, tuple(said), "SymNoise minus one draw:")
 
 
@@ -258,9 +160,9 @@ def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
     said, evens, odds = [], {}, {}
     for name in REGIMES:
         study, shown = found.get(name), [("symnoise", "none"), (ODD, "none")]
-        if study is None or not (part := _side_by_side(study, shown, HELD_OUT, CURVED)):
+        if study is None or not (part := side_by_side(study, shown, HELD_OUT, CURVED)):
             continue
-        evens[name], odds[name] = (_end(study, *pair) for pair in shown)
+        evens[name], odds[name] = (at_end(study, *pair) for pair in shown)
         said.append(
             f"Study `{name}`, {part['seeds']} seeds: Δ held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}."
         )
@@ -269,14 +171,14 @@ def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
     twice = {}
     for name in ("transfer-dials", "dials", "dials-one-pass"):
         study, shown = found.get(name), [("dials-2-0", "none"), ("dials-0-3", "none")]
-        if study is not None and (part := _side_by_side(study, shown, HELD_OUT, CURVED)):
-            twice[name] = _end(study, *shown[0])
+        if study is not None and (part := side_by_side(study, shown, HELD_OUT, CURVED)):
+            twice[name] = at_end(study, *shown[0])
             said.append(
                 f"Twice the even part, then three times the odd part (study `{name}`, {part['seeds']} seeds): Δ "
                 f"held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}."
             )
-    answer = _by_two({"the even part alone": evens, "the odd part alone": odds})
-    answer += f" Held-out loss by twice the even part: {_signs(twice, HELD_OUT)}." if twice else ""
+    answer = by_two({"the even part alone": evens, "the odd part alone": odds})
+    answer += f" Held-out loss by twice the even part: {signs(twice, HELD_OUT)}." if twice else ""
     lead = "The even part alone, then the odd part alone, minus no noise, in the small Llama:"
     return Finding("Which part of a draw does it?", answer, tuple(said), lead)
 
@@ -286,14 +188,14 @@ def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
     rows, said = {}, []
     for name in REGIMES:
         study = found.get(name)
-        if study is None or not _side_by_side(study, MIRRORED, HELD_OUT, CURVED):
+        if study is None or not side_by_side(study, MIRRORED, HELD_OUT, CURVED):
             continue
-        own = rows[name] = _end(study, *MIRRORED[0])
-        parts = [f"Δ {_plain(m)} = {with_interval(own[m])}{' nats' * (m != CURVED)}" for m in ENDS if m in own]
+        own = rows[name] = at_end(study, *MIRRORED[0])
+        parts = [f"Δ {plain(m)} = {with_interval(own[m])}{' nats' * (m != CURVED)}" for m in ENDS if m in own]
         said.append(f"Study `{name}`, {int(own[CURVED]['pairs'])} seeds: {', '.join(parts)}.")
     if not rows:
         return None
-    answer = f"Against two independent draws, which cost the same: {_answer(rows, *ENDS)}."
+    answer = f"Against two independent draws, which cost the same: {answers(rows, *ENDS)}."
     near = found.get("neighbours")
     lead = "SymNoise minus two independent draws (training loss on the same rows without noise, where measured):"
     told = (*said, *filter(None, [_neighbours(near) if near else ""]))
@@ -308,10 +210,10 @@ def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
     pairs = {"one draw": ("rademacher", "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
     pairs |= {"the mirror": MIRRORED[0]}
     means = {
-        kind: {measure: _mean_over([_end(study, *pair)[measure] for study in studies]) for measure in ENDS}
+        kind: {measure: mean_over([at_end(study, *pair)[measure] for study in studies]) for measure in ENDS}
         for kind, pair in pairs.items()
     }
-    said = [f"by {kind} {_signs({kind: rows}, HELD_OUT)}" for kind, rows in means.items()]
+    said = [f"by {kind} {signs({kind: rows}, HELD_OUT)}" for kind, rows in means.items()]
     told = [
         f"{kind[0].upper()}{kind[1:]}: Δ training loss = {with_interval(rows[ENDS[0]])} nats, Δ held-out loss = "
         f"{with_interval(rows[HELD_OUT])} nats, Δ tr G = {with_interval(rows[CURVED])}."
@@ -322,20 +224,10 @@ def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
     return Finding("Does it hold on other data?", answer, tuple(told), lead)
 
 
-def _mean_over(rows: Sequence[Mapping[Any, Any]]) -> dict[str, float]:
-    """The mean of contrasts of several studies, each with the same weight, with Student's interval from the variance
-    within a study."""
-    dof = sum(row["pairs"] - 1 for row in rows)
-    variance = sum((row["pairs"] - 1) * row["sd"] ** 2 for row in rows) / dof
-    half = student_t(0.95, dof) * math.sqrt(variance * sum(1 / row["pairs"] for row in rows)) / len(rows)
-    mean = sum(row["mean"] for row in rows) / len(rows)
-    return {"mean": mean, "low": mean - half, "high": mean + half}
-
-
 def _neighbours(study: StudyResults) -> str:
     """SymNoise's contrasts with two published methods that also take two passes."""
     pairs = [("symnoise", other) for other in ("r3f", "weight-pair")]
-    if not (said := _side_by_side(study, pairs, HELD_OUT, CURVED)):
+    if not (said := side_by_side(study, pairs, HELD_OUT, CURVED)):
         return ""
     return (
         "SymNoise minus R3F, which penalises the divergence between predictions under noise, and minus NSO, which "
@@ -354,9 +246,9 @@ def _diffusion(published: Published) -> Finding | None:
     said, growth = [], []
     for name, optimiser in RATED.items():
         study, pairs = published.mechanism.get(name), [("symnoise" + at, "rademacher" + at) for at in RATES]
-        if study is None or not (part := _side_by_side(study, pairs, *ENDS[:2])):
+        if study is None or not (part := side_by_side(study, pairs, *ENDS[:2])):
             continue
-        slow, fast = (_end(study, *pair)[ENDS[0]] for pair in (pairs[0], pairs[-1]))
+        slow, fast = (at_end(study, *pair)[ENDS[0]] for pair in (pairs[0], pairs[-1]))
         growth.append(f"{number(fast['mean'] / slow['mean'], 2)} times as large by {optimiser} (`{name}`)")
         said.append(
             f"By {optimiser} (study `{name}`): Δ training loss = {part[ENDS[0]]} nats; Δ held-out loss = "
@@ -382,7 +274,7 @@ def _diffusion(published: Published) -> Finding | None:
 def _batches(study: StudyResults) -> str:
     """A pair against one draw in larger batches."""
     pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
-    if not (said := _side_by_side(study, pairs, ENDS[0])):
+    if not (said := side_by_side(study, pairs, ENDS[0])):
         return ""
     return (
         f"SymNoise minus one draw in batches larger by an eighth, a quarter and a half (α = {study.facts['alpha']:g}): "
@@ -413,16 +305,16 @@ def _adamw_in_parts(study: StudyResults) -> Finding | None:
     divisor = [("draw-at-pair-size", "rademacher"), ("symnoise", "pair-at-draw-size")]
     steps = [("pair-at-draw-size", "rademacher"), ("symnoise", "draw-at-pair-size")]
     measures = ENDS[:2]
-    parts = [_side_by_side(study, pairs, *measures) for pairs in (divisor, steps)]
+    parts = [side_by_side(study, pairs, *measures) for pairs in (divisor, steps)]
     if not all(parts):
         return None
     said = [f"Δ training loss = {part[measures[0]]} nats, Δ held-out loss = {part[measures[1]]} nats" for part in parts]
     larger, steadier = (
-        _signs({f"{first} − {second}": _end(study, first, second) for first, second in pairs}, HELD_OUT)
+        signs({f"{first} − {second}": at_end(study, first, second) for first, second in pairs}, HELD_OUT)
         for pairs in (divisor, steps)
     )
-    whole = _end(study, "symnoise", "rademacher")[measures[0]]["mean"]
-    shares = sorted(100 * _end(study, *pair)[measures[0]]["mean"] / whole for pair in divisor)
+    whole = at_end(study, "symnoise", "rademacher")[measures[0]]["mean"]
+    shares = sorted(100 * at_end(study, *pair)[measures[0]]["mean"] / whole for pair in divisor)
     told = (
         "From one draw to a mirrored pair in the size of the divisor alone (with gradients of one draw, then of the "
         f"pair): {said[0]}.",
@@ -441,15 +333,15 @@ def _law_or_size(study: StudyResults) -> Finding | None:
     """The raw Gaussian against uniform noise of its own size, and at its own α; O3's margin decides what is equal."""
     measures = ENDS[:2]
     of_size, of_alpha = (
-        _side_by_side(study, [("gaussian-raw", second)], *measures) for second in ("uniform-at-raw-size", "uniform")
+        side_by_side(study, [("gaussian-raw", second)], *measures) for second in ("uniform-at-raw-size", "uniform")
     )
     if not (of_size and of_alpha):
         return None
-    same, noise = _end(study, "gaussian-raw", "uniform-at-raw-size"), _end(study, "uniform", "none")
+    same, noise = at_end(study, "gaussian-raw", "uniform-at-raw-size"), at_end(study, "uniform", "none")
     margins = {measure: LARGEST_MARGIN * abs(noise[measure]["mean"]) for measure in measures}
     found = {verdict("within", 0, same[m]["low"], same[m]["high"], margin) for m, margin in margins.items()}
     equal = "equal" if found == {"holds"} else "not shown to be equal"
-    larger = _answer({"": _end(study, "gaussian-raw", "uniform")}, *measures)
+    larger = answers({"": at_end(study, "gaussian-raw", "uniform")}, *measures)
     answer = (
         "Gaussian noise of NEFTune's α without calibration, and uniform noise of the same variance: "
         f"{equal} to within {100 * LARGEST_MARGIN:g} % of what uniform noise changes. Against uniform noise of the "
@@ -466,10 +358,10 @@ def _law_or_size(study: StudyResults) -> Finding | None:
 def _wrong_labels(study: StudyResults) -> Finding | None:
     """What one draw and the mirror change where some target tokens are random."""
     pairs, measures = [("uniform", "none"), *MIRRORED], (HELD_OUT, ENDS[0])
-    if not (said := _side_by_side(study, pairs, *measures)):
+    if not (said := side_by_side(study, pairs, *measures)):
         return None
     share = study.facts["settings"]["training"]["flips"]
-    noise, mirror = (_answer({"": _end(study, *pair)}, *measures) for pair in pairs)
+    noise, mirror = (answers({"": at_end(study, *pair)}, *measures) for pair in pairs)
     where = f"{100 * share:g} % of the target tokens are random (α = {study.facts['alpha']:g})"
     told = (
         f"Where {where}, which the training loss counts too: Δ held-out loss = {said[HELD_OUT]} nats, Δ training loss "
@@ -518,14 +410,14 @@ def slopes_by_model(found: list[Slope]) -> dict[str, str]:
 
 
 def _penalty(study: StudyResults) -> Finding | None:
-    if not (rows := _end(study, "penalty", "none")):
+    if not (rows := at_end(study, "penalty", "none")):
         return None
     measures = ("tr H", CURVED, HELD_OUT)
     changes = ", ".join(f"Δ {part} = {with_interval(rows[part])}" for part in measures)
     pairs = int(study.tables["contrasts"].pairs.max())
     where = f"study `{study.facts['name']}`, α = {study.facts['alpha']:g}, {pairs} paired seeds"
     told = (f"The penalty minus no noise ({where}): {changes} nats.",)
-    before = {part: _mean_without_noise(study, part) for part in measures}
+    before = {part: without_noise(study, part) for part in measures}
     said = [f"{part} from {number(at, 2)} to {number(at + rows[part]['mean'], 2)}" for part, at in before.items()]
     answer = f"A penalty on tr H takes {listed(said)} nats. So tr H is reported as tr G and the rest, tr R."
     return Finding("Is a lower tr H flatter?", answer, told)
@@ -533,7 +425,7 @@ def _penalty(study: StudyResults) -> Finding | None:
 
 def _length(found: Length) -> Finding:
     """Each pair's gain: as published, the least and the most that is left of it, and Z1's verdicts on it."""
-    answers, told = [], []
+    gained, told = [], []
     for noisy, own in found.gains[found.gains.role == "pair"].groupby("noisy", sort=False):
         gains = own.set_index("adjustment")
         raw, adjusted = gains.loc["raw"], gains.drop("raw").sort_values("mean")
@@ -543,94 +435,12 @@ def _length(found: Length) -> Finding:
         verdicts = counts([row for row in found.rows if slug(str(noisy)) in row["key"]])
         said = ", ".join(f"{_BY[word]} {n}" for word, n in verdicts.items() if n)
         least, most, points = (fixed(end["mean"], 1) for end in (*ends, raw))
-        answers.append(
+        gained.append(
             f"{noisy} gains {points} points with replies {times} times as long, of which {least} to {most} are left at "
             f"equal length, by adjustment; that at most half is left {said} of {len(adjusted)}"
         )
         told.append(
             f"{noisy} minus {raw.plain}: {with_interval(raw.to_dict())} points as published; at equal length {left}."
         )
-    answer = f"In AlpacaEval’s public preferences {'. '.join(answers)}. Decoding differs as well."
+    answer = f"In AlpacaEval’s public preferences {'. '.join(gained)}. Decoding differs as well."
     return Finding("Is NEFTune's gain at 7B one of length?", answer, tuple(told))
-
-
-Rows = Mapping[str, Mapping[Any, Any]]  # measure -> the row of a contrast
-
-
-UNCLEAR = "no clear difference"
-
-
-def _leaves_out_0(row: Mapping[Any, Any]) -> bool:
-    return bool(row["low"] > 0 or row["high"] < 0)
-
-
-def direction(row: Mapping[Any, Any]) -> str:
-    """`lower` or `higher`, by the 95 % interval and, for an endpoint named before its runs, Holm's p; else that the
-    difference is not clear, or has no interval."""
-    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
-        return "without an interval"
-    p = row.get("holm", math.nan) if row.get("primary", False) else 0.0
-    return UNCLEAR if p > SIGNIFICANT or not _leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
-
-
-def _signs(found: Mapping[str, Rows], measure: str) -> str:
-    """`lower in a and b, no clear difference in c`, where names -> rows; no names where all that measured it agree."""
-    names: dict[str, list[str]] = {"lower": [], "higher": [], UNCLEAR: []}
-    for name, rows in found.items():
-        if measure in rows:
-            names.setdefault(direction(rows[measure]), []).append(f"`{name}`")
-    said = {word: own for word, own in names.items() if own}
-    if len(said) == 1 and len(next(iter(said.values()))) == len(found):
-        ((word, own),) = said.items()
-        return f"{word}{ {1: '', 2: ' in both'}.get(len(own), f' in all {len(own)}') }"
-    return ", ".join(f"{word} in {listed(own)}" for word, own in said.items())
-
-
-def _by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:
-    """What two kinds of noise change, each with its contrasts by study; said once where both do the same."""
-    said = []
-    for measure in (HELD_OUT, CURVED):
-        signs = {kind: _signs(rows, measure) for kind, rows in found.items()}
-        parts = [f"by {kind} {sign}" for kind, sign in signs.items()]
-        once = f"by both {next(iter(signs.values()))}"
-        named = measure.replace("held", "Held")  # tr G keeps its small letter
-        said.append(f"{named}: {once if len(set(signs.values())) == 1 else '; '.join(parts)}.")
-    return " ".join(said)
-
-
-def _answer(found: Mapping[str, Rows], *measures: str) -> str:
-    """`training loss lower; tr G no clear difference`: `_signs` of each measure."""
-    return "; ".join(f"{_plain(measure)} {_signs(found, measure)}" for measure in measures)
-
-
-def _plain(measure: str) -> str:
-    """The training loss without noise is the only one here."""
-    return measure.removeprefix("clean ")
-
-
-def _side_by_side(study: StudyResults, pairs: Iterable[tuple[str, str]], *measures: str) -> dict[str, str]:
-    """measure -> the contrasts of the pairs in their order; and how many seeds. Empty if one has not been run."""
-    rows = [_end(study, *pair) for pair in pairs]
-    if not all(set(measures) <= set(row) for row in rows):
-        return {}
-    found = {measure: listed([with_interval(row[measure]) for row in rows]) for measure in measures}
-    return found | {"seeds": str(int(rows[0][measures[0]]["pairs"]))}
-
-
-def _end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, Any]]:
-    """`_contrasts` at the end of training. Against no noise, an arm that is a cell of the plane of dials has that
-    cell's, unless the contrast is an endpoint."""
-    rows, weights = _contrasts(study, first, second, "end"), dials_of(first)
-    cells = study.frames.get("dials", pd.DataFrame())
-    if second == "none" and weights and len(cells):
-        at = cells[(cells.even == weights[0]) & (cells.odd == weights[1])].rename(columns={"seeds": "pairs"})
-        endpoints = {measure: row for measure, row in rows.items() if row["primary"]}
-        rows |= {str(row["measure"]): row for row in at.to_dict("records")} | endpoints
-    return rows
-
-
-def _contrasts(study: StudyResults, first: str, second: str, when: str) -> dict[str, dict[Any, Any]]:
-    """measure -> the contrast's row at the study's own α."""
-    compared = study.at_own_alpha(study.tables["contrasts"])
-    own = compared[(compared["first"] == first) & (compared.second == second) & (compared.when == when)]
-    return {str(row["measure"]): row for row in own[own.decoding.isna()].to_dict("records")}

@@ -14,14 +14,16 @@ import pandas as pd
 import typer
 
 from analysis.budgets import ALPHAS
+from analysis.comparisons import CURVED, HELD_OUT, every
 from analysis.endpoints import endpoints
-from analysis.findings import every, findings, in_short, regimes
+from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
 from analysis.length import side_by_side
 from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL, MAIN
 from analysis.style import name as arm
+from analysis.summary import in_short, regimes
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.bench import OWN, TWO_LEVELS
 from result_schema.files import ROOT, there
@@ -222,8 +224,8 @@ def written(page: str, published: Published) -> str:
     shown = [part for part in (studies(published.studies, published.mechanism), first_looks(published)) if part]
     parts = {
         "short": in_short(published),
-        "answers": "\n\n".join([regimes(found, "held-out loss"), "\n".join(finding.short for finding in told)]),
-        "findings": "\n\n".join([regimes(found, "tr G"), "\n".join(finding.whole for finding in told)]),
+        "answers": "\n\n".join([regimes(found, HELD_OUT), "\n".join(finding.short for finding in told)]),
+        "findings": "\n\n".join([regimes(found, CURVED), "\n".join(finding.whole for finding in told)]),
         "costs": costs(published),
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
         "studies": "\n\n".join(shown),

@@ -5,10 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.comparisons import UNCLEAR, by_training, direction, every
 from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
-from analysis.findings import QUOTED, UNCLEAR, by_training, direction, every, slopes_by_model
+from analysis.findings import QUOTED, slopes_by_model
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published

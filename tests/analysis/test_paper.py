@@ -14,8 +14,9 @@ import pytest
 from scipy import stats
 
 from analysis import style
+from analysis.comparisons import direction, signs
 from analysis.endpoints import endpoints
-from analysis.findings import OVER_DATA, _cell, _signs, direction, findings, in_short, regimes
+from analysis.findings import OVER_DATA, findings
 from analysis.paper import pictures, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
@@ -28,6 +29,7 @@ from analysis.study.contrasts import contrasts, plan
 from analysis.study.data import Untrained, measurements
 from analysis.study.report import arms as means
 from analysis.study.report import associated
+from analysis.summary import _cell, in_short, regimes
 from result_schema.files import ROOT
 from result_schema.quick import TABLES
 from symnoise.core import InputError, write_json
@@ -375,11 +377,11 @@ def test_symnoise_is_compared_with_one_draw_of_each_study_s_law(published: Publi
 def test_an_answer_names_the_studies_where_they_disagree() -> None:
     rows = {"a": (1.0, 2.0), "b": (-2.0, -1.0), "c": (-1.0, 1.0), "d": (-3.0, -2.0)}
     found = {name: {"loss": {"low": low, "high": high}} for name, (low, high) in rows.items()}
-    assert _signs(found, "loss") == "lower in `b` and `d`, higher in `a`, no clear difference in `c`"
-    assert _signs({"b": found["b"], "d": found["d"]}, "loss") == "lower in both"
-    assert _signs({"b": found["b"]}, "loss") == "lower" and _signs({"b": found["b"], "e": {}}, "loss") == "lower in `b`"
+    assert signs(found, "loss") == "lower in `b` and `d`, higher in `a`, no clear difference in `c`"
+    assert signs({"b": found["b"], "d": found["d"]}, "loss") == "lower in both"
+    assert signs({"b": found["b"]}, "loss") == "lower" and signs({"b": found["b"], "e": {}}, "loss") == "lower in `b`"
     found["f"] = {"loss": {"low": math.nan, "high": math.nan}}
-    assert _signs(found, "loss").endswith("in `c`, without an interval in `f`")
+    assert signs(found, "loss").endswith("in `c`, without an interval in `f`")
 
 
 def test_an_endpoint_that_was_named_is_lower_only_after_correction() -> None:
@@ -442,7 +444,7 @@ def test_the_budget_is_told_at_the_noise_of_the_studies(published: Published) ->
     assert not [one for one in findings(replace(told, budgets=None)) if "gradient noise" in one.question]
 
 
-def test_the_neighbours_contrasts_are_told_with_their_signs(published: Published, tmp_path: Path) -> None:
+def test_the_neighbours_contrasts_are_told_with_theirsigns(published: Published, tmp_path: Path) -> None:
     arms, losses = ("none", "r3f", "weight-pair", "symnoise"), {"symnoise": 2.0, "r3f": 5.0}
     made = run_study(tmp_path / "near", arms=arms, loss=losses)
     mirror = run_study(tmp_path / "mirror", arms=("none", "independent-pair", "symnoise"))

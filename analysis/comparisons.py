@@ -1,0 +1,149 @@
+"""Contrasts of the published studies, as rows and in words."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.paper.published import Published, StudyResults
+from analysis.study.claims import MIRRORED
+from result_schema.study import dials_of
+from symnoise.core import student_t
+from symnoise.plot.numbers import listed, with_interval
+
+# study -> model and data in words, and its single draw: what noise does depends on them.
+REGIMES = {
+    "transfer": ("Small Llama pretrained on conversations, fine-tuned on instructions", "rademacher"),
+    "transfer-dolly": ("The same, fine-tuned on Dolly", "rademacher"),
+    "transfer-open-platypus": ("The same, on a stand-in for OpenPlatypus", "rademacher"),
+    "transfer-evol-instruct": ("The same, on Evol-Instruct", "rademacher"),
+    "mirror": ("Small Llama pretrained on rows like those that it is fine-tuned on", "rademacher"),
+    "dials": ("The first seeds of the same, by parts", "dials-1-1"),
+    "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),
+    "micro": ("Small Llama with smaller embeddings, so that noise is larger beside them", "uniform"),
+    "micro-one-pass": ("The same model, rows seen once", "uniform"),
+    "smollm2-mirror": ("SmolLM2 on Alpaca", "uniform"),
+}
+REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study before it
+ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alone
+ENDS = ("clean training loss", "held-out loss", "tr G")
+HELD_OUT, CURVED = ENDS[1:]
+SIGNIFICANT = 0.05  # Holm's p of an endpoint
+UNCLEAR = "no clear difference"
+
+Rows = Mapping[str, Mapping[Any, Any]]  # measure -> the row of a contrast
+
+
+def every(published: Published) -> dict[str, StudyResults | None]:
+    """All studies with several seeds, by name."""
+    return published.studies | published.mechanism
+
+
+def comparisons_with(draw: str) -> dict[str, tuple[str, str]]:
+    """The four comparisons of a study whose single draw is the arm `draw`, in words and as arms."""
+    return {
+        "one draw − none": (draw, "none"),
+        "SymNoise − none": ("symnoise", "none"),
+        "SymNoise − one draw": ("symnoise", draw),
+        "SymNoise − two draws": MIRRORED[0],
+    }
+
+
+def by_training(study: StudyResults, when: str) -> float:
+    """The held-out loss without noise at the end, or at the lowest of each run ("best"), minus that before training;
+    mean over seeds, NaN where it was not measured."""
+    before = study.untrained.loss if study.untrained else math.nan
+    return without_noise(study, HELD_OUT, when) - before
+
+
+def without_noise(study: StudyResults, measure: str, when: str = "end") -> float:
+    """NaN where it was not measured."""
+    means = study.tables["arms"].query("arm == 'none' and when == @when and measure == @measure")
+    return float(means["mean"].iloc[0]) if len(means) else float("nan")
+
+
+def leaves_out_0(row: Mapping[Any, Any]) -> bool:
+    return bool(row["low"] > 0 or row["high"] < 0)
+
+
+def direction(row: Mapping[Any, Any]) -> str:
+    """`lower` or `higher`, by the 95 % interval and, for an endpoint named before its runs, Holm's p; else that the
+    difference is not clear, or has no interval."""
+    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+        return "without an interval"
+    p = row.get("holm", math.nan) if row.get("primary", False) else 0.0
+    return UNCLEAR if p > SIGNIFICANT or not leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
+
+
+def signs(found: Mapping[str, Rows], measure: str) -> str:
+    """`lower in a and b, no clear difference in c`, where names -> rows; no names where all that measured it agree."""
+    names: dict[str, list[str]] = {"lower": [], "higher": [], UNCLEAR: []}
+    for name, rows in found.items():
+        if measure in rows:
+            names.setdefault(direction(rows[measure]), []).append(f"`{name}`")
+    said = {word: own for word, own in names.items() if own}
+    if len(said) == 1 and len(next(iter(said.values()))) == len(found):
+        ((word, own),) = said.items()
+        return f"{word}{ {1: '', 2: ' in both'}.get(len(own), f' in all {len(own)}') }"
+    return ", ".join(f"{word} in {listed(own)}" for word, own in said.items())
+
+
+def by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:
+    """What two kinds of noise change, each with its contrasts by study; said once where both do the same."""
+    said = []
+    for measure in (HELD_OUT, CURVED):
+        each = {kind: signs(rows, measure) for kind, rows in found.items()}
+        parts = [f"by {kind} {sign}" for kind, sign in each.items()]
+        once = f"by both {next(iter(each.values()))}"
+        named = measure.replace("held", "Held")  # tr G keeps its small letter
+        said.append(f"{named}: {once if len(set(each.values())) == 1 else '; '.join(parts)}.")
+    return " ".join(said)
+
+
+def answers(found: Mapping[str, Rows], *measures: str) -> str:
+    """`training loss lower; tr G no clear difference`: `signs` of each measure."""
+    return "; ".join(f"{plain(measure)} {signs(found, measure)}" for measure in measures)
+
+
+def plain(measure: str) -> str:
+    """The training loss without noise is the only one here."""
+    return measure.removeprefix("clean ")
+
+
+def side_by_side(study: StudyResults, pairs: Iterable[tuple[str, str]], *measures: str) -> dict[str, str]:
+    """measure -> the contrasts of the pairs in their order; and how many seeds. Empty if one has not been run."""
+    rows = [at_end(study, *pair) for pair in pairs]
+    if not all(set(measures) <= set(row) for row in rows):
+        return {}
+    found = {measure: listed([with_interval(row[measure]) for row in rows]) for measure in measures}
+    return found | {"seeds": str(int(rows[0][measures[0]]["pairs"]))}
+
+
+def at_end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, Any]]:
+    """`rows_of` at the end of training. Against no noise, an arm that is a cell of the plane of dials has that
+    cell's, unless the contrast is an endpoint."""
+    rows, weights = rows_of(study, first, second, "end"), dials_of(first)
+    cells = study.frames.get("dials", pd.DataFrame())
+    if second == "none" and weights and len(cells):
+        at = cells[(cells.even == weights[0]) & (cells.odd == weights[1])].rename(columns={"seeds": "pairs"})
+        endpoints = {measure: row for measure, row in rows.items() if row["primary"]}
+        rows |= {str(row["measure"]): row for row in at.to_dict("records")} | endpoints
+    return rows
+
+
+def rows_of(study: StudyResults, first: str, second: str, when: str) -> dict[str, dict[Any, Any]]:
+    """measure -> the contrast's row at the study's own α."""
+    compared = study.at_own_alpha(study.tables["contrasts"])
+    own = compared[(compared["first"] == first) & (compared.second == second) & (compared.when == when)]
+    return {str(row["measure"]): row for row in own[own.decoding.isna()].to_dict("records")}
+
+
+def mean_over(rows: Sequence[Mapping[Any, Any]]) -> dict[str, float]:
+    """The mean of contrasts of several studies, each with the same weight, with Student's interval from the variance
+    within a study."""
+    dof = sum(row["pairs"] - 1 for row in rows)
+    variance = sum((row["pairs"] - 1) * row["sd"] ** 2 for row in rows) / dof
+    half = student_t(0.95, dof) * math.sqrt(variance * sum(1 / row["pairs"] for row in rows)) / len(rows)
+    mean = sum(row["mean"] for row in rows) / len(rows)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
