@@ -202,17 +202,21 @@ def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
     return Finding("What does the mirror add?", answer, told, lead)
 
 
-def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
-    """The mean of three data sets, each with the same weight, once all are there."""
+def means_over_data(found: Mapping[str, StudyResults | None]) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
+    """(first, second) arm -> measure -> the mean over three data sets, each with the same weight; none until all are
+    there."""
     studies = [study for name in OVER_DATA if (study := found.get(name))]
     if len(studies) < len(OVER_DATA):
+        return {}
+    pairs = (("rademacher", "none"), (ODD, "none"), ("symnoise", "none"), *MIRRORED)
+    return {pair: {m: mean_over([at_end(study, *pair)[m] for study in studies]) for m in ENDS} for pair in pairs}
+
+
+def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
+    kinds = ("one draw", "its odd part", "SymNoise", "the mirror")
+    means = dict(zip(kinds, means_over_data(found).values(), strict=False))
+    if not means:
         return None
-    pairs = {"one draw": ("rademacher", "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
-    pairs |= {"the mirror": MIRRORED[0]}
-    means = {
-        kind: {measure: mean_over([at_end(study, *pair)[measure] for study in studies]) for measure in ENDS}
-        for kind, pair in pairs.items()
-    }
     said = [f"by {kind} {signs({kind: rows}, HELD_OUT)}" for kind, rows in means.items()]
     told = [
         f"{kind[0].upper()}{kind[1:]}: Δ training loss = {with_interval(rows[ENDS[0]])} nats, Δ held-out loss = "

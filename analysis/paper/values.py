@@ -9,7 +9,7 @@ from analysis.comparisons import UNCLEAR, by_training, direction, every
 from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
-from analysis.findings import QUOTED, slopes_by_model
+from analysis.findings import QUOTED, means_over_data, slopes_by_model
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published
@@ -111,6 +111,10 @@ def values(published: Published) -> dict[str, str]:
         found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
     for part, chosen in D1_PARTS.items():
         found[f"D1/{part}"] = tally([row for row in rows if row["id"] == "D1" and row["key"] in chosen])
+    for (first, second), means in means_over_data(every(published)).items():
+        for measure, mean in means.items():
+            key = f"over-data/{first}-{second}/{slug(measure)}"
+            found |= {key: tex(with_interval(mean)), f"{key}/verb": VERBS[direction(mean)]}
     found |= _contrasts(published) | _budgets(published) | _slopes(published)
     found |= _run(published)
     found |= _bench(published.bench)
