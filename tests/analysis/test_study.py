@@ -125,7 +125,7 @@ def test_a_diverged_run_is_counted_and_never_flatters(tmp_path) -> None:
     assert verdicts(made, "O4", "held-out loss, end: symnoise − uniform", said) == {"undecided"}
     assert verdicts(made, "O4", "held-out loss, end: uniform − none") == {"holds"}
     assert "1 of 80 runs left out" in next(row.quantity for row in made if row.id == "O2")
-    assert notices(lost) == ["Diverged, counted and left out of means: micro-alpaca-symnoise-10-s2."]
+    assert notices(lost)[1:] == ["Diverged, counted and left out of means: micro-alpaca-symnoise-10-s2."]
     table = contrasts(lost)
     row = table[(table.measure == "held-out loss") & (table["first"] == "symnoise") & (table.second == "uniform")].iloc[
         0
@@ -167,7 +167,9 @@ def test_without_endpoints_named_before_the_runs_all_is_exploratory(tmp_path) ->
     made = study(tmp_path, arms=FEW, loss=LOSS, alphas=(10.0,))
     unnamed = replace(made, facts={k: v for k, v in made.facts.items() if k != "primary"})
     assert set(contrasts(unnamed).verdict) == {"exploratory"}
-    assert any("exploratory" in said for said in notices(unnamed)) and not notices(made)
+    assert (
+        any("exploratory" in said for said in notices(unnamed)) and len(notices(made)) == 1
+    )  # the made-up losses turn
 
 
 def test_the_penalty_s_story_is_told(tmp_path) -> None:
@@ -180,7 +182,7 @@ def test_the_penalty_s_story_is_told(tmp_path) -> None:
 def test_seeds_that_share_rows_are_said(tmp_path) -> None:
     made = study(tmp_path, arms=("none",))
     settings = {"training": {"rows": 1280, "pool": 1500}}
-    (said,) = notices(replace(made, facts=made.facts | {"settings": settings}))
+    _, said = notices(replace(made, facts=made.facts | {"settings": settings}))  # the first: where the loss turns
     assert "two seeds share 85 % of theirs" in said
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 from symnoise.core import Estimate, InputError, generator
 from symnoise.curvature import TraceParts, dense_hessian, gauss_newton_trace, trace, trace_parts
 from symnoise.curvature.estimators.sampler import Sampler
-from symnoise.curvature.estimators.targets import Targets
+from symnoise.curvature.estimators.targets import ErrorTargets
 from symnoise.curvature.estimators.two_levels import TwoLevels, by_two_levels, split
 from symnoise.curvature.estimators.two_stages import two_stages
 from symnoise.curvature.options import Options
@@ -218,7 +218,7 @@ def test_two_stages_of_two_levels_are_unbiased_with_honest_intervals(table) -> N
     for seed in range(COPIES):
         measure = resampled(table, seed)
         plan = partial(split, measure=measure, of=hessian)
-        found.append(two_stages(measure, 16, Targets(atol=4.0), 100_000, hessian, plan).hessian)
+        found.append(two_stages(measure, 16, ErrorTargets(atol=4.0), 100_000, hessian, plan).hessian)
     values = torch.cat([one.value for one in found])
     assert abs(float(values.mean()) - true) < 4 * float(values.std()) / COPIES**0.5
     assert 0.93 <= coverage(found, true) <= 0.97
