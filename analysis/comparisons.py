@@ -134,9 +134,7 @@ def at_end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, 
 
 def rows_of(study: StudyResults, first: str, second: str, when: str) -> dict[str, dict[Any, Any]]:
     """measure -> the contrast's row at the study's own α."""
-    compared = study.at_own_alpha(study.tables["contrasts"])
-    own = compared[(compared["first"] == first) & (compared.second == second) & (compared.when == when)]
-    return {str(row["measure"]): row for row in own[own.decoding.isna()].to_dict("records")}
+    return dict(study.contrasts.get((first, second, when), {}))
 
 
 def mean_over(rows: Sequence[Mapping[Any, Any]]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The published results: the quick run, the bench, and the studies that have been run."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ class StudyResults:
     tables: dict[str, pd.DataFrame]
     frames: dict[str, pd.DataFrame]
     untrained: Untrained | None = None
+
+    @cached_property
+    def contrasts(self) -> dict[tuple[str, str, str], dict[str, dict[Any, Any]]]:
+        """(first arm, second arm, "end" or "best") -> measure -> the row at the study’s own α, but for replies."""
+        found: dict[tuple[str, str, str], dict[str, dict[Any, Any]]] = {}
+        compared = self.at_own_alpha(self.tables["contrasts"])
+        for row in compared[compared.decoding.isna()].to_dict("records"):
+            found.setdefault((row["first"], row["second"], row["when"]), {})[str(row["measure"])] = row
+        return found
 
     def at_own_alpha(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of `table` at the study's own α, and those of arms without an α."""
