@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.paper.published import Published, StudyResults
 from analysis.study.claims import MIRRORED
+from analysis.study.contrasts import LEVEL
 from result_schema.study import dials_of
 from symnoise.core import student_t
 from symnoise.plot.numbers import listed, with_interval
@@ -29,7 +30,6 @@ REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study
 ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alone
 ENDS = ("clean training loss", "held-out loss", "tr G")
 HELD_OUT, CURVED = ENDS[1:]
-SIGNIFICANT = 0.05  # Holm's p of an endpoint
 UNCLEAR = "no clear difference"
 
 Rows = Mapping[str, Mapping[Any, Any]]  # measure -> the row of a contrast
@@ -38,6 +38,11 @@ Rows = Mapping[str, Mapping[Any, Any]]  # measure -> the row of a contrast
 def every(published: Published) -> dict[str, StudyResults | None]:
     """All studies with several seeds, by name."""
     return published.studies | published.mechanism
+
+
+def distinct(found: Mapping[str, StudyResults | None]) -> dict[str, StudyResults]:
+    """The studies of `REGIMES` that have been run, in its order, but for the one that repeats another's runs."""
+    return {name: study for name in REGIMES if name != REPEATED and (study := found.get(name))}
 
 
 def comparisons_with(draw: str) -> dict[str, tuple[str, str]]:
@@ -73,7 +78,7 @@ def direction(row: Mapping[Any, Any]) -> str:
     if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
         return "without an interval"
     p = row.get("holm", math.nan) if row.get("primary", False) else 0.0
-    return UNCLEAR if p > SIGNIFICANT or not leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
+    return UNCLEAR if p > 1 - LEVEL or not leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
 
 
 def signs(found: Mapping[str, Rows], measure: str) -> str:
@@ -128,13 +133,13 @@ def at_end(study: StudyResults, first: str, second: str) -> dict[str, dict[Any, 
     if second == "none" and weights and len(cells):
         at = cells[(cells.even == weights[0]) & (cells.odd == weights[1])].rename(columns={"seeds": "pairs"})
         endpoints = {measure: row for measure, row in rows.items() if row["primary"]}
-        rows |= {str(row["measure"]): row for row in at.to_dict("records")} | endpoints
+        return rows | {str(row["measure"]): row for row in at.to_dict("records")} | endpoints
     return rows
 
 
 def rows_of(study: StudyResults, first: str, second: str, when: str) -> dict[str, dict[Any, Any]]:
     """measure -> the contrast's row at the study's own α."""
-    return dict(study.contrasts.get((first, second, when), {}))
+    return study.contrasts.get((first, second, when), {})
 
 
 def mean_over(rows: Sequence[Mapping[Any, Any]]) -> dict[str, float]:
@@ -142,6 +147,6 @@ def mean_over(rows: Sequence[Mapping[Any, Any]]) -> dict[str, float]:
     within a study."""
     dof = sum(row["pairs"] - 1 for row in rows)
     variance = sum((row["pairs"] - 1) * row["sd"] ** 2 for row in rows) / dof
-    half = student_t(0.95, dof) * math.sqrt(variance * sum(1 / row["pairs"] for row in rows)) / len(rows)
+    half = student_t(LEVEL, dof) * math.sqrt(variance * sum(1 / row["pairs"] for row in rows)) / len(rows)
     mean = sum(row["mean"] for row in rows) / len(rows)
     return {"mean": mean, "low": mean - half, "high": mean + half}

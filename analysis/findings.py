@@ -13,11 +13,11 @@ from analysis.comparisons import (
     HELD_OUT,
     ODD,
     REGIMES,
-    REPEATED,
     Rows,
     answers,
     at_end,
     by_two,
+    distinct,
     every,
     mean_over,
     plain,
@@ -94,10 +94,10 @@ def _of(tell: Callable[[Any], Finding | None], found: Any) -> Finding | None:
 def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """One draw and SymNoise against no noise, by study, with what training itself did to the held-out loss."""
     said, draws, pairs = [], {}, {}
-    for name, (where, draw) in REGIMES.items():
-        study = found.get(name)
+    for name, study in distinct(found).items():
+        where, draw = REGIMES[name]
         shown = [(draw, "none"), ("symnoise", "none")]
-        if study is None or name == REPEATED or not (part := side_by_side(study, shown, HELD_OUT, CURVED)):
+        if not (part := side_by_side(study, shown, HELD_OUT, CURVED)):
             continue
         draws[name], pairs[name] = (at_end(study, *pair) for pair in shown)
         before = study.untrained
@@ -116,11 +116,9 @@ def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """One draw, SymNoise and the mirror at each run's lowest held-out loss, where training lowers it at all."""
     compared: dict[str, dict[str, Rows]] = {"one draw": {}, "SymNoise": {}, "the mirror": {}}
     said, unused = [], []
-    for name, (_, draw) in REGIMES.items():
-        study, shown = found.get(name), [(draw, "none"), ("symnoise", "none"), *MIRRORED]
-        if study is None or name == REPEATED:
-            continue
-        if study.untrained and 2 * study.untrained.best > study.untrained.runs:
+    for name, study in distinct(found).items():
+        shown = [(REGIMES[name][1], "none"), ("symnoise", "none"), *MIRRORED]
+        if study.untrained and study.untrained.mostly_best:
             unused.append(f"`{name}`")
             continue
         rows = [rows_of(study, *pair, "best") for pair in shown]
@@ -143,9 +141,9 @@ def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
 def _against_a_draw(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """SymNoise minus one draw of each study's law."""
     rows, said = {}, []
-    for name, (_, draw) in REGIMES.items():
-        study = found.get(name)
-        if study is None or not (part := side_by_side(study, [("symnoise", draw)], HELD_OUT, CURVED)):
+    for name, study in distinct(found).items():
+        draw = REGIMES[name][1]
+        if not (part := side_by_side(study, [("symnoise", draw)], HELD_OUT, CURVED)):
             continue
         rows[name] = at_end(study, "symnoise", draw)
         said.append(f"Study `{name}` ({draw}): Δ held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}.")
@@ -186,9 +184,8 @@ def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
 def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """SymNoise against two draws, by study, and its neighbours."""
     rows, said = {}, []
-    for name in REGIMES:
-        study = found.get(name)
-        if study is None or not side_by_side(study, MIRRORED, HELD_OUT, CURVED):
+    for name, study in distinct(found).items():
+        if not side_by_side(study, MIRRORED, HELD_OUT, CURVED):
             continue
         own = rows[name] = at_end(study, *MIRRORED[0])
         parts = [f"Δ {plain(m)} = {with_interval(own[m])}{' nats' * (m != CURVED)}" for m in ENDS if m in own]
@@ -213,10 +210,9 @@ def means_over_data(found: Mapping[str, StudyResults | None]) -> dict[tuple[str,
 
 
 def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
-    kinds = ("one draw", "its odd part", "SymNoise", "the mirror")
-    means = dict(zip(kinds, means_over_data(found).values(), strict=False))
-    if not means:
+    if not (by_pair := means_over_data(found)):
         return None
+    means = dict(zip(("one draw", "its odd part", "SymNoise", "the mirror"), by_pair.values(), strict=True))
     said = [f"by {kind} {signs({kind: rows}, HELD_OUT)}" for kind, rows in means.items()]
     told = [
         f"{kind[0].upper()}{kind[1:]}: Δ training loss = {with_interval(rows[ENDS[0]])} nats, Δ held-out loss = "

@@ -14,7 +14,7 @@ import pandas as pd
 import typer
 
 from analysis.budgets import ALPHAS
-from analysis.comparisons import CURVED, HELD_OUT, every
+from analysis.comparisons import CURVED, HELD_OUT, every, rows_of
 from analysis.endpoints import endpoints
 from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
@@ -113,10 +113,8 @@ def first_looks(published: Published) -> str:
 
 def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], float]:
     """(first, second) arm -> mean paired difference in `measure` at the end, for the contrasts in `LOOKED_AT`."""
-    compared = found.at_own_alpha(found.tables["contrasts"])
-    end = compared[(compared.when == "end") & (compared.measure == measure) & compared.decoding.isna()]
-    means = {(row["first"], row["second"]): row["mean"] for row in end.to_dict("records")}
-    return {pair: means[pair] for pair in LOOKED_AT if pair in means}
+    rows = {pair: rows_of(found, *pair, "end") for pair in LOOKED_AT}
+    return {pair: own[measure]["mean"] for pair, own in rows.items() if measure in own}
 
 
 def mechanism(found: dict[str, StudyResults | None]) -> str:

@@ -6,12 +6,12 @@ from typing import Any
 from analysis.comparisons import (
     HELD_OUT,
     REGIMES,
-    REPEATED,
     UNCLEAR,
     at_end,
     by_training,
     comparisons_with,
     direction,
+    distinct,
     every,
     leaves_out_0,
     without_noise,
@@ -26,10 +26,9 @@ PER = 1000  # held-out losses are in thousandths of a nat
 def in_short(published: Published) -> str:
     """In how many studies noise lowers or raises the held-out loss, the most that it gains where fine-tuning lowers it,
     and D1's verdicts; "" until each comparison has been made."""
-    found = {name: study for name, study in every(published).items() if study and name in REGIMES and name != REPEATED}
     words: dict[str, list[str]] = {what: [] for what in comparisons_with("")}
     gains = []
-    for name, study in found.items():
+    for name, study in distinct(every(published)).items():
         itself = by_training(study, "end")
         for what, pair in comparisons_with(REGIMES[name][1]).items():
             if not (row := at_end(study, *pair).get(HELD_OUT)):
@@ -61,9 +60,8 @@ def regimes(found: Mapping[str, StudyResults | None], measure: str) -> str:
     times, unit = (PER, ", 10⁻³ nats") if measure == HELD_OUT else (1, "")
     itself = "fine-tuning alone: end (lowest)" if measure == HELD_OUT else "without noise"
     lines = []
-    for name, (where, draw) in REGIMES.items():
-        if (study := found.get(name)) is None or name == REPEATED:
-            continue
+    for name, study in distinct(found).items():
+        where, draw = REGIMES[name]
         rows = [at_end(study, *pair).get(measure) for pair in comparisons_with(draw).values()]
         seeds = max(int(row["pairs"]) for row in rows if row)
         own = number(without_noise(study, measure), 2)

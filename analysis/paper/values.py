@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.comparisons import UNCLEAR, by_training, direction, every
+from analysis.comparisons import ENDS, HELD_OUT, UNCLEAR, by_training, direction, every
 from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
@@ -63,7 +63,7 @@ STUDY_ROWS = {
 D1_PARTS = {
     "curvature-falls": ("D1.slope.tr-g.even",),
     "loss-falls": ("D1.slope.held-out-loss.even",),
-    "same-without-odd": tuple(f"D1.slope.{slug(m)}.odd" for m in ("clean training loss", "held-out loss", "tr G")),
+    "same-without-odd": tuple(f"D1.slope.{slug(measure)}.odd" for measure in ENDS),
 }
 
 # Measures whose contrasts the text may quote.
@@ -153,10 +153,10 @@ def _contrasts(published: Published) -> dict[str, str]:
             continue
         if math.isfinite(change := by_training(study, "end")):
             found[f"{name}/by-training"] = tex(fixed(change, 3))
-        own = study.at_own_alpha(study.tables["contrasts"])
-        for row in own.query("when == 'best' and measure == 'held-out loss'").to_dict("records"):
-            found[f"{name}/best/{row['first']}-{row['second']}"] = tex(with_interval(row))
-        end = own.query("when == 'end'")
+        for (first, second, when), own in study.contrasts.items():
+            if when == "best" and HELD_OUT in own:
+                found[f"{name}/best/{first}-{second}"] = tex(with_interval(own[HELD_OUT]))
+        end = study.at_own_alpha(study.tables["contrasts"]).query("when == 'end'")
         end = end[end.measure.isin(OUTCOMES_SAID) & (end.decoding.isna() | (end.decoding == "greedy"))]
         for row in end.to_dict("records"):
             key = f"{name}/{row['first']}-{row['second']}/{slug(row['measure'])}"

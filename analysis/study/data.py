@@ -134,6 +134,11 @@ class Untrained:
     best: int
     runs: int
 
+    @property
+    def mostly_best(self) -> bool:
+        """In more than half of the runs."""
+        return 2 * self.best > self.runs
+
 
 def untrained(curves: pd.DataFrame) -> Untrained | None:
     """From the held-out losses along training; None where they do not begin before it."""
@@ -164,7 +169,7 @@ def notices(study: StudyTables) -> list[str]:
     """What a reader must know first: diverged and missing runs, missing measures, a model that training made worse."""
     said = []
     before = untrained(study.curves)
-    if before and 2 * before.best > before.runs:
+    if before and before.mostly_best:
         said.append(
             f"In {before.best} of {plural(before.runs, 'run')} the held-out loss is lowest before training: an arm "
             "that lowers it here avoids part of the damage, and does not improve the model."
