@@ -23,7 +23,7 @@ from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, St
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL, MAIN
 from analysis.style import name as arm
-from analysis.summary import in_short, regimes
+from analysis.summary import in_short, regimes, table_line
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.bench import OWN, TWO_LEVELS
 from result_schema.files import ROOT, there
@@ -54,7 +54,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             if mine:
                 failing = [f"{row['quantity']} ({row['where']})" for row in mine if row["verdict"] == "fails"]
                 said = map(str, counts(mine).values())
-                lines.append(_line(claim.id, claim.statement, *said, "; ".join(failing)))
+                lines.append(table_line(claim.id, claim.statement, *said, "; ".join(failing)))
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
@@ -87,7 +87,7 @@ def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResult
                 by_tally.setdefault(_tally(rows), []).append(f"`{name}`")
         if by_tally:
             told = "; ".join(f"{tally} ({', '.join(names)})" for tally, names in by_tally.items())
-            lines.append(_line(claim.id, claim.statement, told))
+            lines.append(table_line(claim.id, claim.statement, told))
     parts = ["\n".join(lines)]
     for name, study in run.items():
         parts.append(_differences(name, study))
@@ -103,11 +103,11 @@ def first_looks(published: Published) -> str:
     run = ({"Alpaca": own} if own else {}) | run
     contrasts = [(measure, pair) for measure in ("held-out loss", "tr G") for pair in LOOKED_AT]
     heads = [f"{measure}, {arm(first)} − {arm(second)}" for measure, (first, second) in contrasts]
-    lines = [_line("smollm2 on", "seeds", *heads), "|---|---|" + "---|" * len(heads)]
+    lines = [table_line("smollm2 on", "seeds", *heads), "|---|---|" + "---|" * len(heads)]
     for name, found in run.items():
         means = {measure: differences(found, measure) for measure in DIFFERENCES}
         cells = [number(means[measure].get(pair), 2) for measure, pair in contrasts]
-        lines.append(_line(name, str(found.tables["contrasts"].pairs.max()), *cells))
+        lines.append(table_line(name, str(found.tables["contrasts"].pairs.max()), *cells))
     return "\n".join(lines)
 
 
@@ -120,10 +120,10 @@ def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], floa
 def mechanism(found: dict[str, StudyResults | None]) -> str:
     """The endpoints that studies named before their runs, and how well slopes fit; "" if no study has been run."""
     rows = [
-        _line(one.study, f"{one.measure}, {one.compared}", one.seeds, one.value, one.p, one.worth)
+        table_line(one.study, f"{one.measure}, {one.compared}", one.seeds, one.value, one.p, one.worth)
         for one in endpoints(found)
     ]
-    head = _line("study", "endpoint", "seeds", "difference or slope, 95 % interval", "Holm's p", "worth knowing")
+    head = table_line("study", "endpoint", "seeds", "difference or slope, 95 % interval", "Holm's p", "worth knowing")
     return "\n".join([head, "|---|---|---|---|---|---|", *rows, *_lack_of_fit(found)]) if rows else ""
 
 
@@ -148,12 +148,12 @@ def budgets(found: Budgets | None) -> str:
     if found is None:
         return ""
     quantities = {"ratio": "r", "rho": "ρ = V_odd/V_batch", "shrinkage": "⟨E, g₀⟩/‖g₀‖²", "cosine": "cos(E, g₀)"}
-    lines = [_line("run", "of training", "α", *quantities.values()), "|---|---|---|" + "---|" * len(quantities)]
+    lines = [table_line("run", "of training", "α", *quantities.values()), "|---|---|---|" + "---|" * len(quantities)]
     points = found.points.rename(columns={"value": "mean"})
     for (run, when, alpha), own in points.groupby(["run", "when", "alpha"], sort=False):
         rows = own.set_index("quantity")
         cells = [with_interval(rows.loc[name].to_dict()) for name in quantities]
-        lines.append(_line(str(run), str(when), f"{alpha:g}", *cells))
+        lines.append(table_line(str(run), str(when), f"{alpha:g}", *cells))
     sizes = listed([f"{alpha:g}" for alpha in ALPHAS])
     return "\n".join([*lines, "", f"**G1** {OUTCOMES['G1'].statement}. At α = {sizes}: {_tally(found.rows)}."])
 
@@ -164,7 +164,9 @@ def length(found: Length | None) -> str:
         return ""
     head, lines = side_by_side(found.gains)
     tally = f"**Z1** {PREFERENCES['Z1'].statement}: {_tally(found.rows)}."
-    return "\n".join([_line(*head), "|---|" + "---|" * (len(head) - 1), *(_line(*one) for one in lines), "", tally])
+    return "\n".join(
+        [table_line(*head), "|---|" + "---|" * (len(head) - 1), *(table_line(*one) for one in lines), "", tally]
+    )
 
 
 def _differences(name: str, study: StudyResults) -> str:
@@ -172,22 +174,18 @@ def _differences(name: str, study: StudyResults) -> str:
     compared = study.at_own_alpha(study.tables["contrasts"])
     end = compared[(compared.family == "main") & (compared.when == "end") & compared.decoding.isna()]
     where = f"`{name}`, α = {study.facts['alpha']:g}, end, with {100 * LEVEL:g} % intervals"
-    lines = [_line(where, "pairs", *DIFFERENCES.values()), "|---|---|" + "---|" * len(DIFFERENCES)]
+    lines = [table_line(where, "pairs", *DIFFERENCES.values()), "|---|---|" + "---|" * len(DIFFERENCES)]
     for (first, second), own in end.groupby(["first", "second"], sort=False):
         cells = []
         for measure in DIFFERENCES:
             (row,) = own[own.measure == measure].to_dict("records")
             cells.append(with_interval(row))
-        lines.append(_line(f"{arm(str(first))} − {arm(str(second))}", str(own.pairs.max()), *cells))
+        lines.append(table_line(f"{arm(str(first))} − {arm(str(second))}", str(own.pairs.max()), *cells))
     return "\n".join(lines)
 
 
 def _tally(rows: list[dict[str, Any]]) -> str:
     return ", ".join(f"{n} {word}" for word, n in counts(rows).items() if n) or "not measured"
-
-
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def costs(published: Published) -> str:
@@ -213,7 +211,7 @@ def costs(published: Published) -> str:
             "probes in bfloat16 (two levels, unbiased)"
         ),
     }
-    return "\n".join(["| | |", "|---|---|", *(_line(what, cost) for what, cost in rows.items())])
+    return "\n".join(["| | |", "|---|---|", *(table_line(what, cost) for what, cost in rows.items())])
 
 
 def written(page: str, published: Published) -> str:

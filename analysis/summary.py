@@ -1,6 +1,6 @@
 """The top of the README: what was found in short, and a table of studies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from analysis.comparisons import (
@@ -70,11 +70,12 @@ def regimes(found: Mapping[str, StudyResults | None], measure: str) -> str:
         facts = f"`{name}`, α = {study.facts['alpha']:g}, {seeds} seeds"
         lines.append([f"{where} ({facts})", own, *(_cell(row, times) for row in rows)])
     shown = [f"Δ {measure}{unit}", itself, *comparisons_with("")]
-    return "\n".join(map(_line, [shown, ["---"] * len(shown), *lines])) if lines else ""
+    return "\n".join(table_line(*cells) for cells in (shown, ["---"] * len(shown), *lines)) if lines else ""
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def table_line(*cells: str) -> str:
+    """A line of a table in Markdown."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _cell(row: Mapping[Any, Any] | None, times: int) -> str:
