@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.bench import peers as bench_peers
+from experiments.bench.process import Kept
 from experiments.study.base import base
 from experiments.study.results import processor
 from experiments.study.spec import load_study
@@ -182,3 +184,14 @@ def test_a_run_of_a_study(tmp_path) -> None:
     for file in STEPS:
         record = json.loads((tmp_path / "runs" / run.name / file).read_text(encoding="utf-8"))
         assert record["processor"] == processor()
+
+
+def test_peers_of_the_bench(tmp_path) -> None:
+    """Measured on the GPU, memory too; passes of many probes and batched calls are as right as single ones."""
+    rows = {row["method"]: row for row in bench_peers.run(True, print, Kept(tmp_path / "peers.csv"))}
+    assert bench_peers.ON_GPU
+    assert all(row["memory_gib"] > 0 and row["forwards"] > 0 for row in rows.values())
+    deviation = next(iter(rows.values()))["deviation"]
+    for name, columns in (("plain graph reuse", 1), (bench_peers.BATCHED, bench_peers.COLUMNS)):
+        error = deviation / (bench_peers.REPEATS * columns) ** 0.5
+        assert rows[name]["trace"] == pytest.approx(rows[name]["mean_trace"], abs=6 * error)

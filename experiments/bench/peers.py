@@ -10,6 +10,9 @@ A pass that carries many probes may carry fewer, so what is needed is not rounde
 
 Two levels (`symnoise.curvature.estimators.two_levels`) take their pairs as the set-up, then bfloat16 probes. With V₀
 and V₁ the variances of a probe and of a pair's difference, M pairs and K probes reach the variance V₀/(K + M) + V₁/M.
+
+A GPU stays idle where a pass has little to do, so there a pass of Taylor mode has more probes and all examples, and the
+methods that can take several probes at once take more of them.
 """
 
 import statistics
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.bench.process import ROWS, SCORED, Clock, Kept, Row, batch, measured, model_of, seconds
+from experiments.bench.process import ROWS, SCORED, Clock, Kept, Row, batch, device, measured, model_of, seconds
 from result_schema.bench import OWN, PRODUCTS, TAYLOR, TAYLOR_BFLOAT16, TWO_LEVELS
 from symnoise.core import InputError, generator
 from symnoise.curvature import HessianProducts, inner, random_probes
@@ -31,13 +34,16 @@ from symnoise.models import EmbeddingLoss
 
 TARGET = 0.05  # standard error over |mean trace|
 REPEATS, REPEATS_OF_MANY = 5, 8  # of calls with a few probes; with many, twice each example
-MANY = 64
+ON_GPU = device().type == "cuda"
+MANY, TOGETHER = (256, ROWS) if ON_GPU else (64, 1)  # probes and examples of a pass of Taylor mode
+_AS_ONE = MANY * TOGETHER // ROWS  # probes of the batch that cost as much
+COLUMNS = 16 if ON_GPU else 4  # probes of a call of the peers that take several
 _SPREAD_PROBES, _SPREAD_GROUPS = 64, 16
 # Of two levels, in sums of 8 as the other probes' in bfloat16: what the library takes at 700 probes.
 PAIRS, _PAIR_GROUPS = 32, 4
 
 EAGER = "eager attention, since the default has no second derivative"
-ONE_BY_ONE = f"{MANY} probes a pass, one example after the other"
+PASSES = f"{MANY} probes a pass, {'all examples together' if ON_GPU else 'one example after the other'}"
 
 
 class EmbeddingsAsParameters(nn.Module):
@@ -86,12 +92,12 @@ class Problem:
     @property
     def module(self) -> EmbeddingsAsParameters:
         """For peers."""
-        return EmbeddingsAsParameters(self.model, self.batch["input_ids"], self.scored)
+        return EmbeddingsAsParameters(self.model, self.data[0], self.scored)
 
     @property
     def data(self) -> tuple[Tensor, Tensor]:
         """Ids, and the ids that are scored."""
-        ids = self.batch["input_ids"]
+        ids = self.batch["input_ids"].to(self.model.device)
         return ids, ids[:, -self.scored :]
 
 
@@ -109,7 +115,7 @@ def pyhessian(problem: Problem) -> Any:
     """PyHessian's object: one graph kept."""
     from pyhessian import hessian
 
-    return hessian(problem.module, SummedLoss(), data=problem.data, cuda=False)
+    return hessian(problem.module, SummedLoss(), data=problem.data, cuda=ON_GPU)
 
 
 def curvlinops(problem: Problem) -> Any:
@@ -157,16 +163,23 @@ def _curvlinops(columns: int) -> SetUp:
     return setup
 
 
-def _graph_reuse(problem: Problem) -> Probe:
-    module, criterion, (ids, targets) = problem.module, SummedLoss(), problem.data
-    (gradient,) = torch.autograd.grad(criterion(module(ids), targets), module.X, create_graph=True)
+def _graph_reuse(columns: int | None) -> SetUp:
+    """columns: probes of a call, by `torch.vmap`; None: one, without."""
 
-    def probe(k: int) -> float:
-        z = _signs(module.X, k)
-        (product,) = torch.autograd.grad(gradient, module.X, z, retain_graph=True)
-        return float((z * product).sum())
+    def setup(problem: Problem) -> Probe:
+        module, criterion, (ids, targets) = problem.module, SummedLoss(), problem.data
+        (gradient,) = torch.autograd.grad(criterion(module(ids), targets), module.X, create_graph=True)
 
-    return probe
+        def probe(k: int) -> float:
+            batched, each = columns is not None, columns or 1
+            Z = torch.stack([_signs(module.X, each * k + column) for column in range(each)])
+            given = Z if batched else Z[0]
+            (product,) = torch.autograd.grad(gradient, module.X, given, retain_graph=True, is_grads_batched=batched)
+            return float((given * product).sum()) / each
+
+        return probe
+
+    return setup
 
 
 def _double_backward(problem: Problem) -> Probe:
@@ -197,32 +210,39 @@ def _products(problem: Problem) -> Probe:
 
 
 def _taylor(coefficients: torch.dtype | None = None) -> SetUp:
-    """A call takes the next example with `MANY` probes: the work of MANY/B probes of the batch."""
+    """A call takes the next `TOGETHER` of the B examples with `MANY` probes: the work of MANY·TOGETHER/B probes."""
 
     def setup(problem: Problem) -> Probe:
         loss = problem.loss
+        parts = _parts(loss)
 
         def probe(k: int) -> float:
-            turn, b = divmod(k, len(loss.ids))
-            Z = random_probes(loss, MANY, seed=0, first=turn * MANY)[:, b : b + 1]
-            one = taylor_quadratics(loss.rows([b]), Z, groups=1, coefficients=coefficients)
-            return len(loss.ids) * float(one.hessian.sum())
+            turn, part = divmod(k, len(parts))
+            Z = random_probes(loss, MANY, seed=0, first=turn * MANY)[:, parts[part]]
+            one = taylor_quadratics(loss.rows(parts[part]), Z, groups=1, coefficients=coefficients)
+            return len(parts) * float(one.hessian.sum())
 
         return probe
 
     return setup
 
 
+def _parts(loss: EmbeddingLoss) -> list[list[int]]:
+    """The examples, `TOGETHER` of them at a time."""
+    examples = list(range(len(loss.ids)))
+    return [examples[at : at + TOGETHER] for at in range(0, len(examples), TOGETHER)]
+
+
 def _two_levels(problem: Problem) -> Probe:
     """The pairs' difference is the set-up; a call is one of `_taylor` in bfloat16, corrected by it."""
     loss, probe = problem.loss, _taylor(torch.bfloat16)(problem)
     Z, difference = random_probes(loss, PAIRS, seed=1), 0.0
-    for b in range(len(loss.ids)):
+    for part in _parts(loss):
         fine, rough = (
-            taylor_quadratics(loss.rows([b]), Z[:, b : b + 1], groups=_PAIR_GROUPS, coefficients=dtype).hessian.mean()
+            taylor_quadratics(loss.rows(part), Z[:, part], groups=_PAIR_GROUPS, coefficients=dtype).hessian.mean(0)
             for dtype in (None, torch.bfloat16)
         )
-        difference += float(fine - rough)
+        difference += float((fine - rough).sum())
     return lambda k: probe(k) + difference
 
 
@@ -239,19 +259,22 @@ class Method:
     pairs: int = 0
 
 
+BATCHED = f"plain graph reuse, {COLUMNS} probes a call"  # on a CPU one probe keeps all cores busy
+
 # The first is what the others are divided by.
 METHODS: dict[str, Method] = {
-    TAYLOR: Method(_taylor(), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE),
-    TAYLOR_BFLOAT16: Method(_taylor(torch.bfloat16), MANY // ROWS, REPEATS_OF_MANY, note=ONE_BY_ONE),
-    TWO_LEVELS: Method(_two_levels, MANY // ROWS, REPEATS_OF_MANY, note=f"{ONE_BY_ONE}; {PAIRS} pairs", pairs=PAIRS),
+    TAYLOR: Method(_taylor(), _AS_ONE, REPEATS_OF_MANY, note=PASSES),
+    TAYLOR_BFLOAT16: Method(_taylor(torch.bfloat16), _AS_ONE, REPEATS_OF_MANY, note=PASSES),
+    TWO_LEVELS: Method(_two_levels, _AS_ONE, REPEATS_OF_MANY, note=f"{PASSES}; {PAIRS} pairs", pairs=PAIRS),
     PRODUCTS: Method(_products),
-    "plain graph reuse": Method(_graph_reuse, note=EAGER),
+    "plain graph reuse": Method(_graph_reuse(None), note=EAGER),
+    **({BATCHED: Method(_graph_reuse(COLUMNS), COLUMNS, note=f"{EAGER}; by vmap")} if ON_GPU else {}),
     "double backward for each probe": Method(_double_backward, note=EAGER),
     "PyHessian": Method(_pyhessian, package="pyhessian", note=f"{EAGER}; one probe a call of trace"),
     "hessian-eigenthings": Method(_eigenthings, package="hessian_eigenthings", note=EAGER),
     "curvlinops": Method(_curvlinops(1), package="curvlinops", note=f"{EAGER}; SiLU as x·sigmoid(x)"),
-    "curvlinops, 4 probes a call": Method(
-        _curvlinops(4), 4, package="curvlinops", note=f"{EAGER}; SiLU as x·sigmoid(x)"
+    f"curvlinops, {COLUMNS} probes a call": Method(
+        _curvlinops(COLUMNS), COLUMNS, package="curvlinops", note=f"{EAGER}; SiLU as x·sigmoid(x)"
     ),
 }
 
@@ -318,7 +341,7 @@ def run(smoke: bool, say: Callable[[str], None], kept: Kept) -> list[Row]:
             say(f"{name}: left out, {method.package} is not installed (make bench installs it)")
             continue
         # symnoise tells malloc to keep freed memory by itself, so both settings are one to it.
-        for retained in (True,) if name in OWN else (True, False):
+        for retained in (True,) if name in OWN or ON_GPU else (True, False):
             say(f"{name}, malloc {'retained' if retained else 'as found'}")
             record = dict(kept.in_process("peers", {"method": name, "retained": retained, "smoke": smoke}))
             needed = probes_needed(spread, method.pairs)

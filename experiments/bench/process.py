@@ -1,8 +1,11 @@
 """Shared by the parts of the bench: model and batch, one process per row, rows kept, peak memory, malloc's setting.
 
+Where there is a GPU, rows are measured on it, all in one process, since PyTorch counts the memory of each there.
+
 python -m experiments.bench.process peers '{"method": "PyHessian", "retained": true}'     # one row, as JSON
 """
 
+import gc
 import importlib
 import json
 import statistics
@@ -18,6 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from experiments.study.results import processor
 from result_schema.files import read_json
 from symnoise.core import InputError, generator, provenance, retained_heap, write_atomically, write_json
 from symnoise.models import EmbeddingLoss, load_model
@@ -27,6 +31,11 @@ Row = dict[str, Any]
 Call = Callable[[], Any]
 
 
+def device() -> torch.device:
+    """Where rows are measured: on a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def model_of(row: Row) -> Any:
     """SmolLM2 in float32; in a smoke run a random Llama that takes milliseconds. `depth`: its first layers alone."""
     if row["smoke"]:
@@ -34,9 +43,9 @@ def model_of(row: Row) -> Any:
 
         sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
         with torch.random.fork_rng(devices=[]):
-            model = LlamaForCausalLM(LlamaConfig(vocab_size=99, num_key_value_heads=2, **sizes)).eval()
+            model = LlamaForCausalLM(LlamaConfig(vocab_size=99, num_key_value_heads=2, **sizes)).eval().to(device())
     else:
-        model = load_model("smollm2").model
+        model = load_model("smollm2", device=str(device())).model
     if "depth" in row:
         model.model.layers = model.model.layers[: row["depth"]]
         model.config.num_hidden_layers = len(model.model.layers)
@@ -52,10 +61,17 @@ def batch(vocabulary: int, rows: int = ROWS, tokens: int = TOKENS, scored: int =
 
 
 def seconds(work: Call) -> float:
-    """Wall-clock seconds of one call."""
+    """Wall-clock seconds of one call; a GPU has finished before and after it."""
+    _wait()
     started = time.perf_counter()
     work()
+    _wait()
     return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 class Clock:
@@ -92,19 +108,33 @@ class Clock:
 def measured(retained: bool, forward: Call) -> Iterator[Row]:
     """Within the block memory is measured; yields a record that afterwards holds `malloc` and `memory_gib`.
 
-    Memory is the peak resident set above what the process held after a first forward, read from Linux's /proc.
+    Memory is the peak resident set above what the process held after a first forward, read from Linux's /proc; on a GPU
+    that of PyTorch's tensors.
     retained: tell glibc to keep freed memory, as every function of symnoise does by itself; else it is left as found.
     """
     forward()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak: loading does not count
-    before = _status("VmRSS")
+    before = _start_of_peak()
     record: Row = {}
     with retained_heap() if retained else nullcontext("as found") as heap:
         forward()
         record["malloc"] = heap
         yield record
     # The kernel's two counters are some pages apart, so that a block that needs nothing may come out below zero.
-    record["memory_gib"] = max(_status("VmHWM") - before, 0) / 1024**2
+    record["memory_gib"] = max(_peak() - before, 0) / 1024**2
+
+
+def _start_of_peak() -> float:
+    """What is held now, KiB; the peak starts again from there, so that loading does not count."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 1024
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def _peak() -> float:
+    """The most that was held since `_start_of_peak`, KiB."""
+    return torch.cuda.max_memory_allocated() / 1024 if torch.cuda.is_available() else _status("VmHWM")
 
 
 def _status(field: str) -> int:
@@ -124,7 +154,7 @@ class Kept:
         say: Tells the user that there are rows already.
 
     Raises:
-        InputError: If an unfinished table has rows of another version, commit or number of threads.
+        InputError: If an unfinished table has rows of another version, commit, processor or number of threads.
     """
 
     def __init__(self, table: Path, say: Callable[[str], None] = print) -> None:
@@ -170,11 +200,19 @@ def facts() -> dict[str, Any]:
     """What all rows of a table must share."""
     made = provenance()
     versions = {name: made["versions"][name] for name in ("symnoise", "torch", "transformers")}
-    return {**versions, "commit": made["commit"], "threads": torch.get_num_threads()}
+    return {**versions, "commit": made["commit"], "processor": processor(), "threads": torch.get_num_threads()}
+
+
+def measured_here(part: str, row: Row) -> Row:
+    """`measure(row)` of `experiments.bench.PART`."""
+    return importlib.import_module(f"experiments.bench.{part}").measure(row)
 
 
 def in_process(part: str, row: Row) -> Row:
-    """`measure(row)` of `experiments.bench.PART` in a process of its own; what it says on failure is passed on."""
+    """`measured_here` in a process of its own, unless there is a GPU; what it says on failure is passed on."""
+    if torch.cuda.is_available():
+        gc.collect()  # the models of the row before
+        return measured_here(part, row)
     command = [sys.executable, "-m", "experiments.bench.process", part, json.dumps(row)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -183,4 +221,4 @@ def in_process(part: str, row: Row) -> Row:
 
 
 if __name__ == "__main__":
-    print(json.dumps(importlib.import_module(f"experiments.bench.{sys.argv[1]}").measure(json.loads(sys.argv[2]))))
+    print(json.dumps(measured_here(sys.argv[1], json.loads(sys.argv[2]))))

@@ -11,7 +11,8 @@ in bench.rows.json and so on; a run that was interrupted goes on from there, and
 model is SmolLM2 in float32 on 4 rows of 128 tokens, 48 of them scored; a forward is without gradients, with logits at
 the scored positions. Memory is the peak resident set above what the loaded model takes. Rows named "malloc as found"
 leave the C library's setting alone; the others keep freed memory in the process, as every function of the library does
-by itself. `make bench` runs this in an environment that has the peers; without them they are left out.
+by itself. On a GPU all rows are measured in one process, memory is that of PyTorch's tensors, and malloc has one
+setting. `make bench` runs this in an environment that has the peers; without them they are left out.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from experiments.bench import peers as bench_peers
 from experiments.bench import plans as bench_plans
 from experiments.bench import ratios as bench_ratios
 from experiments.bench.process import ROWS, SCORED, TOKENS, Kept
+from experiments.study.results import processor
 from result_schema.bench import OWN
 from symnoise.core import unknown
 
@@ -148,7 +150,8 @@ def plans(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
 def _title(what: str, smoke: bool, *, sized: bool = True) -> str:
     model = "a tiny random Llama (smoke run)" if smoke else "SmolLM2"
     size = f"B = {ROWS}, L = {TOKENS}, " if sized else ""
-    return f"{what}\n{model}, float32, {size}{SCORED} scored tokens; {torch.get_num_threads()} threads"
+    where = processor() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    return f"{what}\n{model}, float32, {size}{SCORED} scored tokens; {where}"
 
 
 def _columns(table: Table, *names: str) -> None:

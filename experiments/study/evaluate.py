@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.study.command import run_command
-from experiments.study.results import processor, records, weights
+from experiments.study.results import best_is_end, processor, records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out_batches, in_batches, training_rows
 from symnoise.core import provenance, write_json
@@ -30,11 +30,13 @@ def evaluate(study: Study, run: Run, folder: Path) -> None:
     place = folder / run.name
     found: list[dict[str, Any]] = []
     if records(place / "train.json")["status"] == "done":
-        texts = None
+        texts, losses = None, {}
         for when in ("best", "end"):
-            source = weights(place, when)
-            texts = texts or _texts(study, run, source)  # the same for both
-            for measure, value in _losses(study, source.model, *texts).items():
+            if when == "best" or not best_is_end(place):
+                source = weights(place, when)
+                texts = texts or _texts(study, run, source)  # the same for both
+                losses = _losses(study, source.model, *texts)
+            for measure, value in losses.items():
                 found.append({"when": when, "measure": measure, "decoding": "", "value": value})
         replies = records(place / "replies.json")["replies"]
         for when, decoding in dict.fromkeys((r["when"], r["decoding"]) for r in replies):

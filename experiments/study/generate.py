@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from experiments.study.command import run_command
-from experiments.study.results import processor, records, weights
+from experiments.study.results import best_is_end, processor, records, weights
 from experiments.study.spec import Run, Study
 from experiments.study.texts import held_out
 from symnoise.core import provenance, write_json
@@ -32,6 +32,9 @@ def generate(study: Study, run: Run, folder: Path) -> None:
     tokens = 0
     if records(place / "train.json")["status"] == "done":
         for when in ("best", "end"):
+            if when == "end" and best_is_end(place):
+                found += [{**reply, "when": when} for reply in found]
+                continue
             source = weights(place, when)
             examples = held_out(study, source.tokenizer, source.model)[: options.prompts]
             prompts = prompt_ids(source, examples)

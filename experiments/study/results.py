@@ -19,6 +19,12 @@ def weights(place: Path, when: str) -> LoadedModel:
     return load_model(place / "weights" / when, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
+def best_is_end(place: Path) -> bool:
+    """Whether the held-out loss of the run in `place` was lowest at the end, so that its two models are one."""
+    curve = records(place / "train.json")["curve"]
+    return min(curve, key=lambda point: point["held-out loss"])["step"] == curve[-1]["step"]
+
+
 def processor() -> str:
     """What a step computes on: the name of the GPU, else "cpu". Numbers of two processors differ by rounding."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,8 @@
 """Random directions in embedding space, keyed by example."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -23,7 +25,8 @@ def directions(
     """Random directions z, numbers `first` … `first + count − 1`: independent, unit variance, 0 at padding.
 
     Direction k of an example depends only on (seed, its id, k) and its true length, not on its batch or on `count`.
-    Only shape, dtype and device of `embeddings` matter. Raises `InputError` unless there is one id for each example.
+    Only shape, dtype and device of `embeddings` matter. They are drawn on the processor, by as many threads as PyTorch
+    uses, so a GPU measures with the same ones. Raises `InputError` unless there is one id for each example.
     """
     _require_ids(ids, embeddings)
     chosen, real = law(law_name), mask != 0
@@ -31,10 +34,21 @@ def directions(
     for b, example in enumerate(ids):
         shape = (int(real[b].sum()), embeddings.shape[-1])
         draws = torch.empty((count, *shape))
-        for k in range(count):
-            chosen.draw(draws[k], 1.0, generator(seed, "direction", example, first + k))
+        randoms = [generator(seed, "direction", example, first + k) for k in range(count)]
+        _in_threads(partial(chosen.draw, size=1.0), draws, randoms)
         z[:, b, real[b]] = (draws / chosen.variance**0.5).to(z)
     return z
+
+
+def _in_threads(draw: Callable[..., Tensor], outs: Tensor, randoms: list[torch.Generator]) -> None:
+    """draw(out, generator=…) for each; every draw has a generator of its own, so the order does not matter."""
+    each = [partial(draw, out, generator=random) for out, random in zip(outs, randoms, strict=True)]
+    if torch.get_num_threads() == 1:
+        for call in each:
+            call()
+        return
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(lambda call: call(), each))
 
 
 def orthogonal_directions(

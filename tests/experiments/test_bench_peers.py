@@ -173,6 +173,11 @@ def test_every_method_estimates_the_trace(name: str, problem: Problem, H: torch.
     assert abs(float(draws.mean() - H.trace())) < 5 * float(draws.std()) / 24**0.5
 
 
+def test_a_batch_of_products_is_the_mean_of_single_ones(problem: Problem) -> None:
+    one, many = (bench_peers._graph_reuse(columns)(problem) for columns in (None, 3))
+    assert many(2) == pytest.approx(sum(one(k) for k in (6, 7, 8)) / 3, rel=1e-6)
+
+
 def test_two_levels_need_probes_for_what_their_pairs_leave(problem: Problem) -> None:
     """V₀/(K + M) + V₁/M is the target's square; one level has V₀/K."""
     spread = {"trace": 100.0, "deviation": 100.0, "rounding": 10.0}  # an error of 5

@@ -24,7 +24,7 @@ from experiments.study.spec import Run, Study, load_study
 from experiments.study.texts import flipped, held_out, split, training_rows
 from experiments.study.train import Curve, train
 from result_schema.study import ARMS, Arm
-from symnoise.core import InputError, sha256
+from symnoise.core import InputError, sha256, write_json
 from symnoise.data import Example
 from symnoise.models import load_model
 from symnoise.training import Dials, SymNoiseTrainer
@@ -153,6 +153,25 @@ def test_from_training_to_tables(study, folder, tmp_path) -> None:
     (folder / "start.json").write_text(json.dumps(record | {"data_sha256": "0" * 64}))
     with pytest.raises(InputError, match="changed between runs; run micro-smoke again"):
         connect(study, folder, tmp_path)
+
+
+@pytest.mark.parametrize(("losses", "same"), [((3, 2, 1), True), ((3, 1, 2), False), ((3, 1, 1), False)])
+def test_a_best_model_that_is_the_last_one_is_read_once(study, folder, losses, same, monkeypatch, tmp_path) -> None:
+    """As the curve says, where an equal loss before the end counts as lower; what is told of both is then one."""
+    run, read = study.run("none_a0_s0"), []
+    place = tmp_path / run.name
+    curve = [{"step": step, "held-out loss": loss} for step, loss in enumerate(losses)]
+    write_json(place / "train.json", {"status": "done", "curve": curve})
+    source = base_model(study, folder)
+    for name in ("generate", "evaluate"):
+        monkeypatch.setattr(f"experiments.study.{name}.weights", lambda place, when: read.append(when) or source)
+    generate(study, run, tmp_path)
+    evaluate(study, run, tmp_path)
+    assert read == ["best"] * 2 if same else read == ["best", "end"] * 2
+    for file, key in (("replies.json", "replies"), ("outcomes.json", "outcomes")):
+        found = json.loads((place / file).read_text())[key]
+        parts = [[{**x, "when": ""} for x in found if x["when"] == when] for when in ("best", "end")]
+        assert parts[0] == parts[1] != []
 
 
 def test_a_run_killed_in_the_middle_ends_like_one_that_was_not(study, folder, monkeypatch) -> None:

@@ -130,6 +130,25 @@ def test_noise_has_the_bits_it_always_had(name: str) -> None:
     assert torch.equal(padded, u * mask[:, :, None])
 
 
+@pytest.mark.parametrize("name", ["uniform", "gaussian", "rademacher"])
+def test_directions_have_the_bits_they_always_had_by_any_number_of_threads(name: str) -> None:
+    """Direction k is the first draw of its own stream, scaled to unit variance."""
+    mask, before = torch.tensor([[1, 1, 1], [0, 1, 1]]), torch.get_num_threads()
+    expected = torch.zeros(5, 2, 3, 4)
+    for k in range(5):
+        for b, example in enumerate((7, 3)):
+            out = torch.empty(int(mask[b].sum()), 4)
+            law(name).draw(out, 1.0, generator(2, "direction", example, 6 + k))
+            expected[k, b, mask[b] != 0] = out / law(name).variance ** 0.5
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found = directions(torch.zeros(2, 3, 4), mask, [7, 3], 5, seed=2, first=6, law_name=name)
+            assert torch.equal(found, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_one_function_has_the_scale() -> None:
     lengths = torch.tensor([[4, 4, 0], [9, 9, 9]])
     expected = torch.where(lengths > 0, 5 / (lengths.clamp(min=1) * 16).double().sqrt(), 0)
