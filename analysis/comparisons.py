@@ -1,7 +1,8 @@
 """Contrasts of the published studies, as rows and in words."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,9 @@ REGIMES = {
     "micro": ("Small Llama with smaller embeddings, so that noise is larger beside them", "uniform"),
     "micro-one-pass": ("The same model, rows seen once", "uniform"),
     "smollm2-mirror": ("SmolLM2 on Alpaca", "uniform"),
+    "smollm2-dolly": ("The same, on Dolly", "uniform"),
+    "smollm2-open-platypus": ("The same, on a stand-in for OpenPlatypus", "uniform"),
+    "smollm2-evol-instruct": ("The same, on Evol-Instruct", "uniform"),
 }
 REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study before it
 ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alone
@@ -72,13 +76,32 @@ def leaves_out_0(row: Mapping[Any, Any]) -> bool:
     return bool(row["low"] > 0 or row["high"] < 0)
 
 
+def corrected(row: Mapping[Any, Any]) -> bool:
+    """Whether Holm's correction decides: of an endpoint named before its runs, with so many pairs that a permutation
+    test can be significant at all (p ≥ 2/2ⁿ)."""
+    return bool(row.get("primary", False)) and 2.0 ** (1 - row.get("pairs", math.inf)) <= 1 - LEVEL
+
+
 def direction(row: Mapping[Any, Any]) -> str:
-    """`lower` or `higher`, by the 95 % interval and, for an endpoint named before its runs, Holm's p; else that the
-    difference is not clear, or has no interval."""
+    """`lower` or `higher`, by the 95 % interval and, where it decides, Holm's p; else that the difference is not clear,
+    or has no interval."""
     if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
         return "without an interval"
-    p = row.get("holm", math.nan) if row.get("primary", False) else 0.0
+    p = row.get("holm", math.nan) if corrected(row) else 0.0
     return UNCLEAR if p > 1 - LEVEL or not leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
+
+
+Said = Callable[[Mapping[str, Rows], str], str]  # names -> rows, and a measure: where it is lower or higher
+
+
+def tally(found: Mapping[str, Rows], measure: str) -> str:
+    """`lower in 1 of 9, higher in 5, no clear difference in 3`."""
+    each = Counter(direction(rows[measure]) for rows in found.values() if measure in rows)
+    total, words = each.total(), [word for word in ("lower", "higher", UNCLEAR, *each) if each[word]]
+    if len(each) == 1:
+        return f"{words[0]} in {'both' if total == 2 else f'all {total}'}" if total > 1 else words[0]
+    said = [f"{word} in {each[word]}" for word in dict.fromkeys(words)]
+    return ", ".join([f"{said[0]} of {total}", *said[1:]])
 
 
 def signs(found: Mapping[str, Rows], measure: str) -> str:
@@ -94,11 +117,11 @@ def signs(found: Mapping[str, Rows], measure: str) -> str:
     return ", ".join(f"{word} in {listed(own)}" for word, own in said.items())
 
 
-def by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:
+def by_two(found: Mapping[str, Mapping[str, Rows]], tell: Said = signs) -> str:
     """What two kinds of noise change, each with its contrasts by study; said once where both do the same."""
     said = []
     for measure in (HELD_OUT, CURVED):
-        each = {kind: signs(rows, measure) for kind, rows in found.items()}
+        each = {kind: tell(rows, measure) for kind, rows in found.items()}
         parts = [f"by {kind} {sign}" for kind, sign in each.items()]
         once = f"by both {next(iter(each.values()))}"
         named = measure.replace("held", "Held")  # tr G keeps its small letter
@@ -106,9 +129,9 @@ def by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:
     return " ".join(said)
 
 
-def answers(found: Mapping[str, Rows], *measures: str) -> str:
-    """`training loss lower; tr G no clear difference`: `signs` of each measure."""
-    return "; ".join(f"{plain(measure)} {signs(found, measure)}" for measure in measures)
+def answers(found: Mapping[str, Rows], *measures: str, tell: Said = signs) -> str:
+    """`training loss lower; tr G no clear difference`: `signs` of each measure, or what else tells them."""
+    return "; ".join(f"{plain(measure)} {tell(found, measure)}" for measure in measures)
 
 
 def plain(measure: str) -> str:

@@ -24,6 +24,7 @@ from analysis.comparisons import (
     rows_of,
     side_by_side,
     signs,
+    tally,
     without_noise,
 )
 from analysis.family_ledgers import MAIN, Slope
@@ -40,29 +41,36 @@ ALPHAS = (5, 10, 15)  # the training α
 # Variance budget -> α that is quoted, that of the model's studies; and the model in words.
 QUOTED = {"mirror": 15.0, "smollm2": 10.0}
 _MODELS = {"mirror": "small Llama of `mirror`", "smollm2": "SmolLM2"}
-OVER_DATA = ("transfer-dolly", "transfer-open-platypus", "transfer-evol-instruct")  # whose mean was named beforehand
+# Model -> studies whose mean was named beforehand.
+OVER_DATA = {
+    "Small Llama": ("transfer-dolly", "transfer-open-platypus", "transfer-evol-instruct"),
+    "SmolLM2": ("smollm2-dolly", "smollm2-open-platypus", "smollm2-evol-instruct"),
+}
 
 _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """answer: in words, computed from intervals.  told: sentences with the numbers behind it.  lead: what they are."""
+    """answer: in words, computed from intervals.  told: sentences with the numbers behind it.  lead: what they are.
+    brief: the answer with studies counted instead of named, where there are many."""
 
     question: str
     answer: str
     told: tuple[str, ...]
     lead: str = ""
+    brief: str = ""
 
     @property
     def short(self) -> str:
         """A line of a list."""
-        return f"- **{self.question}** {self.answer}"
+        return f"- **{self.question}** {self.brief or self.answer}"
 
     @property
     def whole(self) -> str:
-        """The line with its numbers as a list below it."""
-        return "\n".join([f"{self.short} {self.lead}".rstrip(), *(f"    - {part}" for part in self.told)])
+        """The question and its answer, with the numbers as a list below."""
+        head = f"- **{self.question}** {self.answer} {self.lead}".rstrip()
+        return "\n".join([head, *(f"    - {part}" for part in self.told)])
 
 
 def findings(published: Published) -> list[Finding]:
@@ -108,8 +116,8 @@ def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
         )
     if not said:
         return None
-    lead = "One draw minus no noise, then SymNoise minus no noise:"
-    return Finding("What does noise do?", by_two({"one draw": draws, "SymNoise": pairs}), tuple(said), lead)
+    lead, kinds = "One draw minus no noise, then SymNoise minus no noise:", {"one draw": draws, "SymNoise": pairs}
+    return Finding("What does noise do?", by_two(kinds), tuple(said), lead, by_two(kinds, tally))
 
 
 def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -128,14 +136,14 @@ def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
             said.append(f"Study `{name}`: {listed([with_interval(row[HELD_OUT]) for row in rows])} nats.")
     if not said:
         return None
-    parts = [f"by {kind} {signs(rows, HELD_OUT)}" for kind, rows in compared.items()]
-    answer = f"At the lowest held-out loss of each run: {'; '.join(parts)}."
+    parts = ([f"by {kind} {tell(rows, HELD_OUT)}" for kind, rows in compared.items()] for tell in (signs, tally))
+    answer, brief = (f"At the lowest held-out loss of each run: {'; '.join(part)}." for part in parts)
     answer += f" In {listed(unused)} the untrained model is best, so stopping early is not training." if unused else ""
     lead = (
         "Δ held-out loss at each run's lowest, chosen on the rows on which it is reported: one draw minus no noise, "
         "SymNoise minus no noise, SymNoise minus two draws."
     )
-    return Finding("And with early stopping?", answer, tuple(said), lead)
+    return Finding("And with early stopping?", answer, tuple(said), lead, brief)
 
 
 def _against_a_draw(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -149,8 +157,11 @@ def _against_a_draw(found: Mapping[str, StudyResults | None]) -> Finding | None:
         said.append(f"Study `{name}` ({draw}): Δ held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}.")
     if not rows:
         return None
-    answer = f"{answers(rows, HELD_OUT, CURVED)}. It costs twice as much.".replace("held", "Held", 1)
-    return Finding("Is SymNoise better than one draw?", answer, tuple(said), "SymNoise minus one draw:")
+    answer, brief = (
+        f"{answers(rows, HELD_OUT, CURVED, tell=tell)}. It costs twice as much.".replace("held", "Held", 1)
+        for tell in (signs, tally)
+    )
+    return Finding("Is SymNoise better than one draw?", answer, tuple(said), "SymNoise minus one draw:", brief)
 
 
 def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -175,10 +186,13 @@ def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
                 f"Twice the even part, then three times the odd part (study `{name}`, {part['seeds']} seeds): Δ "
                 f"held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}."
             )
-    answer = by_two({"the even part alone": evens, "the odd part alone": odds})
-    answer += f" Held-out loss by twice the even part: {signs(twice, HELD_OUT)}." if twice else ""
+    kinds = {"the even part alone": evens, "the odd part alone": odds}
+    answer, brief = (
+        by_two(kinds, tell) + (f" Held-out loss by twice the even part: {tell(twice, HELD_OUT)}." if twice else "")
+        for tell in (signs, tally)
+    )
     lead = "The even part alone, then the odd part alone, minus no noise, in the small Llama:"
-    return Finding("Which part of a draw does it?", answer, tuple(said), lead)
+    return Finding("Which part of a draw does it?", answer, tuple(said), lead, brief)
 
 
 def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -192,34 +206,49 @@ def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
         said.append(f"Study `{name}`, {int(own[CURVED]['pairs'])} seeds: {', '.join(parts)}.")
     if not rows:
         return None
-    answer = f"Against two independent draws, which cost the same: {answers(rows, *ENDS)}."
+    answer, brief = (
+        f"Against two independent draws, which cost the same: {answers(rows, *ENDS, tell=tell)}."
+        for tell in (signs, tally)
+    )
     near = found.get("neighbours")
     lead = "SymNoise minus two independent draws (training loss on the same rows without noise, where measured):"
     told = (*said, *filter(None, [_neighbours(near) if near else ""]))
-    return Finding("What does the mirror add?", answer, told, lead)
+    return Finding("What does the mirror add?", answer, told, lead, brief)
 
 
-def means_over_data(found: Mapping[str, StudyResults | None]) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
-    """(first, second) arm -> measure -> the mean over three data sets, each with the same weight; none until all are
-    there."""
-    studies = [study for name in OVER_DATA if (study := found.get(name))]
-    if len(studies) < len(OVER_DATA):
+def means_over_data(found: Mapping[str, StudyResults | None], model: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Kind of noise -> measure -> its contrast's mean over three data sets, each with the same weight; none until all
+    are there. model: of `OVER_DATA`."""
+    names = OVER_DATA[model]
+    studies = [study for name in names if (study := found.get(name))]
+    if len(studies) < len(names):
         return {}
-    pairs = (("rademacher", "none"), (ODD, "none"), ("symnoise", "none"), *MIRRORED)
-    return {pair: {m: mean_over([at_end(study, *pair)[m] for study in studies]) for m in ENDS} for pair in pairs}
+    draw = REGIMES[names[0]][1]
+    pairs = {"one draw": (draw, "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
+    pairs["the mirror"] = MIRRORED[0]
+    rows = {kind: [at_end(study, *pair) for study in studies] for kind, pair in pairs.items()}
+    return {
+        kind: {measure: mean_over([row[measure] for row in own]) for measure in ENDS}
+        for kind, own in rows.items()
+        if all(own)
+    }
 
 
 def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
-    if not (by_pair := means_over_data(found)):
+    said, told = [], []
+    for model in OVER_DATA:
+        if not (means := means_over_data(found, model)):
+            continue
+        words = [f"by {kind} {signs({kind: rows}, HELD_OUT)}" for kind, rows in means.items()]
+        said.append(f"{model}: {', '.join(words)}.")
+        told += [
+            f"{model}, {kind}: Δ training loss = {with_interval(rows[ENDS[0]])} nats, Δ held-out loss = "
+            f"{with_interval(rows[HELD_OUT])} nats, Δ tr G = {with_interval(rows[CURVED])}."
+            for kind, rows in means.items()
+        ]
+    if not said:
         return None
-    means = dict(zip(("one draw", "its odd part", "SymNoise", "the mirror"), by_pair.values(), strict=True))
-    said = [f"by {kind} {signs({kind: rows}, HELD_OUT)}" for kind, rows in means.items()]
-    told = [
-        f"{kind[0].upper()}{kind[1:]}: Δ training loss = {with_interval(rows[ENDS[0]])} nats, Δ held-out loss = "
-        f"{with_interval(rows[HELD_OUT])} nats, Δ tr G = {with_interval(rows[CURVED])}."
-        for kind, rows in means.items()
-    ]
-    answer = f"In the mean of Dolly, the stand-in for OpenPlatypus and Evol-Instruct, held-out loss {', '.join(said)}."
+    answer = f"Held-out loss in the mean of Dolly, the stand-in for OpenPlatypus and Evol-Instruct. {' '.join(said)}"
     lead = "One draw, its odd part and SymNoise minus no noise, and SymNoise minus two draws (the mirror):"
     return Finding("Does it hold on other data?", answer, tuple(told), lead)
 

@@ -14,14 +14,14 @@ import pandas as pd
 import typer
 
 from analysis.budgets import ALPHAS
-from analysis.comparisons import CURVED, HELD_OUT, every, rows_of
+from analysis.comparisons import CURVED, HELD_OUT, every
 from analysis.endpoints import endpoints
 from analysis.findings import findings
 from analysis.ledger import TITLES, of_kind
 from analysis.length import side_by_side
-from analysis.paper.published import FIRST_LOOKS, Budgets, Length, Published, StudyResults, read_published, table_path
+from analysis.paper.published import Budgets, Length, Published, StudyResults, read_published, table_path
 from analysis.records import read_run
-from analysis.study.contrasts import LEVEL, MAIN
+from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
 from analysis.summary import in_short, regimes, table_line
 from result_schema.bad_input import one_line_on_bad_input
@@ -29,7 +29,7 @@ from result_schema.bench import OWN, TWO_LEVELS
 from result_schema.files import ROOT, there
 from result_schema.measures import SPLIT
 from symnoise.core import InputError, write_atomically, write_json
-from symnoise.plot.numbers import listed, number, with_interval
+from symnoise.plot.numbers import listed, with_interval
 from symnoise.plot.page import write_csv
 from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES, counts
 
@@ -39,7 +39,6 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 DIFFERENCES = {"training loss": "mean noisy training loss, nats", "held-out loss": "held-out loss, nats"} | {
     p: p for p in SPLIT
 }
-LOOKED_AT = MAIN[:3]  # contrasts of the first looks
 PICTURES = ("validity.png", "curvature.png", "slopes.png", "variances.png")
 
 
@@ -92,29 +91,6 @@ def studies(found: dict[str, StudyResults | None], others: dict[str, StudyResult
     for name, study in run.items():
         parts.append(_differences(name, study))
     return "\n\n".join(part for part in parts if part)
-
-
-def first_looks(published: Published) -> str:
-    """The contrasts of the study smollm2 on each data set; "" if only its own has been run."""
-    run = {FIRST_LOOKS[name]: found for name, found in published.first_looks.items() if found}
-    if not run:
-        return ""
-    own = published.studies.get("smollm2")
-    run = ({"Alpaca": own} if own else {}) | run
-    contrasts = [(measure, pair) for measure in ("held-out loss", "tr G") for pair in LOOKED_AT]
-    heads = [f"{measure}, {arm(first)} − {arm(second)}" for measure, (first, second) in contrasts]
-    lines = [table_line("smollm2 on", "seeds", *heads), "|---|---|" + "---|" * len(heads)]
-    for name, found in run.items():
-        means = {measure: differences(found, measure) for measure in DIFFERENCES}
-        cells = [number(means[measure].get(pair), 2) for measure, pair in contrasts]
-        lines.append(table_line(name, str(found.tables["contrasts"].pairs.max()), *cells))
-    return "\n".join(lines)
-
-
-def differences(found: StudyResults, measure: str) -> dict[tuple[str, str], float]:
-    """(first, second) arm -> mean paired difference in `measure` at the end, for the contrasts in `LOOKED_AT`."""
-    rows = {pair: rows_of(found, *pair, "end") for pair in LOOKED_AT}
-    return {pair: own[measure]["mean"] for pair, own in rows.items() if measure in own}
 
 
 def mechanism(found: dict[str, StudyResults | None]) -> str:
@@ -217,14 +193,13 @@ def costs(published: Published) -> str:
 def written(page: str, published: Published) -> str:
     """A page with its generated parts between their markers."""
     told, found = findings(published), every(published)
-    shown = [part for part in (studies(published.studies, published.mechanism), first_looks(published)) if part]
     parts = {
         "short": in_short(published),
         "answers": "\n\n".join([regimes(found, HELD_OUT), "\n".join(finding.short for finding in told)]),
         "findings": "\n\n".join([regimes(found, CURVED), "\n".join(finding.whole for finding in told)]),
         "costs": costs(published),
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
-        "studies": "\n\n".join(shown),
+        "studies": studies(published.studies, published.mechanism),
         "mechanism": mechanism(published.mechanism),
         "budgets": budgets(published.budgets),
         "length": length(published.length),

@@ -10,6 +10,7 @@ from analysis.comparisons import (
     at_end,
     by_training,
     comparisons_with,
+    corrected,
     direction,
     distinct,
     every,
@@ -80,9 +81,9 @@ def table_line(*cells: str) -> str:
 
 def _cell(row: Mapping[Any, Any] | None, times: int) -> str:
     """A difference with its interval, in units of 1/times, with a dagger where Holm's correction takes its
-    significance, and a double one where it was no endpoint; an en dash where it has not been measured."""
+    significance, and a double one where the interval alone decides; an en dash where it has not been measured."""
     if row is None:
         return "–"
     taken = direction(row) == UNCLEAR and leaves_out_0(row)
-    mark = " †" if taken else "" if row.get("primary", False) else " ‡"
+    mark = " †" if taken else "" if corrected(row) else " ‡"
     return with_interval({key: times * row[key] for key in ("mean", "low", "high")}) + mark

@@ -186,6 +186,7 @@ def test_a_run_of_a_study(tmp_path) -> None:
         assert record["processor"] == processor()
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")  # PyHessian's graph
 def test_peers_of_the_bench(tmp_path) -> None:
     """Measured on the GPU, memory too; passes of many probes and batched calls are as right as single ones."""
     rows = {row["method"]: row for row in bench_peers.run(True, print, Kept(tmp_path / "peers.csv"))}

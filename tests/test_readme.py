@@ -1,14 +1,12 @@
 """What the README says is run, and what it reports is what is published."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from analysis.paper.published import read_published, study_results
-from analysis.readme import costs, first_looks, mechanism, stages, studies, table, written
+from analysis.readme import costs, mechanism, stages, studies, table, written
 from analysis.study import report
 from analysis.study.report import write_study
 from result_schema.bench import OWN, TAYLOR, TAYLOR_BFLOAT16, TWO_LEVELS
@@ -122,17 +120,6 @@ def test_a_study_is_told_by_its_claims_and_by_what_decides(tmp_path, monkeypatch
     assert re.search(r"\| −0\.\d+ \(−0\.5\d+ to −0\.4\d+\) \|", line)
     assert "α = 10, end, with 95 % intervals" in said and "No study" not in said
     assert studies({"micro": None}).startswith("No study has been run")
-
-
-def test_one_seed_is_told_without_an_interval(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(report, "drawings", lambda *_: [])
-    arms, published = ("none", "uniform", "independent-pair", "symnoise"), read_published()
-    folder = write_files(tmp_path / "smollm2-dolly", arms=arms, loss={"symnoise": -0.5, "uniform": 0.2}, seeds=1)
-    looks = {"smollm2-dolly": study_results(write_study(folder).parent), "smollm2-open-platypus": None}
-    (_, _, dolly) = first_looks(replace(published, studies={}, first_looks=looks)).splitlines()
-    found = [float(cell.replace("−", "-")) for cell in dolly.split(" | ")[2:5]]
-    assert found == pytest.approx([0.2, -0.7, -0.5], abs=0.03) and dolly.startswith("| Dolly | 1 | ")
-    assert first_looks(replace(published, first_looks={"smollm2-dolly": None})) == ""
 
 
 def test_named_endpoints_are_told_with_what_is_worth_knowing() -> None:

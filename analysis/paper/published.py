@@ -24,6 +24,9 @@ MECHANISM = (
     "dials-one-pass",
     "mirror",
     "smollm2-mirror",
+    "smollm2-dolly",
+    "smollm2-open-platypus",
+    "smollm2-evol-instruct",
     "step-size",
     "step-size-sgd",
     "divisor",
@@ -32,12 +35,6 @@ MECHANISM = (
     "scale",
     "micro-r-flips",
 )
-# The settings of the study smollm2 on other data, with one seed: no intervals, so no tables of their own.
-FIRST_LOOKS = {
-    "smollm2-dolly": "Dolly",
-    "smollm2-evol-instruct": "Evol-Instruct",
-    "smollm2-open-platypus": "the stand-in for OpenPlatypus",
-}
 FIGURES = ("validity", "variances", "slopes", "curvature")  # drawn in the paper, from the data next to the figures
 TABLES = ("validity", "curvature", "variances on text", "layers")  # whose numbers the text quotes
 STUDY_FIGURES = {
@@ -94,7 +91,7 @@ class Budgets:
 class Published:
     """rows: the quick run's ledger.  run: its run.json.  sources: its model, data and versions.
     tables: the run's, by name.  frames: figure -> data.  bench, peers: the bench's tables.
-    studies, mechanism, first_looks: name -> results.  length: Z1's ledger and table of gains.  budgets: G1's ledger and
+    studies, mechanism: name -> results.  length: Z1's ledger and table of gains.  budgets: G1's ledger and
     table of variance budgets.  None where something has not been run.  slopes: V1's on several models, none where there
     is one."""
 
@@ -107,7 +104,6 @@ class Published:
     peers: pd.DataFrame | None
     studies: dict[str, StudyResults | None]
     mechanism: dict[str, StudyResults | None]
-    first_looks: dict[str, StudyResults | None]
     length: Length | None
     budgets: Budgets | None
     slopes: list[Slope]
@@ -129,7 +125,6 @@ def read_published(root: Path = ROOT) -> Published:
         mechanism={name: study_results(root / "results" / name) for name in MECHANISM},
         length=_length(root / "results" / "length-7b"),
         budgets=_budgets(root / "results" / "variance-budget"),
-        first_looks={name: study_results(root / "results" / name) for name in FIRST_LOOKS},
         slopes=slopes(root / "results" / "families"),
     )
 

@@ -9,7 +9,7 @@ from analysis.comparisons import ENDS, HELD_OUT, UNCLEAR, by_training, direction
 from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
-from analysis.findings import QUOTED, means_over_data, slopes_by_model
+from analysis.findings import OVER_DATA, QUOTED, means_over_data, slopes_by_model
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published
@@ -111,14 +111,22 @@ def values(published: Published) -> dict[str, str]:
         found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
     for part, chosen in D1_PARTS.items():
         found[f"D1/{part}"] = tally([row for row in rows if row["id"] == "D1" and row["key"] in chosen])
-    for (first, second), means in means_over_data(every(published)).items():
-        for measure, mean in means.items():
-            key = f"over-data/{first}-{second}/{slug(measure)}"
-            found |= {key: tex(with_interval(mean)), f"{key}/verb": VERBS[direction(mean)]}
+    found |= _over_data(published)
     found |= _contrasts(published) | _budgets(published) | _slopes(published)
     found |= _run(published)
     found |= _bench(published.bench)
     found |= _pictures(published)
+    return found
+
+
+def _over_data(published: Published) -> dict[str, str]:
+    """The means over data sets, as over-data/smollm2/the-mirror/tr-g."""
+    found = {}
+    for model in OVER_DATA:
+        for kind, means in means_over_data(every(published), model).items():
+            for measure, mean in means.items():
+                key = f"over-data/{slug(model)}/{slug(kind)}/{slug(measure)}"
+                found |= {key: tex(with_interval(mean)), f"{key}/verb": VERBS[direction(mean)]}
     return found
 
 

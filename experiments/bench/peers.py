@@ -11,8 +11,8 @@ A pass that carries many probes may carry fewer, so what is needed is not rounde
 Two levels (`symnoise.curvature.estimators.two_levels`) take their pairs as the set-up, then bfloat16 probes. With V₀
 and V₁ the variances of a probe and of a pair's difference, M pairs and K probes reach the variance V₀/(K + M) + V₁/M.
 
-A GPU stays idle where a pass has little to do, so there a pass of Taylor mode has more probes and all examples, and the
-methods that can take several probes at once take more of them.
+A GPU stays idle where a pass has little to do, so there a pass of Taylor mode has all examples, and the methods that can
+take several probes at once take more of them.
 """
 
 import statistics
@@ -35,7 +35,7 @@ from symnoise.models import EmbeddingLoss
 TARGET = 0.05  # standard error over |mean trace|
 REPEATS, REPEATS_OF_MANY = 5, 8  # of calls with a few probes; with many, twice each example
 ON_GPU = device().type == "cuda"
-MANY, TOGETHER = (256, ROWS) if ON_GPU else (64, 1)  # probes and examples of a pass of Taylor mode
+MANY, TOGETHER = 64, ROWS if ON_GPU else 1  # probes and examples of a pass of Taylor mode
 _AS_ONE = MANY * TOGETHER // ROWS  # probes of the batch that cost as much
 COLUMNS = 16 if ON_GPU else 4  # probes of a call of the peers that take several
 _SPREAD_PROBES, _SPREAD_GROUPS = 64, 16

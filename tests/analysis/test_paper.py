@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from analysis import style
-from analysis.comparisons import direction, signs
+from analysis.comparisons import direction, signs, tally
 from analysis.endpoints import endpoints
 from analysis.findings import OVER_DATA, findings
 from analysis.paper import pictures, tables
@@ -374,7 +374,7 @@ def test_symnoise_is_compared_with_one_draw_of_each_study_s_law(published: Publi
         assert f"({draw}): Δ held-out loss = {with_interval(row)} nats" in said and round(row["mean"]) == mean
 
 
-def test_an_answer_names_the_studies_where_they_disagree() -> None:
+def test_an_answer_counts_the_studies_or_names_those_where_they_disagree() -> None:
     rows = {"a": (1.0, 2.0), "b": (-2.0, -1.0), "c": (-1.0, 1.0), "d": (-3.0, -2.0)}
     found = {name: {"loss": {"low": low, "high": high}} for name, (low, high) in rows.items()}
     assert signs(found, "loss") == "lower in `b` and `d`, higher in `a`, no clear difference in `c`"
@@ -382,10 +382,19 @@ def test_an_answer_names_the_studies_where_they_disagree() -> None:
     assert signs({"b": found["b"]}, "loss") == "lower" and signs({"b": found["b"], "e": {}}, "loss") == "lower in `b`"
     found["f"] = {"loss": {"low": math.nan, "high": math.nan}}
     assert signs(found, "loss").endswith("in `c`, without an interval in `f`")
+    told = "lower in 2 of 5, higher in 1, no clear difference in 1, without an interval in 1"
+    assert tally(found | {"e": {}}, "loss") == told  # `e` has not measured it
+    alike = {"b": found["b"], "d": found["d"]}
+    assert tally(alike, "loss") == "lower in both" and tally(alike | {"g": found["b"]}, "loss") == "lower in all 3"
+    assert tally({"b": found["b"]}, "loss") == "lower"
 
 
 def test_an_endpoint_that_was_named_is_lower_only_after_correction() -> None:
+    """Where its test can be significant: of five pairs p is 1/16 at least, so that the interval decides."""
     row = {"low": -2.0, "high": -1.0, "mean": -1.5}
+    few, enough = ({"primary": True, "holm": 0.5, "pairs": pairs} for pairs in (5, 6))
+    assert (direction(row | few), direction(row | enough)) == ("lower", "no clear difference")
+    assert _cell(row | few, 1).endswith(" ‡") and _cell(row | enough, 1).endswith(" †")
     assert direction(row) == direction(row | {"primary": False, "holm": math.nan}) == "lower"
     assert direction(row | {"primary": True, "holm": 0.05}) == "lower"
     assert direction(row | {"primary": True, "holm": 0.06}) == "no clear difference"
@@ -411,18 +420,19 @@ def test_the_mean_over_data_has_student_s_interval_from_the_variance_within(publ
     arms = ("none", "rademacher", "independent-pair", "symnoise", "dials-0-1")
     named = [("rademacher", "none"), ("dials-0-1", "none"), ("symnoise", "independent-pair")]
     made: dict[str, StudyResults | None] = {}
-    for name, shift in zip(OVER_DATA, (-4.0, 1.0, -3.0), strict=True):
+    names = OVER_DATA["Small Llama"]
+    for name, shift in zip(names, (-4.0, 1.0, -3.0), strict=True):
         made[name] = run_study(tmp_path / name, named, arms=arms, loss={"symnoise": shift}, seeds=5)
     rows = [tables_of(one)["symnoise", "none", "held-out loss"] for one in made.values() if one]
     half = stats.t.isf(0.025, 12) * (sum(row["sd"] ** 2 for row in rows) / 3 / 5 / 3) ** 0.5
     mean = sum(row["mean"] for row in rows) / 3
     assert round(mean, 1) == -2 and half < 0.01
     said = answered(replace(published, studies={}, mechanism=made), "other data")
-    assert (
-        f"SymNoise: Δ training loss = {with_interval({'mean': mean, 'low': mean - half, 'high': mean + half})}" in said
-    )
+    expected = with_interval({"mean": mean, "low": mean - half, "high": mean + half})
+    assert f"Small Llama, SymNoise: Δ training loss = {expected}" in said
     assert "by one draw no clear difference" in said and "by SymNoise lower" in said
-    some = made | {OVER_DATA[0]: None}
+    assert "SmolLM2" not in said
+    some = made | {names[0]: None}
     assert not [one for one in findings(replace(published, studies={}, mechanism=some)) if "other data" in one.question]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.paper.published import FIRST_LOOKS, MECHANISM, STUDIES
+from analysis.paper.published import MECHANISM, STUDIES
 from analysis.study import report
 from analysis.study.report import write_study
 from result_schema.files import ROOT
@@ -24,7 +24,7 @@ SWEEPS = {
     "micro-r-flips-sweep": (30, (5, 10, 15, 30)),
     "micro-r-flips-far": (30, (30, 60, 90, 120)),
 }
-FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *MECHANISM, *FIRST_LOOKS, *SWEEPS)]
+FOLDERS = [ROOT / "results" / study for study in (*STUDIES, *MECHANISM, *SWEEPS)]
 PUBLISHED = [folder for folder in FOLDERS if (folder / "study.json").is_file()]
 
 
