@@ -11,8 +11,8 @@ A pass that carries many probes may carry fewer, so what is needed is not rounde
 Two levels (`symnoise.curvature.estimators.two_levels`) take their pairs as the set-up, then bfloat16 probes. With V₀
 and V₁ the variances of a probe and of a pair's difference, M pairs and K probes reach the variance V₀/(K + M) + V₁/M.
 
-A GPU stays idle where a pass has little to do, so there a pass of Taylor mode has all examples, and the methods that can
-take several probes at once take more of them.
+A GPU stays idle where a pass has little to do, so there a pass of Taylor mode has all examples, and the methods that
+can take several probes at once take more of them.
 """
 
 import statistics
