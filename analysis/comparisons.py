@@ -125,7 +125,8 @@ def by_two(found: Mapping[str, Mapping[str, Rows]], tell: Said = signs) -> str:
         parts = [f"by {kind} {sign}" for kind, sign in each.items()]
         once = f"by both {next(iter(each.values()))}"
         named = measure.replace("held", "Held")  # tr G keeps its small letter
-        said.append(f"{named}: {once if len(set(each.values())) == 1 else '; '.join(parts)}.")
+        alike = len({signs(rows, measure) for rows in found.values()}) == 1
+        said.append(f"{named}: {once if alike else '; '.join(parts)}.")
     return " ".join(said)
 
 

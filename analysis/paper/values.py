@@ -121,7 +121,7 @@ def values(published: Published) -> dict[str, str]:
 
 def _over_data(published: Published) -> dict[str, str]:
     """The means over data sets, as over-data/smollm2/the-mirror/tr-g."""
-    found = {}
+    found: dict[str, str] = {}
     for model in OVER_DATA:
         for kind, means in means_over_data(every(published), model).items():
             for measure, mean in means.items():

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from analysis import style
-from analysis.comparisons import direction, signs, tally
+from analysis.comparisons import CURVED, HELD_OUT, by_two, direction, signs, tally
 from analysis.endpoints import endpoints
 from analysis.findings import OVER_DATA, findings
 from analysis.paper import pictures, tables
@@ -387,6 +387,16 @@ def test_an_answer_counts_the_studies_or_names_those_where_they_disagree() -> No
     alike = {"b": found["b"], "d": found["d"]}
     assert tally(alike, "loss") == "lower in both" and tally(alike | {"g": found["b"]}, "loss") == "lower in all 3"
     assert tally({"b": found["b"]}, "loss") == "lower"
+
+
+def test_two_kinds_of_noise_are_told_once_only_where_they_agree_study_by_study() -> None:
+    low, high = ({HELD_OUT: {"low": at, "high": at + 1}, CURVED: {"low": at, "high": at + 1}} for at in (-2.0, 1.0))
+    crossed = {"one draw": {"a": low, "b": high}, "SymNoise": {"a": high, "b": low}}
+    assert "by one draw lower in 1 of 2, higher in 1; by SymNoise lower in 1 of 2" in by_two(crossed, tally)
+    alike = {"one draw": {"a": low, "b": high}, "SymNoise": {"a": low, "b": high}}
+    assert by_two(alike, tally) == (
+        "Held-out loss: by both lower in 1 of 2, higher in 1. tr G: by both lower in 1 of 2, higher in 1."
+    )
 
 
 def test_an_endpoint_that_was_named_is_lower_only_after_correction() -> None:
