@@ -320,7 +320,7 @@ def test_the_table_has_what_each_study_has_measured(published: Published, tmp_pa
     ):
         row = tables_of(made)[*compared, "held-out loss"]
         scaled = with_interval({key: 1000 * row[key] for key in ("mean", "low", "high")})
-        assert cell == scaled + (" †" if row["primary"] else " ‡")  # three seeds are too few for a correction
+        assert cell == scaled + " ‡"  # three seeds are too few for a correction
     assert "mirror`)" not in losses and len(losses.splitlines()) == len(curved.splitlines()) == 4
     assert losses.splitlines()[3].endswith(" | – |")  # that study has no two draws
     assert regimes({}, "tr G") == ""
