@@ -1,8 +1,7 @@
 """Contrasts of the published studies, as rows and in words."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,6 +19,7 @@ REGIMES = {
     "transfer-dolly": ("The same, fine-tuned on Dolly", "rademacher"),
     "transfer-open-platypus": ("The same, on a stand-in for OpenPlatypus", "rademacher"),
     "transfer-evol-instruct": ("The same, on Evol-Instruct", "rademacher"),
+    "transfer-longer": ("The model of `transfer`, for twice as many steps", "rademacher"),
     "mirror": ("Small Llama pretrained on rows like those that it is fine-tuned on", "rademacher"),
     "dials": ("The first seeds of the same, by parts", "dials-1-1"),
     "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),
@@ -30,10 +30,12 @@ REGIMES = {
     "smollm2-open-platypus": ("The same, on a stand-in for OpenPlatypus", "uniform"),
     "smollm2-evol-instruct": ("The same, on Evol-Instruct", "uniform"),
 }
+MODELS = ("the small Llama", "SmolLM2")
 REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study before it
 ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alone
 ENDS = ("clean training loss", "held-out loss", "tr G")
 HELD_OUT, CURVED = ENDS[1:]
+ENDING = "log p(end) elsewhere"  # of the end of a turn, where the reference goes on
 UNCLEAR = "no clear difference"
 
 Rows = Mapping[str, Mapping[Any, Any]]  # measure -> the row of a contrast
@@ -47,6 +49,11 @@ def every(published: Published) -> dict[str, StudyResults | None]:
 def distinct(found: Mapping[str, StudyResults | None]) -> dict[str, StudyResults]:
     """The studies of `REGIMES` that have been run, in its order, but for the one that repeats another's runs."""
     return {name: study for name in REGIMES if name != REPEATED and (study := found.get(name))}
+
+
+def model_of(study: str) -> str:
+    """Which of `MODELS` a study of `REGIMES` is of."""
+    return MODELS[study.startswith("smollm2")]
 
 
 def comparisons_with(draw: str) -> dict[str, tuple[str, str]]:
@@ -91,19 +98,6 @@ def direction(row: Mapping[Any, Any]) -> str:
     return UNCLEAR if p > 1 - LEVEL or not leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
 
 
-Said = Callable[[Mapping[str, Rows], str], str]  # names -> rows, and a measure: where it is lower or higher
-
-
-def tally(found: Mapping[str, Rows], measure: str) -> str:
-    """`lower in 1 of 9, higher in 5, no clear difference in 3`."""
-    each = Counter(direction(rows[measure]) for rows in found.values() if measure in rows)
-    total, words = each.total(), [word for word in ("lower", "higher", UNCLEAR, *each) if each[word]]
-    if len(each) == 1:
-        return f"{words[0]} in {'both' if total == 2 else f'all {total}'}" if total > 1 else words[0]
-    said = [f"{word} in {each[word]}" for word in dict.fromkeys(words)]
-    return ", ".join([f"{said[0]} of {total}", *said[1:]])
-
-
 def signs(found: Mapping[str, Rows], measure: str) -> str:
     """`lower in a and b, no clear difference in c`, where names -> rows; no names where all that measured it agree."""
     names: dict[str, list[str]] = {"lower": [], "higher": [], UNCLEAR: []}
@@ -117,22 +111,21 @@ def signs(found: Mapping[str, Rows], measure: str) -> str:
     return ", ".join(f"{word} in {listed(own)}" for word, own in said.items())
 
 
-def by_two(found: Mapping[str, Mapping[str, Rows]], tell: Said = signs) -> str:
+def by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:
     """What two kinds of noise change, each with its contrasts by study; said once where both do the same."""
     said = []
     for measure in (HELD_OUT, CURVED):
-        each = {kind: tell(rows, measure) for kind, rows in found.items()}
+        each = {kind: signs(rows, measure) for kind, rows in found.items()}
         parts = [f"by {kind} {sign}" for kind, sign in each.items()]
         once = f"by both {next(iter(each.values()))}"
         named = measure.replace("held", "Held")  # tr G keeps its small letter
-        alike = len({signs(rows, measure) for rows in found.values()}) == 1
-        said.append(f"{named}: {once if alike else '; '.join(parts)}.")
+        said.append(f"{named}: {once if len(set(each.values())) == 1 else '; '.join(parts)}.")
     return " ".join(said)
 
 
-def answers(found: Mapping[str, Rows], *measures: str, tell: Said = signs) -> str:
-    """`training loss lower; tr G no clear difference`: `signs` of each measure, or what else tells them."""
-    return "; ".join(f"{plain(measure)} {tell(found, measure)}" for measure in measures)
+def answers(found: Mapping[str, Rows], *measures: str) -> str:
+    """`training loss lower; tr G no clear difference`: `signs` of each measure."""
+    return "; ".join(f"{plain(measure)} {signs(found, measure)}" for measure in measures)
 
 
 def plain(measure: str) -> str:

@@ -9,14 +9,17 @@ from typing import Any
 
 from analysis.comparisons import (
     CURVED,
+    ENDING,
     ENDS,
     HELD_OUT,
     ODD,
     REGIMES,
+    UNCLEAR,
     Rows,
     answers,
     at_end,
     by_two,
+    direction,
     distinct,
     every,
     mean_over,
@@ -24,7 +27,6 @@ from analysis.comparisons import (
     rows_of,
     side_by_side,
     signs,
-    tally,
     without_noise,
 )
 from analysis.family_ledgers import MAIN, Slope
@@ -43,9 +45,11 @@ QUOTED = {"mirror": 15.0, "smollm2": 10.0}
 _MODELS = {"mirror": "small Llama of `mirror`", "smollm2": "SmolLM2"}
 # Model -> studies whose mean was named beforehand.
 OVER_DATA = {
-    "Small Llama": ("transfer-dolly", "transfer-open-platypus", "transfer-evol-instruct"),
+    "the small Llama": ("transfer-dolly", "transfer-open-platypus", "transfer-evol-instruct"),
     "SmolLM2": ("smollm2-dolly", "smollm2-open-platypus", "smollm2-evol-instruct"),
 }
+
+UNITS = dict.fromkeys((*ENDS[:2], ENDING), " nats")
 
 _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
@@ -53,24 +57,23 @@ _BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 @dataclass(frozen=True)
 class Finding:
     """answer: in words, computed from intervals.  told: sentences with the numbers behind it.  lead: what they are.
-    brief: the answer with studies counted instead of named, where there are many."""
+    counted: whether the README's table of counts has the answer, which names many studies."""
 
     question: str
     answer: str
     told: tuple[str, ...]
     lead: str = ""
-    brief: str = ""
+    counted: bool = False
 
     @property
     def short(self) -> str:
         """A line of a list."""
-        return f"- **{self.question}** {self.brief or self.answer}"
+        return f"- **{self.question}** {self.answer}"
 
     @property
     def whole(self) -> str:
-        """The question and its answer, with the numbers as a list below."""
-        head = f"- **{self.question}** {self.answer} {self.lead}".rstrip()
-        return "\n".join([head, *(f"    - {part}" for part in self.told)])
+        """The line with its numbers as a list below it."""
+        return "\n".join([f"{self.short} {self.lead}".rstrip(), *(f"    - {part}" for part in self.told)])
 
 
 def findings(published: Published) -> list[Finding]:
@@ -84,6 +87,7 @@ def findings(published: Published) -> list[Finding]:
         _mirror(found),
         _over_data(found),
         _stopped(found),
+        _ends(found),
         _diffusion(published),
         _of(_adamw_in_parts, study("divisor")),
         _of(_law_or_size, study("scale")),
@@ -116,8 +120,9 @@ def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
         )
     if not said:
         return None
-    lead, kinds = "One draw minus no noise, then SymNoise minus no noise:", {"one draw": draws, "SymNoise": pairs}
-    return Finding("What does noise do?", by_two(kinds), tuple(said), lead, by_two(kinds, tally))
+    lead = "One draw minus no noise, then SymNoise minus no noise:"
+    answer = by_two({"one draw": draws, "SymNoise": pairs})
+    return Finding("What does noise do?", answer, tuple(said), lead, counted=True)
 
 
 def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -136,14 +141,14 @@ def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
             said.append(f"Study `{name}`: {listed([with_interval(row[HELD_OUT]) for row in rows])} nats.")
     if not said:
         return None
-    parts = ([f"by {kind} {tell(rows, HELD_OUT)}" for kind, rows in compared.items()] for tell in (signs, tally))
-    answer, brief = (f"At the lowest held-out loss of each run: {'; '.join(part)}." for part in parts)
+    parts = [f"by {kind} {signs(rows, HELD_OUT)}" for kind, rows in compared.items()]
+    answer = f"At the lowest held-out loss of each run: {'; '.join(parts)}."
     answer += f" In {listed(unused)} the untrained model is best, so stopping early is not training." if unused else ""
     lead = (
         "Δ held-out loss at each run's lowest, chosen on the rows on which it is reported: one draw minus no noise, "
         "SymNoise minus no noise, SymNoise minus two draws."
     )
-    return Finding("And with early stopping?", answer, tuple(said), lead, brief)
+    return Finding("And with early stopping?", answer, tuple(said), lead, counted=True)
 
 
 def _against_a_draw(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -157,11 +162,9 @@ def _against_a_draw(found: Mapping[str, StudyResults | None]) -> Finding | None:
         said.append(f"Study `{name}` ({draw}): Δ held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}.")
     if not rows:
         return None
-    answer, brief = (
-        f"{answers(rows, HELD_OUT, CURVED, tell=tell)}. It costs twice as much.".replace("held", "Held", 1)
-        for tell in (signs, tally)
-    )
-    return Finding("Is SymNoise better than one draw?", answer, tuple(said), "SymNoise minus one draw:", brief)
+    answer, lead = f"{answers(rows, HELD_OUT, CURVED)}. It costs twice as much.", "SymNoise minus one draw:"
+    answer = answer.replace("held", "Held", 1)
+    return Finding("Is SymNoise better than one draw?", answer, tuple(said), lead, counted=True)
 
 
 def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -186,13 +189,10 @@ def _parts(found: Mapping[str, StudyResults | None]) -> Finding | None:
                 f"Twice the even part, then three times the odd part (study `{name}`, {part['seeds']} seeds): Δ "
                 f"held-out loss = {part[HELD_OUT]} nats, Δ tr G = {part[CURVED]}."
             )
-    kinds = {"the even part alone": evens, "the odd part alone": odds}
-    answer, brief = (
-        by_two(kinds, tell) + (f" Held-out loss by twice the even part: {tell(twice, HELD_OUT)}." if twice else "")
-        for tell in (signs, tally)
-    )
+    answer = by_two({"the even part alone": evens, "the odd part alone": odds})
+    answer += f" Held-out loss by twice the even part: {signs(twice, HELD_OUT)}." if twice else ""
     lead = "The even part alone, then the odd part alone, minus no noise, in the small Llama:"
-    return Finding("Which part of a draw does it?", answer, tuple(said), lead, brief)
+    return Finding("Which part of a draw does it?", answer, tuple(said), lead, counted=True)
 
 
 def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -206,29 +206,33 @@ def _mirror(found: Mapping[str, StudyResults | None]) -> Finding | None:
         said.append(f"Study `{name}`, {int(own[CURVED]['pairs'])} seeds: {', '.join(parts)}.")
     if not rows:
         return None
-    answer, brief = (
-        f"Against two independent draws, which cost the same: {answers(rows, *ENDS, tell=tell)}."
-        for tell in (signs, tally)
-    )
+    answer = f"Against two independent draws, which cost the same: {answers(rows, *ENDS)}."
     near = found.get("neighbours")
     lead = "SymNoise minus two independent draws (training loss on the same rows without noise, where measured):"
     told = (*said, *filter(None, [_neighbours(near) if near else ""]))
-    return Finding("What does the mirror add?", answer, told, lead, brief)
+    return Finding("What does the mirror add?", answer, told, lead, counted=True)
 
 
-def means_over_data(found: Mapping[str, StudyResults | None], model: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Kind of noise -> measure -> its contrast's mean over three data sets, each with the same weight; none until all
-    are there. model: of `OVER_DATA`."""
+def means_over_data(
+    found: Mapping[str, StudyResults | None], model: str, when: str = "end"
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Kind of noise -> outcome that was named beforehand -> its contrast's mean over the data sets of `OVER_DATA`, each
+    with the same weight, with the margin that was named; none until all are there. At the lowest held-out loss ("best")
+    of that alone."""
     names = OVER_DATA[model]
     studies = [study for name in names if (study := found.get(name))]
     if len(studies) < len(names):
         return {}
-    draw = REGIMES[names[0]][1]
+    draw, margins = REGIMES[names[0]][1], studies[0].facts["primary"]["outcomes"]
     pairs = {"one draw": (draw, "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
-    pairs["the mirror"] = MIRRORED[0]
-    rows = {kind: [at_end(study, *pair) for study in studies] for kind, pair in pairs.items()}
+    pairs |= {"SymNoise against one draw": ("symnoise", draw), "the mirror": MIRRORED[0]}
+    rows = {
+        kind: [at_end(study, *pair) if when == "end" else rows_of(study, *pair, when) for study in studies]
+        for kind, pair in pairs.items()
+    }
+    shown = margins if when == "end" else [HELD_OUT]
     return {
-        kind: {measure: mean_over([row[measure] for row in own]) for measure in ENDS}
+        kind: {m: mean_over([row[m] for row in own]) | {"margin": margins[m]} for m in shown}
         for kind, own in rows.items()
         if all(own)
     }
@@ -239,18 +243,57 @@ def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
     for model in OVER_DATA:
         if not (means := means_over_data(found, model)):
             continue
-        words = [f"by {kind} {signs({kind: rows}, HELD_OUT)}" for kind, rows in means.items()]
-        said.append(f"{model}: {', '.join(words)}.")
+        words = [f"{kind} {_or_small(rows[HELD_OUT])}" for kind, rows in means.items()]
+        said.append(f"{model[0].upper()}{model[1:]}: {', '.join(words)}.")
         told += [
-            f"{model}, {kind}: Δ training loss = {with_interval(rows[ENDS[0]])} nats, Δ held-out loss = "
-            f"{with_interval(rows[HELD_OUT])} nats, Δ tr G = {with_interval(rows[CURVED])}."
+            f"{model[0].upper()}{model[1:]}, {kind}: "
+            + ", ".join(f"Δ {plain(m)} = {with_interval(row)}{UNITS.get(m, '')}" for m, row in rows.items())
+            + "."
             for kind, rows in means.items()
         ]
+        lowest = means_over_data(found, model, "best")
+        each = [f"{kind} {with_interval(rows[HELD_OUT])}" for kind, rows in lowest.items()]
+        told.append(
+            f"The same at the lowest held-out loss of each run, on whose rows it is chosen: {', '.join(each)} nats."
+        )
     if not said:
         return None
-    answer = f"Held-out loss in the mean of Dolly, the stand-in for OpenPlatypus and Evol-Instruct. {' '.join(said)}"
-    lead = "One draw, its odd part and SymNoise minus no noise, and SymNoise minus two draws (the mirror):"
+    answer = (
+        "Held-out loss at the end of training, in the mean over Dolly, the stand-in for OpenPlatypus and "
+        f"Evol-Instruct. {' '.join(said)}"
+    )
+    lead = (
+        "One draw, its odd part and SymNoise minus no noise, SymNoise minus one draw, and SymNoise minus two draws "
+        "(the mirror). Named beforehand: the mirror and one draw; on the small Llama also its odd part and SymNoise."
+    )
     return Finding("Does it hold on other data?", answer, tuple(told), lead)
+
+
+def _or_small(row: Mapping[str, float]) -> str:
+    """`direction`, or that the interval is within the margin named beforehand."""
+    small = max(abs(row["low"]), abs(row["high"])) < row["margin"]
+    word = direction(row)
+    return f"no different by {row['margin']:g} nats" if word == UNCLEAR and small else word
+
+
+def _ends(found: Mapping[str, StudyResults | None]) -> Finding | None:
+    """How likely a reply is to end where its reference goes on (E1)."""
+    rows: dict[str, dict[str, Rows]] = {"one draw": {}, "SymNoise": {}, "the mirror": {}}
+    said = []
+    for name, study in distinct(found).items():
+        pairs = [(REGIMES[name][1], "none"), ("symnoise", "none"), *MIRRORED]
+        if part := side_by_side(study, pairs, ENDING):
+            for own, pair in zip(rows.values(), pairs, strict=True):
+                own[name] = at_end(study, *pair)
+            said.append(f"Study `{name}`: {part[ENDING]} nats.")
+    if not said:
+        return None
+    answer = "; ".join(f"by {kind} {signs(own, ENDING)}" for kind, own in rows.items())
+    lead = "Δ log p(end of turn), teacher-forced: one draw and SymNoise minus no noise, SymNoise minus two draws:"
+    question = "Does noise make a reply less likely to end?"
+    return Finding(
+        question, f"Where the reference goes on, log p(end of turn) is {answer}.", tuple(said), lead, counted=True
+    )
 
 
 def _neighbours(study: StudyResults) -> str:

@@ -23,7 +23,7 @@ from analysis.paper.published import Budgets, Length, Published, StudyResults, r
 from analysis.records import read_run
 from analysis.study.contrasts import LEVEL
 from analysis.style import name as arm
-from analysis.summary import in_short, regimes, table_line
+from analysis.summary import in_short, regimes, table_line, tallies
 from result_schema.bad_input import one_line_on_bad_input
 from result_schema.bench import OWN, TWO_LEVELS
 from result_schema.files import ROOT, there
@@ -193,9 +193,10 @@ def costs(published: Published) -> str:
 def written(page: str, published: Published) -> str:
     """A page with its generated parts between their markers."""
     told, found = findings(published), every(published)
+    rest = [finding.short for finding in told if not finding.counted]
     parts = {
         "short": in_short(published),
-        "answers": "\n\n".join([regimes(found, HELD_OUT), "\n".join(finding.short for finding in told)]),
+        "answers": "\n\n".join([regimes(found, HELD_OUT), tallies(found), "\n".join(rest)]),
         "findings": "\n\n".join([regimes(found, CURVED), "\n".join(finding.whole for finding in told)]),
         "costs": costs(published),
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",

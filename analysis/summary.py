@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.comparisons import (
+    CURVED,
+    ENDING,
+    ENDS,
     HELD_OUT,
+    MODELS,
+    ODD,
     REGIMES,
     UNCLEAR,
     at_end,
@@ -15,6 +20,8 @@ from analysis.comparisons import (
     distinct,
     every,
     leaves_out_0,
+    model_of,
+    rows_of,
     without_noise,
 )
 from analysis.paper.published import Published, StudyResults
@@ -25,34 +32,86 @@ PER = 1000  # held-out losses are in thousandths of a nat
 
 
 def in_short(published: Published) -> str:
-    """In how many studies noise lowers or raises the held-out loss, the most that it gains where fine-tuning lowers it,
-    and D1's verdicts; "" until each comparison has been made."""
-    words: dict[str, list[str]] = {what: [] for what in comparisons_with("")}
-    gains = []
-    for name, study in distinct(every(published)).items():
-        itself = by_training(study, "end")
-        for what, pair in comparisons_with(REGIMES[name][1]).items():
-            if not (row := at_end(study, *pair).get(HELD_OUT)):
-                continue
-            words[what].append(direction(row))
-            if pair[1] == "none" and itself < 0 and words[what][-1] == "lower":
-                gains.append((row["mean"], f"{fixed(-row['mean'], 3)} nats, beside {fixed(-itself, 2)} (`{name}`)"))
-    if not all(words.values()):
+    """What noise does to each model, in counts of studies; the most that it gains where fine-tuning lowers the held-out
+    loss; and D1's verdicts. "" until each comparison has been made."""
+    found = every(published)
+    if not all(_rows(found, what, HELD_OUT) for what in comparisons_with("")):
         return ""
-    lower, higher = ([own.count(word) for own in words.values()] for word in ("lower", "higher"))
-    of = [len(own) for own in words.values()]
+    gains = []
+    for name, study in distinct(found).items():
+        itself = by_training(study, "end")
+        for pair in list(comparisons_with(REGIMES[name][1]).values())[:2]:
+            row = at_end(study, *pair).get(HELD_OUT)
+            if row and itself < 0 and direction(row) == "lower":
+                gain = {"mean": -row["mean"], "low": -row["high"], "high": -row["low"]}
+                said = f"{with_interval(gain)} nats{'' if corrected(row) else ' ‡'}, beside {fixed(-itself, 2)}"
+                gains.append((row["mean"], f"{said} (`{name}`)"))
     gain = f"by at most {min(gains)[1]}" if gains else "in no study"
-    verdicts = counts([row for study in every(published).values() if study for row in study.rows if row["id"] == "D1"])
+    verdicts = counts([row for study in found.values() if study for row in study.rows if row["id"] == "D1"])
     return (
-        f"**In short.** At the end of training one draw lowers the held-out loss in {lower[0]} of {of[0]} studies and "
-        f"raises it in {higher[0]}; SymNoise lowers it in {lower[1]} of {of[1]} and raises it in {higher[1]}. Compared "
-        f"with one draw, at twice the cost, SymNoise lowers it in {lower[2]} of {of[2]} and raises it in {higher[2]}; "
-        f"with two draws, at the same cost, it lowers it in {lower[3]} of {of[3]} and raises it in {higher[3]}. Where "
-        f"fine-tuning itself lowers the held-out loss, noise lowers it further {gain}. That outcomes follow what noise "
-        "does through curvature, and not what it does as noise in the gradient (claim D1), holds in "
-        f"{verdicts['holds']} tests, fails in {verdicts['fails']} and is undecided in {verdicts['undecided']}. These "
-        "are losses of small models, not win rates at 7B. `symnoise advise` proposes an α for yours."
+        f"**In short.** {' '.join(_in_words(found, model) for model in MODELS)} Where fine-tuning itself lowers the "
+        f"held-out loss, noise lowers it further {gain}. That outcomes follow what noise does through curvature, and "
+        f"not what it does as noise in the gradient (claim D1), holds in {verdicts['holds']} tests, fails in "
+        f"{verdicts['fails']} and is undecided in {verdicts['undecided']}. These are losses of small models, not win "
+        "rates at 7B. `symnoise advise` proposes an α for yours."
     )
+
+
+def _in_words(found: Mapping[str, StudyResults | None], model: str) -> str:
+    """What noise and the mirror do to the held-out loss of a model at the end of training, and to its tr G."""
+
+    def words(what: str, measure: str = HELD_OUT) -> list[str]:
+        rows = _rows(found, what, measure)
+        return [direction(row) for name, row in rows.items() if model_of(name) == model]
+
+    draw, pair, _, mirror = (words(what) for what in comparisons_with(""))
+    _, falls, _, steeper = (words(what, CURVED).count("lower") for what in comparisons_with(""))
+    if not draw:
+        return ""
+    return (
+        f"In {len(draw)} studies of {model}, one draw lowers the held-out loss at the end of training in "
+        f"{draw.count('lower')} and raises it in {draw.count('higher')}, SymNoise lowers it in {pair.count('lower')} "
+        f"and raises it in {pair.count('higher')}, and lowers tr G in {falls}; compared with two draws, at the same "
+        f"cost, SymNoise lowers the held-out loss in {mirror.count('lower')} of {len(mirror)}, raises it in "
+        f"{mirror.count('higher')}, and lowers tr G in {steeper}."
+    )
+
+
+def _rows(found: Mapping[str, StudyResults | None], what: str, measure: str, when: str = "end") -> dict[str, Any]:
+    """Study -> the row of a comparison, of those that have it; at the lowest held-out loss ("best") without studies
+    where that is mostly before training."""
+    rows = {}
+    for name, study in distinct(found).items():
+        pair = {**comparisons_with(REGIMES[name][1]), "odd part − none": (ODD, "none")}[what]
+        own = at_end(study, *pair) if when == "end" else rows_of(study, *pair, when)
+        unused = when == "best" and study.untrained and study.untrained.mostly_best
+        if measure in own and not unused:
+            rows[name] = own[measure]
+    return rows
+
+
+def tallies(found: Mapping[str, StudyResults | None]) -> str:
+    """A table: in how many studies of each model a comparison is lower, higher and not clear; "" if none has been
+    run."""
+    columns = {
+        "training loss": (ENDS[0], "end"),
+        "held-out loss": (HELD_OUT, "end"),
+        "held-out loss at its lowest": (HELD_OUT, "best"),
+        "tr G": (CURVED, "end"),
+        "log p(end)": (ENDING, "end"),
+    }
+    lines = []
+    for what in (*comparisons_with(""), "odd part − none"):
+        for model in MODELS:
+            cells = []
+            for measure, when in columns.values():
+                rows = _rows(found, what, measure, when)
+                own = [direction(row) for name, row in rows.items() if model_of(name) == model]
+                cells.append(" / ".join(str(own.count(word)) for word in ("lower", "higher", UNCLEAR)) if own else "–")
+            if set(cells) != {"–"}:
+                lines.append([what, model, *cells])
+    shown = ["studies: lower / higher / not clear", "model", *columns]
+    return "\n".join(table_line(*cells) for cells in (shown, ["---"] * len(shown), *lines)) if lines else ""
 
 
 def regimes(found: Mapping[str, StudyResults | None], measure: str) -> str:

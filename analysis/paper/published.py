@@ -20,6 +20,7 @@ MECHANISM = (
     "transfer-evol-instruct",
     "transfer-dials",
     "transfer-step-size",
+    "transfer-longer",
     "dials",
     "dials-one-pass",
     "mirror",

@@ -195,7 +195,8 @@ def _double_backward(problem: Problem) -> Probe:
 
 
 def _signs(X: Tensor, k: int) -> Tensor:
-    return 2.0 * torch.randint(0, 2, X.shape, generator=generator(0, "bench", k)).to(X) - 1
+    random = generator(0, "bench", k, device=X.device)
+    return 2.0 * torch.randint(0, 2, X.shape, generator=random, device=X.device).to(X) - 1
 
 
 def _products(problem: Problem) -> Probe:
@@ -294,6 +295,8 @@ def measure(row: Row) -> Row:
         own.forward()
 
     with measured(row["retained"], forward) as record:
+        if ON_GPU:
+            method.setup(problem)  # loads kernels, which rows after the first would have loaded
         torch.manual_seed(0)  # PyHessian and curvlinops draw from the global generator
         made: list[Probe] = []
         setup_s = seconds(lambda: made.append(method.setup(problem)))

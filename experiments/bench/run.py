@@ -11,8 +11,8 @@ in bench.rows.json and so on; a run that was interrupted goes on from there, and
 model is SmolLM2 in float32 on 4 rows of 128 tokens, 48 of them scored; a forward is without gradients, with logits at
 the scored positions. Memory is the peak resident set above what the loaded model takes. Rows named "malloc as found"
 leave the C library's setting alone; the others keep freed memory in the process, as every function of the library does
-by itself. On a GPU all rows are measured in one process, memory is that of PyTorch's tensors, and malloc has one
-setting. `make bench` runs this in an environment that has the peers; without them they are left out.
+by itself. On a GPU all rows but plans are measured, in one process, into gpu/; memory is that of PyTorch's tensors, and
+malloc has one setting. `make bench` runs this in an environment that has the peers; without them they are left out.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from experiments.bench import growth as bench_growth
 from experiments.bench import peers as bench_peers
 from experiments.bench import plans as bench_plans
 from experiments.bench import ratios as bench_ratios
-from experiments.bench.process import ROWS, SCORED, TOKENS, Kept
+from experiments.bench.process import ROWS, SCORED, TOKENS, Kept, device
 from experiments.study.results import processor
 from result_schema.bench import OWN
 from symnoise.core import unknown
@@ -41,6 +41,8 @@ def main(
 ) -> None:
     """Run the parts and print their tables."""
     console = Console(width=100)
+    if device().type == "cuda":
+        output = output / "gpu"  # a reader of the tables compares with a processor's
     if smoke:
         output = output / "smoke"  # its points must not be taken for SmolLM2's
 
@@ -131,7 +133,12 @@ def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
 
 
 def plans(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
-    """plans.csv."""
+    """plans.csv; nothing on a GPU, since the processor is planned for and measured."""
+    if device().type == "cuda":
+        console.print(
+            "plans: left out, since they are of the processor; hide the GPU (CUDA_VISIBLE_DEVICES=) to have them"
+        )
+        return
     path = output / "plans.csv"
     kept = Kept(path, say)
     frame = kept.table(bench_plans.run(smoke, say, kept))

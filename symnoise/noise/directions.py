@@ -42,13 +42,19 @@ def directions(
 
 def _in_threads(draw: Callable[..., Tensor], outs: Tensor, randoms: list[torch.Generator]) -> None:
     """draw(out, generator=…) for each; every draw has a generator of its own, so the order does not matter."""
-    each = [partial(draw, out, generator=random) for out, random in zip(outs, randoms, strict=True)]
-    if torch.get_num_threads() == 1:
-        for call in each:
-            call()
+    inference = torch.is_inference_mode_enabled()  # of this thread
+
+    def one(out: Tensor, random: torch.Generator) -> None:
+        with torch.inference_mode(inference):
+            draw(out, generator=random)
+
+    threads = min(torch.get_num_threads(), len(randoms))
+    if threads < 2:
+        for out, random in zip(outs, randoms, strict=True):
+            one(out, random)
         return
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(lambda call: call(), each))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, outs, randoms))  # raises what a draw raised
 
 
 def orthogonal_directions(

@@ -29,7 +29,7 @@ PUBLISHED = [folder for folder in FOLDERS if (folder / "study.json").is_file()]
 
 
 DIALLED = ("dials", "dials-one-pass", "transfer", "transfer-dials", "transfer-dolly", "transfer-open-platypus")
-DIALLED += ("transfer-evol-instruct",)
+DIALLED += ("transfer-evol-instruct", "transfer-longer")
 
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda folder: folder.name)

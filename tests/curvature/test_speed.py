@@ -62,6 +62,13 @@ def test_a_cache_that_cannot_be_written_is_no_error(timed, monkeypatch, tmp_path
 
 
 def test_a_real_product_takes_time(monkeypatch) -> None:
-    monkeypatch.setattr(speed, "_ROWS", 8)
+    monkeypatch.setattr(speed, "_ROWS", {"cpu": 8})
     assert all(0 < speed._seconds(CPU, dtype) < 60 for dtype in (torch.float32, torch.bfloat16))
     assert speed._machine(CPU).split(", torch")[0]
+
+
+def test_a_gpu_is_timed_on_a_product_that_keeps_it_busy(monkeypatch) -> None:
+    """And what was kept of a smaller one, by the same name, is not taken for it."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
+    assert speed._rows(torch.device("cuda")) >= 16 * speed._rows(CPU)
+    assert "some GPU, 32768 rows" in speed._machine(torch.device("cuda"))

@@ -13,7 +13,8 @@ from experiments.bench import peers as bench_peers
 from experiments.bench.peers import Problem, SummedLoss
 from experiments.bench.process import batch
 from symnoise.core import InputError
-from symnoise.curvature import EmbeddingHessian, dense_hessian, spectral_density, spectrum, trace
+from symnoise.curvature import EmbeddingHessian, dense_hessian, random_probes, spectral_density, spectrum, trace
+from symnoise.curvature.taylor import taylor_quadratics
 from tests.tiny import VOCABULARY, tiny
 
 N = 4 * 32
@@ -171,6 +172,21 @@ def test_every_method_estimates_the_trace(name: str, problem: Problem, H: torch.
     draws = torch.tensor([probe(k) for k in range(24)], dtype=torch.float64)
     # 5 standard errors of 24 draws; bfloat16 coefficients add an error of their own, within a standard error here.
     assert abs(float(draws.mean() - H.trace())) < 5 * float(draws.std()) / 24**0.5
+
+
+def test_passes_of_some_or_all_examples_have_the_same_work_and_trace(monkeypatch) -> None:
+    """Of three examples, one and two at a time and all together: the mean over a turn is the batch's Σ zᵀHz."""
+    problem = Problem(tiny("llama", torch.float64), batch(VOCABULARY, rows=3, tokens=4, scored=2), 2)
+    found = []
+    for together, parts in ((1, 3), (3, 1)):
+        monkeypatch.setattr(bench_peers, "TOGETHER", together)
+        probe = bench_peers._taylor()(problem)
+        found.append(sum(probe(k) for k in range(parts)) / parts)
+        found.append(bench_peers._two_levels(problem)(0) - bench_peers._taylor(torch.bfloat16)(problem)(0))
+    Z = random_probes(problem.loss, bench_peers.MANY, seed=0)
+    whole = taylor_quadratics(problem.loss, Z, groups=1).hessian.sum()
+    assert found[0] == pytest.approx(float(whole), rel=1e-9) and found[2] == pytest.approx(float(whole), rel=1e-9)
+    assert found[1] == pytest.approx(found[3], rel=1e-6) and found[1] != 0  # the pairs' difference, of every example
 
 
 def test_a_batch_of_products_is_the_mean_of_single_ones(problem: Problem) -> None:

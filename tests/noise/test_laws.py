@@ -149,6 +149,21 @@ def test_directions_have_the_bits_they_always_had_by_any_number_of_threads(name:
         torch.set_num_threads(before)
 
 
+def test_directions_by_threads_in_inference_mode_and_where_a_draw_fails(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    where = (torch.zeros(1, 2, 4), torch.ones(1, 2), [0], 4)
+    with torch.inference_mode():
+        found = directions(*where, seed=0)
+    assert torch.equal(found, directions(*where, seed=0))
+
+    def fails(self, *_: object, **__: object) -> None:
+        raise RuntimeError("no draw")
+
+    monkeypatch.setattr(Law, "draw", fails)
+    with pytest.raises(RuntimeError, match="no draw"):
+        directions(*where, seed=0)
+
+
 def test_one_function_has_the_scale() -> None:
     lengths = torch.tensor([[4, 4, 0], [9, 9, 9]])
     expected = torch.where(lengths > 0, 5 / (lengths.clamp(min=1) * 16).double().sqrt(), 0)

@@ -16,9 +16,9 @@ from symnoise.models.converted import cache_folder
 
 # Matrix products that are less than this much faster do not pay for the pairs of two levels.
 _LEAST = 1.5
-# One layer's product in a small model: rows of tokens and probes, width in, width out. A GPU that has fewer rows to do
-# is not busy, and as fast in either precision.
-_ROWS, _ROWS_ON_GPU, _IN, _OUT = 512, 32_768, 576, 1536
+# One layer's product in a small model: width in, width out, and rows of tokens and probes by kind of device. A GPU that
+# has fewer rows to do is not busy, and as fast in either precision.
+_IN, _OUT, _ROWS = 576, 1536, {"cpu": 512, "cuda": 32_768}
 _REPEATS = 5
 
 
@@ -55,10 +55,14 @@ def _read(file: Path) -> dict[str, float]:
     return {name: ratio for name, ratio in found.items() if isinstance(ratio, float) and math.isfinite(ratio)}
 
 
+def _rows(device: torch.device) -> int:
+    return _ROWS.get(device.type, _ROWS["cpu"])
+
+
 def _machine(device: torch.device) -> str:
     name = f"{_processor()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+        name = f"{torch.cuda.get_device_name(device)}, {_rows(device)} rows"
     return f"{name}, torch {torch.__version__}"
 
 
@@ -73,8 +77,7 @@ def _processor() -> str:
 
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
     """Of one product, the best of a few: others may use the machine."""
-    rows = _ROWS_ON_GPU if device.type == "cuda" else _ROWS
-    x, weight = (torch.ones(size, _IN, device=device, dtype=dtype) for size in (rows, _OUT))
+    x, weight = (torch.ones(rows, _IN, device=device, dtype=dtype) for rows in (_rows(device), _OUT))
     found = []
     for _ in range(1 + _REPEATS):  # the first warms up
         started = time.perf_counter()
