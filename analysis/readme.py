@@ -193,11 +193,13 @@ def costs(published: Published) -> str:
 def written(page: str, published: Published) -> str:
     """A page with its generated parts between their markers."""
     told, found = findings(published), every(published)
-    rest = [finding.short for finding in told if not finding.counted]
+    uncounted = [finding.short for finding in told if not finding.counted]
     parts = {
         "short": in_short(published),
-        "answers": "\n\n".join([regimes(found, HELD_OUT), tallies(found), "\n".join(rest)]),
-        "findings": "\n\n".join([regimes(found, CURVED), "\n".join(finding.whole for finding in told)]),
+        "answers": "\n\n".join([tallies(found), "\n".join(uncounted)]),
+        "findings": "\n\n".join(
+            [*(regimes(found, m) for m in (HELD_OUT, CURVED)), "\n".join(one.whole for one in told)]
+        ),
         "costs": costs(published),
         "ledger": f"{table(published.rows)}\n\n{stages(published.run)}",
         "studies": studies(published.studies, published.mechanism),

@@ -46,11 +46,11 @@ def in_short(published: Published) -> str:
                 gain = {"mean": -row["mean"], "low": -row["high"], "high": -row["low"]}
                 said = f"{with_interval(gain)} nats{'' if corrected(row) else ' ‡'}, beside {fixed(-itself, 2)}"
                 gains.append((row["mean"], f"{said} (`{name}`)"))
-    gain = f"by at most {min(gains)[1]}" if gains else "in no study"
+    most = f"by at most {min(gains)[1]}" if gains else "in no study"
     verdicts = counts([row for study in found.values() if study for row in study.rows if row["id"] == "D1"])
     return (
         f"**In short.** {' '.join(_in_words(found, model) for model in MODELS)} Where fine-tuning itself lowers the "
-        f"held-out loss, noise lowers it further {gain}. That outcomes follow what noise does through curvature, and "
+        f"held-out loss, noise lowers it further {most}. That outcomes follow what noise does through curvature, and "
         f"not what it does as noise in the gradient (claim D1), holds in {verdicts['holds']} tests, fails in "
         f"{verdicts['fails']} and is undecided in {verdicts['undecided']}. These are losses of small models, not win "
         "rates at 7B. `symnoise advise` proposes an α for yours."
