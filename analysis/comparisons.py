@@ -12,6 +12,7 @@ from analysis.study.contrasts import LEVEL
 from result_schema.study import dials_of
 from symnoise.core import student_t
 from symnoise.plot.numbers import listed, with_interval
+from symnoise.theory.ledger import slug
 
 # study -> model and data in words, and its single draw: what noise does depends on them.
 REGIMES = {
@@ -37,6 +38,12 @@ ENDS = ("clean training loss", "held-out loss", "tr G")
 HELD_OUT, CURVED = ENDS[1:]
 ENDING = "log p(end) elsewhere"  # of the end of a turn, where the reference goes on
 UNCLEAR = "no clear difference"
+# D1 in parts -> keys of its rows.
+D1_PARTS = {
+    "curvature-falls": ("D1.slope.tr-g.even",),
+    "loss-falls": ("D1.slope.held-out-loss.even",),
+    "same-without-odd": tuple(f"D1.slope.{slug(measure)}.odd" for measure in ENDS),
+}
 
 Rows = Mapping[str, Mapping[Any, Any]]  # measure -> the row of a contrast
 

@@ -18,6 +18,7 @@ from analysis.comparisons import (
     Rows,
     answers,
     at_end,
+    by_training,
     by_two,
     direction,
     distinct,
@@ -87,6 +88,7 @@ def findings(published: Published) -> list[Finding]:
         _mirror(found),
         _over_data(found),
         _stopped(found),
+        _of(_slower, study("transfer-longer")),
         _ends(found),
         _diffusion(published),
         _of(_adamw_in_parts, study("divisor")),
@@ -259,8 +261,8 @@ def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
     if not said:
         return None
     answer = (
-        "Held-out loss at the end of training, in the mean over Dolly, the stand-in for OpenPlatypus and "
-        f"Evol-Instruct. {' '.join(said)}"
+        "Held-out loss at the end of training, averaged over Dolly, a stand-in for OpenPlatypus made of its public "
+        f"parts, and Evol-Instruct. {' '.join(said)}"
     )
     lead = (
         "One draw, its odd part and SymNoise minus no noise, SymNoise minus one draw, and SymNoise minus two draws "
@@ -273,7 +275,29 @@ def _or_small(row: Mapping[str, float]) -> str:
     """`direction`, or that the interval is within the margin named beforehand."""
     small = max(abs(row["low"]), abs(row["high"])) < row["margin"]
     word = direction(row)
-    return f"no different by {row['margin']:g} nats" if word == UNCLEAR and small else word
+    return f"within {row['margin']:g} nats" if word == UNCLEAR and small else word
+
+
+def _slower(study: StudyResults) -> Finding | None:
+    """At each run's lowest held-out loss, with steps enough to get there."""
+    pairs = {"one draw": ("rademacher", "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
+    pairs["the mirror"] = MIRRORED[0]
+    lowest, end = ({kind: rows_of(study, *pair, when) for kind, pair in pairs.items()} for when in ("best", "end"))
+    if not all(HELD_OUT in row for row in (*lowest.values(), *end.values())):
+        return None
+    itself = [fixed(by_training(study, when), 3) for when in ("best", "end")]
+    said = [f"by {kind} {signs({kind: row}, HELD_OUT)}" for kind, row in lowest.items()]
+    answer = (
+        "A run that noise only slows down gets as low as one without, given the steps. With twice those of `transfer` "
+        f"(`transfer-longer`), fine-tuning alone changes the held-out loss by {itself[0]} nats at its lowest and "
+        f"{itself[1]} at the end; at the lowest of each run it is {', '.join(said)}."
+    )
+    told = tuple(
+        f"At the {where}: {', '.join(f'{kind} {with_interval(row[HELD_OUT])}' for kind, row in rows.items())} nats."
+        for where, rows in (("lowest", lowest), ("end", end))
+    )
+    lead = "Δ held-out loss, one draw, its odd part and SymNoise minus no noise, SymNoise minus two draws (the mirror)."
+    return Finding("Is it slower training?", answer, told, lead)
 
 
 def _ends(found: Mapping[str, StudyResults | None]) -> Finding | None:
@@ -311,17 +335,21 @@ def _neighbours(study: StudyResults) -> str:
 # Studies of learning rates -> how they are told.
 RATED = {"transfer-step-size": "AdamW", "step-size": "AdamW", "step-size-sgd": "SGD"}
 RATES = ("", "-rate-2", "-rate-4")
+GROWN = 2  # at 4 times the rate: nearer to 4 times the difference than to none more
 
 
 def _diffusion(published: Published) -> Finding | None:
     """Whether the mirror acts through noise in the gradient: by learning rate, by batch size, and beside batches."""
     said, growth = [], []
+    grown: dict[bool, dict[str, None]] = {}  # whether the difference grows with the rate -> optimisers, each once
     for name, optimiser in RATED.items():
         study, pairs = published.mechanism.get(name), [("symnoise" + at, "rademacher" + at) for at in RATES]
         if study is None or not (part := side_by_side(study, pairs, *ENDS[:2])):
             continue
         slow, fast = (at_end(study, *pair)[ENDS[0]] for pair in (pairs[0], pairs[-1]))
-        growth.append(f"{number(fast['mean'] / slow['mean'], 2)} times as large by {optimiser} (`{name}`)")
+        times = fast["mean"] / slow["mean"]
+        grown.setdefault(times >= GROWN, {})[optimiser] = None
+        growth.append(f"{number(times, 2)} times as large by {optimiser} (`{name}`)")
         said.append(
             f"By {optimiser} (study `{name}`): Δ training loss = {part[ENDS[0]]} nats; Δ held-out loss = "
             f"{part[HELD_OUT]} nats ({part['seeds']} seeds)."
@@ -336,7 +364,9 @@ def _diffusion(published: Published) -> Finding | None:
     told = [*filter(None, [_variance(published.budgets), _batches(batches) if batches else ""]), *said]
     if not told:
         return None
+    words = {True: "grows with the learning rate as such noise would", False: "does not"}
     answer = growth and (
+        f"By {'; by '.join(f'{listed([*by])} it {words[yes]}' for yes, by in sorted(grown.items(), reverse=True))}. "
         "If the difference between SymNoise and one draw came from noise in the gradient, it would be 4 times as large "
         f"at 4 times the learning rate with a quarter of the steps. In training loss it is {listed(growth)}."
     )
@@ -396,9 +426,14 @@ def _adamw_in_parts(study: StudyResults) -> Finding | None:
     answer = (
         "AdamW divides a step by the gradient's root mean square, which a draw's odd part enlarges. That size makes "
         f"{shares[0]:.0f} to {shares[1]:.0f} % of what SymNoise changes in training loss against one draw. Held-out "
-        f"loss: by the size of the divisor {larger}; by the gradients {steadier}."
+        f"loss: by the size of the divisor, with either set of gradients, {_plainly(larger)}; by the gradients, at "
+        f"either size, {_plainly(steadier)}."
     )
     return Finding("By which part of AdamW?", answer, told)
+
+
+def _plainly(said: str) -> str:
+    return said.removesuffix(" in both")
 
 
 def _law_or_size(study: StudyResults) -> Finding | None:

@@ -114,7 +114,7 @@ def _lack_of_fit(found: dict[str, StudyResults | None]) -> list[str]:
         "",
         "Slopes are those of a plane in μ and λ² over all cells (λ up to 3), and the cells do not lie on it: it misses "
         f"them by {least} to {most} % of their range (root mean square). What weights of 1 do is larger in most cases; "
-        "the README has it.",
+        "what was found, above, has it.",
     ]
 
 
@@ -182,7 +182,7 @@ def costs(published: Published) -> str:
         "memory above the model: Taylor mode; Hessian products": (
             f"{taylor.memory_gib:.1f}; {products.memory_gib:.1f} GiB"
         ),
-        "best other package ÷ symnoise, forward passes to 5 % standard error": (
+        "best other method ÷ symnoise, forward passes to 5 % standard error": (
             f"{others.work_ratio.min():.1f} in float32, {others.work.min() / peers.loc[TWO_LEVELS].work:.1f} with most "
             "probes in bfloat16 (two levels, unbiased)"
         ),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.comparisons import ENDS, HELD_OUT, UNCLEAR, by_training, direction, every
+from analysis.comparisons import D1_PARTS, HELD_OUT, UNCLEAR, by_training, direction, every
 from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius
 from analysis.figures.variances import on_text
@@ -57,13 +57,6 @@ STUDY_ROWS = {
     "D1@transfer,curvature,odd": ("transfer-dials", "D1.slope.tr-g.odd"),
     "D1@one-pass,even": ("dials-one-pass", "D1.slope.held-out-loss.even"),
     "D1@one-pass,odd": ("dials-one-pass", "D1.slope.held-out-loss.odd"),
-}
-
-# D1 in parts -> keys of its rows.
-D1_PARTS = {
-    "curvature-falls": ("D1.slope.tr-g.even",),
-    "loss-falls": ("D1.slope.held-out-loss.even",),
-    "same-without-odd": tuple(f"D1.slope.{slug(measure)}.odd" for measure in ENDS),
 }
 
 # Measures whose contrasts the text may quote.

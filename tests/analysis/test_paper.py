@@ -348,7 +348,10 @@ def test_the_summary_counts_studies_and_tells_the_largest_gain(published: Publis
     losses = {"rademacher": -0.2, "symnoise": -0.3, "independent-pair": 0.1, "uniform": 0.3}
     made = run_study(tmp_path, arms=arms, loss=losses, seeds=8)
     lowered, raised = (replace(made, untrained=Untrained(start, 0, 9)) for start in (4.0, 1.0))
-    verdicts = [{"id": "D1", "verdict": word} for word in ("holds", "fails", "fails")]
+    verdicts = [
+        {"id": "D1", "key": f"D1.slope.{key}", "verdict": word}
+        for key, word in (("tr-g.even", "holds"), ("held-out-loss.even", "fails"), ("tr-g.odd", "undecided"))
+    ]
     mechanism = {
         "transfer": replace(lowered, rows=verdicts),
         "mirror": raised,
@@ -356,14 +359,15 @@ def test_the_summary_counts_studies_and_tells_the_largest_gain(published: Publis
         "smollm2-dolly": raised,
     }
     said = in_short(replace(published, studies={"micro": raised}, mechanism=mechanism))
-    llama, smol = said.split("In 1 studies of SmolLM2, ")
-    assert "In 3 studies of the small Llama, one draw lowers the held-out loss at the end of training in 2 and" in llama
-    assert "raises it in 1, SymNoise lowers it in 3 and raises it in 0, and lowers tr G in 0; compared with" in llama
-    assert "SymNoise lowers the held-out loss in 3 of 3, raises it in 0, and lowers tr G in 0." in llama
-    assert smol.startswith("one draw lowers the held-out loss at the end of training in 0 and raises it in 1, SymN")
+    llama, smol = said.split("On SmolLM2 (1 studies), at the end of training: ")
+    start = "On the small Llama (3 studies), at the end of training: one draw lowers the held-out loss in 2 and raises"
+    assert f"{start} it in 1, SymNoise lowers it in 3 and raises it in none; against two draws, which" in llama
+    assert "SymNoise lowers it in 3 of 3 and raises it in none. SymNoise lowers tr G in none, against two" in llama
+    assert smol.startswith("one draw lowers the held-out loss in none and raises it in 1, SymNoise lowers it in 1 and")
     gain = r"0\.(29|30)\d* \(0\.2\d+ to 0\.3\d+\) nats ‡"  # no endpoint
     assert re.search(rf"lowers it further by at most {gain}, beside 2\.\d+ \(`transfer`\)", said)
-    assert "holds in 1 tests, fails in 2 and is undecided in 0" in said
+    assert "holds in 1 of 1 studies that vary it; the held-out loss would, too, which holds in 0 of 1; and" in said
+    assert "which holds in 0 of 1 tests" in said
     helps_nowhere = in_short(replace(published, studies={}, mechanism={"mirror": raised}))
     assert "lowers it further in no study" in helps_nowhere
     assert in_short(replace(published, studies={}, mechanism={})) == ""
@@ -447,9 +451,7 @@ def test_a_mean_within_its_margin_is_told_so(published: Published, tmp_path: Pat
             for name in OVER_DATA["SmolLM2"]
         }
         said[sd] = answered(replace(published, studies={}, mechanism=made), "other data")
-    assert (
-        "SmolLM2: one draw higher, SymNoise no different by 0.002 nats, SymNoise against one draw lower" in said[1e-4]
-    )
+    assert "SmolLM2: one draw higher, SymNoise within 0.002 nats, SymNoise against one draw lower" in said[1e-4]
     assert "SmolLM2: one draw higher, SymNoise no clear difference, SymNoise against one draw lower" in said[0.1]
 
 
@@ -537,7 +539,10 @@ def test_what_the_divisor_and_the_gradients_change_is_told_apart(published: Publ
         told = said.lower().split(f"in {part}")[1].splitlines()[0]
         assert f"δ held-out loss = {listed([with_interval(row) for row in rows])} nats" in told
     assert "makes 77 to 92 % of what SymNoise changes in training loss against one draw. " in said  # 10 and 12 of 13
-    assert "by the size of the divisor higher in both; by the gradients higher in both." in said
+    assert (
+        "by the size of the divisor, with either set of gradients, higher; by the gradients, at either size, higher."
+        in said
+    )
     assert parts == {"the size of the divisor alone": [10, 12], "the gradients, and": [1, 3]}
 
 
