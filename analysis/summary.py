@@ -33,17 +33,16 @@ PER = 1000  # held-out losses are in thousandths of a nat
 
 
 def in_short(published: Published) -> str:
-    """What noise does to each model, in counts of studies; the most that it gains where fine-tuning lowers the held-out
-    loss; and D1's verdicts. "" until each comparison has been made."""
+    """What noise does to each model, in counts of studies; the most that it gains at the lowest loss where fine-tuning
+    lowers it; and D1's verdicts. "" until each comparison has been made."""
     found = every(published)
     if not all(_rows(found, what, HELD_OUT) for what in comparisons_with("")):
         return ""
     gains = []
-    for name, study in distinct(found).items():
-        itself = by_training(study, "end")
-        for pair in list(comparisons_with(REGIMES[name][1]).values())[:2]:
-            row = at_end(study, *pair).get(HELD_OUT)
-            if row and itself < 0 and direction(row) == "lower":
+    for what in list(comparisons_with(""))[:2]:
+        for name, row in _rows(found, what, HELD_OUT, "best").items():
+            study = found[name]
+            if study and (itself := by_training(study, "best")) < 0 and direction(row) == "lower":
                 gain = {"mean": -row["mean"], "low": -row["high"], "high": -row["low"]}
                 said = f"{with_interval(gain)} nats{'' if corrected(row) else ' ‡'}, beside {fixed(-itself, 2)}"
                 gains.append((row["mean"], f"{said} (`{name}`)"))
@@ -52,7 +51,7 @@ def in_short(published: Published) -> str:
     falls, follows, same = (_held([row for row in rows if row["key"] in keys]) for keys in D1_PARTS.values())
     told = [
         *filter(None, (_in_words(found, model) for model in MODELS)),
-        f"Where fine-tuning itself lowers the held-out loss, and all labels are right, noise lowers it further {most}.",
+        f"At the lowest held-out loss of each run, where fine-tuning itself lowers it, noise lowers it further {most}.",
         "If curvature were what noise works by (claim D1), tr G would fall with the weight of the even part, which "
         f"holds in {falls} studies that vary it; the held-out loss would, too, which holds in {follows}; and neither "
         f"would depend on the weight of the odd part, nor would the training loss, which holds in {same} tests.",
