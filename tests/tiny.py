@@ -88,7 +88,8 @@ def tiny(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTra
     kind = name if name in _CONFIGS else f"{name}_text"
     config = AutoConfig.for_model(kind, **_SPECIAL | _CONFIGS[kind])
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with torch.random.fork_rng(devices=[]):  # the constructor draws from the global generator
+    with torch.random.fork_rng(devices=[]):  # the constructor draws from the global generator, also vectors that stay
+        torch.manual_seed(0)
         model = auto.from_config(config)
     random = generator(seed, "tiny", name)
     with torch.no_grad():

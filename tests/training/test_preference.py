@@ -124,6 +124,7 @@ def test_dpo_with_peft_has_a_noisy_policy_and_a_clean_reference(tmp_path, refere
 
 def test_attach_leaves_a_forward_with_disabled_adapters_clean_and_draws_no_number_for_it():
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         model = get_peft_model(tiny("llama"), LORA).train()
     inputs = collate(rows()[:2])
     with torch.no_grad(), model.disable_adapter():
