@@ -20,7 +20,7 @@ REGIMES = {
     "transfer-dolly": ("The same, fine-tuned on Dolly", "rademacher"),
     "transfer-open-platypus": ("The same, on a stand-in for OpenPlatypus", "rademacher"),
     "transfer-evol-instruct": ("The same, on Evol-Instruct", "rademacher"),
-    "transfer-longer": ("The model of `transfer`, for twice as many steps", "rademacher"),
+    "transfer-longer": ("The model of `transfer`, pretrained anew, for twice as many steps", "rademacher"),
     "mirror": ("Small Llama pretrained on rows like those that it is fine-tuned on", "rademacher"),
     "dials": ("The first seeds of the same, by parts", "dials-1-1"),
     "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),

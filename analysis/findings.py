@@ -288,7 +288,8 @@ def _slower(study: StudyResults) -> Finding | None:
     itself = [fixed(by_training(study, when), 3) for when in ("best", "end")]
     said = [f"by {kind} {signs({kind: row}, HELD_OUT)}" for kind, row in lowest.items()]
     answer = (
-        "A run that noise only slows down gets as low as one without, given the steps. With twice those of `transfer` "
+        "A run that noise only slows down should get about as low as one without, given the steps (not exactly: the "
+        "learning rate falls with the step, and the lowest is the least of nine). With twice those of `transfer` "
         f"(`transfer-longer`), fine-tuning alone changes the held-out loss by {itself[0]} nats at its lowest and "
         f"{itself[1]} at the end; at the lowest of each run it is {', '.join(said)}."
     )

@@ -46,12 +46,14 @@ def in_short(published: Published) -> str:
                 gain = {"mean": -row["mean"], "low": -row["high"], "high": -row["low"]}
                 said = f"{with_interval(gain)} nats{'' if corrected(row) else ' ‡'}, beside {fixed(-itself, 2)}"
                 gains.append((row["mean"], f"{said} (`{name}`)"))
-    most = f"by at most {min(gains)[1]}" if gains else "in no study"
+    most = "noise lowers it further in no study"
+    if gains:
+        most = f"the most that one draw or SymNoise lowers it further, of all studies, is {min(gains)[1]}"
     rows = [row for study in found.values() if study for row in study.rows if row["id"] == "D1"]
     falls, follows, same = (_held([row for row in rows if row["key"] in keys]) for keys in D1_PARTS.values())
     told = [
         *filter(None, (_in_words(found, model) for model in MODELS)),
-        f"At the lowest held-out loss of each run, where fine-tuning itself lowers it, noise lowers it further {most}.",
+        f"At the lowest held-out loss of each run, where fine-tuning itself lowers it, {most}.",
         "If curvature were what noise works by (claim D1), tr G would fall with the weight of the even part, which "
         f"holds in {falls} studies that vary it; the held-out loss would, too, which holds in {follows}; and neither "
         f"would depend on the weight of the odd part, nor would the training loss, which holds in {same} tests.",
