@@ -151,7 +151,7 @@ def test_directions_have_the_bits_they_always_had_by_any_number_of_threads(name:
 
 def test_directions_by_threads_in_inference_mode_and_where_a_draw_fails(monkeypatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    where = (torch.zeros(1, 2, 4), torch.ones(1, 2), [0], 4)
+    where = (torch.zeros(1, 2, 4), torch.ones(1, 2, dtype=torch.long), [0], 4)
     with torch.inference_mode():
         found = directions(*where, seed=0)
     assert torch.equal(found, directions(*where, seed=0))
