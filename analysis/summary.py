@@ -71,12 +71,8 @@ def _held(rows: list[dict[str, Any]]) -> str:
 def _in_words(found: Mapping[str, StudyResults | None], model: str) -> str:
     """What noise and the mirror do to the held-out loss of a model at the end of training, and to its tr G."""
 
-    def words(what: str, measure: str = HELD_OUT) -> list[str]:
-        rows = _rows(found, what, measure)
-        return [direction(row) for name, row in rows.items() if model_of(name) == model]
-
-    draw, pair, _, mirror = (words(what) for what in comparisons_with(""))
-    _, flatter, _, mirrored = (words(what, CURVED) for what in comparisons_with(""))
+    draw, pair, _, mirror = (_directions(found, model, what, HELD_OUT) for what in comparisons_with(""))
+    _, flatter, _, mirrored = (_directions(found, model, what, CURVED) for what in comparisons_with(""))
     if not draw:
         return ""
     return (
@@ -106,6 +102,13 @@ def _rows(found: Mapping[str, StudyResults | None], what: str, measure: str, whe
     return rows
 
 
+def _directions(
+    found: Mapping[str, StudyResults | None], model: str, what: str, measure: str, when: str = "end"
+) -> list[str]:
+    """Lower, higher or not clear: of `_rows`, those of one model's studies."""
+    return [direction(row) for name, row in _rows(found, what, measure, when).items() if model_of(name) == model]
+
+
 def tallies(found: Mapping[str, StudyResults | None]) -> str:
     """A table: in how many studies of each model a comparison is lower, higher and not clear; "" if none has been
     run."""
@@ -121,13 +124,12 @@ def tallies(found: Mapping[str, StudyResults | None]) -> str:
         for model in MODELS:
             cells = []
             for measure, when in columns.values():
-                rows = _rows(found, what, measure, when)
-                own = [direction(row) for name, row in rows.items() if model_of(name) == model]
+                own = _directions(found, model, what, measure, when)
                 cells.append(" / ".join(str(own.count(word)) for word in ("lower", "higher", UNCLEAR)) if own else "–")
             if set(cells) != {"–"}:
                 lines.append([what, model, *cells])
     shown = ["studies: lower / higher / not clear", "model", *columns]
-    return "\n".join(table_line(*cells) for cells in (shown, ["---"] * len(shown), *lines)) if lines else ""
+    return _table(shown, lines)
 
 
 def regimes(found: Mapping[str, StudyResults | None], measure: str) -> str:
@@ -146,7 +148,12 @@ def regimes(found: Mapping[str, StudyResults | None], measure: str) -> str:
         facts = f"`{name}`, α = {study.facts['alpha']:g}, {seeds} seeds"
         lines.append([f"{where} ({facts})", own, *(_cell(row, times) for row in rows)])
     shown = [f"Δ {measure}{unit}", itself, *comparisons_with("")]
-    return "\n".join(table_line(*cells) for cells in (shown, ["---"] * len(shown), *lines)) if lines else ""
+    return _table(shown, lines)
+
+
+def _table(heads: list[str], lines: list[list[str]]) -> str:
+    """In Markdown; "" without lines."""
+    return "\n".join(table_line(*cells) for cells in (heads, ["---"] * len(heads), *lines)) if lines else ""
 
 
 def table_line(*cells: str) -> str:
