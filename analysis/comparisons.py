@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.paper.published import Published, StudyResults
 from analysis.study.claims import MIRRORED
 from analysis.study.contrasts import LEVEL
+from result_schema.measures import ENDS
 from result_schema.study import dials_of
 from symnoise.core import student_t
 from symnoise.plot.numbers import listed, with_interval
@@ -21,6 +22,7 @@ REGIMES = {
     "transfer-open-platypus": ("The same, on a stand-in for OpenPlatypus", "rademacher"),
     "transfer-evol-instruct": ("The same, on Evol-Instruct", "rademacher"),
     "transfer-longer": ("The model of `transfer`, pretrained anew, for twice as many steps", "rademacher"),
+    "transfer-replies": ("The model of `transfer-longer`, on rows of up to 192 tokens, not 128", "uniform"),
     "mirror": ("Small Llama pretrained on rows like those that it is fine-tuned on", "rademacher"),
     "dials": ("The first seeds of the same, by parts", "dials-1-1"),
     "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),
@@ -34,9 +36,8 @@ REGIMES = {
 MODELS = ("the small Llama", "SmolLM2")
 REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study before it
 ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alone
-ENDS = ("clean training loss", "held-out loss", "tr G")
 HELD_OUT, CURVED = ENDS[1:]
-ENDING = "log p(end) elsewhere"  # of the end of a turn, where the reference goes on
+LENGTHS = ("length, greedy", "length, repetition penalty 1.2")  # of replies: without a penalty, and NEFTune's
 UNCLEAR = "no clear difference"
 # D1 in parts -> keys of its rows.
 D1_PARTS = {
@@ -81,8 +82,10 @@ def by_training(study: StudyResults, when: str) -> float:
 
 
 def without_noise(study: StudyResults, measure: str, when: str = "end") -> float:
-    """NaN where it was not measured."""
-    means = study.tables["arms"].query("arm == 'none' and when == @when and measure == @measure")
+    """The mean over seeds, `measure` as in `StudyResults.contrasts`; NaN where it was not measured."""
+    one, _, decoding = measure.partition(", ")
+    arms = study.tables["arms"].query("arm == 'none' and when == @when")
+    means = arms[(arms.measure == one) & (arms.decoding.fillna("") == decoding)]
     return float(means["mean"].iloc[0]) if len(means) else float("nan")
 
 
@@ -92,14 +95,15 @@ def leaves_out_0(row: Mapping[Any, Any]) -> bool:
 
 def corrected(row: Mapping[Any, Any]) -> bool:
     """Whether Holm's correction decides: of an endpoint named before its runs, with so many pairs that a permutation
-    test can be significant at all (p ≥ 2/2ⁿ)."""
-    return bool(row.get("primary", False)) and 2.0 ** (1 - row.get("pairs", math.inf)) <= 1 - LEVEL
+    test can be significant at all."""
+    return bool(row.get("primary", False)) and row["verdict"] != "too few seeds"
 
 
 def direction(row: Mapping[Any, Any]) -> str:
     """`lower` or `higher`, by the 95 % interval and, where it decides, Holm's p; else that the difference is not clear,
-    or has no interval."""
-    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+    or has no interval, as where a run diverged, which no interval of the others counts."""
+    diverged = row.get("diverged_first", 0) or row.get("diverged_second", 0)
+    if diverged or not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
         return "without an interval"
     p = row.get("holm", math.nan) if corrected(row) else 0.0
     return UNCLEAR if p > 1 - LEVEL or not leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
@@ -167,10 +171,11 @@ def rows_of(study: StudyResults, first: str, second: str, when: str) -> dict[str
 
 
 def mean_over(rows: Sequence[Mapping[Any, Any]]) -> dict[str, float]:
-    """The mean of contrasts of several studies, each with the same weight, with Student's interval from the variance
-    within a study."""
-    dof = sum(row["pairs"] - 1 for row in rows)
-    variance = sum((row["pairs"] - 1) * row["sd"] ** 2 for row in rows) / dof
-    half = student_t(LEVEL, dof) * math.sqrt(variance * sum(1 / row["pairs"] for row in rows)) / len(rows)
+    """The mean of contrasts of several studies, each with the same weight and a variance of its own, with Student's
+    interval of Welch and Satterthwaite's degrees of freedom."""
+    parts = [row["sd"] ** 2 / row["pairs"] for row in rows]
+    variance = sum(parts)
+    dof = variance**2 / sum(part**2 / (row["pairs"] - 1) for part, row in zip(parts, rows, strict=True))
+    half = student_t(LEVEL, dof) * math.sqrt(variance) / len(rows)
     mean = sum(row["mean"] for row in rows) / len(rows)
     return {"mean": mean, "low": mean - half, "high": mean + half}

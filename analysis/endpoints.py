@@ -41,7 +41,7 @@ def endpoints(found: Mapping[str, StudyResults | None]) -> list[Endpoint]:
                     compared = f"slope on {'μ' if row['term'] == EVEN else 'λ²'}"
                 else:
                     compared = _difference(arm(row["first"]), arm(row["second"]))
-                p = number(row["holm"], 1)
+                p = number(row["holm"], 2)
                 made.append(
                     Endpoint(
                         name,

@@ -3,15 +3,15 @@
 The README has the answers, docs/results.md all of it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.comparisons import (
     CURVED,
-    ENDING,
-    ENDS,
     HELD_OUT,
+    LENGTHS,
     ODD,
     REGIMES,
     UNCLEAR,
@@ -23,6 +23,7 @@ from analysis.comparisons import (
     direction,
     distinct,
     every,
+    leaves_out_0,
     mean_over,
     plain,
     rows_of,
@@ -34,6 +35,7 @@ from analysis.family_ledgers import MAIN, Slope
 from analysis.length import WORDS
 from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
+from result_schema.measures import ENDING, ENDS
 from result_schema.study import LARGEST_MARGIN
 from symnoise.plot.numbers import fixed, listed, number, with_interval
 from symnoise.theory import LEVEL, counts
@@ -51,8 +53,6 @@ OVER_DATA = {
 }
 
 UNITS = dict.fromkeys((*ENDS[:2], ENDING), " nats")
-
-_BY = {"holds": "holds by", "fails": "fails by", "undecided": "is undecided by"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def findings(published: Published) -> list[Finding]:
         _stopped(found),
         _of(_slower, study("transfer-longer")),
         _ends(found),
+        _longer(found),
         _diffusion(published),
         _of(_adamw_in_parts, study("divisor")),
         _of(_law_or_size, study("scale")),
@@ -321,6 +322,38 @@ def _ends(found: Mapping[str, StudyResults | None]) -> Finding | None:
     )
 
 
+LONG = 256  # tokens of a reply; in studies with fewer, most replies are cut off
+
+
+def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
+    """How long replies are, in studies that let them have `LONG` tokens or more."""
+    rows: dict[str, dict[str, dict[str, Rows]]] = {measure: {} for measure in LENGTHS}  # -> kind -> study -> rows
+    said = []
+    for name, study in distinct(found).items():
+        kinds = {"one draw": (REGIMES[name][1], "none"), "SymNoise": ("symnoise", "none"), "the mirror": MIRRORED[0]}
+        limit = (study.facts.get("settings") or {}).get("generating", {}).get("max_new_tokens", 0)
+        for measure, own in rows.items():
+            if limit >= LONG and (part := side_by_side(study, kinds.values(), measure)):
+                for kind, pair in kinds.items():
+                    own.setdefault(kind, {})[name] = at_end(study, *pair)
+                decoding = measure.removeprefix("length, ")
+                without = number(without_noise(study, measure), 3)
+                said.append(
+                    f"Study `{name}`, replies of up to {limit} tokens, {decoding} ({without} tokens without noise): "
+                    f"{part[measure]} tokens."
+                )
+    if not said:
+        return None
+    named = zip(("without a repetition penalty", "with one of 1.2"), rows.items(), strict=True)
+    told = [
+        f"{how}, by {', '.join(f'{kind} {signs(studies, measure)}' for kind, studies in own.items())}"
+        for how, (measure, own) in named
+        if own
+    ]
+    lead = "Δ tokens in a reply: one draw and SymNoise minus no noise, SymNoise minus two draws:"
+    return Finding("Are replies longer?", f"Number of tokens, {'; '.join(told)}.", tuple(said), lead)
+
+
 def _neighbours(study: StudyResults) -> str:
     """SymNoise's contrasts with two published methods that also take two passes."""
     pairs = [("symnoise", other) for other in ("r3f", "weight-pair")]
@@ -342,15 +375,15 @@ GROWN = 2  # at 4 times the rate: nearer to 4 times the difference than to none 
 def _diffusion(published: Published) -> Finding | None:
     """Whether the mirror acts through noise in the gradient: by learning rate, by batch size, and beside batches."""
     said, growth = [], []
-    grown: dict[bool, dict[str, None]] = {}  # whether the difference grows with the rate -> optimisers, each once
+    grown: dict[str, dict[str, None]] = {}  # whether the difference is about as large -> optimisers, each once
     for name, optimiser in RATED.items():
         study, pairs = published.mechanism.get(name), [("symnoise" + at, "rademacher" + at) for at in RATES]
         if study is None or not (part := side_by_side(study, pairs, *ENDS[:2])):
             continue
         slow, fast = (at_end(study, *pair)[ENDS[0]] for pair in (pairs[0], pairs[-1]))
-        times = fast["mean"] / slow["mean"]
-        grown.setdefault(times >= GROWN, {})[optimiser] = None
-        growth.append(f"{number(times, 2)} times as large by {optimiser} (`{name}`)")
+        low, high = _ratio(fast, slow)
+        grown.setdefault("is" if low >= GROWN else "is not" if high < GROWN else "may be", {})[optimiser] = None
+        growth.append(f"{number(fast['mean'] / slow['mean'], 2)} times as large by {optimiser} (`{name}`)")
         said.append(
             f"By {optimiser} (study `{name}`): Δ training loss = {part[ENDS[0]]} nats; Δ held-out loss = "
             f"{part[HELD_OUT]} nats ({part['seeds']} seeds)."
@@ -365,13 +398,20 @@ def _diffusion(published: Published) -> Finding | None:
     told = [*filter(None, [_variance(published.budgets), _batches(batches) if batches else ""]), *said]
     if not told:
         return None
-    words = {True: "grows with the learning rate as such noise would", False: "does not"}
+    how = "; ".join(f"with {listed([*by])} it {said}" for said, by in sorted(grown.items(), reverse=True))
     answer = growth and (
-        f"By {'; by '.join(f'{listed([*by])} it {words[yes]}' for yes, by in sorted(grown.items(), reverse=True))}. "
-        "If the difference between SymNoise and one draw came from noise in the gradient, it would be 4 times as large "
-        f"at 4 times the learning rate with a quarter of the steps. In training loss it is {listed(growth)}."
+        "If SymNoise and one draw differed by gradient noise alone, their difference would be about 4 times as large "
+        f"at 4 times the learning rate with a quarter of the steps: {how}. In training loss it is {listed(growth)}."
     )
     return Finding("Is it gradient noise?", answer or "No learning rates have been compared.", tuple(told))
+
+
+def _ratio(above: Mapping[Any, Any], below: Mapping[Any, Any]) -> tuple[float, float]:
+    """Bounds of the ratio of two means whose intervals are given, no tighter than its own interval."""
+    if not leaves_out_0(below):
+        return -math.inf, math.inf
+    ends = [above[one] / below[two] for one in ("low", "high") for two in ("low", "high")]
+    return min(ends), max(ends)
 
 
 def _batches(study: StudyResults) -> str:
@@ -428,9 +468,16 @@ def _adamw_in_parts(study: StudyResults) -> Finding | None:
         "AdamW divides a step by the gradient's root mean square, which a draw's odd part enlarges. That size makes "
         f"{shares[0]:.0f} to {shares[1]:.0f} % of what SymNoise changes in training loss against one draw. Held-out "
         f"loss: by the size of the divisor, with either set of gradients, {_plainly(larger)}; by the gradients, at "
-        f"either size, {_plainly(steadier)}."
+        f"either size, {_plainly(steadier)}{_less_damage(study)}."
     )
     return Finding("By which part of AdamW?", answer, told)
+
+
+def _less_damage(study: StudyResults) -> str:
+    """What a lower held-out loss means in a study whose model is best before it is fine-tuned."""
+    if not (study.untrained and study.untrained.mostly_best):
+        return ""
+    return f" (study `{study.facts['name']}`: the model is best before fine-tuning, so that lower is less damage)"
 
 
 def _plainly(said: str) -> str:
@@ -438,7 +485,8 @@ def _plainly(said: str) -> str:
 
 
 def _law_or_size(study: StudyResults) -> Finding | None:
-    """The raw Gaussian against uniform noise of its own size, and at its own α; O3's margin decides what is equal."""
+    """The raw Gaussian against uniform noise of its own size, and at its own α. Equal, as its study's file says
+    beforehand: the whole 95 % interval lies within O3's margin of what uniform noise changes."""
     measures = ENDS[:2]
     of_size, of_alpha = (
         side_by_side(study, [("gaussian-raw", second)], *measures) for second in ("uniform-at-raw-size", "uniform")
@@ -453,7 +501,7 @@ def _law_or_size(study: StudyResults) -> Finding | None:
     answer = (
         "Gaussian noise of NEFTune's α without calibration, and uniform noise of the same variance: "
         f"{equal} to within {100 * LARGEST_MARGIN:g} % of what uniform noise changes. Against uniform noise of the "
-        f"same α, a third of the variance: {larger}."
+        f"same α, a third of the variance: {larger}{_less_damage(study)}."
     )
     told = (
         "The raw Gaussian minus uniform noise of the same variance: Δ training loss = "
@@ -475,7 +523,7 @@ def _wrong_labels(study: StudyResults) -> Finding | None:
         f"Where {where}, which the training loss counts too: Δ held-out loss = {said[HELD_OUT]} nats, Δ training loss "
         f"= {said[ENDS[0]]} nats, for one draw minus no noise and SymNoise minus two draws ({said['seeds']} seeds).",
     )
-    answer = f"Where {where}, one draw: {noise}. The mirror: {mirror}."
+    answer = f"Where {where}, one draw: {noise}. The mirror: {mirror}{_less_damage(study)}."
     return Finding("What does noise do with wrong labels?", answer, told)
 
 
@@ -488,7 +536,7 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     answer = (
         "The remaining share of large curvature (attenuation slope) should be 1; at α = "
         f"{listed([str(alpha) for alpha in ALPHAS])} it is {'; '.join(shown)} (SmolLM2; {100 * LEVEL:g} % intervals "
-        "for texts like these, verdicts to within 10 %)."
+        "for texts like these; it holds if the whole interval is within 0.1 of 1, and fails if 1 is outside)."
     )
     ratios = [found.get(f"V1.ratio-of-means.alpha={alpha:g}") for alpha in ALPHAS]
     unknown = all(row is not None and None in (row["low"], row["high"]) for row in ratios)
@@ -541,11 +589,12 @@ def _length(found: Length) -> Finding:
         ends = [adjusted.iloc[0], adjusted.iloc[-1]]
         left = " to ".join(f"{with_interval(end.to_dict())} ({WORDS[str(end.name)]})" for end in ends)
         verdicts = counts([row for row in found.rows if slug(str(noisy)) in row["key"]])
-        said = ", ".join(f"{_BY[word]} {n}" for word, n in verdicts.items() if n)
+        holds, fails, undecided = (verdicts[word] or "none" for word in ("holds", "fails", "undecided"))
         least, most, points = (fixed(end["mean"], 1) for end in (*ends, raw))
         gained.append(
             f"{noisy} gains {points} points with replies {times} times as long, of which {least} to {most} are left at "
-            f"equal length, by adjustment; that at most half is left {said} of {len(adjusted)}"
+            f"equal length: by {holds} of {len(adjusted)} adjustments at most half of the gain is left, by {fails} "
+            f"more than half, {undecided} do not decide"
         )
         told.append(
             f"{noisy} minus {raw.plain}: {with_interval(raw.to_dict())} points as published; at equal length {left}."

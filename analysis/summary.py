@@ -6,8 +6,6 @@ from typing import Any
 from analysis.comparisons import (
     CURVED,
     D1_PARTS,
-    ENDING,
-    ENDS,
     HELD_OUT,
     MODELS,
     ODD,
@@ -26,6 +24,7 @@ from analysis.comparisons import (
     without_noise,
 )
 from analysis.paper.published import Published, StudyResults
+from result_schema.measures import ENDING, ENDS
 from symnoise.plot.numbers import fixed, number, with_interval
 from symnoise.theory import counts
 
@@ -50,43 +49,46 @@ def in_short(published: Published) -> str:
     if gains:
         most = f"the most that one draw or SymNoise lowers it further, of all studies, is {min(gains)[1]}"
     rows = [row for study in found.values() if study for row in study.rows if row["id"] == "D1"]
-    falls, follows, same = (_held([row for row in rows if row["key"] in keys]) for keys in D1_PARTS.values())
+    falls, follows, same = (_verdicts([row for row in rows if row["key"] in keys]) for keys in D1_PARTS.values())
     told = [
         *filter(None, (_in_words(found, model) for model in MODELS)),
         f"At the lowest held-out loss of each run, where fine-tuning itself lowers it, {most}.",
-        "If curvature were what noise works by (claim D1), tr G would fall with the weight of the even part, which "
-        f"holds in {falls} studies that vary it; the held-out loss would, too, which holds in {follows}; and neither "
-        f"would depend on the weight of the odd part, nor would the training loss, which holds in {same} tests.",
+        "Claim D1, that curvature is what noise works by, in the studies that vary the weights of both parts: tr G "
+        f"falls with that of the even part ({falls}); the held-out loss does, too ({follows}); neither they nor the "
+        f"training loss depend on that of the odd part ({same}).",
         "Studies share models, rows and some of their runs, so they are not independent. These are losses of small "
         "models, not win rates at 7B. `symnoise advise` proposes an α to begin a search with.",
     ]
     return "\n".join(["**In short**", "", *(f"- {line}" for line in told)])
 
 
-def _held(rows: list[dict[str, Any]]) -> str:
-    """`0 of 3`."""
-    return f"{counts(rows)['holds']} of {len(rows)}"
+def _verdicts(rows: list[dict[str, Any]]) -> str:
+    """`2 fail, 1 undecided`."""
+    words = {"holds": "hold", "fails": "fail", "undecided": "undecided"}
+    return ", ".join(f"{n} {words[verdict]}" for verdict, n in counts(rows).items() if n)
 
 
 def _in_words(found: Mapping[str, StudyResults | None], model: str) -> str:
     """What noise and the mirror do to the held-out loss of a model at the end of training, and to its tr G."""
-
-    draw, pair, _, mirror = (_directions(found, model, what, HELD_OUT) for what in comparisons_with(""))
-    _, flatter, _, mirrored = (_directions(found, model, what, CURVED) for what in comparisons_with(""))
+    draw, pair, doubled, mirror = (_of_model(found, model, what, HELD_OUT) for what in comparisons_with(""))
+    _, flatter, _, mirrored = (_of_model(found, model, what, CURVED) for what in comparisons_with(""))
     if not draw:
         return ""
     return (
         f"On {model} ({len(draw)} studies), at the end of training: one draw lowers the held-out loss in "
         f"{_how_many(draw, 'lower')} and raises it in {_how_many(draw, 'higher')}, SymNoise lowers it in "
-        f"{_how_many(pair, 'lower')} and raises it in {_how_many(pair, 'higher')}; against two draws, which cost the "
-        f"same, SymNoise lowers it in {_how_many(mirror, 'lower')} of {len(mirror)} and raises it in "
-        f"{_how_many(mirror, 'higher')}. SymNoise lowers tr G in {_how_many(flatter, 'lower')}, against two draws in "
-        f"{_how_many(mirrored, 'lower')}."
+        f"{_how_many(pair, 'lower')} and raises it in {_how_many(pair, 'higher')}. Against one draw, at twice its "
+        f"cost, SymNoise lowers it in {_how_many(doubled, 'lower')} of {len(doubled)} and raises it in "
+        f"{_how_many(doubled, 'higher')}; against two draws, at the same cost, it lowers it in "
+        f"{_how_many(mirror, 'lower')} of {len(mirror)} and raises it in {_how_many(mirror, 'higher')}. It lowers tr G "
+        f"in {_how_many(flatter, 'lower')}, against two draws in {_how_many(mirrored, 'lower')}."
     )
 
 
-def _how_many(words: list[str], word: str) -> str:
-    return str(words.count(word) or "none")
+def _how_many(rows: list[Any], word: str) -> str:
+    """`2`, or `none`; bold where all of them stand after Holm's correction."""
+    those = [row for row in rows if direction(row) == word]
+    return (f"**{len(those)}**" if all(map(corrected, those)) else str(len(those))) if those else "none"
 
 
 def _rows(found: Mapping[str, StudyResults | None], what: str, measure: str, when: str = "end") -> dict[str, Any]:
@@ -102,11 +104,11 @@ def _rows(found: Mapping[str, StudyResults | None], what: str, measure: str, whe
     return rows
 
 
-def _directions(
+def _of_model(
     found: Mapping[str, StudyResults | None], model: str, what: str, measure: str, when: str = "end"
-) -> list[str]:
-    """Lower, higher or not clear: of `_rows`, those of one model's studies."""
-    return [direction(row) for name, row in _rows(found, what, measure, when).items() if model_of(name) == model]
+) -> list[Any]:
+    """Of `_rows`, those of one model's studies."""
+    return [row for name, row in _rows(found, what, measure, when).items() if model_of(name) == model]
 
 
 def tallies(found: Mapping[str, StudyResults | None]) -> str:
@@ -124,8 +126,10 @@ def tallies(found: Mapping[str, StudyResults | None]) -> str:
         for model in MODELS:
             cells = []
             for measure, when in columns.values():
-                own = _directions(found, model, what, measure, when)
-                cells.append(" / ".join(str(own.count(word)) for word in ("lower", "higher", UNCLEAR)) if own else "–")
+                own = _of_model(found, model, what, measure, when)
+                clear = [_how_many(own, word).replace("none", "0") for word in ("lower", "higher")]
+                unclear = sum(direction(row) == UNCLEAR for row in own)
+                cells.append(f"{' / '.join(clear)} / {unclear}" if own else "–")
             if set(cells) != {"–"}:
                 lines.append([what, model, *cells])
     shown = ["studies: lower / higher / not clear", "model", *columns]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.rows import first_usable
+from experiments.rows import AMONG, first_usable
 from symnoise.curvature import finite_curvature, trace_parts
 from symnoise.data import encode, encode_row, load_data
 from symnoise.finetune.callbacks import Periodic, StepBar
@@ -39,7 +39,7 @@ class Setting:
         options, source = settings["training"], load_model(settings["model"])
         model, tokenizer, length, size = source.model, source.tokenizer, options["max_length"], options["batch"]
         wanted = options["held_out"] + options["rows"]
-        pool = list(load_data(settings["data"]))[: 8 * wanted]
+        pool = list(load_data(settings["data"]))[: AMONG * wanted]
         key = "training.max_length"
         chosen = first_usable(pool, wanted, tokenizer, model, length, data=settings["data"], key=key)
         held_out, training = chosen[: options["held_out"]], chosen[options["held_out"] :]

@@ -6,6 +6,8 @@ from typing import Any
 from symnoise.core import InputError
 from symnoise.data import Example, usable
 
+AMONG = 16  # times the wanted number: how many rows of a long text are looked at
+
 
 def first_usable(
     rows: Sequence[Example], wanted: int, tokenizer: Any, model: Any, max_length: int, *, data: str, key: str

@@ -25,6 +25,7 @@ SPLIT = ("tr H", "tr G", "tr R")
 # These are lowered only by a flatter loss: O1 and O2 are about them.
 CURVATURE = ("tr G", "E|zᵀHz|", "‖H‖_F", "two-sided KL")
 SCORES = ("ROUGE-L", "chrF")  # of replies against references; they increase with the length of the reply
+OF_REPLIES = (*SCORES, "length", "distinct-1", "distinct-2", "repeated-2")
 
 MEASURES = {
     "training loss": Measure(NATS),
@@ -52,6 +53,9 @@ MEASURES = {
     "gradient norm": Measure("nats per embedding unit"),
     **{f"{norm} growth": Measure() for norm in NORMS},
 }
+
+ENDS = ("clean training loss", "held-out loss", "tr G")  # what is told of every study, at the end of training
+ENDING = "log p(end) elsewhere"  # of the end of a turn, where the reference goes on
 
 
 def improvement(measure: str) -> int:

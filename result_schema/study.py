@@ -151,6 +151,11 @@ class Primary:
     outcomes: dict[str, float] = field(hash=False)
     slopes: bool = False
 
+    @property
+    def endpoints(self) -> int:
+        """How many there are; each outcome has a slope on either weight."""
+        return len(self.outcomes) * (2 if self.slopes else len(self.contrasts))
+
     @staticmethod
     def of(stated: dict[str, Any] | None) -> "Primary":
         """From study.json; no endpoints where the study named none."""
@@ -208,6 +213,7 @@ class Facts:
     settings: Settings | None = None
     unfinished: list[str] | None = None
     missing: dict[str, Any] | None = None
+    made_with: dict[str, Any] | None = None
 
 
 def _pairs(stated: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:

@@ -138,7 +138,7 @@ def test_named_endpoints_are_told_with_what_is_worth_knowing() -> None:
     lacks = [lack for t in tables if "lack" in t for lack in t[t.primary].lack]
     assert f"it misses them by {100 * min(lacks):.0f} to {100 * max(lacks):.0f} % of their range" in fit
     assert (
-        "| mirror | held-out loss, SymNoise − two draws | 30 | 0.00391 (0.00363 to 0.00419) | ≤ 6·10⁻⁴ | 0.002 |"
+        "| mirror | held-out loss, SymNoise − two draws | 30 | 0.00391 (0.00363 to 0.00419) | ≤ 6.0·10⁻⁴ | 0.002 |"
         in said
     )
     assert mechanism({"mirror": None}) == ""

@@ -1,6 +1,5 @@
 """Curvature of the loss in the embeddings, per example: tr H, its two parts, and tr H by several methods."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -77,7 +76,3 @@ def caption(data: pd.DataFrame) -> str:
     )
     missing = int(data.low.isna().sum())
     return said + (f" {plural(missing, 'point has', 'points have')} no interval." if missing else "")
-
-
-def _sign(points: pd.DataFrame) -> str:
-    return "positive" if bool(np.all(points.value > 0)) else "not positive"

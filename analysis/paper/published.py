@@ -21,6 +21,7 @@ MECHANISM = (
     "transfer-dials",
     "transfer-step-size",
     "transfer-longer",
+    "transfer-replies",
     "dials",
     "dials-one-pass",
     "mirror",
@@ -60,11 +61,13 @@ class StudyResults:
 
     @cached_property
     def contrasts(self) -> dict[tuple[str, str, str], dict[str, dict[Any, Any]]]:
-        """(first arm, second arm, "end" or "best") -> measure -> the row at the study’s own α, but for replies."""
+        """(first arm, second arm, "end" or "best") -> measure -> the row at the study’s own α; of replies, "length" as
+        "length, greedy" and so for each decoding, and no other measure."""
         found: dict[tuple[str, str, str], dict[str, dict[Any, Any]]] = {}
         compared = self.at_own_alpha(self.tables["contrasts"])
-        for row in compared[compared.decoding.isna()].to_dict("records"):
-            found.setdefault((row["first"], row["second"], row["when"]), {})[str(row["measure"])] = row
+        for row in compared[compared.decoding.isna() | (compared.measure == "length")].to_dict("records"):
+            measure = str(row["measure"]) if pd.isna(row["decoding"]) else f"{row['measure']}, {row['decoding']}"
+            found.setdefault((row["first"], row["second"], row["when"]), {})[measure] = row
         return found
 
     def at_own_alpha(self, table: pd.DataFrame) -> pd.DataFrame:

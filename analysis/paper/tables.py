@@ -13,8 +13,8 @@ from analysis.paper.published import Published, StudyResults
 from analysis.paper.tex import rows_of, table, tex
 from analysis.paper.values import BENCH
 from analysis.style import name
-from result_schema.measures import SPLIT
-from symnoise.plot.numbers import decimals_for, fixed, measurement, number
+from result_schema.measures import ENDS, SPLIT
+from symnoise.plot.numbers import decimals_for, fixed, number, with_interval
 from symnoise.theory import CLAIMS, OUTCOMES, PREFERENCES, counts
 
 NOT_RUN = r"\emph{not run}"
@@ -48,7 +48,6 @@ SHORT = {
 }
 _LONG = 8  # characters of a measurement
 SHOWN = ("training loss", "held-out loss", "length", *SPLIT)
-MAIN = ("clean training loss", "held-out loss", "tr G")  # a column each among the mechanism's endpoints
 _CURVATURE = {"tr H": r"$\operatorname{tr}H$", "tr G": r"$\operatorname{tr}G$", "C": r"$C(\sigma)$"}
 
 
@@ -147,15 +146,15 @@ def peers(published: Published) -> str:
 
 def mechanism(published: Published) -> str:
     """The endpoints that the mechanism studies named before their runs."""
-    head = ["study, seeds; compared", *(_CURVATURE.get(measure, measure) for measure in MAIN)]
+    head = ["study, seeds; compared", *(_CURVATURE.get(measure, measure) for measure in ENDS)]
     lines = []
     for study, group in itertools.groupby(endpoints(published.mechanism), lambda one: one.study):
         found = list(group)
         worth = {one.measure: f"worth knowing: {one.worth}" for one in found}
-        lines.append([rf"\texttt{{{study}}}, {found[0].seeds} seeds", *(tex(worth.get(one, "")) for one in MAIN)])
+        lines.append([rf"\texttt{{{study}}}, {found[0].seeds} seeds", *(tex(worth.get(one, "")) for one in ENDS)])
         for compared in dict.fromkeys(one.compared for one in found):
             values = {one.measure: _endpoint(one) for one in found if one.compared == compared}
-            lines.append([rf"\hangindent1.5em\quad {tex(compared)}", *(values.pop(measure, "--") for measure in MAIN)])
+            lines.append([rf"\hangindent1.5em\quad {tex(compared)}", *(values.pop(measure, "--") for measure in ENDS)])
             lines += [[rf"\qquad {tex(measure)}", value, "", ""] for measure, value in values.items()]
     caption = (
         "The endpoints that the studies of the mechanism named before their runs (for three of them see "
@@ -248,10 +247,7 @@ def contrasts(published: Published) -> str:
         lines.append(_heading(study, found, len(head)))
         for (first, second), own in chosen.groupby(["first", "second"], sort=False):
             rows = {row["measure"]: row for row in own.to_dict("records")}
-            cells = [
-                tex("{} ({})".format(*measurement(r["mean"], r["low"], r["high"]))) if (r := rows.get(m)) else "--"
-                for m in measures
-            ]
+            cells = [tex(with_interval(rows[m])) if m in rows else "--" for m in measures]
             lines.append([tex(f"{name(str(first))} − {name(str(second))}"), str(own.pairs.max()), *cells])
     caption = (
         r"Differences, first arm minus second, over pairs of the same seed, with 95\,\% intervals. Losses in nats per "

@@ -14,6 +14,7 @@ from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published
 from analysis.paper.tex import escaped, tex
+from result_schema.measures import ENDING, ENDS
 from symnoise.core import InputError
 from symnoise.plot.numbers import count, fixed, listed, measurement, number, with_interval
 from symnoise.theory import CLAIMS, counts
@@ -60,7 +61,10 @@ STUDY_ROWS = {
 }
 
 # Measures whose contrasts the text may quote.
-OUTCOMES_SAID = ("clean training loss", "held-out loss", "tr G", "length", "log p(end) elsewhere")
+OUTCOMES_SAID = (*ENDS, "length", "log p(end) at ends", ENDING)
+
+# Names in the text -> settings of a study.
+SIZES_SAID = (("reply-tokens", "generating", "max_new_tokens"), ("held-out-rows", "measuring", "held_out"))
 
 # What a contrast does, in the text.
 VERBS = {"lower": "lowers", "higher": "raises", UNCLEAR: "does not clearly change"}
@@ -146,6 +150,7 @@ def _contrasts(published: Published) -> dict[str, str]:
     STUDY/MEASURE/TERM for slopes of dials and STUDY/cell/MEASURE/μ-λ for their cells; each with its 95 % interval.
     STUDY/lack/MEASURE: by how much of their range, in %, the cells lie off the plane of slopes. STUDY/by-training: what
     fine-tuning itself does to the held-out loss.
+    STUDY/held-out-rows; STUDY/reply-tokens: at most; …/length/penalty: of replies with a repetition penalty.
     …/verb of a contrast or cell: lowers, raises, or does not clearly change. STUDY/best-before of STUDY/runs have their
     lowest held-out loss before training."""
     found = {}
@@ -158,11 +163,15 @@ def _contrasts(published: Published) -> dict[str, str]:
             if when == "best" and HELD_OUT in own:
                 found[f"{name}/best/{first}-{second}"] = tex(with_interval(own[HELD_OUT]))
         end = study.at_own_alpha(study.tables["contrasts"]).query("when == 'end'")
-        end = end[end.measure.isin(OUTCOMES_SAID) & (end.decoding.isna() | (end.decoding == "greedy"))]
-        for row in end.to_dict("records"):
-            key = f"{name}/{row['first']}-{row['second']}/{slug(row['measure'])}"
+        for row in end[end.measure.isin(OUTCOMES_SAID)].to_dict("records"):
+            plain = row["decoding"] in ("greedy", "") or pd.isna(row["decoding"])
+            key = f"{name}/{row['first']}-{row['second']}/{slug(row['measure'])}{'' if plain else '/penalty'}"
             found |= {key: tex(with_interval(row)), f"{key}/verb": VERBS[direction(row)]}
-            found |= {f"{key}/holm": tex(number(row["holm"], 1))} if row["primary"] else {}
+            found |= {f"{key}/holm": tex(number(row["holm"], 2))} if row["primary"] else {}
+        settings = study.facts.get("settings") or {}
+        for key, section, setting in SIZES_SAID:
+            if section in settings:
+                found[f"{name}/{key}"] = str(settings[section][setting])
         if study.untrained:
             found |= {f"{name}/best-before": str(study.untrained.best), f"{name}/runs": str(study.untrained.runs)}
         cells = study.frames.get("dials", pd.DataFrame())

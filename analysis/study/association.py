@@ -1,8 +1,8 @@
 """How an outcome correlates with curvature across the runs of one model and data set (O2).
 
-Runs of one setting (an arm at one α) are not independent of each other: two settings that differ in curvature and in
-outcome give as many concordant runs as there are seeds, whatever the reason for either difference. The unit of
-`between_settings` is therefore the setting, and the unit of `within_settings` the seed. Both are in closed form.
+Runs of one arm are not independent of each other: two arms that differ in curvature and in outcome give as many
+concordant runs as there are seeds and α, whatever the reason for either difference. The unit of `between_settings` is
+therefore the arm, and the unit of `within_settings` the seed. Both are in closed form.
 """
 
 import math
@@ -23,7 +23,7 @@ EDGE = 1 - 1e-6  # atanh is infinite at ±1
 class Association:
     """A correlation, with the standard error of its atanh and the degrees of freedom behind it.
 
-    units: how many independent units there are: settings, or seeds.  runs: how many runs went in.
+    units: how many independent units there are: arms, or seeds.  runs: how many runs went in.
     note:  why there is no interval, "" where there is one.
     """
 
@@ -43,30 +43,35 @@ class Association:
 
 
 def between_settings(frame: pd.DataFrame, given: str = "") -> Association:
-    """Rank correlation of the setting means of curvature and quality at the same α; partial, given a third column,
-    where one is named.
+    """Rank correlation over arms of the mean curvature and quality of their settings at the same α; partial, given a
+    third column, where one is named.
 
-    frame: setting, alpha, seed, curvature, quality (and `given`), one row per run. Each seed's mean is
+    frame: setting, arm, alpha, seed, curvature, quality (and `given`), one row per run. Each seed's mean is
     subtracted first, so that settings with different seeds remain comparable. Curvature and quality both change with α:
-    ranks are taken within each α (arms without noise are a group of their own) and pooled, so that α by itself
-    creates no correlation. A setting with a diverged run (quality −∞) has the last rank.
-    The standard error of atanh ρ is √((1 + ρ²/2)/(K − A − 2 − g)) for K settings at A values of α and g given columns
-    (after Bonett and Wright, Psychometrika 65, 2000, where A = 1); degrees of freedom K − A − 1 − g. Arms with
-    nearly the same noise are not independent, which this ignores: read it together with `within_settings`.
+    ranks are taken within each α (arms without noise are a group of their own), so that α by itself creates no
+    correlation, and averaged over an arm's α, since what it does at one it does at the next. A setting with a diverged
+    run (quality −∞) has the last rank.
+    The standard error of atanh ρ is √((1 + ρ²/2)/(K − A − 2 − g)) for K arms and g given columns, with A = 2 where arms
+    without noise are among them, else 1 (after Bonett and Wright, Psychometrika 65, 2000, where A = 1); degrees of
+    freedom K − A − 1 − g. Arms with nearly the same noise are not independent, which this ignores: read it together
+    with `within_settings`.
     """
     columns = ["curvature", "quality", *([given] if given else [])]
-    groups = frame.groupby("setting").alpha.first().fillna(0.0)
+    settings = frame.groupby("setting")[["arm", "alpha"]].first()
+    groups = settings.alpha.fillna(0.0)
     ranks = _setting_means(frame, columns).groupby(groups).rank()
     several = groups.groupby(groups).transform("size") > 1  # an α with one setting carries no information
-    ranks = (ranks - ranks.groupby(groups).transform("mean"))[several]
+    ranks = (ranks - ranks.groupby(groups).transform("mean"))[several].groupby(settings.arm).mean()
+    plain = (groups[several] == 0).groupby(settings.arm).first()
+    ranks -= ranks.groupby(plain).transform("mean")
     count, conditions = len(ranks), len(columns) - 2
-    free = count - int(groups[several].nunique()) - conditions
+    free = count - plain.nunique() - conditions
     if free < 4:
-        return Association(math.nan, math.nan, math.nan, count, len(frame), "too few settings at the same α")
+        return Association(math.nan, math.nan, math.nan, count, len(frame), "too few arms at the same α")
     rho = float(_partial(*ranks.to_numpy().T))
     if math.isnan(rho):
         return Association(rho, math.nan, math.nan, count, len(frame), "no spread")
-    if abs(rho) > EDGE:  # atanh has no standard error there, and few settings are often in a perfect order
+    if abs(rho) > EDGE:  # atanh has no standard error there, and few arms are often in a perfect order
         return Association(rho, math.nan, math.nan, count, len(frame), "a perfect order has no interval")
     return Association(rho, math.sqrt((1 + rho**2 / 2) / (free - 2)), free - 1, count, len(frame))
 

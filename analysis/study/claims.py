@@ -21,7 +21,7 @@ from analysis.study.association import Association, between_settings, within_set
 from analysis.study.contrasts import LAWS, MAIN, Arms, Pairs, Values, alphas, arms_of, by_seed, each
 from analysis.study.data import StudyTables, measurements
 from analysis.study.dials import EVEN, slopes
-from result_schema.measures import CURVATURE, SCORES, improvement
+from result_schema.measures import CURVATURE, ENDING, SCORES, improvement
 from result_schema.study import Equivalence
 from symnoise.curvature import Pooled, ratio_of_means
 from symnoise.theory import LEVEL, Row, row
@@ -32,7 +32,6 @@ EQUAL = ("held-out loss", "training loss", "tr G")  # O3, at the end of training
 ORDER = MAIN[:2]  # none < NEFTune < SymNoise; the other contrasts of MAIN ask what causes the order
 LESS_CURVED = MAIN[1:3]
 FALLING = ("tr G", "held-out loss")  # D1: with the weight of the even part
-HAZARD = "log p(end) elsewhere"  # E1: of the end mark, where the reference goes on
 ENDING_LESS = (("uniform", "none"), ("symnoise", "none"))  # E1: by noise
 MIRRORED = (("symnoise", "independent-pair"),)  # what the mirror adds at the same cost; E1: not by it
 ODD_ONE_OUT = "penalty"  # its tr H differs from all others by an order of magnitude, so O2's rows leave it out
@@ -63,19 +62,20 @@ def outcome_ledger(study: StudyTables, dials: pd.DataFrame | None = None) -> lis
 def dialled(study: StudyTables, dials: pd.DataFrame) -> list[Row]:
     """D1, for each outcome that the study's file names: over the cells' whole range of λ² it changes by no more than
     the difference that the file calls worth knowing, and the slope on μ of tr G and of the held-out loss is at most 0.
-    Student's interval over seeds."""
+    Student's interval over seeds; none where a cell diverged, which may be what its weights do."""
     rows = []
     for _, found in dials.iterrows():
         if not found.primary or (found.term == EVEN and found.measure not in FALLING):
             continue
         half, even = half_width(found.stderr, found.seeds - 1), found.term == EVEN
+        lost = f"; {found.diverged} seeds left out, a cell diverged" if found.diverged else ""
         resolution = 0.0 if even else study.primary.outcomes[found.measure] / found.span
         made = row(
             "D1",
-            f"slope of {found.measure} on {'μ' if even else 'λ²'}",
+            f"slope of {found.measure} on {'μ' if even else 'λ²'}{lost}",
             0,
             found["mean"],
-            half,
+            math.inf if lost else half,
             key=_key("slope", found.measure, "even" if even else "odd"),
             subject="study",
             resolution=resolution,
@@ -257,13 +257,13 @@ def ordered(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]
 def ending(measured: pd.DataFrame, runs: pd.DataFrame, where: str, worth: Mapping[str, float]) -> list[Row]:
     """E1, where the study's file names log p(end) among its outcomes: noise lowers it where the reference goes on, and
     the mirror changes it by no more than the difference that the file calls worth knowing."""
-    if HAZARD not in worth:
+    if ENDING not in worth:
         return []
     rows, arms = [], arms_of(runs)
-    values = measured[(measured.measure == HAZARD) & (measured.when == "end")].set_index("run").value.to_dict()
+    values = measured[(measured.measure == ENDING) & (measured.when == "end")].set_index("run").value.to_dict()
     for first, second, alpha, found in each(arms, values, ENDING_LESS + MIRRORED):
-        said, key = f"{HAZARD}, {first} − {second}{_at(alpha)}", _key(HAZARD, first, second, alpha)
-        margin = worth[HAZARD] if (first, second) in MIRRORED else None
+        said, key = f"{ENDING}, {first} − {second}{_at(alpha)}", _key(ENDING, first, second, alpha)
+        margin = worth[ENDING] if (first, second) in MIRRORED else None
         rows.append(_compared("E1", key, said, found, where, margin))
     return rows
 
@@ -271,9 +271,9 @@ def ending(measured: pd.DataFrame, runs: pd.DataFrame, where: str, worth: Mappin
 def _compared(id: str, key: str, said: str, found: Pairs, where: str, margin: float | None = None) -> Row:
     """A row that says the first arm is lower, or within `margin` of the second.
 
-    If the first diverged more often than the second, the remaining pairs are biased in its favour, and the interval has
-    no upper end. If either diverged, the remaining pairs cannot show equivalence. Where no pair differs at all, as two
-    arms at their best before any training, the two are one model, which says nothing of the arms.
+    Where a run of the first diverged, the remaining pairs are biased in its favour, and the interval has no upper end;
+    of the second, no lower end. If either diverged, the remaining pairs cannot show equivalence. Where no pair differs
+    at all, as two arms at their best before any training, the two are one model, which says nothing of the arms.
     """
     d, lost = found.differences, found.seeds - found.missing - len(found.differences)
     mean = float(d.mean()) if len(d) else math.nan
@@ -282,7 +282,7 @@ def _compared(id: str, key: str, said: str, found: Pairs, where: str, margin: fl
         said += f"; {lost} of {found.seeds} pairs left out, a run diverged"
     if found.missing:
         said += f"; {found.missing} of {found.seeds} pairs left out, not measured"
-    ends = (mean - half, math.inf if found.diverged[0] > found.diverged[1] else mean + half)
+    ends = (-math.inf if found.diverged[1] else mean - half, math.inf if found.diverged[0] else mean + half)
     same = len(d) > 0 and not d.any()
     said += "; no pair differs" * same
     if same or (margin is not None and any(found.diverged)):

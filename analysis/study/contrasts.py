@@ -46,14 +46,13 @@ FAMILIES = {"main": MAIN, "laws": LAWS, "controls": CONTROLS}
 class Pairs:
     """differences: first − second of each seed with a value in both.  ordered: the same with ±∞ if one diverged and
     0 if both did.  diverged: runs of the first and of the second arm, of `seeds` seeds run in both.
-    level: mean value of the second arm over the same seeds.  missing: pairs of finished runs without a value."""
+    missing: pairs of finished runs without a value."""
 
     differences: NDArray[np.float64]
     ordered: NDArray[np.float64]
     diverged: tuple[int, int]
     seeds: int
     missing: int
-    level: float
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,8 @@ def pair_up(arms: Arms, values: Values, first: str, second: str, alpha: float, w
     ends = worse * np.inf * np.ones(int((lost[0] ^ lost[1]).sum()))
     ends[lost[1][lost[0] ^ lost[1]]] *= -1
     ordered = np.concatenate([difference, ends, np.zeros(int((lost[0] & lost[1]).sum()))])
-    level = float(two_value[known].mean()) if known.any() else float("nan")
     missing = int((kept & ~known).sum())
-    return Pairs(difference, ordered, (int(lost[0].sum()), int(lost[1].sum())), len(shared), missing, level)
+    return Pairs(difference, ordered, (int(lost[0].sum()), int(lost[1].sum())), len(shared), missing)
 
 
 def _side(arms: Arms, values: Values, arm: str, alpha: float) -> tuple[NDArray[Any], ...]:
@@ -121,7 +119,8 @@ def contrasts(study: StudyTables) -> pd.DataFrame:
     better, worse, sign_p: seeds in which the first arm is better or worse (lower or higher, if neither is better);
     a diverged run is worst.
     detectable: the difference detected with 80 % power.
-    primary: whether the study file named this contrast and outcome before the runs. holm: p adjusted over these.
+    primary: whether the study file named this contrast and outcome before the runs. holm: p adjusted over all that it
+    names, also those not yet run.
     verdict: of primary rows, "better" or "worse" (for a measure without a better: "lower", "higher") if holm ≤ 5 %,
     else "no significant difference", or "too few seeds" if no outcome could have been significant. All others are
     "exploratory": their p-values are not corrected for multiple tests.
@@ -189,7 +188,6 @@ def _family(
             "high": made.high,
             "method": made.method,
             "sd": sd,
-            "relative": made.mean / found.level if found.level else float("nan"),
             "better": better,
             "worse": lost,
             "sign_p": sign_test(better, lost),
@@ -200,14 +198,16 @@ def _family(
 
 
 def _tested(table: pd.DataFrame, study: StudyTables) -> pd.DataFrame:
-    """With Holm's correction over the primary rows of a setting, and the verdicts that it gives."""
+    """With Holm's correction over the primary rows of a setting, and the verdicts that it gives: by the sign of the
+    mean, or by the seeds in which the first arm is better where the sign test decides."""
     primary = np.array([_is_primary(row, study) for row in table.to_dict("records")])
     adjusted = np.full(len(table), np.nan)
-    adjusted[primary] = holm(table.p[primary].tolist())
-    attainable = np.minimum(primary.sum() * table.floor, 1)
+    adjusted[primary] = holm(table.p[primary].tolist(), study.primary.endpoints)
+    attainable = np.minimum(study.primary.endpoints * table.floor, 1)
     signs = table.measure.map(improvement)
-    lower = table["mean"] < 0
-    told = np.select([signs == 0, (signs < 0) == lower], [np.where(lower, "lower", "higher"), "better"], "worse")
+    by_mean = np.where(signs > 0, table["mean"] > 0, table["mean"] < 0)
+    ahead = np.where(table.diverged_first + table.diverged_second > 0, table.better > table.worse, by_mean)
+    told = np.where(signs == 0, np.where(ahead, "lower", "higher"), np.where(ahead, "better", "worse"))
     none = np.where(attainable > 1 - LEVEL, "too few seeds", "no significant difference")
     verdicts = np.where(primary, np.where(adjusted <= 1 - LEVEL, told, none), "exploratory")
     return table.assign(primary=primary, holm=adjusted, verdict=verdicts)
@@ -222,7 +222,8 @@ def _is_primary(row: dict[Any, Any], study: StudyTables) -> bool:
 
 def plan(table: pd.DataFrame, study: StudyTables) -> pd.DataFrame:
     """Seeds needed to detect each primary outcome's stated difference with 80 % power, by a two-sided paired t test at
-    5 %, from the standard deviation of this study's pairs: for the next study, or for this one from its pilot.
+    5 % over the number of endpoints (Holm's first step), from the standard deviation of this study's pairs: for the
+    next study, or for this one from its pilot. At least as many as a permutation test needs to be significant there.
 
     A study without primary endpoints gets the detectable differences of its held-out loss alone."""
     wanted = ["setting", "measure", "first", "second", "alpha", "pairs", "mean", "sd", "detectable"]
@@ -233,5 +234,10 @@ def plan(table: pd.DataFrame, study: StudyTables) -> pd.DataFrame:
         return table[(table.measure == "held-out loss") & (table.when == "end")][wanted].reset_index(drop=True)
     part = table[table.primary][wanted].reset_index(drop=True)
     effect = part.measure.map(effects)
-    needed = [pairs_needed(e, sd) if sd > 0 else float("nan") for e, sd in zip(effect, part.sd, strict=True)]
+    chance = (1 - LEVEL) / study.primary.endpoints
+    least = next(n for n in range(2, 64) if least_p(n) <= chance)
+    needed = [
+        max(pairs_needed(e, sd, level=1 - chance), least) if sd > 0 else float("nan")
+        for e, sd in zip(effect, part.sd, strict=True)
+    ]
     return part.assign(effect=effect, seeds_needed=needed)

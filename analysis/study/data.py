@@ -178,7 +178,6 @@ def notices(study: StudyTables) -> list[str]:
         said.append(turn)
     for r in study.runs[study.runs.status == "diverged"].to_dict("records"):
         said.append(f"Diverged, counted and left out of means: {r['run']}.")
-    seeds = study.facts.get("seeds", [])
     for setting in study.settings:
         part = study.runs[study.runs.setting == setting]
         # A study may have fewer seeds on one data set; uneven seeds within a data set are unfinished runs.
@@ -187,11 +186,13 @@ def notices(study: StudyTables) -> list[str]:
             if absent:
                 at = "" if arm in PLAIN else f" at α = {alpha:g}"
                 said.append(f"Not run yet, {setting}: {arm}{at}, seed {', '.join(map(str, absent))}.")
-        if isinstance(seeds, list) and set(part.seed) < set(seeds):
-            said.append(f"{setting} has {part.seed.nunique()} of the {len(seeds)} seeds.")
     if unfinished := study.facts.get("unfinished"):
         more = ", …" if len(unfinished) > FEW else ""
         said.append(f"Not finished and left out, {len(unfinished)} runs: {', '.join(unfinished[:FEW])}{more}.")
+    made_with = study.facts.get("made_with") or {}
+    for name, words in (("processor", "processors"), ("torch", "versions of torch")):
+        if len(values := made_with.get(name, [])) > 1:
+            said.append(f"Runs were made with several {words} ({', '.join(values)}), and differ by rounding too.")
     if not study.primary.outcomes:
         said.append("No primary endpoints were named before the runs: everything here is exploratory.")
     training = (study.facts.get("settings") or {}).get("training")

@@ -26,6 +26,7 @@ def slopes(study: StudyTables) -> pd.DataFrame:
     mean, stderr, low, high, p: of a slope over the seeds, by `student` at 95 %: rows, their order and initial weights
     are a seed's own, so seeds are the unit.  lack: lack of fit of the plane, the root mean square of the cells' mean
     residuals over the range of the cells' means; near 0 where two slopes suffice.  span: of the term over the cells.
+    diverged: seeds left out since one of their cells did.
     primary: the slopes named in the study file, of its outcomes, at the end of training; holm: p adjusted over them.
     Empty if the cells do not identify both slopes.
     """
@@ -37,20 +38,22 @@ def slopes(study: StudyTables) -> pd.DataFrame:
         return result
     named = result.measure.isin(study.primary.outcomes) & (result.when == "end") & (result.decoding == "")
     result["primary"] = named & study.primary.slopes
-    result["holm"] = holm(result.p.where(result.primary).tolist())
+    result["holm"] = holm(result.p.where(result.primary).tolist(), study.primary.endpoints)
     return result
 
 
 def by_cell(study: StudyTables) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Every measure at the study's own α: setting, measure, when, decoding, and its values, a row per seed and a column
-    per cell (μ, λ)."""
+    """Every measure at the study's own α: setting, measure, when, decoding, the number of seeds with a cell that
+    diverged, and the values, a row per seed and a column per cell (μ, λ)."""
     known = {arm: cell for arm in study.runs.arm.unique() if (cell := dials_of(arm)) is not None}
     for setting, runs in study.runs.groupby("setting", sort=False):
         at_own = runs[runs.arm.isin(known) & (runs.alpha.isna() | (runs.alpha == study.facts["alpha"]))]
         own = measurements(study).merge(at_own[["run", "arm", "seed"]], on="run")
+        diverged = at_own[at_own.status == "diverged"].seed.nunique()
         for (measure, when, decoding), part in own.groupby(["measure", "when", "decoding"]):
             table = part.pivot(index="seed", columns="arm", values="value").rename(columns=known)
-            yield {"setting": setting, "measure": measure, "when": when, "decoding": decoding}, table
+            facts = {"setting": setting, "measure": measure, "when": when, "decoding": decoding}
+            yield facts | {"diverged": diverged}, table
 
 
 def cells(table: pd.DataFrame) -> list[tuple[float, float]]:

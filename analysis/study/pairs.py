@@ -98,14 +98,15 @@ def sign_test(better: int, worse: int) -> float:
     return float(stats.binomtest(better, better + worse).pvalue) if better + worse else math.nan
 
 
-def holm(p: Sequence[float]) -> NDArray[np.float64]:
-    """Holm's adjusted p-values: max_{j≤i} (m − j + 1) p_(j), at most 1; NaN stays NaN and is not counted.
+def holm(p: Sequence[float], family: int = 0) -> NDArray[np.float64]:
+    """Holm's adjusted p-values: max_{j≤i} (m − j + 1) p_(j), at most 1; NaN stays NaN.
 
+    m is the number of p-values, or `family` where that is more: tests not yet made count as if they had the largest p.
     Rejecting if one is ≤ α keeps the chance of any false rejection in the family at α (Holm 1979).
     """
     values = np.array(p, dtype=float)
     order = np.argsort(values)[: np.count_nonzero(~np.isnan(values))]  # NaN comes last
-    scaled = values[order] * np.arange(len(order), 0, -1)
+    scaled = values[order] * (max(len(order), family) - np.arange(len(order)))
     values[order] = np.minimum(np.maximum.accumulate(scaled), 1)
     return values
 

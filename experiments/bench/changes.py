@@ -94,10 +94,6 @@ def run(
     return records
 
 
-def _plain(forms: Tensor) -> tuple[str, list[Any]]:
-    return str(forms.dtype).removeprefix("torch."), forms.tolist()
-
-
 def _tensor(dtype: str, values: list[Any]) -> Tensor:
     return torch.tensor(values, dtype=getattr(torch, dtype))
 

@@ -33,14 +33,14 @@ from torch.optim import AdamW
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.neftune import activate_neftune, deactivate_neftune
 
-from experiments.bench.process import Kept
+from experiments.bench.process import ROWS, TOKENS, Kept, batch
 from result_schema.bad_input import one_line_on_bad_input
-from symnoise.core import InputError, generator, peak_rss_mib, progress_shown, track
+from symnoise.core import InputError, peak_rss_mib, progress_shown, track
 from symnoise.models import load_model
 from symnoise.noise import Noise
 from symnoise.training.trainer import SymNoiseTrainer
 
-ROWS, TOKENS, SCORED, ALPHA, MEMORY_STEPS, DRAWS = 4, 128, 48, 5.0, 2, 200
+ALPHA, MEMORY_STEPS, DRAWS = 5.0, 2, 200
 PLAIN, NEFTUNE, UNPAIRED = "plain Trainer", "Transformers' NEFTune", "unpaired noise"
 BF16 = "plain Trainer, bf16 autocast"
 DOUBLED, TWO_PASS = "pair, one doubled batch", "pair, two passes"
@@ -61,14 +61,6 @@ LIMITS = (
     (TWO_PASS, "memory_ratio", 1.05),
     (TWO_PASS, "memory_ratio_accumulated", 1.05),
 )
-
-
-def batch(vocabulary: int) -> dict[str, torch.Tensor]:
-    """Random ids: cost does not depend on the text."""
-    ids = torch.randint(0, vocabulary, (ROWS, TOKENS), generator=generator(0, "bench"))
-    labels = ids.clone()
-    labels[:, :-SCORED] = -100
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
 class Bench:

@@ -22,7 +22,7 @@ import torch
 from experiments.fine_tuning import fine_tune_arm, measure_start
 from experiments.quick.settings import CONFIG, read_settings
 from experiments.quick.stages import Stages
-from experiments.rows import first_usable
+from experiments.rows import AMONG, first_usable
 from result_schema.quick import START, training_stage
 from symnoise.core import one_run_at_a_time, peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
@@ -292,7 +292,7 @@ class Source:
     ) -> list[dict[str, list[int]]]:
         """The first `examples` examples with something to score within `max_length` tokens, as token ids."""
         model, tokenizer = self.model.model, self.model.tokenizer
-        rows, data = list(self.text(which))[: 16 * examples], self._settings[which]
+        rows, data = list(self.text(which))[: AMONG * examples], self._settings[which]
         chosen = first_usable(rows, examples, tokenizer, model, max_length, data=data, key=key)
         return [encode_row(row, tokenizer, max_length=max_length, model=model) for row in chosen]
 

@@ -18,6 +18,7 @@ from experiments.study.results import processor, records, weights
 from experiments.study.spec import Run, Study, load_study
 from experiments.study.texts import split, training_rows
 from result_schema.bad_input import one_line_on_bad_input
+from symnoise import __version__
 from symnoise.core import InputError, generator, progress_shown, provenance, unknown, write_json
 from symnoise.core.batch_records import BatchRecords, Kept, key_of
 from symnoise.data import collate
@@ -40,17 +41,17 @@ def budget(study: Study, run: Run, folder: Path, when: tuple[str, ...], output: 
     if records(place / "train.json")["status"] != "done":
         raise InputError(f"{run.name} diverged; a variance budget needs a run that was trained to its end")
     facts = {"study": study.name, "run": run.name, "batch": study.batch(run.arm), "batches": BATCHES, "draws": DRAWS}
-    facts |= {"data_sha256": split(study).data.sha256}
+    facts |= {"data_sha256": split(study).data.sha256, "processor": processor(), "symnoise": __version__}
     kept: dict[str, Any] = records(output) if output.is_file() else {**facts, "points": []}
     if any(kept.get(name) != value for name, value in facts.items()):
-        raise InputError(f"{output} is the budget of another run; choose another file")
+        raise InputError(f"{output} is the budget of another run, or made by another version; choose another file")
     found: list[dict[str, Any]] = kept["points"]
     unfinished = BatchRecords(output)
     for name in when:
         if name not in {point["when"] for point in found}:
             source = base_model(study, folder) if name == "start" else weights(place, name)
             found += [{"when": name, **point} for point in points(study, run, source, unfinished)]
-            write_json(output, {**facts, "points": found, "processor": processor(), **provenance()})
+            write_json(output, {**facts, "points": found, **provenance()})
     unfinished.remove()
 
 

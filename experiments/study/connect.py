@@ -20,6 +20,7 @@ from result_schema.measures import BENCHMARKS, WIN_RATE
 from result_schema.study import ARMS, SCHEMA, TABLES, check_table
 from symnoise.core import InputError, write_atomically, write_json
 
+MADE_WITH = ("commit", "torch", "processor")
 NAMES = {"train": "train.json", "measure": "measure.json", "replies": "replies.json", "outcomes": "outcomes.json"}
 
 
@@ -30,6 +31,7 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     sections = {"benchmarks": study.tasks, "preferences": study.alpaca_eval}
     gathered = _Gathered({step: [] for step, section in sections.items() if section})
     gathered.contents.add(start.get("data_sha256"))
+    gathered.note(start)
     for run in study.runs:
         gathered.add(study, run, folder / run.name, start["points"])
     if not gathered.tables["runs"]:
@@ -43,6 +45,7 @@ def connect(study: Study, folder: Path, results: Path = Path("results")) -> None
     base = records(folder / "base.json")
     own = {
         "symnoise": gathered.versions.pop(),
+        "made_with": {name: sorted(values) for name, values in gathered.made_with.items()},
         "data_sha256": next(iter(gathered.contents - {None}), None),
         "unfinished": gathered.unfinished,
         "missing": missing(study, gathered.asked, len(gathered.tables["runs"])),
@@ -56,6 +59,7 @@ class _Gathered:
 
     asked: for each optional step, its settings in each run.
     unfinished: names of the runs left out.  versions: all versions of symnoise that wrote records.
+    made_with: all commits of the code, versions of torch and processors that made records.
     contents: SHA-256 of the data set in each record; None for records made before it was stored.
     """
 
@@ -63,6 +67,7 @@ class _Gathered:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in TABLES})
     unfinished: list[str] = field(default_factory=list)
     versions: set[str] = field(default_factory=set)
+    made_with: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in MADE_WITH})
     contents: set[str | None] = field(default_factory=set)
 
     def add(self, study: Study, run: Run, place: Path, start: list[dict[str, Any]]) -> None:
@@ -74,7 +79,8 @@ class _Gathered:
         found = {name: records(file) for name, file in files.items()}
         for name in ("measure", "replies", "outcomes"):
             _require_same_settings(study, found[name], files[name])
-        self.versions |= {record["versions"]["symnoise"] for record in found.values()}
+        for record in found.values():
+            self.note(record)
         self.contents.add(found["train"].get("data_sha256"))
         self.tables["runs"].append(_row(study, run, found))
         self.tables["curves"] += [
@@ -88,13 +94,22 @@ class _Gathered:
         outcomes = found["outcomes"]["outcomes"] + self._asked_of(place)
         self.tables["outcomes"] += [{"run": run.name, **outcome} for outcome in outcomes]
 
+    def note(self, record: dict[str, Any]) -> None:
+        """What a record was made with, as far as it says so."""
+        if versions := record.get("versions"):
+            self.versions.add(versions["symnoise"])
+            self.made_with["torch"].add(versions["torch"])
+        for name in ("commit", "processor"):
+            if value := record.get(name):
+                self.made_with[name].add(value)
+
     def _asked_of(self, place: Path) -> list[dict[str, Any]]:
         """The outcomes of the optional steps that this run has finished."""
         outcomes = []
         for step, settings in self.asked.items():
             if (file := place / f"{step}.json").is_file():
                 more = records(file)
-                self.versions.add(more["versions"]["symnoise"])
+                self.note(more)
                 settings.append(more["settings"])
                 outcomes += more["outcomes"]
         return outcomes

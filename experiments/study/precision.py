@@ -48,6 +48,8 @@ def precision(study: Study, folder: Path, results: Path = Path("results")) -> No
         twin_made = records(place / "train.json")
         if twin_made["data_sha256"] != made[run]["data_sha256"]:
             raise InputError(f"{study.data} had other contents when {place} was made: delete that folder and run again")
+        if twin_made["processor"] != made[run]["processor"]:
+            raise InputError(f"{place} is of another processor than the study: delete it and run again on that one")
         losses = {own: _curve(made[run]), other: _curve(twin_made)}
         found.append(pd.DataFrame(losses).rename_axis("step").reset_index().assign(seed=run.seed))
         table = pd.concat(found, ignore_index=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from result_schema.files import read_settings
-from result_schema.measures import MEASURES
-from result_schema.study import ARMS, LARGEST_MARGIN, SCHEMA, Equivalence, Primary, dials_of
+from result_schema.measures import BENCHMARKS, CONTROLLED, MEASURES, OF_REPLIES, WIN_RATE
+from result_schema.study import ARMS, LARGEST_MARGIN, PLAIN, SCHEMA, Equivalence, Primary, dials_of
 from result_schema.typed import require_types
 from symnoise.core import InputError, unknown
 from symnoise.finetune.settings import SCHEDULES
@@ -306,8 +306,18 @@ def _check_settings(study: Study, path: Path) -> None:
         raise unknown("schedule", study.training.schedule, SCHEDULES)
     for arm in (*study.arms, *study.controls):
         rows, part = study.batch(arm), study.training.micro_batch
+        if rows != study.training.batch * ARMS[arm].batch or rows < 1:
+            raise InputError(f"{path}: {arm} takes {ARMS[arm].batch:g} × training.batch rows, not a whole number")
+        if study.steps(arm) != study.training.steps / ARMS[arm].rate:
+            raise InputError(f"{path}: {arm} takes training.steps / {ARMS[arm].rate:g} steps, not a whole number")
         if part and rows % part:
             raise InputError(f"{path}: {arm} takes {rows} rows per step, not a multiple of training.micro_batch {part}")
+    if study.training.rows > study.training.pool:
+        raise InputError(f"{path}: training.rows are drawn from training.pool; make that {study.training.rows} or more")
+    if study.alpha not in study.alphas:
+        raise InputError(f"{path}: alpha, {study.alpha:g}, is where arms are compared; name it among alphas")
+    if plain := [arm for arm in study.arms if arm in PLAIN]:
+        raise InputError(f"{path}: {plain[0]} has no α; name it among controls, not among arms")
 
 
 def _check_endpoints(study: Study, path: Path) -> None:
@@ -324,6 +334,8 @@ def _check_endpoints(study: Study, path: Path) -> None:
     for name in study.primary.outcomes:
         if name not in MEASURES:
             raise InputError(f"{path}: primary, outcomes: {unknown('measure', name, MEASURES)}")
+        if why := _not_measured(study, name):
+            raise InputError(f"{path}: primary, outcomes: {name} is not measured without {why}")
     _check_pairs(study.primary.contrasts, arms, f"{path}, primary")
     compared = arms & set(LAWS) if "uniform" in arms else set()
     if compared and study.equivalence is None:
@@ -342,6 +354,18 @@ def _check_endpoints(study: Study, path: Path) -> None:
             f"{path}: equivalence has no positive control except none and uniform, which define the margin; add "
             "[gaussian-raw, gaussian]"
         )
+
+
+def _not_measured(study: Study, measure: str) -> str:
+    """What a study lacks to have `measure` as an endpoint; "" if nothing."""
+    if measure in OF_REPLIES and 1 not in study.generating.repetition_penalties:
+        return "replies without a penalty: generating.repetition_penalties must have 1"
+    task = next((task for task, title in BENCHMARKS.items() if measure.startswith(f"{title} ")), None)
+    if task and task not in (study.tasks.sources if study.tasks else {}):
+        return f"tasks, {task}"
+    if measure in (WIN_RATE, CONTROLLED) and not (study.alpaca_eval and study.alpaca_eval.judge):
+        return "alpaca_eval with a judge"
+    return ""
 
 
 def _check_pairs(pairs: Any, arms: set[str], where: str) -> None:

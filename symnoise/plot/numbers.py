@@ -38,12 +38,16 @@ def decimals_for(low: Any, high: Any) -> int | None:
 
 
 def measurement(measured: Any, low: Any, high: Any) -> tuple[str, str]:
-    """The measured value and its interval as text, with as many digits as the interval supports."""
+    """The measured value and its interval as text, with as many digits as the interval supports.
+
+    A bound that they would round to 0 keeps one digit: its sign says whether the interval has 0 in it.
+    """
     decimals = decimals_for(low, high)
     if decimals is None:
         has = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
         return number(measured), "exact" if has else "no interval"
-    return fixed(measured, decimals), f"{fixed(low, decimals)} to {fixed(high, decimals)}"
+    bounds = (fixed(end, decimals) if round(end, decimals) else number(end, 1) for end in (low, high))
+    return fixed(measured, decimals), " to ".join(bounds)
 
 
 def seconds(value: Any) -> str:

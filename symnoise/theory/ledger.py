@@ -57,14 +57,14 @@ class Row:
 
 
 def verdict(relation: str, prediction: float, low: float, high: float, resolution: float) -> str:
-    """`holds`, `fails` or `undecided`, from the interval alone; `undecided` if there is no finite interval.
+    """`holds`, `fails` or `undecided`, from the interval alone, of which one end may be open; `undecided` without one.
 
     "equals":  fails if the prediction is outside [low, high]; holds if it is inside and high − low ≤ 2·resolution;
                otherwise the interval is too wide to decide.
     "at most": holds if high ≤ prediction, fails if low > prediction.
     "within":  holds if [low, high] is inside prediction ± resolution, fails if it is outside.
     """
-    if not all(map(math.isfinite, (prediction, low, high))):
+    if not math.isfinite(prediction) or math.isnan(low + high) or not any(map(math.isfinite, (low, high))):
         return "undecided"
     if relation == "equals":
         if not low <= prediction <= high:

@@ -102,6 +102,18 @@ def test_d1_follows_what_is_planted(tmp_path, even: float, odd: float, verdicts:
     assert all(row.kind == "prediction" and row.n == 12 for row in made)
 
 
+def test_d1_is_undecided_where_a_cell_diverged(tmp_path) -> None:
+    """The weights may be what made it diverge, and the seeds that are left would not show it."""
+    lost = tuple(("dials-0-3", seed) for seed in range(6))
+    folder = write_study(tmp_path / "s", arms=CELLS, seeds=12, loss=planted(-0.02, 0.0), sd=0.002, diverged=lost)
+    facts = json.loads((folder / "study.json").read_text())
+    facts["primary"] = {"contrasts": [], "outcomes": {"held-out loss": 0.002}, "slopes": True}
+    (folder / "study.json").write_text(json.dumps(facts))
+    made = [row for row in outcome_ledger(read_study(folder)) if row.id == "D1"]
+    assert {row.verdict for row in made} == {"undecided"} and len(made) == 2
+    assert all("6 seeds left out, a cell diverged" in row.quantity for row in made)
+
+
 def test_a_study_without_dials_has_no_slopes(tmp_path) -> None:
     assert slopes(study(tmp_path / "s", arms=("none", "uniform", "symnoise"))).empty
     assert slopes(study(tmp_path / "t", arms=("none", "dials-0-1", "dials-0-3"))).empty  # no two values of μ

@@ -68,9 +68,9 @@ def test_what_is_written_and_said(tmp_path: Path) -> None:
     assert (own["mean"], own.low, own.high) == pytest.approx((10, 10 - 1.96, 10 + 1.96), abs=1e-3)
     said = _length(Length(rows, gains)).whole
     assert "noisy gains 40.0 points with replies 2.5 times as long, of which 2.0 to 30.0 are left" in said
-    assert "that at most half is left holds by 3, fails by 1, is undecided by 2 of 6." in said
+    assert "by 3 of 6 adjustments at most half of the gain is left, by 1 more than half, 2 do not decide." in said
     assert "noisy minus plain: 40.0 (38.0 to 42.0) points as published" in said
-    assert "2.0 (0 to 4.0) (length control, each model alone) to 30.0 (28.0 to 32.0) (line through" in said
+    assert "2.0 (0.04 to 4.0) (length control, each model alone) to 30.0 (28.0 to 32.0) (line through" in said
     drawn = length.draw(length.gains(record()))
     assert [ax.get_xlabel() for ax in drawn.axes] == ["gain, points"] * 2
     assert (tmp_path / "figures" / "length.pdf").stat().st_size > 1000

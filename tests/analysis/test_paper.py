@@ -9,14 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis import style
-from analysis.comparisons import direction, signs
+from analysis.comparisons import direction, mean_over, signs
 from analysis.endpoints import endpoints
-from analysis.findings import OVER_DATA, findings
+from analysis.findings import OVER_DATA, _ratio, findings
 from analysis.paper import pictures, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
@@ -361,13 +362,18 @@ def test_the_summary_counts_studies_and_tells_the_largest_gain(published: Publis
     said = in_short(replace(published, studies={"micro": raised}, mechanism=mechanism))
     llama, smol = said.split("On SmolLM2 (1 studies), at the end of training: ")
     start = "On the small Llama (3 studies), at the end of training: one draw lowers the held-out loss in 2 and raises"
-    assert f"{start} it in 1, SymNoise lowers it in 3 and raises it in none; against two draws, which" in llama
-    assert "SymNoise lowers it in 3 of 3 and raises it in none. SymNoise lowers tr G in none, against two" in llama
-    assert smol.startswith("one draw lowers the held-out loss in none and raises it in 1, SymNoise lowers it in 1 and")
+    # uniform − none is an endpoint of these studies, and bold; the others are not
+    assert (
+        f"{start} it in **1**, SymNoise lowers it in 3 and raises it in none. Against one draw, at twice its" in llama
+    )
+    assert "against two draws, at the same cost, it lowers it in 3 of 3 and raises it in none. It lowers tr G" in llama
+    assert smol.startswith(
+        "one draw lowers the held-out loss in none and raises it in **1**, SymNoise lowers it in 1 and"
+    )
     gain = r"0\.(29|30)\d* \(0\.2\d+ to 0\.3\d+\) nats ‡"  # no endpoint
     assert re.search(rf"lowers it further, of all studies, is {gain}, beside 2\.\d+ \(`transfer`\)", said)
-    assert "holds in 1 of 1 studies that vary it; the held-out loss would, too, which holds in 0 of 1; and" in said
-    assert "which holds in 0 of 1 tests" in said
+    assert "tr G falls with that of the even part (1 hold); the held-out loss does, too (1 fail); neither" in said
+    assert "training loss depend on that of the odd part (1 undecided)." in said
     helps_nowhere = in_short(replace(published, studies={}, mechanism={"mirror": raised}))
     assert "noise lowers it further in no study" in helps_nowhere
     assert in_short(replace(published, studies={}, mechanism={})) == ""
@@ -394,9 +400,10 @@ def test_an_answer_names_the_studies_where_they_disagree() -> None:
 
 
 def test_an_endpoint_that_was_named_is_lower_only_after_correction() -> None:
-    """Where its test can be significant: of five pairs p is 1/16 at least, so that the interval decides."""
-    row = {"low": -2.0, "high": -1.0, "mean": -1.5}
-    few, enough = ({"primary": True, "holm": 0.5, "pairs": pairs} for pairs in (5, 6))
+    """Where its test can be significant: where it cannot, for want of seeds, the interval decides."""
+    row = {"low": -2.0, "high": -1.0, "mean": -1.5, "verdict": ""}
+    few, enough = ({"primary": True, "holm": 0.5, "verdict": said} for said in ("too few seeds", "no significant diff"))
+    assert direction(row | {"diverged_second": 1}) == "without an interval"
     assert (direction(row | few), direction(row | enough)) == ("lower", "no clear difference")
     assert _cell(row | few, 1).endswith(" ‡") and _cell(row | enough, 1).endswith(" †")
     assert direction(row) == direction(row | {"primary": False, "holm": math.nan}) == "lower"
@@ -404,7 +411,7 @@ def test_an_endpoint_that_was_named_is_lower_only_after_correction() -> None:
     assert direction(row | {"primary": True, "holm": 0.06}) == "no clear difference"
     assert _cell(row | {"primary": True, "holm": 0.06}, 1).endswith(" †")
     assert _cell(row | {"primary": True, "holm": 0.04}, 1).endswith(")") and _cell(row, 1).endswith(" ‡")
-    assert not _cell({"low": -1.0, "high": 1.0, "mean": 0.0, "primary": True, "holm": 1.0}, 1).endswith("†")
+    assert not _cell(row | {"high": 1.0, "primary": True, "holm": 1.0}, 1).endswith("†")
 
 
 def test_what_the_mirror_adds_is_the_answer_of_all_its_studies(published: Published, tmp_path: Path) -> None:
@@ -420,7 +427,7 @@ def test_what_the_mirror_adds_is_the_answer_of_all_its_studies(published: Publis
 
 
 def test_the_mean_over_data_has_student_s_interval_from_the_variance_within(published: Published, tmp_path) -> None:
-    """Against its formula from each pair's difference; a difference between data sets does not widen it."""
+    """Against Welch's formula from each study's own spread; a difference between data sets does not widen it."""
     arms = ("none", "rademacher", "independent-pair", "symnoise", "dials-0-1")
     named = [("rademacher", "none"), ("dials-0-1", "none"), ("symnoise", "independent-pair")]
     made: dict[str, StudyResults | None] = {}
@@ -428,7 +435,9 @@ def test_the_mean_over_data_has_student_s_interval_from_the_variance_within(publ
     for name, shift in zip(names, (-4.0, 1.0, -3.0), strict=True):
         made[name] = run_study(tmp_path / name, named, arms=arms, loss={"symnoise": shift}, seeds=5)
     rows = [tables_of(one)["symnoise", "none", "held-out loss"] for one in made.values() if one]
-    half = stats.t.isf(0.025, 12) * (sum(row["sd"] ** 2 for row in rows) / 3 / 5 / 3) ** 0.5
+    parts = [row["sd"] ** 2 / 5 for row in rows]
+    dof = 4 * sum(parts) ** 2 / sum(part**2 for part in parts)
+    half = stats.t.isf(0.025, dof) * sum(parts) ** 0.5 / 3
     mean = sum(row["mean"] for row in rows) / 3
     assert round(mean, 1) == -2 and half < 0.01
     said = answered(replace(published, studies={}, mechanism=made), "other data")
@@ -439,6 +448,21 @@ def test_the_mean_over_data_has_student_s_interval_from_the_variance_within(publ
     assert "SmolLM2" not in said
     some = made | {names[0]: None}
     assert not [one for one in findings(replace(published, studies={}, mechanism=some)) if "other data" in one.question]
+
+
+def test_a_mean_over_data_of_unequal_spread_covers_as_it_says() -> None:
+    draws, times, inside = np.random.default_rng(5), 2000, 0
+    for _ in range(times):
+        samples = [draws.normal(0, sd, 5) for sd in (0.001, 0.0073, 0.0022)]
+        made = mean_over([{"mean": x.mean(), "sd": x.std(ddof=1), "pairs": 5} for x in samples])
+        inside += made["low"] <= 0 <= made["high"]
+    assert inside / times >= 0.95 - 3 * (0.95 * 0.05 / times) ** 0.5
+
+
+def test_a_ratio_is_told_only_where_its_bounds_allow() -> None:
+    assert _ratio({"low": 3.0, "high": 5.0}, {"low": 0.5, "high": 1.0}) == (3.0, 10.0)
+    assert _ratio({"low": -5.0, "high": -3.0}, {"low": -1.0, "high": -0.5}) == (3.0, 10.0)
+    assert _ratio({"low": 3.0, "high": 5.0}, {"low": -0.5, "high": 1.0}) == (-math.inf, math.inf)
 
 
 def test_a_mean_within_its_margin_is_told_so(published: Published, tmp_path: Path) -> None:

@@ -438,4 +438,6 @@ def test_a_measurement_has_the_digits_of_its_interval():
     assert measurement(-94.2, -140.0, -50.0) == ("−94", "−140 to −50")
     assert measurement(0.0, 0.0, 0.0) == ("0", "exact")
     assert measurement(0.00123, None, None) == ("0.001230", "no interval")
+    assert measurement(-6.9, -12.2, -0.04) == ("−6.9", "−12.2 to −0.04")  # 0 would leave open whether it has 0 in it
+    assert measurement(-5.0, -12.0, 0.0) == ("−5.0", "−12.0 to 0")
     assert [seconds(s) for s in (0.31, 12.4, 185.2)] == ["0.3 s", "12 s", "3 min 05 s"]

@@ -16,7 +16,7 @@ from analysis.study.claims import outcome_ledger, share_of_noise
 from analysis.study.contrasts import arms_of, contrasts
 from analysis.study.costs import costs
 from analysis.study.data import notices, read_study
-from analysis.study.figures import FIGURES
+from analysis.study.figures import FIGURES, curves
 from analysis.study.precision import precision
 from analysis.study.report import write_study
 from result_schema.files import ROOT
@@ -135,6 +135,37 @@ def test_a_diverged_run_is_counted_and_never_flatters(tmp_path) -> None:
     # A rival that diverged takes nothing from the arm that did not.
     other = outcome_ledger(study(tmp_path, arms=FEW, loss=LOSS, alphas=(10.0,), diverged=(("uniform", 2),)))
     assert verdicts(other, "O4", "held-out loss, end: symnoise − uniform", said) == {"holds"}
+
+
+def test_a_rival_s_divergence_fails_no_arm(tmp_path) -> None:
+    """SymNoise is a little worse where uniform noise did not diverge, which it did in half of the seeds."""
+    half = tuple(("uniform", seed) for seed in range(0, 10, 2))
+    raised = {"uniform": -0.1, "symnoise": -0.07}
+    made = outcome_ledger(study(tmp_path, arms=FEW, loss=raised, alphas=(10.0,), diverged=half))
+    assert verdicts(made, "O4", "held-out loss, end: symnoise − uniform") == {"undecided"}
+
+
+@pytest.mark.parametrize(("arm", "verdict"), [("symnoise", "worse"), ("uniform", "better")])
+def test_where_runs_diverge_their_number_decides_and_not_the_mean_of_the_rest(tmp_path, arm: str, verdict: str) -> None:
+    """Nine of ten runs of one arm diverge, and in the tenth it is lower by far."""
+    lost = tuple((arm, seed) for seed in range(1, 10))
+    table = contrasts(study(tmp_path, arms=FEW, loss={arm: -1.0}, diverged=lost, alphas=(10.0,)))
+    named = table[table.primary & (table["first"] == "symnoise") & (table.second == "uniform")]
+    assert named.verdict.tolist() == [verdict]
+
+
+def test_endpoints_not_yet_run_count_in_the_correction(tmp_path) -> None:
+    lower = {"uniform": -0.1}
+    made = (study(tmp_path / str(k), arms=arms, loss=lower) for k, arms in enumerate((FEW, ("none", "uniform"))))
+    whole, part = map(contrasts, made)
+    (one,) = part[part.primary].to_dict("records")
+    assert one["holm"] == pytest.approx(2 * one["p"]) and len(whole[whole.primary]) == 2
+
+
+def test_curves_have_no_arm_whose_steps_are_others(tmp_path) -> None:
+    arms = ("none", "rademacher", "rademacher-rate-2")
+    made = curves.frame(study(tmp_path, arms=arms), pd.DataFrame())
+    assert set(made.arm) == {"rademacher"}
 
 
 def test_primary_contrasts_are_paired_by_seed_and_corrected(tmp_path) -> None:
@@ -260,7 +291,7 @@ def test_the_page_is_whole_and_the_same_each_time(tmp_path, monkeypatch) -> None
     rows = json.loads((folders[0] / "ledger.json").read_text("utf-8"))
     assert {row["id"] for row in rows} == {"O2", "O3", "O4"}  # no SymNoise, no O1
     plan = pd.read_csv(folders[0] / "tables" / "power.csv")
-    assert (plan.seeds_needed >= 2).all()
+    assert (plan.seeds_needed >= 7).all()  # of six pairs no p is below 1/32, with two endpoints 1/16
 
 
 def test_one_arm_is_a_page_that_says_what_is_missing(tmp_path, monkeypatch) -> None:

@@ -45,6 +45,21 @@ REFUSED = {
         {"primary": PRIMARY | {"contrasts": ["symnoise"]}},
         "primary: contrasts, 0: input should be a valid array",
     ),
+    "scores without plain replies": (
+        {
+            "primary": PRIMARY | {"outcomes": {"chrF": 0.1}},
+            "generating": SMOKE["generating"] | {"repetition_penalties": [1.2]},
+        },
+        "chrF is not measured without replies without a penalty",
+    ),
+    "scores of no task": (
+        {"primary": PRIMARY | {"outcomes": {"MMLU acc": 0.1}}},
+        "MMLU acc is not measured without tasks, mmlu",
+    ),
+    "wins without a judge": (
+        {"primary": PRIMARY | {"outcomes": {"AlpacaEval win rate": 1}}},
+        "AlpacaEval win rate is not measured without alpaca_eval with a judge",
+    ),
     "no two arms": ({"primary": PRIMARY | {"contrasts": [["symnoise"]]}}, "contrasts, 0, 1: field required|missing"),
     "no difference": ({"primary": PRIMARY | {"outcomes": {"held-out loss": 0}}}, "held-out loss: give the difference"),
     "an old margin": ({"margin": 0.02}, "unknown setting 'margin'"),

@@ -31,6 +31,7 @@ from symnoise.training import Dials, SymNoiseTrainer
 from tests.tiny import tiny, tiny_tokenizer
 
 STUDIES = Path("experiments/configs/studies")
+TRAINING = yaml.safe_load((STUDIES / "micro-smoke.yaml").read_text())["training"]
 WORDS = ("red", "blue", "green", "seven", "river", "stone", "quiet", "bright")
 
 
@@ -77,6 +78,14 @@ def folder(study: Study, tmp_path_factory) -> Path:
         ({"seeds": True}, "seeds: input should be a valid integer; got True"),
         ({"alphas": [5, {"a": 1}]}, "alphas, 1: input should be a valid number"),
         ({"arms": ["x" * 1_000, 3]}, "arms, 1: input should be a valid string; got"),
+        ({"arms": ["uniform", "rademacher-batch-1.125"]}, "takes 1.125 × training.batch rows, not a whole number"),
+        (
+            {"arms": ["uniform", "symnoise-rate-2"], "training": TRAINING | {"steps": 9}},
+            r"training.steps / 2 steps, not",
+        ),
+        ({"training": TRAINING | {"rows": 65}}, "drawn from training.pool; make that 65 or more"),
+        ({"alphas": [5]}, "alpha, 10, is where arms are compared; name it among alphas"),
+        ({"arms": ["uniform", "none"], "controls": []}, "none has no α; name it among controls"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_anything_runs(change, message, tmp_path) -> None:

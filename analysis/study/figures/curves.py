@@ -19,12 +19,13 @@ GROUPS = (("at the cost of plain training, or less", True), ("at a higher cost",
 
 
 def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds of arm − reference at each step, with its 95 % interval; pairs with a diverged run left out."""
+    """Mean over seeds of arm − reference at each step, with its 95 % interval; pairs with a diverged run left out. Arms
+    with another learning rate, and so other steps, have no reference here."""
     curves = study.curves[study.curves.quantity == "held-out loss"]
     runs, records = study.runs, []
     by_step = {step: part.set_index("run").value.to_dict() for step, part in curves.groupby("step")}
     for arm, alpha, own in arms_at(runs):
-        if arm == study.reference:
+        if arm == study.reference or ARMS[arm].rate != 1:
             continue
         both = arms_of(runs[runs.run.isin(own.run) | (runs.arm == study.reference)])
         for step, values in by_step.items():

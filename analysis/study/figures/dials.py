@@ -8,7 +8,7 @@ from analysis.study.contrasts import LEVEL
 from analysis.study.data import StudyTables
 from analysis.study.dials import EVEN, ODD, by_cell, cells, slopes
 from analysis.study.pairs import student
-from result_schema.measures import MEASURES, NATS
+from result_schema.measures import ENDS, MEASURES, NATS
 from symnoise.plot.numbers import listed, plural, with_interval
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, figure, heading, styled
 
@@ -16,7 +16,6 @@ TITLE = "Outcome against the weights of a draw’s even and odd parts"
 ALT = "Each outcome minus that of no noise, against the even weight (left) and the squared odd weight (right)."
 NEEDS = "cells of dials, with their clean training loss, held-out loss or tr G"
 
-OUTCOMES = ("clean training loss", "held-out loss", "tr G")
 _INKS = {0: INK, 1: "#0072B2", 2: "#009E73", 3: "#D55E00"}  # by the other weight, which a line keeps
 _MARKS = {0: "o", 1: "s", 2: "D", 3: "^"}
 
@@ -26,7 +25,7 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     the slopes of the plane on μ and λ²."""
     planes, records = slopes(study), []
     for fact, table in by_cell(study):
-        if fact["measure"] not in OUTCOMES or fact["when"] != "end" or (0.0, 0.0) not in table:
+        if fact["measure"] not in ENDS or fact["when"] != "end" or (0.0, 0.0) not in table:
             continue
         own = planes[(planes.measure == fact["measure"]) & (planes.when == "end")] if len(planes) else planes
         plane = {str(row["term"]): row for row in own.to_dict("records")}
@@ -46,7 +45,7 @@ _TERMS = (("slope_even", EVEN), ("slope_odd", ODD))
 @styled
 def draw(data: pd.DataFrame) -> Figure:
     """A column an outcome; above against μ, a line for each λ, below against λ², a line for each μ."""
-    measures = [m for m in OUTCOMES if m in set(data.measure)]
+    measures = [m for m in ENDS if m in set(data.measure)]
     drawn = figure(DOUBLE, 3.5)
     axes = drawn.subplots(2, len(measures), squeeze=False, sharey="col", sharex="row")
     for k, measure in enumerate(measures):

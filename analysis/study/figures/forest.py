@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 
 from analysis.study.claims import ODD_ONE_OUT
 from analysis.study.data import StudyTables
-from analysis.study.dials import TERMS
 from analysis.study.figures.shared import at, stretch
 from analysis.style import name
 from result_schema.measures import MEASURES, NATS, improvement
@@ -44,7 +43,7 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     """
     if contrasts.empty:
         return contrasts
-    parts, named = [], study.primary
+    parts = []
     contrasts = contrasts[(contrasts["first"] != ODD_ONE_OUT) & (contrasts.second != ODD_ONE_OUT)]
     contrasts = contrasts[contrasts.when == "end"]
     for k, measure in enumerate(PANELS):
@@ -52,8 +51,9 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
         part = contrasts[contrasts.measure == chosen]
         if len(part):
             parts.append(part[part.decoding == part.decoding.min()].assign(panel=k))
-    endpoints = len(named.outcomes) * (len(TERMS) if named.slopes else len(named.contrasts))
-    return pd.concat(parts, ignore_index=True).assign(endpoints=endpoints) if parts else pd.DataFrame()
+    if not parts:
+        return pd.DataFrame()
+    return pd.concat(parts, ignore_index=True).assign(endpoints=study.primary.endpoints)
 
 
 @dataclass(frozen=True)
