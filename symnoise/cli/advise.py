@@ -10,6 +10,7 @@ from symnoise.cli.budget import random_rows
 from symnoise.cli.shared import (
     PLAIN,
     dtype_named,
+    kept_facts,
     left_out,
     long_work,
     positive,
@@ -79,7 +80,7 @@ def advise(
             set_chat_template(loaded.tokenizer, chat_template)
         rows, because = random_rows(loaded, data, examples, max_length, seed, strict, "--examples")
         settings = {"draws": draws, "max_length": max_length, "dtype": dtype, "device": device, "seed": seed}
-        base = [settings, loaded.provenance() if json else ""]
+        base = settings | {"alphas": ALPHAS, "gradient draws": _GRADIENT_DRAWS} | kept_facts(loaded, json)
         records, budgets = _measure(loaded, rows, settings, base, batch_records, console)
         found = at_each_alpha(records, budgets)
         if figure is not None:
@@ -97,7 +98,7 @@ def _measure(
     loaded: Any,
     rows: list[dict[str, list[int]]],
     settings: dict[str, Any],
-    base: list[Any],
+    base: dict[str, Any],
     batch_records: BatchRecords,
     console: Any,
 ) -> tuple[list[Record], list[VarianceBudget]]:

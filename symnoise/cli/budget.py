@@ -13,6 +13,7 @@ from symnoise.cli.shared import (
     PLAIN,
     draw,
     dtype_named,
+    kept_facts,
     left_out,
     long_work,
     numbers,
@@ -55,6 +56,7 @@ def budget(
     if law is None:
         raise InputError("noise 'none' has no variance; choose a noise such as rademacher")
     positive("--batch", batch)
+    positive("--batches", batches)
     with long_work(json, figure) as console:
         loaded = load_model(model, dtype=dtype_named(dtype), device=device)
         if chat_template is not None:
@@ -63,7 +65,8 @@ def budget(
         texts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         settings = {"alphas": strengths, "noise": noise, "draws": draws, "dtype": dtype, "device": device, "seed": seed}
         records = BatchRecords(json)
-        kept = Kept(records, [key_of(settings, loaded.provenance(), j, texts[: j + 1]) for j in range(len(texts))])
+        base = settings | kept_facts(loaded, json)
+        kept = Kept(records, [key_of(base, j, texts[: j + 1]) for j in range(len(texts))])
         if len(kept):
             console.print(f"symnoise: {len(kept)} of {batches} batches are done by an earlier run", **PLAIN)
         inputs = [collate(text, loaded.tokenizer) for text in texts]

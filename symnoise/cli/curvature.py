@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import symnoise
 from symnoise.cli.processes import agreed, first_on_its_machine, own_device, processes
 from symnoise.cli.shards import Record, measured
 from symnoise.cli.shared import (
@@ -16,6 +15,7 @@ from symnoise.cli.shared import (
     Text,
     batches,
     draw,
+    kept_facts,
     load,
     long_work,
     positive,
@@ -68,9 +68,7 @@ def curvature(
         own = agreed(lambda: own_device(us, device))
         text = first_on_its_machine(us, lambda: load(dtype=dtype, device=own, **source))
         runs = batches(len(text), batch)
-        settings = options | {"layer": text.layer, "symnoise": symnoise.__version__, "torch": torch.__version__}
-        # Reading the weights again for their SHA-256 is needed only if results are kept.
-        settings |= {"device": device[:4], "model": text.model.provenance() if json else text.model.name}
+        settings = options | {"layer": text.layer, "device": device[:4]} | kept_facts(text.model, json)
         if method in ("auto", "taylor", TWO_LEVELS) and us.is_main_process:
             console.print(_memory_line(text, runs, options), **PLAIN)
         forward = _ForwardTimer()

@@ -39,7 +39,7 @@ def doctor(*, model: str, json: Path | None) -> None:
         checked["hook"] = _hook(model)
     except InputError as error:
         problem = error
-    _print(checked)
+    _print({"model": model, "noise": _said(checked["hook"])})
     if json is not None:
         write_json(json, found | checked)
     if problem is not None:
@@ -64,6 +64,12 @@ def _hook(name: str) -> dict[str, Any]:
         except Exception as error:  # whatever a config may ask of a model's code
             raise InputError(f"a forward pass of {name} in training mode fails: {reason(error)}") from error
     return {"fires": handle.fired}
+
+
+def _said(hook: dict[str, Any] | None) -> str:
+    if hook is None:
+        return "not checked, since the model cannot be loaded and run"
+    return "reaches the model" if hook["fires"] else "does not reach the model"
 
 
 def _version(name: str) -> str | None:

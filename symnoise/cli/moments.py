@@ -6,8 +6,7 @@ from typing import Any
 from symnoise.cli.shared import draw, long_work, show, write
 from symnoise.core import unknown
 from symnoise.noise import Noise, sampled_moments, single_draws
-
-_SYMBOLS = {"mean_square_norm": "E‖ε‖²", "var_square_norm": "Var‖ε‖²", "mean_norm": "E‖ε‖"}
+from symnoise.noise.moments import SYMBOLS
 
 
 def moments(
@@ -22,14 +21,14 @@ def moments(
         sampled = sampled_moments(noise, length, dim, draws, seed)
     expected = noise.moments(length, dim)
     result: dict[str, Any] = {}
-    for name in _SYMBOLS:
+    for name in SYMBOLS:
         estimate = getattr(sampled, name)
         measured = {"measured": float(estimate.value), "stderr": float(estimate.stderr)}
         result[name] = {"predicted": getattr(expected, name), **measured}
     show(
         f"{law}, α = {alpha:g}, L = {length}, d = {dim}, {draws} draws",
         ("", "predicted", "measured", "stderr"),
-        [(symbol, *(f"{value:.6g}" for value in result[name].values())) for name, symbol in _SYMBOLS.items()],
+        [(symbol, *(f"{value:.6g}" for value in result[name].values())) for name, symbol in SYMBOLS.items()],
     )
     draw(figure, "moments", expected, sampled)
     write(json, result | {"law": law, "alpha": alpha, "length": length, "dim": dim, "draws": draws, "seed": seed})

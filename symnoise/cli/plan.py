@@ -9,7 +9,7 @@ from rich.console import Console
 
 from symnoise.cli.shared import PLAIN, dtype_named, long_work, positive, show, write
 from symnoise.core import InputError
-from symnoise.curvature.planning import PILOT, RELATIVE_DEVIATION, Plan, Speed, Task, measured_speed, plans, probes_for
+from symnoise.curvature.planning import RELATIVE_DEVIATION, Plan, Speed, Task, measured_speed, plans, probes_for
 from symnoise.curvature.taylor.memory import memory_limit
 from symnoise.models.loading import load_config
 from symnoise.models.outline import class_for
@@ -35,19 +35,19 @@ def plan(
     """Print, and write, the memory and time of each way to measure tr H."""
     for option, value in (("--examples", examples), ("--max-length", max_length), ("--batch", batch)):
         positive(option, value)
-    pilot, count = (PILOT, probes_for(rtol, examples)) if probes is None else (0, probes)
+    count = probes_for(rtol, examples) if probes is None else probes
     positive("--probes", count)
     if max_length < 2:
         raise InputError("--max-length must be 2 or more: nothing can be predicted in one token")
-    task = Task(examples, batch, max_length, count, pilot, dtype_named(dtype))
+    task = Task(examples, batch, max_length, count, 0, dtype_named(dtype))
     card = None if gpu is None else _bytes(gpu)
     config = load_config(model)
     speed = _speed(flops, bandwidth, task.dtype)
     limit = memory_limit(torch.device("cpu")) if card is None else card
     with long_work(json):
         found = plans(config, task, speed, limit, card=card is not None)
-    result = _result(model, config, task, speed, found, card)
-    result["command"] = _command(result, None if probes is not None else rtol)
+    result = _result(model, config, task, speed, found, card) | {"rtol": rtol if probes is None else None}
+    result["command"] = _command(result)
     write(json, result)
     _print(result, measured=flops is None)
 
@@ -79,7 +79,6 @@ def _result(name: str, config: Any, task: Task, speed: Speed, found: list[Plan],
         "batch": task.batch,
         "dtype": str(task.dtype).removeprefix("torch."),
         "probes": task.probes,
-        "pilot_probes": task.pilot,
         "gpu_bytes": card,
         "flops_per_second": speed.flops,
         "bytes_per_second": speed.bandwidth,
@@ -89,20 +88,20 @@ def _result(name: str, config: Any, task: Task, speed: Speed, found: list[Plan],
     }
 
 
-def _command(result: dict[str, Any], rtol: float | None) -> str | None:
-    """The measurement by the first plan that fits, or that can be made where no card is given; None without one."""
+def _command(result: dict[str, Any]) -> str | None:
+    """The measurement by the first plan that fits, or that can be made where no card is given; None without one.
+
+    With the number of probes that was planned: a --rtol of `symnoise curvature` would be that of each batch.
+    """
     usable = (one for one in result["plans"] if not one["obstacle"] and one["fits"] is not False)
     first = next(usable, None)
     if first is None:
         return None
-    target = f"--probes {result['probes']}"
-    if rtol is not None:
-        target = f"--rtol {rtol:g} --max-probes {result['pilot_probes'] + result['probes']}"
     size = f"--examples {result['examples']} --max-length {result['tokens']} --batch {result['batch']}"
     where = "" if result["gpu_bytes"] is None else " --device cuda"
     return (
-        f"symnoise curvature --model {result['model']} --data DATA {size} {target} --dtype {result['dtype']} "
-        f"--method {_METHODS[first['name']]}{where}"
+        f"symnoise curvature --model {result['model']} --data DATA {size} --probes {result['probes']} "
+        f"--dtype {result['dtype']} --method {_METHODS[first['name']]}{where}"
     )
 
 
@@ -130,10 +129,9 @@ def _print(result: dict[str, Any], *, measured: bool) -> None:
         )
         for one in result["plans"]
     ]
-    pilot = f" after a pilot of {result['pilot_probes']}" if result["pilot_probes"] else ""
     show(
         f"tr H of {result['model']} ({result['architecture']}): {result['examples']} examples of {result['tokens']} "
-        f"tokens, {result['probes']} probes each{pilot}",
+        f"tokens, {result['probes']} probes each",
         ("", "memory", "fits", "probes per pass", "forwards", "time"),
         rows,
         _basis(result, measured),
@@ -148,7 +146,7 @@ def _basis(result: dict[str, Any], measured: bool) -> str:
         f"Time at {result['flops_per_second'] / 1e9:.3g} Gflop/s in matrix products and "
         f"{result['bytes_per_second'] / 1e9:.3g} GB/s elsewhere, {where}; forwards are of one batch."
     ]
-    if result["pilot_probes"]:
+    if result["rtol"] is not None:
         parts.append(
             f"Probes: standard deviation of one probe {RELATIVE_DEVIATION:.1f} times the mean trace, as on SmolLM2; "
             "other models and texts differ."

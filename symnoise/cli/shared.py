@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain, islice
@@ -15,13 +15,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from symnoise import __version__
 from symnoise.core import (
     Estimate,
     InputError,
+    folder_for,
     one_run_at_a_time,
     progress_shown,
     retained_heap,
     unknown,
+    unwritable,
     write_atomically,
     write_json,
 )
@@ -82,6 +85,13 @@ def load(
     return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen], layer)
 
 
+def kept_facts(model: LoadedModel, json: Path | None) -> dict[str, Any]:
+    """What every batch that is kept for a rerun depends on, besides its rows and the options of its command."""
+    # Reading the weights again for their SHA-256 is needed only if results are kept.
+    source = model.provenance() if json else model.name
+    return {"symnoise": __version__, "torch": torch.__version__, "model": source}
+
+
 def left_out(counts: Mapping[str, int]) -> dict[str, Any]:
     return {"left_out": sum(counts.values()), "left_out_because": dict(counts)}
 
@@ -126,19 +136,38 @@ def long_work(json: Path | None, figure: Path | None = None, *, alone: bool = Tr
         raise InputError("only curvature and train run in several processes: start this command without torchrun")
     if figure is not None and figure.suffix.lower() not in _FIGURES:
         raise InputError(f"cannot draw {figure}: --figure takes a file whose name ends in {', '.join(_FIGURES)}")
-    for file in filter(None, (json, figure)):
-        if not file.name:
-            raise InputError(f"{file} is a folder: give a file, such as out.json")
-        trial = file.with_name(f".{file.name}.try")
-        write_atomically(trial, lambda _: None)
-        trial.unlink(missing_ok=True)  # another process may have been faster
     first = os.environ.get("RANK", "0") == "0"
     shown = progress_shown() if first else nullcontext(Console(stderr=True, quiet=True))
-    alone_here = one_run(json) if first and json is not None else nullcontext()
-    with alone_here, shown as console, retained_heap(), warnings.catch_warnings():
+    with (
+        writable(json, figure),
+        one_run(json) if first and json is not None else nullcontext(),
+        shown as console,
+        retained_heap(),
+        warnings.catch_warnings(),
+    ):
         # A warning is one line for the user, to whom its place in the library means nothing.
         warnings.showwarning = lambda message, *_, **__: console.print(f"symnoise: {message}", **PLAIN)
         yield console
+
+
+@contextmanager
+def writable(*files: Path | None) -> Iterator[None]:
+    """A check before the block that the files can be written; within it their folders are there.
+
+    Folders that were made for them and are empty after the block, as where the work failed, are removed.
+    """
+    with ExitStack() as folders:
+        for file in filter(None, files):
+            if os.path.isdir(file):
+                raise InputError(f"{file} is a folder: give a file, such as out.json")
+            try:
+                folders.enter_context(folder_for(file))
+            except OSError as error:
+                raise unwritable(file, error) from error
+            trial = file.with_name(f".{file.name}.try")
+            write_atomically(trial, lambda _: None)
+            trial.unlink(missing_ok=True)  # another process may have been faster
+        yield
 
 
 def one_run(json: Path) -> AbstractContextManager[None]:

@@ -57,14 +57,15 @@ train.__annotations__ = {p.name: p.annotation for p in (*_own, *_options)}
 
 
 def _run(configs: list[Path], flags: dict[str, Any], dry: bool, json: Path | None) -> None:
-    from symnoise.cli.shared import left_out
+    from symnoise.cli.shared import left_out, writable
     from symnoise.core import write_json
     from symnoise.finetune.dry_run import dry_run
     from symnoise.finetune.reading import read_settings
     from symnoise.finetune.run import fine_tune, is_main_process
 
     chosen = read_settings(configs, flags)
-    outcome = dry_run(chosen) if dry else fine_tune(chosen)
+    with writable(json):
+        outcome = dry_run(chosen) if dry else fine_tune(chosen)
     interrupted = outcome.step < outcome.steps
     if not is_main_process():
         sys.exit(130 if interrupted else 0)

@@ -99,22 +99,34 @@ def sha256(path: str | Path) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, git commit (null outside a checkout) and platform of this process."""
+    """Versions, git commit (null unless the package is in a checkout of its own) and platform of this process."""
     versions: dict[str, str | None] = {"symnoise": __version__}  # works without being installed
     for name in ("torch", "transformers", "numpy", "scipy"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
         "python": platform.python_version(),
         "versions": versions,
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
         "platform": platform.platform(),
     }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout whose top level holds this package; None elsewhere, and without git.
+
+    git also finds a repository above that, such as that of a project in whose .venv the package is installed.
+    """
+    top = Path(__file__).resolve().parents[2]
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        git = subprocess.run(command, cwd=top, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
+    found = git.stdout.splitlines()
+    return found[1] if git.returncode == 0 and Path(found[0]).resolve() == top else None
 
 
 def peak_rss_mib() -> float:

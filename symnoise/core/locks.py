@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from symnoise.core.errors import InputError, unwritable
@@ -20,31 +20,45 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 def one_run_at_a_time(place: Path, lock: Path, advice: str) -> Iterator[None]:
     """Within the block another process that asks for the same lock, to write to `place`, is refused.
 
-    `lock` is a file that is removed at the end of the block. The kernel releases it when the process ends, however that
-    happens, so what a killed run leaves refuses nobody. A forked child has it, too. On a file system without locks
-    nobody is refused.
+    `lock` is a file that is removed at the end of the block, with its folder if that was made for it and is empty. The
+    kernel releases it when the process ends, however that happens, so what a killed run leaves refuses nobody. A forked
+    child has it, too. On a file system without locks nobody is refused.
 
     Raises:
         InputError: If another process has the lock, with `advice`; if `place` cannot be written to.
     """
+    with ExitStack() as folder:
+        try:
+            folder.enter_context(folder_for(lock))
+            taken = _take(lock, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise unwritable(place, error) from error
+            yield
+            return
+        if taken is None:
+            raise InputError(f"{place} is in use by another run{_owner(lock)}: wait until it has ended, or {advice}")
+        try:
+            with suppress(OSError):  # a full disk is said where something is lost
+                os.truncate(taken, 0)
+                os.write(taken, str(os.getpid()).encode())
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # while it is locked: whoever has opened it by now looks again
+            os.close(taken)
+
+
+@contextmanager
+def folder_for(file: Path) -> Iterator[None]:
+    """Within the block the folder of `file` is there; the folders made for it that are empty afterwards are removed."""
+    made = [folder for folder in file.parents if not folder.exists()]
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        taken = _take(lock, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise unwritable(place, error) from error
-        yield
-        return
-    if taken is None:
-        raise InputError(f"{place} is in use by another run{_owner(lock)}: wait until it has ended, or {advice}")
-    try:
-        with suppress(OSError):  # a full disk is said where something is lost
-            os.truncate(taken, 0)
-            os.write(taken, str(os.getpid()).encode())
+        file.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        lock.unlink(missing_ok=True)  # while it is locked: whoever has opened it by now looks again
-        os.close(taken)
+        with suppress(OSError):  # the first that is not empty ends it: those above it are not, either
+            for folder in made:
+                folder.rmdir()
 
 
 def _owner(lock: Path) -> str:

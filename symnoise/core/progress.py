@@ -15,7 +15,12 @@ _shown: ContextVar[Progress | None] = ContextVar("symnoise-progress", default=No
 
 @contextmanager
 def progress_shown() -> Iterator[Console]:
-    """Within the block, every `track` draws a bar on standard error; yields the console, for lines above the bars."""
+    """Within the block, every `track` draws a bar on standard error if that is a terminal; yields the console, for
+    lines above the bars."""
+    console = Console(stderr=True)
+    if not console.is_interactive:  # a file or a pipe, to which rich would write an empty line at the end
+        yield console
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -23,10 +28,10 @@ def progress_shown() -> Iterator[Console]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         token = _shown.set(progress)
         try:
-            yield progress.console
+            yield console
         finally:
             _shown.reset(token)
 

@@ -31,6 +31,8 @@ from symnoise.curvature.loss import UNIT, Loss, require_loss
 from symnoise.curvature.options import Options
 from symnoise.curvature.trace import measured
 
+_LEAST_DRAWS = 3  # the error of one example's trace has a degree of freedom left: its mean and c take one each
+
 
 @dataclass(frozen=True)
 class TraceChange:
@@ -88,14 +90,15 @@ class DynamicTrace:
     draws (Lavenberg and Welch 1981), and the error includes that of the coefficient.
 
     Args:
-        probes: Probes per example at every point, 4 or more.
+        probes: Probes per example at every point, 4 or more. In Taylor mode, and for orthogonal directions, they are
+            measured in groups, of which there must be 3 or more; a multiple of 4 makes 4.
         start_probes: More probes per example at the start.
         seed: Random seed of the probes.
         method: "taylor", "hvp" or "auto", as in `symnoise.trace`.
         directions: As in `symnoise.trace`.
 
     Raises:
-        InputError: For fewer than 4 probes or fewer than `probes` at the start.
+        InputError: For fewer than 4 probes, fewer than 3 groups of them, or fewer than `probes` at the start.
 
     Examples:
         >>> import torch
@@ -128,6 +131,11 @@ class DynamicTrace:
         self._options.require_valid(("auto", *_DRAWS))
         if probes < LEAST:
             raise InputError(f"probes must be {LEAST} or more, for a standard error of the change; got {probes}")
+        if self._draws < _LEAST_DRAWS:
+            raise InputError(
+                f"probes={probes} make {self._draws} groups, too few for a standard error of one example's trace: give "
+                f"a multiple of 4, such as {probes + -probes % 4}"
+            )
         if start_probes < probes:
             raise InputError(f"start_probes must be at least probes={probes}; got {start_probes}")
         self._start_count = start_probes // probes * probes
@@ -162,6 +170,13 @@ class DynamicTrace:
         changes = (Estimate.from_draws(now.forms - since, **facts) for since in (self._same, self._last))
         self._last = now.forms
         return TraceChange(self._trace(now.forms).noting(**facts), *changes)
+
+    @property
+    def _draws(self) -> int:
+        """Independent draws at every point: probes, or the groups in which they are or may be measured."""
+        options = self._options
+        single = options.method == "hvp" and options.directions != "orthogonal"
+        return options.probes if single else options.sampler.groups
 
     def state_dict(self) -> dict[str, Tensor]:
         """What was measured at the start and last, for a checkpoint; empty before the first measurement."""

@@ -15,9 +15,7 @@ UNIT = "nats per squared embedding unit"  # of curvature
 def require_loss(loss: Any, kind: type = Loss) -> None:
     """`InputError` for something that is not a loss of that kind, such as a model."""
     if not isinstance(loss, kind):
-        raise InputError(
-            f"curvature is of a loss, such as EmbeddingLoss(model, batch), not of {type(loss).__name__}; make one first"
-        )
+        raise InputError(f"give a loss, such as EmbeddingLoss(model, batch), not {type(loss).__name__}; make one first")
 
 
 def coordinates(loss: Loss) -> Int[Tensor, " batch"]:

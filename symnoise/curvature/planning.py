@@ -24,7 +24,8 @@ from symnoise.models.outline import OutlineLoss, outline, stacks
 # Standard deviation of one probe's zᵀHz for one example, over the mean trace: SmolLM2 on random tokens, where 708
 # probes give the mean of 4 examples to 5 % (docs/peers.csv: deviation of that mean 86.4, mean 65.0).
 RELATIVE_DEVIATION = 86.42 * 4**0.5 / 64.95
-PILOT = 16  # probes of the pilot, and per chunk, as in `symnoise curvature`
+CHUNK = 16  # `probes_for` rounds up to a multiple of it, the default of `symnoise curvature`
+_MOST_PROBES = 10**12  # per example: 32 years at a millisecond each
 _SCORED = 48 / 128  # share of scored tokens: that of the bench
 _DEPTHS = 2, 4  # of the simulated models; even, for models whose layers alternate
 # glibc's heap holds this many times the bytes of a graph that are alive, since its holes do not fit later requests
@@ -115,9 +116,10 @@ def probes_for(rtol: float, examples: int) -> int:
     K = (c / rtol)² / examples with c = `RELATIVE_DEVIATION`: measured on SmolLM2, and different for every model and
     text. No number suffices where the traces of the examples cancel.
     """
-    if not rtol > 0:
-        raise InputError(f"--rtol must be above 0; got {rtol}")
-    return PILOT * math.ceil((RELATIVE_DEVIATION / rtol) ** 2 / examples / PILOT)
+    least = RELATIVE_DEVIATION / (_MOST_PROBES * examples) ** 0.5
+    if not least <= rtol < math.inf:
+        raise InputError(f"--rtol must be above 0, finite, and take at most {_MOST_PROBES:.0e} probes; got {rtol:g}")
+    return CHUNK * math.ceil((RELATIVE_DEVIATION / rtol) ** 2 / examples / CHUNK)
 
 
 def weight_bytes(model: Any) -> tuple[int, int]:

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from symnoise.core import Estimate, InputError, quantities_frame, track
-from symnoise.curvature.loss import UNIT, Loss, random_probes
-from symnoise.curvature.operators.hessian import HessianProducts, inner
+from symnoise.core import Estimate, InputError, quantities_frame, retained_heap, track
+from symnoise.curvature.halving import Halving, padded
+from symnoise.curvature.loss import UNIT, Loss, random_probes, require_loss
+from symnoise.curvature.operators.hessian import inner
+from symnoise.curvature.operators.products import hessian_products
 from symnoise.models import EmbeddingLoss
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ class CurvatureSize:
 def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:
     """Size of the curvature regardless of sign: E|zᵀHz|, ‖H‖_F and ‖H‖_F² = tr H² of every example.
 
-    From `count` Hessian products. Positive and negative curvature cannot cancel in these, as they can in tr H.
+    From `count` Hessian products. Positive and negative curvature cannot cancel in these, as they can in tr H. If
+    memory runs out, the batch is halved and retried, with a warning.
 
     Args:
         loss: The loss and the embeddings at which to measure.
@@ -63,21 +66,33 @@ def curvature_size(loss: Loss, count: int = 8, seed: int = 0) -> CurvatureSize:
         Means over probes with standard errors, each (batch,).
 
     Raises:
-        InputError: For fewer than one product, and if the loss is not finite or not differentiable.
+        InputError: For fewer than one product; for a loss that is not finite, not deterministic or not differentiable;
+            and for a problem too large for memory.
     """
+    require_loss(loss)
     if count < 1:
         raise InputError(f"count must be 1 or more; got {count}")
-    product, forms, squares = HessianProducts(loss), [], []
+    with retained_heap():
+        parts = Halving(loss)(lambda part: _forms_squares_gradient(part, count, seed))
+    forms, squares = (torch.cat([part[i] for part in parts], -1) for i in (0, 1))
+    gradient = torch.cat([padded(part[2].mT, loss.embeddings.shape[1]).mT for part in parts])
+    square = Estimate.from_draws(squares, method="products")
+    root = square.value.sqrt()
+    frobenius = replace(square, value=root, stderr=square.stderr / (2 * root))
+    return CurvatureSize(Estimate.from_draws(forms, method="products"), frobenius, square, gradient)
+
+
+def _forms_squares_gradient(
+    loss: Loss, count: int, seed: int
+) -> tuple[Float[Tensor, "probe batch"], Float[Tensor, "probe batch"], Float[Tensor, "batch token dim"]]:
+    """|zᵀHz| and ‖Hz‖² of each probe, and ∇ℓ(X)."""
+    product, forms, squares = hessian_products(loss), [], []
     for k in track(range(count), "products"):
         (z,) = random_probes(loss, 1, seed=seed, first=k)
         hz = product(z)
         forms.append(inner(z, hz).abs())
         squares.append(inner(hz, hz))
-    square = Estimate.from_draws(torch.stack(squares), method="products")
-    root = square.value.sqrt()
-    frobenius = replace(square, value=root, stderr=square.stderr / (2 * root))
-    absolute = Estimate.from_draws(torch.stack(forms), method="products")
-    return CurvatureSize(absolute, frobenius, square, product.gradient)
+    return torch.stack(forms), torch.stack(squares), product.gradient
 
 
 def two_sided_divergence(
@@ -90,6 +105,7 @@ def two_sided_divergence(
     mirrored pair penalises, at the size of its noise, without an expansion in σ. Costs 2·draws forward passes. Raises
     `InputError` for σ ≤ 0 or not finite, and draws < 1.
     """
+    require_loss(loss, EmbeddingLoss)
     if not bool((sigma.isfinite() & (sigma > 0)).all()) or draws < 1:
         raise InputError("every sigma must be a finite number above 0, and draws at least 1")
     X = loss.embeddings

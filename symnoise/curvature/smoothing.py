@@ -12,7 +12,8 @@ from torch import Tensor
 from symnoise.core import Estimate, InputError, ratio_of_sums, retained_heap, track, unknown
 from symnoise.curvature.loss import UNIT, Loss, random_probes, require_loss
 from symnoise.curvature.operators.differences import gradient
-from symnoise.curvature.operators.hessian import HessianProducts, differentiable, inner
+from symnoise.curvature.operators.hessian import differentiable, inner, require_same
+from symnoise.curvature.operators.products import hessian_products
 from symnoise.curvature.routing import told_of_rerouting
 from symnoise.curvature.taylor import UnsupportedOperation, taylor_quadratics
 from symnoise.models import EmbeddingLoss
@@ -123,7 +124,8 @@ def smoothed_curvature(
         C and T with standard errors over draws, and the draws themselves.
 
     Raises:
-        InputError: For σ ≤ 0 or not finite, draws < 1, an unknown law or method, or a loss that is not finite.
+        InputError: For σ ≤ 0 or not finite, draws < 1, an unknown law or method, or a loss that is not finite or not
+            deterministic.
 
     Examples:
         >>> import torch
@@ -166,7 +168,7 @@ def smoothed_curvature(
 
 def _by_products(loss: Loss, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """ℓ(X), ‖∇ℓ‖² and zᵀHz of each draw."""
-    product = HessianProducts(loss)
+    product = hessian_products(loss)
     forms = torch.stack([inner(z, product(z)) for z in track(Z, "Hessian products")])
     return product.values.double(), inner(product.gradient, product.gradient), forms
 
@@ -180,6 +182,7 @@ def _by_taylor(loss: Loss, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = taylor_quadratics(loss, Z, groups=len(Z))
     with torch.no_grad():
         base = loss(loss.embeddings).double()
+    require_same(base, found.loss, loss.embeddings.dtype)
     return base, inner(slope, slope), found.hessian
 
 
@@ -197,7 +200,11 @@ _FORMS = {"auto": _by_either, "hvp": _by_products, "taylor": _by_taylor}
 
 
 def finite_curvature(
-    loss: Loss, sigma: Float[Tensor, " batch"], noise: str = "rademacher", draws: int = 8, seed: int = 0
+    loss: Loss,
+    sigma: Float[Tensor, " batch"] | Sequence[float] | float,
+    noise: str = "rademacher",
+    draws: int = 8,
+    seed: int = 0,
 ) -> Estimate:
     """C(σ) of every example, (batch,), as in `smoothed_curvature` and from the same draws, but without a derivative.
 
@@ -205,16 +212,16 @@ def finite_curvature(
     for all. Raises `InputError` for σ ≤ 0 or not finite, another number of sigmas, draws < 1, an unknown law.
     """
     require_loss(loss)
-    X, sigma = loss.embeddings, _sizes(sigma[None], loss, draws)[0]
-    step = sigma.to(X)[:, None, None]
+    X, (size,) = loss.embeddings, _sizes(sigma[None] if isinstance(sigma, Tensor) else [sigma], loss, draws)
+    step = size.to(X)[:, None, None]
     with torch.no_grad():
         base = loss(X).double()
     pair = []
     for k in track(range(draws), "draws"):
         (z,) = random_probes(loss, 1, seed=seed, first=k, law_name=noise)
         pair.append(even_and_odd(loss, X, step * z, base)[0])
-    found = Estimate.from_draws(2 * torch.stack(pair) / sigma**2, method="pairs")
-    return found.with_shared_error(2 * _rounding(base, X.dtype) / sigma**2)
+    found = Estimate.from_draws(2 * torch.stack(pair) / size**2, method="pairs")
+    return found.with_shared_error(2 * _rounding(base, X.dtype) / size**2)
 
 
 @torch.no_grad()

@@ -35,10 +35,13 @@ def file_rows(path: Path) -> Rows:
 
     A line that is not JSON yields a `RowError` instead of a row. Raises `InputError` if the file cannot be read.
     """
+    kind = Path(path.name.removesuffix(".gz")).suffix
     if not is_data_file(path.name):
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: give a {', '.join(SUFFIXES)} file, or .gz of one")
+    if kind == ".parquet" and path.suffix == ".gz":
+        raise InputError(f"{path} is parquet in gzip, which is not read: unpack it first, as with gunzip")
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             yield from enumerate(_parquet(path), 1)
             return
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -47,7 +50,7 @@ def file_rows(path: Path) -> Rows:
         # Bytes that are not UTF-8 become lone surrogates, which are refused if they occur in a text that is used.
         how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
         with gzip.open(path, **how) if path.suffix == ".gz" else path.open(**how) as text:
-            yield from _READERS[Path(path.name.removesuffix(".gz")).suffix](text)
+            yield from _READERS[kind](text)
     except (
         OSError,
         EOFError,

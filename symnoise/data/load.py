@@ -146,9 +146,9 @@ def load_data(name: str | Path, *, limit: int | None = None, strict: bool = Fals
     Rows that cannot be used are skipped and counted by reason, with one warning.
 
     Args:
-        name: `chitchat` (bundled; see `chitchat_rows`); a .json, .jsonl, .csv, .txt or .parquet file, also compressed
-            as .json.gz and so on; a folder of such files; or a hub id, with ID:CONFIG@SPLIT to select a configuration
-            and a split (default: the only configuration and the train split).
+        name: `chitchat` (bundled; see `chitchat_rows`); a .json, .jsonl, .csv or .txt file, also compressed as
+            .json.gz and so on; a .parquet file; a folder of such files; or a hub id, with ID:CONFIG@SPLIT to select a
+            configuration and a split (default: the only configuration and the train split).
         limit: Number of examples, from the start; None for all. Later rows are not read.
         strict: Whether the first unusable row is an error instead of being skipped.
 

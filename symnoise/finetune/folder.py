@@ -16,6 +16,7 @@ from symnoise.finetune.rows import Rows
 from symnoise.finetune.settings import TrainSettings
 
 SETTINGS, SOURCES, LOG, CARD = "train.yaml", "sources.json", "log.jsonl", "README.md"
+_PROCESSES = "processes"
 # Files of a checkpoint that are needed only to resume; the others are the model.
 _OPTIMIZER = "optimizer"
 _STATE = (
@@ -45,11 +46,20 @@ def refuse_other_settings(output: Path, settings: TrainSettings, checkpoint: Pat
             )
 
 
-def sources(weights: dict[str, Any], rows: Rows) -> dict[str, Any]:
-    """What a run is made of: the SHA-256 of the model's files, and of the encoded rows."""
+def sources(model: dict[str, Any], rows: Rows, processes: int) -> dict[str, Any]:
+    """What a run is made of: what identifies the model of this provenance, the SHA-256 of the encoded rows, and the
+    number of processes that share the rows of a step."""
     encoded = {"training rows": rows.training, "held-out rows": rows.held_out}
     digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in encoded.items()}
-    return {"model": weights} | digests
+    return _identity("model", model) | digests | {_PROCESSES: processes}
+
+
+def _identity(name: str, model: dict[str, Any]) -> dict[str, Any]:
+    """The SHA-256 of a model's files, its commit on the hub if known, and, of an adapter, those of its base."""
+    found = {name: model["sha256"]}
+    if model["revision"]:
+        found[f"revision of the {name}"] = model["revision"]
+    return found | (_identity(f"base of the {name}", model["base"]) if "base" in model else {})
 
 
 def refuse_other_sources(output: Path, now: dict[str, Any], checkpoint: Path | None) -> None:
@@ -58,18 +68,37 @@ def refuse_other_sources(output: Path, now: dict[str, Any], checkpoint: Path | N
     Raises:
         InputError: Naming which of them differ.
     """
-    file = output / SOURCES
-    if not file.is_file() or not (checkpoint or (output / CARD).is_file()):
-        return
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is damaged, so the run cannot go on: choose another --output") from error
-    if changed := [name for name in now if before.get(name) != now[name]]:
+    before = _began_with(output, checkpoint)
+    if changed := [name for name in now if name in before and before[name] != now[name]]:
         raise InputError(
             f"{output} holds a run with other content: {', '.join(changed)} changed since it began; choose another "
-            "--output, or put the files back"
+            "--output, or put back what changed"
         )
+
+
+def refuse_other_processes(output: Path, processes: int, checkpoint: Path | None) -> None:
+    """Refuse a folder that holds a run on another number of processes, whose steps had another number of rows.
+
+    Raises:
+        InputError: With both numbers.
+    """
+    before = _began_with(output, checkpoint).get(_PROCESSES, processes)
+    if before != processes:
+        raise InputError(
+            f"{output} holds a run on {before} process(es), and this would go on with {processes}, so with steps of "
+            f"another number of rows; choose another --output, or start {before} process(es)"
+        )
+
+
+def _began_with(output: Path, checkpoint: Path | None) -> dict[str, Any]:
+    """What `sources` said when the run in the folder began; earlier versions said less, and without a run it is {}."""
+    file = output / SOURCES
+    if not file.is_file() or not (checkpoint or (output / CARD).is_file()):
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file} is damaged, so the run cannot go on: choose another --output") from error
 
 
 def require_state(checkpoint: Path | None, step: int, steps: int) -> None:

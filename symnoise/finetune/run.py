@@ -21,6 +21,7 @@ from symnoise.finetune.folder import (
     claim,
     one_run,
     publish,
+    refuse_other_processes,
     refuse_other_settings,
     refuse_other_sources,
     remove_optimizer_state,
@@ -55,9 +56,10 @@ class Outcome:
 def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> Outcome:
     """Run a fine-tuning, resuming from the newest complete checkpoint in the output folder, if any.
 
-    The folder has train.yaml (the settings), sources.json (hashes of the weights and rows), log.jsonl, checkpoints, and
-    at the end the model as safetensors with its tokenizer, and the card README.md, which marks the run as finished. A
-    second call finds it finished. Under torchrun or accelerate each process calls this; the first writes.
+    The folder has train.yaml (the settings), sources.json (hashes of the weights and rows, the number of processes),
+    log.jsonl, checkpoints, and at the end the model as safetensors with its tokenizer, and the card README.md, which
+    marks the run as finished. A second call finds it finished. Under torchrun or accelerate each process calls this;
+    the first writes.
 
     Args:
         settings: Settings of the run.
@@ -66,7 +68,7 @@ def fine_tune(settings: TrainSettings, written: TrainSettings | None = None) -> 
 
     Raises:
         InputError: For settings that cannot be trained, for a folder that holds a run with other settings, of other
-            weights or on other rows, and for one that another run is writing to.
+            weights, on other rows or on another number of processes, and for one that another run is writing to.
         Diverged: If a loss is not finite.
     """
     if not settings.output:
@@ -81,6 +83,7 @@ def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
     checkpoint = last_whole_checkpoint(output)
     at = step_of(checkpoint) if checkpoint else 0
     refuse_other_settings(output, written, checkpoint)
+    refuse_other_processes(output, _processes(), checkpoint)
     stop = Stop()
     with muted(), progress_shown() if main else nullcontext() as console:
         loaded = _load(settings)
@@ -90,7 +93,7 @@ def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
         steps = count_steps(settings, len(rows.training))
         require_state(checkpoint, at, steps)
         if main:
-            made_of = sources(base["sha256"], rows)
+            made_of = sources(base, rows, _processes())
             refuse_other_sources(output, made_of, checkpoint)
             claim(output, written, made_of)
         trainer = trainer_of(settings, model, loaded.tokenizer, rows, steps)

@@ -84,7 +84,7 @@ class EmbeddingLoss:
         _refuse_other_inputs(model, batch)
         device = next(model.parameters()).device
         tokens, labels = batch["input_ids"].to(device), batch["labels"].to(device)
-        self.mask: Int[Tensor, "batch token"] = batch.get("attention_mask", torch.ones_like(tokens)).to(device)
+        self.mask: Int[Tensor, "batch token"] = self.batch.get("attention_mask", torch.ones_like(tokens)).to(device)
         self.targeted: Targets = targets(self.task, tokens, self.mask, labels, model)
         self.lengths: Int[Tensor, " batch"] = lengths(self.mask)
         self.ids = tuple(range(len(tokens)) if ids is None else map(int, ids))

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from symnoise.core import Estimate, InputError, generator, lengths, track
+from symnoise.curvature.loss import require_loss
 from symnoise.models import EmbeddingLoss
 from symnoise.noise import Noise
 from symnoise.norms.closed_forms import square_norm
@@ -80,8 +81,9 @@ def layer_growth(loss: EmbeddingLoss, noise: Noise, draws: int = 8, seed: int = 
         Means over draws, with standard errors.
 
     Raises:
-        InputError: For draws < 1.
+        InputError: For draws < 1, and for something that is not a loss.
     """
+    require_loss(loss, EmbeddingLoss)
     if draws < 1:
         raise InputError(f"draws must be 1 or more; got {draws}")
     X, mask = loss.embeddings, loss.mask

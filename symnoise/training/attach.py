@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -203,26 +202,22 @@ class Attached:
     def epsilon(self, plan: NoisePlan, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """The noise of `plan`, as added: depends only on (seed, rank, plan), on one kind of device."""
         assert self.noise is not None
-        assert plan.lengths is not None
+        lengths = plan.lengths
+        assert lengths is not None
         step, *within = plan.key
         noise = replace(self.noise, alpha=self.noise.alpha * self.options.fraction(step))
         padded = self.options.length == "padded"
-        random = generator(self.seed, "noise", self.rank, step, *within, device=plan.lengths.device)
-        one = partial(
-            draw,
-            noise,
-            plan.lengths,
-            dim,
-            generator=random,
-            dtype=torch.promote_types(dtype, torch.float32),
-            padded=padded,
-        )
+        random = generator(self.seed, "noise", self.rank, step, *within, device=lengths.device)
+        exact = torch.promote_types(dtype, torch.float32)
+
+        def one() -> Tensor:
+            drawn = draw(noise, lengths, dim, generator=random, dtype=exact, padded=padded)
+            return drawn if padded else drawn.div_(self._target.multiplier)
+
         first = one()
-        if not padded and self._target.multiplier != 1:
-            first = first / self._target.multiplier
         if plan.side in ("single", "first"):
             return first.to(dtype)
-        second = -first if noise.mirrored else one()
+        second = one() if noise.paired and not noise.mirrored else -first
         return (second if plan.side == "second" else join_sides(first, second, plan.side)).to(dtype)
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ J, K     batches, draws  independent batches; draws ε in each
 
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from symnoise.core import Estimate, InputError, jackknife, track
 from symnoise.noise import Noise
 from symnoise.training.attach import attach
+from symnoise.training.coupled import without_dropout
 from symnoise.training.dials import Dials, objective
 from symnoise.training.target import find_target
 
@@ -154,7 +154,7 @@ def variance_budget(
     last = max((j for j in range(len(batches)) if j not in records), default=-1)
     clean: list[Vector] = []
     noises = [replace(noise, alpha=alpha) for alpha in alphas]
-    with _without_dropout(model):
+    with without_dropout(find_target(model).model):
         for j in track(range(last + 1), "batches"):
             batch = {key: value.to(parameters[0].device) for key, value in batches[j].items()}
             clean.append(_gradient(model, parameters, batch))
@@ -288,16 +288,3 @@ def _gradient(model: nn.Module, parameters: list[nn.Parameter], batch: Mapping[s
         raise InputError(f"loss is {loss.item()}; a variance budget needs a model whose losses are finite")
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, found, strict=True)]
-
-
-@contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """Noise on, dropout off: noise depends on the mode of the outermost module, dropout on that of its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        find_target(model).model.training = True
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

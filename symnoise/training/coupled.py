@@ -58,7 +58,7 @@ def couples_rows(
     Costs three forward passes without gradients. Values are compared up to eps^(2/3) of the forward's precision: far
     more than the rounding of a mean, but less than the effect of a term over the batch. Warns if they differ.
     """
-    with torch.no_grad(), torch.random.fork_rng(), _without_dropout(model, noise.model), _unseen(noise):
+    with torch.no_grad(), torch.random.fork_rng(), without_dropout(model, noise.model), _unseen(noise):
         found = [result[0] if isinstance(result, tuple) else result for result in (doubled(), apart())]
     one, other = (float(value) for value in found)
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else found[0].dtype
@@ -75,16 +75,16 @@ def couples_rows(
 
 
 @contextmanager
-def _without_dropout(*models: nn.Module) -> Iterator[None]:
-    """Submodules in evaluation mode, but not the models themselves, whose mode switches the noise on."""
-    parts = [part for model in models for part in model.modules() if part.training and part not in models]
-    for part in parts:
-        part.training = False
+def without_dropout(*models: nn.Module) -> Iterator[None]:
+    """Submodules in evaluation mode; the models themselves, whose mode switches the noise on, in training mode."""
+    modes = [(part, part.training) for model in models for part in model.modules()]
     try:
+        for part, _ in modes:
+            part.training = part in models
         yield
     finally:
-        for part in parts:
-            part.training = True
+        for part, mode in modes:
+            part.training = mode
 
 
 @contextmanager

@@ -91,6 +91,7 @@ class SymNoiseMixin:
         self._attached: Attached | None = None
         self._micro = (-1, -1)  # optimizer step, and micro-step within it
         self.observer: Any = None  # a NoiseTracker while it watches a step
+        self.resumed_from: str | None = None  # the checkpoint from which `train` resumes, for the trackers
         self._coupled: bool | None = None  # whether the loss was found to have a term over the rows of a batch
         self._side: str | None = None  # in two-pass mode: the side whose turn it is
         self._clean = CleanLoss()
@@ -159,7 +160,7 @@ class SymNoiseMixin:
         """
         self._detach()
         self._coupled = None
-        folder = resolve(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
+        self.resumed_from = folder = resolve(resume_from_checkpoint, self.args.output_dir)  # type: ignore[attr-defined]
         if folder is not None:
             warn_if_other(folder, self.noise_setting)
         try:
@@ -338,7 +339,8 @@ class SymNoiseMixin:
             with unrecorded(self):
                 self._coupled = couples_rows(trainer.model, noise, doubled, apart, trainer.args.device)
             if trainer.args.world_size > 1:  # all processes call the model equally often
-                self._coupled = bool(trainer.accelerator.reduce(torch.tensor(self._coupled, dtype=torch.float32)) > 0)
+                found = torch.tensor(float(self._coupled), device=trainer.args.device)
+                self._coupled = bool(trainer.accelerator.reduce(found) > 0)
         return apart() if self._coupled else doubled()
 
 

@@ -74,7 +74,8 @@ class Tracker(TrainerCallback):
 
     def _restored(self, args: Any, state: Any) -> Any:
         """What was saved in the checkpoint that the run resumes from; None without one."""
-        kept = self._kept(args, state)
+        folder = getattr(self.trainer, "resumed_from", None)  # which a Trainer of another kind does not tell
+        kept = Path(folder) / self.file if folder else self._kept(args, state)
         if not kept.is_file():
             return None
         with loading(kept.parent):
@@ -275,8 +276,8 @@ class CurvatureTracker(Tracker):
         probes: Random directions per example, 4 or more.
         start_probes: More of them at the start.
         seed: Random seed of the probes.
-        budget: Seconds for the whole run. If the next measurement would exceed it, assuming that it takes as long as
-            the last, tracking ends with a warning.
+        budget: Seconds for the whole run, before and after it is resumed. If the next measurement would exceed it,
+            assuming that it takes as long as the last, tracking ends with a warning.
 
     Raises:
         InputError: For fewer than 4 probes or fewer than `probes` at the start.
@@ -297,14 +298,15 @@ class CurvatureTracker(Tracker):
         super().__init__(every)
         self.batch, self.budget = dict(batch), budget
         self._along = DynamicTrace(probes, start_probes, seed)
-        self._spent = self._last = 0.0
-        self._over = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure the model that training starts from, or resume."""
         super().on_train_begin(args, state, control)
         if self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled:
             raise InputError("CurvatureTracker needs whole weights; with FSDP or DeepSpeed measure saved checkpoints")
+        # From the log and not from a file of ours, so that the files of a checkpoint do not depend on a clock.
+        seconds = [line["curvature/seconds"] for line in state.log_history if "curvature/seconds" in line]
+        self._spent, self._last, self._over = sum(seconds), seconds[-1] if seconds else 0.0, False
         kept = self._restored(args, state) or {}
         self._along.load_state_dict(kept)
         if kept and state.is_world_process_zero:  # now, not at the next measurement

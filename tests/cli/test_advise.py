@@ -53,6 +53,28 @@ def test_it_resumes_and_says_the_same_as_in_one_go(monkeypatch, home, tmp_path, 
     assert not (tmp_path / "again.json.parts").exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("symnoise.cli.advise.ALPHAS", ALPHAS[:2]),
+        ("symnoise.cli.advise._GRADIENT_DRAWS", 3),
+        ("symnoise.cli.shared.__version__", "0.0.0"),
+        ("torch.__version__", "0.0.0"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_resumed_from(monkeypatch, home, tmp_path, capsys, place, value) -> None:
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("symnoise.cli.advise.variance_budget", stopped)
+    monkeypatch.setattr("symnoise.cli.advise.measure_rows", lambda *_: {})
+    for kept in (3, 6):
+        assert call(monkeypatch, home, "--quick", "--json", tmp_path / "out.json") == 130
+        assert "are done" not in capsys.readouterr().err
+        assert len(list((tmp_path / "out.json.parts").glob("*.json"))) == kept
+        monkeypatch.setattr(place, value)
+
+
 BAD = [
     (["--examples", 5], "--examples must be an even number, 6 or more; got 5"),
     (["--examples", 4], "--examples must be an even number, 6 or more; got 4"),
@@ -68,6 +90,6 @@ BAD = [
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, home, tmp_path, capsys, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, home, *arguments, "--json", tmp_path / "out.json") == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("symnoise: ") and message in line
     assert list(tmp_path.iterdir()) == []

@@ -43,6 +43,7 @@ def _bad_files(folder: Path, rows: list[dict[str, str]]) -> None:
     (folder / "long.json").write_text(json.dumps([rows[0], {"instruction": "say " * 50, "output": "one"}, *rows[1:]]))
     (folder / "no-instruction.json").write_text(json.dumps([{"instruction": None, "output": "one"}]))
     (folder / "weights.bin").write_bytes(b"pickle")
+    (folder / "folder.png").mkdir()
     for name, config in (("pickled", {"model_type": "llama"}), ("remote", {"model_type": "own", "auto_map": {}})):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config))
@@ -252,6 +253,29 @@ def test_budget_and_its_resumption(monkeypatch, home, tmp_path) -> None:
     assert not (tmp_path / "again.json.parts").exists()
 
 
+def test_batches_of_other_versions_are_not_resumed_from(monkeypatch, home, tmp_path, capsys) -> None:
+    """Stopped after the first batch, with the same versions and then with another symnoise and another PyTorch."""
+    from symnoise.training import budget
+
+    options = ["budget", "--model", home / "model", "--data", home / "rows.json", "--max-length", 64, "--alphas", "5"]
+    usual, noised = budget._noised, []
+
+    def second_stops(*arguments):
+        noised.append(1)
+        if len(noised) == 2:
+            raise KeyboardInterrupt
+        return usual(*arguments)
+
+    monkeypatch.setattr(budget, "_noised", second_stops)
+    for place in (None, "symnoise.cli.shared.__version__", "torch.__version__"):
+        noised.clear()
+        if place:
+            monkeypatch.setattr(place, "0.0.0")
+        assert call(monkeypatch, *options, "--batch", 2, "--batches", 3, "--json", tmp_path / "out.json") == 130
+        assert "are done" not in capsys.readouterr().err
+    assert len(list((tmp_path / "out.json.parts").glob("*.json"))) == 3
+
+
 @pytest.mark.filterwarnings("default:.*left out:UserWarning")
 def test_a_budget_counts_the_rows_that_it_leaves_out(monkeypatch, home, tmp_path, capsys) -> None:
     """Those of the file and those drawn that are too long; drawn are all rows but one, whichever that is."""
@@ -305,10 +329,10 @@ def test_norms(monkeypatch, home, tmp_path) -> None:
         assert len(tokens["growth_per_token"][0]) == tokens["tokens"]
 
 
-def test_doctor(monkeypatch, home, tmp_path) -> None:
+def test_doctor(monkeypatch, home, tmp_path, capsys) -> None:
     assert call(monkeypatch, "doctor", "--model", home / "model", "--json", tmp_path / "d.json") == 0
     found = json.loads((tmp_path / "d.json").read_text())
-    assert found["hook"] == {"fires": 1}
+    assert found["hook"] == {"fires": 1} and "noise: reaches the model\n" in capsys.readouterr().out
     assert found["versions"]["torch"]
 
 
@@ -326,6 +350,7 @@ def test_doctor_tells_all_before_it_fails_on_a_model(monkeypatch, tmp_path, caps
     assert call(monkeypatch, "doctor", "--json", tmp_path / "d.json") == 2
     said = capsys.readouterr()
     assert "versions: " in said.out and "no-such-package==1" in said.out
+    assert "noise: not checked, since the model cannot be loaded and run\n" in said.out
     assert said.err.count("\n") == 1 and "no-such-package" in said.err
     found = json.loads((tmp_path / "d.json").read_text())
     assert found["smollm2"] is None and found["hook"] is None and found["versions"]["torch"]
@@ -374,6 +399,9 @@ BAD = [
     (["curvature", "--rtol", "inf"], "rtol must be above 0 and finite"),
     (["curvature", "--json", "."], "a folder: give a file"),
     (["moments", "--json", "."], "a folder: give a file"),
+    (["smooth", "--json", "HOME"], "a folder: give a file"),
+    (["norms", "--json", "HOME/"], "a folder: give a file"),
+    (["spectrum", "--figure", "HOME/folder.png"], "a folder: give a file"),
     (["curvature", "--rtol", "0.1", "--max-probes", "16"], "give at least 32"),
     (["curvature", "--atol", "-1"], "atol must be above 0"),
     (["curvature", "--rtol", "0.1", "--sign"], "both relative"),
@@ -391,6 +419,7 @@ BAD = [
     (["smooth", "--draws", "0"], "draws at least 1"),
     (["budget", "--alphas", "5,x"], "--alphas takes numbers"),
     (["budget", "--noise", "none"], "noise 'none' has no variance"),
+    (["budget", "--batches", "-1"], "--batches must be 1 or more; got -1"),
     (["budget", "--batch", "0"], "--batch must be 1 or more"),
     (["budget", "--batch", "1", "--batches", "2"], "needs 3 batches and 2 draws or more; got 2 and 3"),
     (["budget", "--batch", "3", "--batches", "3"], "6 rows fit 64 tokens, and 9 are needed"),
@@ -413,7 +442,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     if "--json" not in arguments:
         arguments = [*arguments, "--json", str(tmp_path / "out.json")]
     assert call(monkeypatch, *arguments) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "of memory above" not in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "of memory above" not in line]
     (line,) = said
     assert line.startswith("symnoise: ") and message in line
     assert list(tmp_path.iterdir()) == []

@@ -34,15 +34,16 @@ def planned(monkeypatch, folder, *arguments: object) -> dict:
 def test_a_plan_needs_a_configuration_alone(monkeypatch, folder, capsys) -> None:
     result = planned(monkeypatch, folder, "--gpu", "1MiB", "--examples", 8)
     assert result["architecture"] == result["counted_as"] == "LlamaForCausalLM"
-    assert (result["examples"], result["tokens"], result["pilot_probes"]) == (8, 16, 16)
+    assert (result["examples"], result["tokens"], result["rtol"]) == (8, 16, 0.05)
     assert result["gpu_bytes"] == 2**20
     assert [one["name"] for one in result["plans"]] == ["Taylor mode", "Taylor mode, streamed", "Hessian products"]
     assert all(one["seconds"] > 0 and one["memory"] > 0 for one in result["plans"])
     assert [one["fits"] for one in result["plans"]] == [one["memory"] <= 2**20 for one in result["plans"]]
     said = capsys.readouterr().out
     assert f"To measure: {result['command']}\n" in said
+    # Not --rtol, which there is of each batch.
     assert result["command"].endswith(
-        f"--rtol 0.05 --max-probes {16 + result['probes']} --dtype float32 --method taylor --device cuda"
+        f"--batch 4 --probes {result['probes']} --dtype float32 --method taylor --device cuda"
     )
     said = " ".join(said.split())
     assert "8 examples of 16 tokens" in said and "as on SmolLM2" in said and "as given" in said
@@ -56,7 +57,7 @@ def unsimulated(monkeypatch) -> None:
 
 def test_probes_replace_the_tolerance(monkeypatch, folder, capsys, unsimulated) -> None:
     result = planned(monkeypatch, folder, "--probes", 4)
-    assert (result["probes"], result["pilot_probes"], result["gpu_bytes"]) == (4, 0, None)
+    assert (result["probes"], result["rtol"], result["gpu_bytes"]) == (4, None, None)
     assert [one["fits"] for one in result["plans"]] == [None] * 3
     assert result["command"].endswith("--probes 4 --dtype float32 --method taylor")
     assert "as on SmolLM2" not in capsys.readouterr().out
@@ -94,7 +95,9 @@ def test_of_an_unknown_architecture_it_says_what_its_sizes_tell(monkeypatch, fol
     [
         (("--gpu", "24"), "--gpu is an amount of memory, such as 24GiB; got '24'"),
         (("--gpu", "0GiB"), "--gpu is an amount of memory"),
-        (("--rtol", "0"), "--rtol must be above 0"),
+        (("--rtol", "0"), "--rtol must be above 0, finite, and take at most 1e+12 probes"),
+        (("--rtol", "1e-200"), "--rtol must be above 0, finite, and take at most 1e+12 probes"),
+        (("--rtol", "inf"), "--rtol must be above 0, finite, and take at most 1e+12 probes"),
         (("--probes", "0"), "--probes must be 1 or more"),
         (("--examples", "0"), "--examples must be 1 or more"),
         (("--max-length", "1"), "--max-length must be 2 or more"),

@@ -110,6 +110,13 @@ def test_a_folder_that_cannot_be_written(monkeypatch, home, tmp_path, capsys) ->
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--data", "--model"])
+def test_a_report_that_cannot_begin_leaves_nothing(monkeypatch, home, tmp_path, capsys, option) -> None:
+    assert call(monkeypatch, home, "--quick", option, "no/such.jsonl", "--output", tmp_path / "new" / "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("symnoise: ") and not list(tmp_path.iterdir())
+
+
 def test_a_percentage_without_a_width_is_called_exact() -> None:
     from symnoise.cli.report.figures import _percent
 

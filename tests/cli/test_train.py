@@ -103,6 +103,8 @@ CONFIGS = [
     ("noise: none\nodd: 1", "dials weigh the two sides of a noise", "give a noise as well"),
     ("noise: independent-pair\neven: 2", "independent-pair makes two draws", "use symnoise"),
     ("form: alpaca", "unknown form", "did you mean 'Alpaca'"),
+    ("seed: -1", "seed must be from 0 to 4294967295", "-1"),
+    ("seed: 4294967296", "seed must be from 0 to 4294967295", "4294967296"),
     ("batch: 0", "batch must be 1 or more", "0"),
     ("warmup: -0.1", "warmup must be 0 or more", "-0.1"),
     ("learning_rate: 0", "learning_rate must be a finite number larger than 0", "0"),
@@ -169,6 +171,7 @@ BAD = [
     (["--form", "ShareGPT"], "asks for the form 'ShareGPT', but this is 'Alpaca'"),
     (["--model", "no/such-model"], "no/such-model"),
     (["--data", "no-such-file.json"], "no-such-file.json"),
+    (["--json", "DIR"], "is a folder: give a file, such as out.json"),
     (["--eval-rows", "4"], "none is left to train on"),
     (["--max-length", "2"], "none of its 4 rows can be used: row 1: its reply is cut off"),
     (["--dry-run"], "needs to know the family"),
@@ -178,13 +181,13 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, home, tmp_path, capsys, arguments, message):
-    arguments = [text.replace("FILE", str(home / "rows.json")) for text in arguments]
+    arguments = [text.replace("FILE", str(home / "rows.json")).replace("DIR", str(home)) for text in arguments]
     places = {"--model": home / "model", "--data": home / "rows.json", "--output": tmp_path / "out", "--max-length": 64}
     more = [text for key, value in places.items() if key not in arguments for text in (key, value)]
     assert call(monkeypatch, *arguments, *more, "--steps", 1) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("symnoise")]
-    assert len(lines) == 1 and message in lines[0]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # settings of a run are those of one that began
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("symnoise") and message in line
+    assert not list(tmp_path.iterdir())  # settings of a run are those of one that began
 
 
 @pytest.mark.filterwarnings("default:.*left out:UserWarning")

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -19,6 +20,7 @@ from symnoise.core import (
     locks,
     made_in_one_step,
     one_run_at_a_time,
+    progress_shown,
     provenance,
     ratio_of_sums,
     read_yaml,
@@ -258,6 +260,7 @@ def test_what_a_library_cannot_write_is_one_line(error, said) -> None:
 
 def test_a_second_run_in_a_place_is_refused_and_a_killed_one_refuses_nobody(tmp_path, monkeypatch) -> None:
     lock = tmp_path / "out" / ".lock"
+    lock.parent.mkdir()
     with one_run_at_a_time(tmp_path / "out", lock, "choose another folder"):
         with (
             pytest.raises(InputError, match=rf"out is in use by another run \(process {os.getpid()}\).*another folder"),
@@ -278,6 +281,18 @@ def test_a_second_run_in_a_place_is_refused_and_a_killed_one_refuses_nobody(tmp_
         (tmp_path / ".x-killed01.partial.json").touch()
         write_json(tmp_path / "x.json", {})
     assert sorted(os.listdir(tmp_path)) == [".x-killed01.partial.json", "out", "x.json"]
+
+
+def test_a_run_that_wrote_nothing_leaves_no_folder_and_what_was_there_stays(tmp_path) -> None:
+    there, made = tmp_path / "there", tmp_path / "made"
+    there.mkdir()
+    for folder in (there, made / "inner"):
+        with pytest.raises(ZeroDivisionError), one_run_at_a_time(folder, folder / ".lock", ""):
+            assert folder.is_dir() and 1 / 0
+    assert os.listdir(tmp_path) == ["there"]
+    with one_run_at_a_time(made / "inner", made / "inner" / ".lock", ""):
+        (made / "result").touch()
+    assert os.listdir(made) == ["result"]
 
 
 def test_json_has_null_for_what_is_not_a_number(tmp_path) -> None:
@@ -324,6 +339,13 @@ def test_track_is_silent_and_complete(capsys) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_progress_says_nothing_to_a_file(capsys) -> None:
+    """rich ends with an empty line there, before whatever is said of an error."""
+    with progress_shown():
+        assert list(track(range(3), "work")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
 def test_provenance_knows_the_version_of_a_checkout_that_is_not_installed(monkeypatch) -> None:
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
@@ -336,6 +358,21 @@ def test_provenance_knows_the_version_of_a_checkout_that_is_not_installed(monkey
         "numpy": None,
         "scipy": None,
     }
+
+
+def test_the_commit_is_that_of_a_checkout_of_this_package_alone(tmp_path, monkeypatch) -> None:
+    """Not of a project whose environment has it installed, above which git looks for a repository."""
+    own = ("-c", "user.name=a", "-c", "user.email=a", "-c", "commit.gpgsign=false")
+    for command in (("init", "-q"), (*own, "commit", "-q", "--allow-empty", "-m", "first")):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    commit = subprocess.run(["git", "-C", tmp_path, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    for folder, expected in ((tmp_path, commit.stdout.strip()), (tmp_path / ".venv" / "site-packages", None)):
+        place = folder / "symnoise" / "core" / "files.py"
+        place.parent.mkdir(parents=True)
+        monkeypatch.setattr("symnoise.core.files.__file__", str(place))
+        assert provenance()["commit"] == expected
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["commit"] is None  # no git
 
 
 def test_an_interval_has_students_half_width() -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from functools import partial
 from itertools import count
 
 import pytest
@@ -10,8 +11,10 @@ from torch import nn
 
 import symnoise as sn
 from symnoise.core import InputError
-from symnoise.curvature import gauss_newton_trace, trace, trace_parts
+from symnoise.curvature import gauss_newton_trace, trace, trace_parts, two_sided_divergence
 from symnoise.models import EmbeddingLoss
+from symnoise.noise import Noise
+from symnoise.norms import layer_growth
 from tests.quadratic import Quadratic
 from tests.text import batch, lifted, loss_of
 from tests.tiny import tiny
@@ -87,6 +90,8 @@ def test_a_random_loss_is_found_out(method: str) -> None:
     if method in ("taylor", "hvp"):
         with pytest.raises(InputError, match="not deterministic"):
             gauss_newton_trace(loss, method, probes=4)
+        with pytest.raises(InputError, match="not deterministic"):
+            sn.smoothed_curvature(loss, 0.1, method=method)
 
 
 def test_a_random_function_is_found_out() -> None:
@@ -96,8 +101,9 @@ def test_a_random_function_is_found_out() -> None:
         def __call__(self, X: torch.Tensor) -> torch.Tensor:
             return super().__call__(X) + next(passes)
 
-    with pytest.raises(InputError, match="not deterministic"):
-        trace(Random())
+    for measure in (trace, sn.curvature_size, partial(sn.smoothed_curvature, sigmas=0.1)):
+        with pytest.raises(InputError, match="not deterministic"):
+            measure(Random())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -237,12 +243,15 @@ def test_bfloat16_coefficients_err_by_little() -> None:
         lambda model: inspect.unwrap(sn.hvp_difference)(model, torch.zeros(1, 2, 3)),
         lambda model: inspect.unwrap(sn.smoothed_curvature)(model, 0.01),
         lambda model: inspect.unwrap(sn.finite_curvature)(model, torch.ones(1)),
+        sn.curvature_size,
+        lambda model: inspect.unwrap(two_sided_divergence)(model, torch.ones(1)),
+        lambda model: inspect.unwrap(layer_growth)(model, Noise.symnoise(1.0)),
     ],
 )  # fmt: skip
 def test_a_model_is_not_a_loss(measure) -> None:
     """As a user meets it, without this suite's checker of types around the function."""
     bare = inspect.unwrap(measure)
-    with pytest.raises(InputError, match=r"such as EmbeddingLoss\(model, batch\), not of LlamaForCausalLM"):
+    with pytest.raises(InputError, match=r"such as EmbeddingLoss\(model, batch\), not LlamaForCausalLM"):
         bare(None, tiny("llama")) if "self" in inspect.signature(bare).parameters else bare(tiny("llama"))
 
 
@@ -250,6 +259,8 @@ def test_one_sigma_is_a_number() -> None:
     loss = loss_of("llama")
     one, several = (sn.smoothed_curvature(loss, sigmas, draws=2) for sigmas in (0.01, [0.01, 0.02]))
     assert one.C.value.shape == (1, 2) and torch.equal(one.C.value[0], several.C.value[0])
+    for sigma in (0.01, torch.tensor([0.01], dtype=torch.float64), [0.01, 0.01]):
+        torch.testing.assert_close(sn.finite_curvature(loss, sigma, draws=2).value, one.C.value[0])
 
 
 def test_what_is_near_a_model_a_batch_or_a_sigma_is_said_in_words() -> None:

@@ -146,6 +146,9 @@ def test_another_method_than_at_the_start_is_refused(monkeypatch: pytest.MonkeyP
     ("options", "message"),
     [
         ({"probes": 3}, "probes must be 4 or more"),
+        ({"probes": 10}, "probes=10 make 2 groups, too few .* a multiple of 4, such as 12"),
+        ({"probes": 22, "method": "taylor"}, "a multiple of 4, such as 24"),
+        ({"probes": 14, "method": "hvp", "directions": "orthogonal"}, "a multiple of 4, such as 16"),
         ({"probes": 8, "start_probes": 4}, "start_probes must be at least probes=8"),
         ({"method": "xtrace"}, "unknown method"),
         ({"directions": "sideways"}, "unknown directions"),
@@ -154,6 +157,17 @@ def test_another_method_than_at_the_start_is_refused(monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_tracked(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         DynamicTrace(**options)
+
+
+@pytest.mark.parametrize(("probes", "method"), [(5, "taylor"), (6, "taylor"), (9, "taylor"), (10, "hvp")])
+def test_whatever_is_accepted_has_a_standard_error_on_one_example(probes: int, method: str) -> None:
+    along, model = DynamicTrace(probes=probes, start_probes=2 * probes, method=method), tiny("llama", torch.float64)
+    along.measure(EmbeddingLoss(model, batch(rows=1)))
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(2.0)
+    found = along.measure(EmbeddingLoss(model, batch(rows=1)))
+    for estimate in (found.trace, found.change):
+        assert 0 < float(estimate.stderr) < float("inf") and estimate.dof >= 1
 
 
 def test_the_start_takes_whole_passes_of_probes() -> None:

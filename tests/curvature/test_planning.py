@@ -169,10 +169,12 @@ def test_probes_for_an_error_rest_on_the_published_deviation() -> None:
         row = next(csv.DictReader(file))
     four = float(row["deviation"]) / abs(float(row["mean_trace"]))
     assert pytest.approx(four * 4**0.5, rel=1e-3) == RELATIVE_DEVIATION
-    assert int(row["probes"]) <= probes_for(0.05, 4) < int(row["probes"]) + planning.PILOT
-    assert probes_for(0.05, 16) == pytest.approx(probes_for(0.1, 4), abs=planning.PILOT)
-    with pytest.raises(InputError, match="rtol must be above 0"):
-        probes_for(0.0, 4)
+    assert int(row["probes"]) <= probes_for(0.05, 4) < int(row["probes"]) + planning.CHUNK
+    assert probes_for(0.05, 16) == pytest.approx(probes_for(0.1, 4), abs=planning.CHUNK)
+    for rtol in (0.0, -1.0, 1e-200, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=r"--rtol must be above 0, finite, and take at most 1e\+12 probes"):
+            probes_for(rtol, 4)
+    assert probes_for(1e-5, 1) < planning._MOST_PROBES
 
 
 UNITS = {"gib": 2, "forwards": 1, "s": 1}  # of docs/plans.csv, and their decimals in the guide

@@ -8,6 +8,7 @@ from symnoise.curvature import curvature_size, dense_hessian, gauss_newton_trace
 from symnoise.models import EmbeddingLoss, float64_throughout
 from symnoise.theory import tiny_llama
 from tests.quadratic import Quadratic
+from tests.text import lifted, loss_of
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,26 @@ def test_sizes_that_cannot_be_are_refused(loss) -> None:
     for sigma, draws in ((0.0, 1), (float("nan"), 1), (1.0, 0)):
         with pytest.raises(InputError, match="above 0"):
             two_sided_divergence(loss, torch.tensor([sigma]), draws)
+
+
+def test_in_parts_it_is_the_same(monkeypatch) -> None:
+    """The second row is shorter; the gradient keeps the shape of the whole batch."""
+    with lifted(True):
+        text = loss_of("llama")
+        whole = curvature_size(text, 2)
+        logits = EmbeddingLoss.logits
+
+        def limited(self: EmbeddingLoss, X: torch.Tensor) -> torch.Tensor:
+            if len(X) > 1:
+                raise MemoryError
+            return logits(self, X)
+
+        monkeypatch.setattr(EmbeddingLoss, "logits", limited)
+        with pytest.warns(RuntimeWarning, match="out of memory with 2 examples at a time; continuing with 1"):
+            found = curvature_size(text, 2)
+    for name in ("absolute", "frobenius", "square"):
+        torch.testing.assert_close(getattr(found, name).value, getattr(whole, name).value, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.gradient, whole.gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_one_product_has_a_value_and_no_error() -> None:

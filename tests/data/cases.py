@@ -300,6 +300,7 @@ FILES = {
     "no parquet": ("a.parquet", b"not parquet", "cannot read"),
     "empty parquet": ("a.parquet", b"", "cannot read"),
     "CSV by an old Macintosh": ("a.csv", "instruction,output\rHi,Yo\r", [TALK]),
+    "parquet in gzip": ("a.parquet.gz", gzip.compress(b"PAR1"), "is parquet in gzip, which is not read: unpack it"),
     "gzip damaged": ("a.jsonl.gz", gzip.compress(LINE.encode() * 9)[:15] + b"damaged" * 9, "cannot read"),
     "no gzip": ("a.jsonl.gz", LINE, "cannot read"),
     "gzip cut off": ("a.jsonl.gz", gzip.compress(LINE.encode() * 100)[:-20], "cannot read"),

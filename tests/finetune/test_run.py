@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +176,60 @@ def test_a_run_does_not_go_on_when_its_files_have_changed(changed, finished, sma
         place = 0 if changed == "held-out rows" else -1
         lines[place] = lines[place - 1 if place else 1]
         data.write_text(json.dumps(lines))
-    before = contents(tmp_path / "out")
-    capfd.readouterr()
-    assert command(*again) == 2
-    (line,) = capfd.readouterr().err.strip().splitlines()
+    line = refused(capfd, tmp_path / "out", *again)
     assert f"holds a run with other content: {changed} changed since it began" in line
-    assert contents(tmp_path / "out") == before
+
+
+def refused(capfd, output: Path, *arguments: object) -> str:
+    """The one line with which `symnoise train ARGUMENTS` refuses the run in `output`, and changes nothing there."""
+    before = contents(output)
+    capfd.readouterr()
+    assert command(*arguments) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert contents(output) == before
+    return line
+
+
+def test_a_run_does_not_go_on_with_another_commit_of_a_model_on_the_hub(small, tmp_path, monkeypatch, capfd):
+    """Of which no file is hashed."""
+    again = [*small, "--output", tmp_path, "--steps", 2]
+    for commit in ("abc", "abc", "def"):
+        of_hub = {"source": "hub", "path": None, "revision": commit}
+        monkeypatch.setattr(run, "load_model", lambda name, of_hub=of_hub: replace(load_model(name), **of_hub))
+        if commit == "abc":
+            assert command(*again) == 0
+    line = refused(capfd, tmp_path, *again)
+    assert "holds a run with other content: revision of the model changed since it began" in line
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # PEFT's, of a GPT-2
+def test_a_run_does_not_go_on_with_another_base_of_its_adapter(small, tmp_path, capfd):
+    base, adapter, out = (tmp_path / name for name in ("base", "adapter", "out"))
+    shutil.copytree(small[1], base)
+    brief = [*small[2:], "--steps", 2, "--curvature-every", 0]
+    assert command("--model", base, *brief, "--lora-rank", 2, "--output", adapter) == 0
+    again = ["--model", adapter, *brief, "--output", out]
+    assert command(*again) == 0
+    shutil.copy(out / "model.safetensors", base / "model.safetensors")
+    line = refused(capfd, out, *again)
+    assert "holds a run with other content: base of the model changed since it began" in line
+
+
+def test_a_run_does_not_go_on_with_another_number_of_processes(small, tmp_path, capfd):
+    """Its steps would have half the rows, and it would begin with rows that it has used."""
+    assert 0 not in two(killed, "in the middle of step 3", *small, "--output", tmp_path)
+    line = refused(capfd, tmp_path, *small, "--output", tmp_path)
+    assert "holds a run on 2 process(es), and this would go on with 1" in line and "start 2 process(es)" in line
+
+
+def test_a_run_that_an_earlier_version_began_is_resumed(small, two_steps, tmp_path):
+    """Which recorded neither the number of processes nor a commit."""
+    shutil.copytree(two_steps, tmp_path / "out")
+    record = tmp_path / "out" / "sources.json"
+    now = json.loads(record.read_text())
+    record.write_text(json.dumps({name: now[name] for name in ("model", "training rows", "held-out rows")}))
+    assert command(*small, "--output", tmp_path / "out", "--steps", 4) == 0
+    assert json.loads(record.read_text()) == now and now["processes"] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import copy
+import inspect
 
 import pytest
 import torch
@@ -45,6 +46,12 @@ def test_padding_changes_nothing_and_examples_do_not_meet(name: str) -> None:
             alone = loss.example(row)
             assert alone.shape[1] == int(loss.lengths[row])
             torch.testing.assert_close(alone(alone.embeddings), both[row : row + 1], rtol=1e-12, atol=0)
+
+
+def test_a_mask_that_is_none_is_all_ones() -> None:
+    model, text = tiny("llama"), {key: value for key, value in batch(rows=1).items() if key != "attention_mask"}
+    for given in (text, text | {"attention_mask": None}):
+        assert inspect.unwrap(EmbeddingLoss)(model, given).mask.tolist() == [[1] * text["input_ids"].shape[1]]
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

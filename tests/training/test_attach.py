@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,6 +131,35 @@ def test_alpha_means_the_same_where_the_model_multiplies_after_the_embedding(nam
     hook.remove()
     square = (received[0] - received[1]).square().sum((1, 2))
     assert torch.allclose(square, torch.full_like(square, 25 / 3), rtol=1e-3)  # RecurrentGemma's factor is bfloat16
+
+
+@pytest.mark.parametrize("name", ["llama", "granite"])
+def test_both_draws_of_an_independent_pair_have_alpha_as_the_first_layer_gets_it(name):
+    """Granite multiplies each side by 12: both draws are divided by it."""
+    model, inputs, received = tiny(name).train(), batch(), []
+    hook = model.base_model.layers[0].register_forward_pre_hook(lambda _, args: received.append(args[0].detach()))
+    with attach(model, Noise.named("independent-pair", 5.0)) as noise:
+        plan = noise.plan(inputs, (0, 0))
+        for side in ("first", "second", "none"):
+            with noise.using(replace(plan, side=side)):
+                model(**inputs)
+    hook.remove()
+    first, second = (noisy - received[2] for noisy in received[:2])
+    for epsilon in (first, second):
+        square = epsilon.square().sum((1, 2))
+        assert torch.allclose(square, torch.full_like(square, 25 / 3), rtol=1e-3)
+    assert not any(torch.allclose(first, sign * second, atol=1e-3) for sign in (1, -1))
+
+
+def test_the_second_side_of_an_unpaired_noise_is_the_mirror_of_its_draw():
+    """Mirroring is a property of pairs: what a single draw says of it means nothing, and dials need ±ε."""
+    inputs, sides = batch(), {}
+    for mirrored in (True, False):
+        with attach(tiny("llama"), Noise("rademacher", 5.0, mirrored=mirrored)) as noise:
+            plan = noise.plan(inputs, (0, 0))
+            sides[mirrored] = [noise.epsilon(replace(plan, side=side), 32) for side in ("first", "second")]
+    assert torch.equal(sides[False][1], -sides[False][0])
+    assert torch.equal(sides[False][0], sides[True][0])
 
 
 @pytest.mark.parametrize("boundaries", [False, True])

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from symnoise.core import generator
 from symnoise.noise import Noise
 from symnoise.training import Dials, SymNoiseTrainer, attach
-from symnoise.training.coupled import one_after_the_other, sides_apart
+from symnoise.training.coupled import one_after_the_other, sides_apart, without_dropout
 from tests.tiny import VOCABULARY, tiny
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, in_order, rows
 
@@ -129,6 +129,42 @@ def test_the_trial_leaves_nothing_behind_and_dropout_does_not_alarm_it(tmp_path)
             kept.append(run(tmp_path, model))
         assert seen == [False] * 3 * trial + [True]
     assert difference(*kept) == 0
+
+
+def test_the_processes_agree_on_their_own_device_whether_rows_are_coupled(monkeypatch):
+    """On GPUs nccl takes no tensor of the CPU; "meta" stands for a device that is not the CPU."""
+    sent = []
+
+    def reduce(tensor):
+        sent.append(tensor)
+        return torch.tensor(0.5)  # the mean of two processes, of which one found it so
+
+    monkeypatch.setattr("symnoise.training.mixin.couples_rows", lambda *_: False)
+    trainer = SimpleNamespace(
+        model=tiny("llama"), _coupled=None, is_fsdp_enabled=False, is_deepspeed_enabled=False,
+        args=SimpleNamespace(world_size=2, device=torch.device("meta")), accelerator=SimpleNamespace(reduce=reduce),
+    )  # fmt: skip
+    with attach(trainer.model.train(), NOISE) as noise:
+        batch = collate(rows()[:2])
+        plain = lambda inputs, num_items_in_batch=None: trainer.model(**inputs).loss  # noqa: E731
+        SymNoiseTrainer._doubled(trainer, plain, noise, noise.plan(batch, (0, 0)), batch, None)
+    assert [tensor.device.type for tensor in sent] == ["meta"]
+    assert trainer._coupled is True
+
+
+def test_without_dropout_the_noise_stays_on_and_modes_are_put_back():
+    """Of a model in evaluation mode but for one layer; within, only what is named is in training mode."""
+    model, batch = tiny("gpt2"), collate(rows()[:2])
+    model.transformer.h[0].train()
+    before = [part.training for part in model.modules()]
+    assert any(before) and not all(before)
+    with attach(model, NOISE) as noise, pytest.raises(KeyError), without_dropout(model, noise.model):
+        assert [name for name, part in model.named_modules() if part.training] == [""]
+        with noise.using(noise.plan(batch, (0, 0))):
+            assert torch.equal(model(**batch).logits, model(**batch).logits)
+        assert noise.fired == 2
+        raise KeyError
+    assert [part.training for part in model.modules()] == before
 
 
 def test_two_passes_give_the_mean_loss_and_the_outputs_of_the_first_side():

@@ -1,6 +1,7 @@
 """Dials: the gradient is g₀ + μE + λsO, worked out by hand from three plain gradients, wherever they are used."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -60,8 +61,9 @@ def test_clean_losses_of_several_steps():
 @pytest.mark.parametrize("mode", ["doubled", "two-pass"])
 def test_a_pair_is_the_dials_one_and_zero_bit_for_bit(tmp_path, mode):
     """Of a single draw's law, too; and its clean pass, of weight 0, is left out."""
-    kept, calls = [], []
-    for noise, dials in ((NOISE, None), (NOISE, Dials()), (Noise("rademacher", 5.0), Dials(1, 0))):
+    kept, calls, single = [], [], Noise("rademacher", 5.0)
+    settings = ((NOISE, None), (NOISE, Dials()), (single, Dials(1, 0)), (replace(single, mirrored=False), Dials(1, 0)))
+    for noise, dials in settings:
         model = tiny("llama")
         model.get_input_embeddings().register_forward_hook(lambda _, args, __: calls.append(args[0].shape[0]))
         _, gradients = run(
@@ -71,8 +73,8 @@ def test_a_pair_is_the_dials_one_and_zero_bit_for_bit(tmp_path, mode):
     for other in kept[1:]:
         for one, two in zip(kept[0], other, strict=True):
             assert all(torch.equal(one[name], two[name]) for name in one)
-    trial = 3 * 16 if mode == "doubled" else 0  # whether a loss couples rows is tried once per run
-    assert sum(calls) == 3 * 2 * 2 * 8 + trial  # runs × steps × sides × rows
+    trial = 4 * 16 if mode == "doubled" else 0  # whether a loss couples rows is tried once per run
+    assert sum(calls) == 4 * 2 * 2 * 8 + trial  # runs × steps × sides × rows
 
 
 def test_one_and_one_is_a_single_draw_whose_sign_is_drawn(tmp_path):

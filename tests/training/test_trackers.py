@@ -1,5 +1,8 @@
 """The trackers log what they say, and change nothing about the run."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -125,32 +128,40 @@ def test_curvature_of_the_probe_batch(tmp_path):
     assert set(logged(trainer, "curvature/seconds")) == {0, 2}
 
 
-def test_a_resumed_run_goes_on_from_the_curvature_at_the_start(tmp_path):
+def saving(folder, callbacks, *, steps=4, every=2):
+    """A Trainer without noise that saves in `folder` every `every` steps."""
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=2, max_steps=steps, save_steps=every, **PLAIN_SGD
+    )
+    return in_order(
+        SymNoiseTrainer(
+            model=tiny("llama"), args=arguments, train_dataset=rows(), data_collator=collate, noise=None,
+            callbacks=callbacks,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_resumed_run_goes_on_from_the_start_in_its_checkpoint(tmp_path, elsewhere):
+    """From the newest checkpoint in its own folder; or from another folder's, which is not where it saves."""
     batch, runs = collate(rows((6, 8), seed=5)), []
     for resumed in (False, True):
-        if resumed:
-            (tmp_path / "checkpoint-4").rename(tmp_path / "whole")
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=4, save_steps=2, **PLAIN_SGD
-        )
-        trainer = SymNoiseTrainer(
-            model=tiny("llama"), args=arguments, train_dataset=rows(), data_collator=collate, noise=None,
-            callbacks=[CurvatureTracker(batch, every=2)],
-        )  # fmt: skip
-        in_order(trainer).train(resume_from_checkpoint=resumed)
-        runs.append(logged(trainer, "curvature/change"))
-    assert runs[1] == pytest.approx(runs[0], rel=1e-5) and runs[0][4] != 0
+        place, whence = tmp_path / "run", resumed
+        if resumed and elsewhere:
+            place, whence = tmp_path / "other", str(place / "checkpoint-2")
+        elif resumed:
+            (place / "checkpoint-4").rename(tmp_path / "whole")
+        trainer = saving(place, [CurvatureTracker(batch, every=2), NormTracker(2)])
+        trainer.train(resume_from_checkpoint=whence)
+        runs.append([logged(trainer, key) for key in ("curvature/change", "embedding_norm/used_rows")])
+    (changes, used), (changes_again, used_again) = runs
+    assert changes_again == pytest.approx(changes, rel=1e-5) and changes[4] != 0
+    assert used_again == used and used[4] > used[2]
 
 
 def test_a_resumed_run_does_not_mix_the_curvature_of_two_batches(tmp_path):
     for seed in (5, 6):
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=seed - 3, save_steps=2, **PLAIN_SGD
-        )
-        trainer = SymNoiseTrainer(
-            model=tiny("llama"), args=arguments, train_dataset=rows(), data_collator=collate, noise=None,
-            callbacks=[CurvatureTracker(collate(rows((6, 8), seed=seed)), every=2)],
-        )  # fmt: skip
+        trainer = saving(tmp_path, [CurvatureTracker(collate(rows((6, 8), seed=seed)), every=2)], steps=seed - 3)
         if seed == 5:
             trainer.train()
         else:
@@ -158,15 +169,34 @@ def test_a_resumed_run_does_not_mix_the_curvature_of_two_batches(tmp_path):
                 trainer.train(resume_from_checkpoint=True)
 
 
-def test_curvature_keeps_to_its_budget(tmp_path, monkeypatch):
-    clock = iter(range(0, 1000, 10))  # each measurement takes 10 s
-    monkeypatch.setattr(trackers.time, "perf_counter", lambda: next(clock))
+@pytest.fixture
+def ten_seconds(monkeypatch):
+    """Each measurement of curvature takes 10 s, by the clock of the trackers alone."""
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(trackers, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     exact = Estimate.exact(torch.ones(2))
     monkeypatch.setattr(DynamicTrace, "measure", lambda self, loss: TraceChange(exact, exact, exact))
-    tracker = CurvatureTracker(collate(rows((6, 8))), every=1, budget=25.0)
-    with pytest.warns(UserWarning, match="ends at step 2: its 25.0 s are spent"):
-        trainer = train(tmp_path, [tracker], steps=4)
-    assert set(logged(trainer, "curvature/trace")) == {0, 1}
+
+
+@pytest.mark.usefixtures("ten_seconds")
+def test_curvature_keeps_to_its_budget_in_every_run_of_a_trainer(tmp_path):
+    trainer = saving(tmp_path, [CurvatureTracker(collate(rows((6, 8))), every=1, budget=25.0)], every=100)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="ends at step 2: its 25.0 s are spent"):
+            trainer.train()
+        assert set(logged(trainer, "curvature/trace")) == {0, 1}
+
+
+@pytest.mark.usefixtures("ten_seconds")
+def test_curvature_keeps_to_its_budget_in_a_run_that_is_resumed(tmp_path):
+    """Of 45 s, 20 are spent before it is resumed after step 1; once it is spent, nothing more is measured."""
+    for steps, measured in ((1, {0, 1}), (5, {0, 1, 2, 3}), (6, {0, 1, 2, 3})):
+        trainer = saving(
+            tmp_path, [CurvatureTracker(collate(rows((6, 8))), every=1, budget=45.0)], steps=steps, every=1
+        )
+        with pytest.warns(UserWarning, match="its 45.0 s are spent") if steps > 1 else nullcontext():
+            trainer.train(resume_from_checkpoint=steps > 1)
+        assert set(logged(trainer, "curvature/trace")) == measured
 
 
 def test_watching_changes_nothing(tmp_path):

@@ -22,6 +22,11 @@ def products(loss: Loss, matrix: str = "hessian") -> HessianProducts | GaussNewt
         assert isinstance(loss, EmbeddingLoss)
         require_repeatable(loss, loss.mean_over_tokens(loss.token_losses()))
         return GaussNewtonProducts(loss)
+    return hessian_products(loss)
+
+
+def hessian_products(loss: Loss) -> HessianProducts:
+    """v ↦ Hv of a loss that is finite and deterministic, with ℓ(X) and ∇ℓ(X); raises `InputError` otherwise."""
     product = HessianProducts(loss)
     require_repeatable(loss, product.values)
     return product
