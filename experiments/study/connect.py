@@ -96,11 +96,10 @@ class _Gathered:
 
     def note(self, record: dict[str, Any]) -> None:
         """What a record was made with, as far as it says so."""
-        if versions := record.get("versions"):
-            self.versions.add(versions["symnoise"])
-            self.made_with["torch"].add(versions["torch"])
-        for name in ("commit", "processor"):
-            if value := record.get(name):
+        versions = record.get("versions", {})
+        self.versions |= {versions["symnoise"]} if "symnoise" in versions else set()
+        for name in MADE_WITH:
+            if value := versions.get(name, record.get(name)):
                 self.made_with[name].add(value)
 
     def _asked_of(self, place: Path) -> list[dict[str, Any]]:
