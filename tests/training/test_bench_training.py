@@ -19,7 +19,7 @@ def test_the_bench_runs(tmp_path, monkeypatch, capsys):
     assert frame.at[bench.PLAIN, "time_ratio"] == frame.at[bench.NEFTUNE, "neftune_ratio"] == 1
     assert frame.at[bench.TWO_PASS, "memory_ratio"] == pytest.approx(1.05)
     assert (frame[["step_seconds", "gradient_ratio"]] > 0).all(axis=None)
-    assert frame.at[bench.UNPAIRED, "noise_ms"] > 0
+    assert frame.at[bench.UNPAIRED, "noise_ms"] != 0  # a difference of timings, whose sign a busy machine may turn
     plain_ms = 1e3 * frame.at[bench.PLAIN, "step_seconds"]
     assert frame.at[bench.UNPAIRED, "noise_share"] == pytest.approx(frame.at[bench.UNPAIRED, "noise_ms"] / plain_ms)
     assert capsys.readouterr().out.count("at most") == len(bench.LIMITS)
