@@ -30,6 +30,8 @@ def check(settings: TrainSettings) -> None:
     for key in ("learning_rate", "epochs"):
         if not (math.isfinite(getattr(settings, key)) and getattr(settings, key) > 0):
             raise InputError(f"{key} must be a finite number larger than 0; got {getattr(settings, key)}")
+    if not 0 <= settings.seed < 2**32:  # what NumPy takes, which Transformers seeds
+        raise InputError(f"seed must be from 0 to {2**32 - 1}; got {settings.seed}")
     objective(settings.make_noise(), settings.make_dials())
     settings.noise_options()
 

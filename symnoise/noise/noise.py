@@ -121,10 +121,14 @@ class Noise:
         return cls(setting[0], alpha, *setting[1:]) if setting else None
 
     @property
+    def independent(self) -> bool:
+        """Whether the second side is an independent draw and not −ε; mirroring means nothing for a single draw."""
+        return self.paired and not self.mirrored
+
+    @property
     def name(self) -> str:
         """The command-line name, or a description if this combination has none."""
-        mirrored = self.mirrored or not self.paired  # mirroring means nothing for a single draw
-        setting = (self.law, self.calibrated or self.law == "uniform", self.paired, mirrored)
+        setting = (self.law, self.calibrated or self.law == "uniform", self.paired, not self.independent)
         for name, known in noise_names().items():
             if known == setting:
                 return name
@@ -133,7 +137,7 @@ class Noise:
                 self.law,
                 *["raw"] * (not setting[1]),
                 *["pair"] * self.paired,
-                *["independent"] * (not mirrored),
+                *["independent"] * self.independent,
             ]
         )
 
@@ -211,7 +215,7 @@ class Noise:
         *,
         generator: torch.Generator,
     ) -> tuple[Float[Tensor, "batch token dim"], Float[Tensor, "batch token dim"]]:
-        """Draw the two sides of a pair: (ε, −ε) if mirrored, else two independent draws.
+        """Draw the two sides of a pair: (ε, −ε), or two independent draws if the noise is `independent`.
 
         Args:
             embeddings: (batch, token, dim); only shape, dtype and device matter.
@@ -225,7 +229,7 @@ class Noise:
             InputError: For a row without a real token.
         """
         first = self.sample(embeddings, mask, generator=generator)
-        return first, -first if self.mirrored else self.sample(embeddings, mask, generator=generator)
+        return first, self.sample(embeddings, mask, generator=generator) if self.independent else -first
 
     def moments(self, length: int, dim: int) -> Moments:
         """Closed-form moments of one draw over n = length·dim coordinates.

@@ -217,7 +217,7 @@ class Attached:
         first = one()
         if plan.side in ("single", "first"):
             return first.to(dtype)
-        second = one() if noise.paired and not noise.mirrored else -first
+        second = one() if noise.independent else -first
         return (second if plan.side == "second" else join_sides(first, second, plan.side)).to(dtype)
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

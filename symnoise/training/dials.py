@@ -106,7 +106,7 @@ def objective(noise: Noise | None, dials: Dials | None) -> Dials | None:
         return Dials() if noise is not None and noise.paired and noise.mirrored else None
     if noise is None:
         raise InputError("dials weigh the two sides of a noise; give a noise as well, such as symnoise")
-    if noise.paired and not noise.mirrored:
+    if noise.independent:
         raise InputError(f"dials need one draw and its mirror image, and {noise.name} makes two draws; use symnoise")
     return dials
 
