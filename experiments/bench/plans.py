@@ -76,7 +76,7 @@ def measure(row: Row) -> Row:
 
 def planned(config: Any, method: str, speed: Speed, limit: int) -> Plan:
     """The plan of one method for the batch and probes of a row."""
-    found = plans(config, Task(ROWS, ROWS, TOKENS, PROBES, 0, torch.float32), speed, limit, card=False)
+    found = plans(config, Task(ROWS, ROWS, TOKENS, PROBES, torch.float32), speed, limit, card=False)
     (plan,) = (one for one in found if one.name == METHODS[method])
     return plan
 

@@ -89,7 +89,7 @@ def advise(
             write_atomically(figure, partial(draw(found).savefig, dpi=_DPI))
     seconds = time.perf_counter() - started
     facts = {"model": loaded.name, "data": data, "examples": examples, **settings, **left_out(because)}
-    write(json, facts | _result(found) | {"seconds": seconds})
+    write(json, facts | _result(found) | {"seconds": seconds}, loaded)
     batch_records.remove()
     _print(f"{loaded.name} on {data}: {examples} rows", found, _cost(len(rows), draws, seconds))
 
@@ -113,8 +113,7 @@ def _measure(
         if j not in curves:
             loss = EmbeddingLoss(loaded.model, inputs[j], range(j * _BATCH, (j + 1) * _BATCH))
             curves[j] = measure_rows(loss, settings["draws"], settings["seed"])
-    trained = loaded.model.requires_grad_(True)
-    budgets = variance_budget(trained, inputs, ALPHAS, None, _GRADIENT_DRAWS, settings["seed"], gradients)
+    budgets = variance_budget(loaded.model, inputs, ALPHAS, None, _GRADIENT_DRAWS, settings["seed"], gradients)
     return [curves[j] for j in range(len(texts))], budgets
 
 

@@ -70,7 +70,7 @@ def budget(
         if len(kept):
             console.print(f"symnoise: {len(kept)} of {batches} batches are done by an earlier run", **PLAIN)
         inputs = [collate(text, loaded.tokenizer) for text in texts]
-        found = variance_budget(loaded.model.requires_grad_(True), inputs, strengths, law, draws, seed, kept)
+        found = variance_budget(loaded.model, inputs, strengths, law, draws, seed, kept)
     signal = found[0].signal
     show(
         f"{loaded.name} on {data}: {batches} batches of {batch} rows, {draws} draws of {noise} noise",
@@ -80,7 +80,7 @@ def budget(
     )
     draw(figure, "variance_budget", found)
     facts = {"model": loaded.name, "data": data, "batch": batch, "batches": batches, "max_length": max_length}
-    write(json, facts | settings | left_out(because) | {"rows": [_plain(one) for one in found]})
+    write(json, facts | settings | left_out(because) | {"rows": [_plain(one) for one in found]}, loaded)
     records.remove()
 
 

@@ -82,7 +82,7 @@ def curvature(
             console=console,
         )
         result = _result(text, found, options) | {"processes": us.num_processes, "resumed_examples": resumed}
-        agreed(lambda: write(json, result) if us.is_main_process else None)
+        agreed(lambda: write(json, result, text.model) if us.is_main_process else None)
         records.remove()
     if us.is_main_process:
         _print(result)

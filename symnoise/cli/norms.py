@@ -55,4 +55,5 @@ def norms(
     )
     draw(figure, "layer_growth", growth)
     facts = text.facts() | {"noise": noise, "alpha": alpha, "draws": draws}
-    write(json, facts | {"seed": seed, "embeddings": embeddings, "layers": layers, "per_token": tokens})
+    facts |= {"seed": seed, "embeddings": embeddings, "layers": layers, "per_token": tokens}
+    write(json, facts, text.model)

@@ -39,7 +39,7 @@ def plan(
     positive("--probes", count)
     if max_length < 2:
         raise InputError("--max-length must be 2 or more: nothing can be predicted in one token")
-    task = Task(examples, batch, max_length, count, 0, dtype_named(dtype))
+    task = Task(examples, batch, max_length, count, dtype_named(dtype))
     card = None if gpu is None else _bytes(gpu)
     config = load_config(model)
     speed = _speed(flops, bandwidth, task.dtype)

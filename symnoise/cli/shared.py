@@ -22,6 +22,7 @@ from symnoise.core import (
     folder_for,
     one_run_at_a_time,
     progress_shown,
+    provenance,
     retained_heap,
     unknown,
     unwritable,
@@ -37,19 +38,27 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch
 
 @dataclass(frozen=True)
 class Text:
-    """A model, and rows of data as its token ids; the layer at which its losses are taken."""
+    """A model, and rows of data as at most `max_length` of its token ids each; the layer at which losses are taken."""
 
     model: LoadedModel
     data: Data
     rows: list[dict[str, list[int]]]
+    max_length: int
     layer: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def facts(self) -> dict[str, Any]:
-        """The source in a result: names, and counts of the rows skipped before the last one, by reason."""
-        return {"model": self.model.name, "data": self.data.name, **left_out(self.data.left_out)}
+        """The source in a result: names, how they were read, and counts by reason of rows skipped before the last."""
+        return {
+            "model": self.model.name,
+            "data": self.data.name,
+            "max_length": self.max_length,
+            "dtype": str(self.model.model.dtype).removeprefix("torch."),
+            "device": str(self.model.model.device),
+            **left_out(self.data.left_out),
+        }
 
     def loss(self, ids: range) -> EmbeddingLoss:
         """The loss of some rows; probes are keyed by row number."""
@@ -82,7 +91,7 @@ def load(
         set_chat_template(loaded.tokenizer, chat_template)
     fits = fitting(chain(first, given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)
     chosen = list(islice(fits, examples))
-    return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen], layer)
+    return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen], max_length, layer)
 
 
 def kept_facts(model: LoadedModel, json: Path | None) -> dict[str, Any]:
@@ -179,9 +188,11 @@ def one_run(json: Path) -> AbstractContextManager[None]:
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
-def write(path: Path | None, result: dict[str, Any]) -> None:
+def write(path: Path | None, result: dict[str, Any], model: LoadedModel | None = None) -> None:
+    """The result as JSON, with the versions it was made by and the SHA-256 of the model's weights."""
     if path is not None:
-        write_json(path, result)
+        weights = {} if model is None else {"weights": model.provenance()}
+        write_json(path, result | weights | provenance())
 
 
 def draw(path: Path | None, name: str, *found: Any) -> None:

@@ -57,7 +57,7 @@ def smooth(
     )
     draw(figure, "smoothed_curvature", smoothed, None, strengths)
     facts = text.facts() | {"noise": noise, "draws": draws, "seed": seed}
-    write(json, facts | {"hessian_trace": hessian, "rows": rows})
+    write(json, facts | {"hessian_trace": hessian, "rows": rows}, text.model)
 
 
 _UNITS = {"example": "examples (texts like these)", "draw": "draws (this text alone)"}

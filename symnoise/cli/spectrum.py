@@ -59,4 +59,4 @@ def spectrum(
     facts = text.facts() | {"which": which, "count": count, "seed": seed}
     if density:
         facts |= {"steps": steps, "probes": probes}
-    write(json, facts | {"per_example": examples})
+    write(json, facts | {"per_example": examples}, text.model)

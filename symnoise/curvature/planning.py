@@ -84,30 +84,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be measured: `examples` rows of `tokens` tokens in batches of `batch`, with `probes` probes each after
-    a pilot of `pilot` probes."""
+    """What is to be measured: `examples` rows of `tokens` tokens in batches of `batch`, with `probes` probes each."""
 
     examples: int
     batch: int
     tokens: int
     probes: int
-    pilot: int
     dtype: torch.dtype
-
-    @property
-    def stages(self) -> int:
-        """Pilot and measurement, or the measurement alone."""
-        return 2 if self.pilot else 1
-
-    @property
-    def all_probes(self) -> int:
-        """Probes per example, with those of the pilot."""
-        return self.probes + self.pilot
-
-    @property
-    def chunk(self) -> int:
-        """Probes that are drawn together: as many as the pilot has, or all."""
-        return self.pilot or self.probes
 
 
 def probes_for(rtol: float, examples: int) -> int:
@@ -170,12 +153,11 @@ def plans(config: Any, task: Task, speed: Speed, memory: int, *, card: bool) -> 
             seconds = speed.seconds(taylor_pass(size, groups))
         except UnsupportedOperation as error:
             return Plan(name, obstacle=str(error))
-        count = task.all_probes // task.chunk * len(parts)
-        seconds = task.stages * (forward + link) + count * (seconds + link)
+        seconds = forward + link + len(parts) * (seconds + link)
         return plan(name, held + memory_estimate(loss, size, groups), seconds, size)
 
     setup, product = _at_full_depth(config, task, simulated.products)
-    each = task.stages * (forward + speed.seconds(setup)) + task.all_probes * speed.seconds(product)
+    each = forward + speed.seconds(setup) + task.probes * speed.seconds(product)
     return [
         by_taylor("Taylor mode", weights, 0.0),
         by_taylor("Taylor mode, streamed", resident, reading),
@@ -198,9 +180,9 @@ def _loss(model: Any, task: Task) -> OutlineLoss:
 
 
 def _passes(loss: OutlineLoss, task: Task, limit: int) -> list[tuple[slice, slice]]:
-    """How one chunk of probes is split so that each pass takes at most `limit` bytes, if it can be."""
-    groups = Sampler(task.chunk, 0, "rademacher", None).groups
-    return passes(task.chunk, groups, chunk_size(loss, task.chunk, groups, limit, None))
+    """How the probes are split so that each pass takes at most `limit` bytes, if it can be."""
+    groups = Sampler(task.probes, 0, "rademacher", None).groups
+    return passes(task.probes, groups, chunk_size(loss, task.probes, groups, limit, None))
 
 
 def _at_full_depth(config: Any, task: Task, costs: Callable[[OutlineLoss], tuple[Work, ...]]) -> list[Work]:

@@ -30,7 +30,11 @@ def base_of(path: Path) -> str:
 
 
 def merged(model: Any, path: Path) -> Any:
-    """`model` with the adapter in `path` merged into its weights; `InputError` where the two do not fit together."""
+    """`model` with the adapter in `path` merged into its weights, of which those are trainable that were before.
+
+    `InputError` where the two do not fit together.
+    """
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     try:
         from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
@@ -43,8 +47,11 @@ def merged(model: Any, path: Path) -> Any:
         with safe_open(str(path / _WEIGHTS), framework="pt") as held:
             if set(held.keys()) != set(get_peft_model_state_dict(adapted)):  # PEFT loads what it can
                 raise InputError(f"the adapter in {path} does not fit its base model: they differ in what is adapted")
-        return adapted.merge_and_unload(safe_merge=True)
+        whole = adapted.merge_and_unload(safe_merge=True)
     except InputError:
         raise
     except Exception as error:  # shapes, names, files: each in an exception of its own
         raise InputError(f"the adapter in {path} does not fit its base model: {reason(error)}") from error
+    for name, parameter in whole.named_parameters():  # PEFT freezes them all
+        parameter.requires_grad_(name in trainable)
+    return whole

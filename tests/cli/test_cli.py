@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification
 import symnoise
 from symnoise import trace
 from symnoise.cli.shared import load
-from symnoise.models import bundled
+from symnoise.models import bundled, load_model
 from tests.command import call
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -124,6 +124,8 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(monkeypatch, home, tm
     )
     assert (without["left_out"], without["left_out_because"]) == (0, {})
     assert (found["left_out"], found["left_out_because"]) == (1, {"its reply is cut off entirely at 40 tokens": 1})
+    assert [found[name] for name in ("max_length", "dtype", "device")] == [40, "float32", "cpu"]
+    assert found["weights"] == load_model(home / "model").provenance() and found["versions"]["torch"]
     cost = {"data", "left_out", "left_out_because", "seconds", "forward_seconds", "forwards_per_probe", "peak_rss_mib"}
     assert {key: found[key] for key in found if key not in cost} == {
         key: without[key] for key in without if key not in cost

@@ -206,6 +206,7 @@ def test_an_adapter_is_loaded_into_the_model_that_it_names(folder, tmp_path):
     assert float((wanted - tiny("llama")(IDS).logits).detach().abs().max()) > 0.1
     torch.testing.assert_close(loaded.model(IDS).logits, wanted, rtol=0, atol=1e-5)
     assert (loaded.source, type(loaded.model).__name__) == ("folder", "LlamaForCausalLM")
+    assert all(parameter.requires_grad for parameter in loaded.model.parameters())  # it can be trained further
     assert loaded.tokenizer("Hi").input_ids == tiny_tokenizer()("Hi").input_ids
     record = loaded.provenance()
     assert list(record["sha256"]) == ["adapter_model.safetensors"] and list(record["base"]["sha256"]) == [
