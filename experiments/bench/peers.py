@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.bench.process import ROWS, SCORED, Clock, Kept, Row, batch, device, measured, model_of, seconds
+from experiments.bench.process import ON_GPU, ROWS, SCORED, Clock, Kept, Row, batch, measured, model_of, seconds
 from result_schema.bench import OWN, PRODUCTS, TAYLOR, TAYLOR_BFLOAT16, TWO_LEVELS
 from symnoise.core import InputError, generator
 from symnoise.curvature import HessianProducts, inner, random_probes
@@ -34,7 +34,6 @@ from symnoise.models import EmbeddingLoss
 
 TARGET = 0.05  # standard error over |mean trace|
 REPEATS, REPEATS_OF_MANY = 5, 8  # of calls with a few probes; with many, twice each example
-ON_GPU = device().type == "cuda"
 MANY, TOGETHER = 64, ROWS if ON_GPU else 1  # probes and examples of a pass of Taylor mode
 _AS_ONE = MANY * TOGETHER // ROWS  # probes of the batch that cost as much
 COLUMNS = 16 if ON_GPU else 4  # probes of a call of the peers that take several

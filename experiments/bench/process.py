@@ -27,13 +27,10 @@ from symnoise.core import InputError, generator, provenance, retained_heap, writ
 from symnoise.models import EmbeddingLoss, load_model
 
 ROWS, TOKENS, SCORED = 4, 128, 48
+ON_GPU = torch.cuda.is_available()  # then everything is measured there
+DEVICE = "cuda" if ON_GPU else "cpu"
 Row = dict[str, Any]
 Call = Callable[[], Any]
-
-
-def device() -> torch.device:
-    """Where rows are measured: on a GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def model_of(row: Row) -> Any:
@@ -43,9 +40,9 @@ def model_of(row: Row) -> Any:
 
         sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
         with torch.random.fork_rng(devices=[]):
-            model = LlamaForCausalLM(LlamaConfig(vocab_size=99, num_key_value_heads=2, **sizes)).eval().to(device())
+            model = LlamaForCausalLM(LlamaConfig(vocab_size=99, num_key_value_heads=2, **sizes)).eval().to(DEVICE)
     else:
-        model = load_model("smollm2", device=str(device())).model
+        model = load_model("smollm2", device=DEVICE).model
     if "depth" in row:
         model.model.layers = model.model.layers[: row["depth"]]
         model.config.num_hidden_layers = len(model.model.layers)
@@ -70,7 +67,7 @@ def seconds(work: Call) -> float:
 
 
 def _wait() -> None:
-    if torch.cuda.is_available():
+    if ON_GPU:
         torch.cuda.synchronize()
 
 
@@ -125,7 +122,7 @@ def measured(retained: bool, forward: Call) -> Iterator[Row]:
 
 def _start_of_peak() -> float:
     """What is held now, KiB; the peak starts again from there, so that loading does not count."""
-    if torch.cuda.is_available():
+    if ON_GPU:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 1024
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -134,7 +131,7 @@ def _start_of_peak() -> float:
 
 def _peak() -> float:
     """The most that was held since `_start_of_peak`, KiB."""
-    return torch.cuda.max_memory_allocated() / 1024 if torch.cuda.is_available() else _status("VmHWM")
+    return torch.cuda.max_memory_allocated() / 1024 if ON_GPU else _status("VmHWM")
 
 
 def _status(field: str) -> int:
@@ -210,7 +207,7 @@ def measured_here(part: str, row: Row) -> Row:
 
 def in_process(part: str, row: Row) -> Row:
     """`measured_here` in a process of its own, unless there is a GPU; what it says on failure is passed on."""
-    if torch.cuda.is_available():
+    if ON_GPU:
         gc.collect()  # the models of the row before
         return measured_here(part, row)
     command = [sys.executable, "-m", "experiments.bench.process", part, json.dumps(row)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from experiments.bench.process import Clock, Kept, Row, batch, device, measured, model_of, seconds
+from experiments.bench.process import DEVICE, Clock, Kept, Row, batch, measured, model_of, seconds
 from symnoise.curvature import HessianProducts, random_probes
 from symnoise.curvature.taylor import taylor_quadratics
 from symnoise.models import EmbeddingLoss
@@ -111,7 +111,7 @@ class Family:
         layers = self.layers // 2 if smoke else self.layers
         config = AutoConfig.for_model(kind, hidden_size=width, num_hidden_layers=layers, **special, **sizes)
         with torch.random.fork_rng(devices=[]):
-            return AutoModelForCausalLM.from_config(config).eval().to(device())
+            return AutoModelForCausalLM.from_config(config).eval().to(DEVICE)
 
 
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}

@@ -28,7 +28,7 @@ from experiments.bench import growth as bench_growth
 from experiments.bench import peers as bench_peers
 from experiments.bench import plans as bench_plans
 from experiments.bench import ratios as bench_ratios
-from experiments.bench.process import ROWS, SCORED, TOKENS, Kept, device
+from experiments.bench.process import ON_GPU, ROWS, SCORED, TOKENS, Kept
 from experiments.study.results import processor
 from result_schema.bench import OWN
 from symnoise.core import unknown
@@ -41,7 +41,7 @@ def main(
 ) -> None:
     """Run the parts and print their tables."""
     console = Console(width=100)
-    if device().type == "cuda":
+    if ON_GPU:
         output = output / "gpu"  # a reader of the tables compares with a processor's
     if smoke:
         output = output / "smoke"  # its points must not be taken for SmolLM2's
@@ -134,7 +134,7 @@ def growth(smoke: bool, say: Callable[[str], None], output: Path, console: Conso
 
 def plans(smoke: bool, say: Callable[[str], None], output: Path, console: Console) -> None:
     """plans.csv; nothing on a GPU, since the processor is planned for and measured."""
-    if device().type == "cuda":
+    if ON_GPU:
         console.print(
             "plans: left out, since they are of the processor; hide the GPU (CUDA_VISIBLE_DEVICES=) to have them"
         )
@@ -157,7 +157,7 @@ def plans(smoke: bool, say: Callable[[str], None], output: Path, console: Consol
 def _title(what: str, smoke: bool, *, sized: bool = True) -> str:
     model = "a tiny random Llama (smoke run)" if smoke else "SmolLM2"
     size = f"B = {ROWS}, L = {TOKENS}, " if sized else ""
-    where = processor() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    where = processor() if ON_GPU else f"{torch.get_num_threads()} threads"
     return f"{what}\n{model}, float32, {size}{SCORED} scored tokens; {where}"
 
 
