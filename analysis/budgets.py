@@ -105,7 +105,7 @@ def caption(points: pd.DataFrame) -> str:
     whole = points.iloc[0]
     return (
         "Above, ρ, the variance of the gradient’s odd part in ε, which a mirrored pair removes, over that of batches: "
-        "a pair acts like a batch larger by at most 1 + ρ, and costs as much as one twice as large (dashed). At "
+        "a pair acts like a batch at most 1 + ρ times as large, and costs as much as one twice as large (dashed). At "
         "α = 5, 10, 15, "
         f"ρ is {listed(said)}. Below, the even part along the batch’s gradient: −0.1 means a step of gradient descent "
         f"smaller by a tenth along it; AdamW divides such a factor out. {whole.batches} batches of training rows, "

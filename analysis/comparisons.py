@@ -21,12 +21,12 @@ REGIMES = {
     "transfer-dolly": ("The same, fine-tuned on Dolly", "rademacher"),
     "transfer-open-platypus": ("The same, on a stand-in for OpenPlatypus", "rademacher"),
     "transfer-evol-instruct": ("The same, on Evol-Instruct", "rademacher"),
-    "transfer-longer": ("The model of `transfer`, pretrained anew, for twice as many steps", "rademacher"),
+    "transfer-longer": ("The model of `transfer`, pretrained again, for twice as many steps", "rademacher"),
     "transfer-replies": ("The model of `transfer-longer`, on rows of up to 192 tokens, not 128", "uniform"),
     "mirror": ("Small Llama pretrained on rows like those that it is fine-tuned on", "rademacher"),
     "dials": ("The first seeds of the same, by parts", "dials-1-1"),
     "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),
-    "micro": ("Small Llama with smaller embeddings, so that noise is larger beside them", "uniform"),
+    "micro": ("Small Llama with smaller embeddings, so that noise is larger relative to them", "uniform"),
     "micro-one-pass": ("The same model, rows seen once", "uniform"),
     "smollm2-mirror": ("SmolLM2 on Alpaca", "uniform"),
     "smollm2-dolly": ("The same, on Dolly", "uniform"),
@@ -120,6 +120,15 @@ def signs(found: Mapping[str, Rows], measure: str) -> str:
         ((word, own),) = said.items()
         return f"{word}{ {1: '', 2: ' in both'}.get(len(own), f' in all {len(own)}') }"
     return ", ".join(f"{word} in {listed(own)}" for word, own in said.items())
+
+
+def clear_signs(found: Mapping[str, Rows], measure: str) -> str:
+    """`higher in a, no clear difference in 5 others`: `signs` that counts what is not clear."""
+    unclear = [name for name, rows in found.items() if direction(rows[measure]) == UNCLEAR]
+    if len(unclear) in (0, len(found)):
+        return signs(found, measure)
+    clear = {name: rows for name, rows in found.items() if name not in unclear} | {"": {}}  # so that all are named
+    return f"{signs(clear, measure)}, {UNCLEAR} in {len(unclear)} others"
 
 
 def by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:

@@ -177,8 +177,8 @@ def _by_ratio(found: list[Slope]) -> str:
         lines.append(f"| {' | '.join(cells)} | {SYMBOLS[said.verdict]} {said.measured} ({said.interval}) |")
     rank = number(rank_correlation(found), 2)
     head = (
-        "## V1 in the order of r\n\nHow much of a pair’s excess loss the Hessian explains (1: all of it), by the r of "
-        "the table above, which is of other rows. "
+        "## V1 in the order of r\n\nSlope of a pair’s excess loss on its second-order term (1: the Hessian describes "
+        "it), by the r of the table above, which is of other rows. "
         f"Over these {len(found)} points, of which those of one model depend on each other, the rank correlation of "
         f"the two is {rank}."
     )

@@ -20,6 +20,7 @@ from analysis.comparisons import (
     at_end,
     by_training,
     by_two,
+    clear_signs,
     direction,
     distinct,
     every,
@@ -32,7 +33,7 @@ from analysis.comparisons import (
     without_noise,
 )
 from analysis.family_ledgers import MAIN, Slope
-from analysis.length import WORDS
+from analysis.length import WORDS, is_named
 from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
 from result_schema.measures import ENDING, ENDS
@@ -308,10 +309,12 @@ def _ends(found: Mapping[str, StudyResults | None]) -> Finding | None:
     said = []
     for name, study in distinct(found).items():
         pairs = [(REGIMES[name][1], "none"), ("symnoise", "none"), *MIRRORED]
-        if part := side_by_side(study, pairs, ENDING):
-            for own, pair in zip(rows.values(), pairs, strict=True):
-                own[name] = at_end(study, *pair)
-            said.append(f"Study `{name}`: {part[ENDING]} nats.")
+        measured = {kind: at_end(study, *pair) for kind, pair in zip(rows, pairs, strict=True)}
+        for kind in (there := [kind for kind, own in measured.items() if ENDING in own]):
+            rows[kind][name] = measured[kind]
+        if there:
+            changes = [f"{kind} {with_interval(measured[kind][ENDING])}" for kind in there]
+            said.append(f"Study `{name}`: {', '.join(changes)} nats.")
     if not said:
         return None
     answer = "; ".join(f"by {kind} {signs(own, ENDING)}" for kind, own in rows.items())
@@ -328,11 +331,14 @@ LONG = 256  # tokens of a reply; in studies with fewer, most replies are cut off
 def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """How long replies are, in studies that let them have `LONG` tokens or more."""
     rows: dict[str, dict[str, dict[str, Rows]]] = {measure: {} for measure in LENGTHS}  # -> kind -> study -> rows
+    cut_off: dict[str, dict[str, Rows]] = {measure: {} for measure in LENGTHS}  # of one draw -> study -> rows
     said = []
     for name, study in distinct(found).items():
         kinds = {"one draw": (REGIMES[name][1], "none"), "SymNoise": ("symnoise", "none"), "the mirror": MIRRORED[0]}
         limit = (study.facts.get("settings") or {}).get("generating", {}).get("max_new_tokens", 0)
         for measure, own in rows.items():
+            if limit < LONG and measure in (draw := at_end(study, *kinds["one draw"])):
+                cut_off[measure][name] = draw
             if limit >= LONG and (part := side_by_side(study, kinds.values(), measure)):
                 for kind, pair in kinds.items():
                     own.setdefault(kind, {})[name] = at_end(study, *pair)
@@ -344,14 +350,16 @@ def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
                 )
     if not said:
         return None
-    named = zip(("without a repetition penalty", "with one of 1.2"), rows.items(), strict=True)
+    named = dict(zip(LENGTHS, ("without a repetition penalty", "with one of 1.2"), strict=True))
     told = [
-        f"{how}, by {', '.join(f'{kind} {signs(studies, measure)}' for kind, studies in own.items())}"
-        for how, (measure, own) in named
+        f"{named[measure]}, by {', '.join(f'{kind} {signs(studies, measure)}' for kind, studies in own.items())}"
+        for measure, own in rows.items()
         if own
     ]
+    sooner = [f"{named[measure]} {clear_signs(own, measure)}" for measure, own in cut_off.items() if own]
+    also = f" Where they are cut off before {LONG} tokens, by one draw {', '.join(sooner)}." if sooner else ""
     lead = "Δ tokens in a reply: one draw and SymNoise minus no noise, SymNoise minus two draws:"
-    return Finding("Are replies longer?", f"Number of tokens, {'; '.join(told)}.", tuple(said), lead)
+    return Finding("Are replies longer?", f"Number of tokens, {'; '.join(told)}.{also}", tuple(said), lead)
 
 
 def _neighbours(study: StudyResults) -> str:
@@ -400,10 +408,13 @@ def _diffusion(published: Published) -> Finding | None:
         return None
     how = "; ".join(f"with {listed([*by])} it {said}" for said, by in sorted(grown.items(), reverse=True))
     answer = growth and (
-        "If SymNoise and one draw differed by gradient noise alone, their difference would be about 4 times as large "
-        f"at 4 times the learning rate with a quarter of the steps: {how}. In training loss it is {listed(growth)}."
+        "If what SymNoise cancels, a draw's odd part, acted by adding up along steps, the difference between SymNoise "
+        "and one draw would be about 4 times as large at 4 times the learning rate with a quarter of the steps: "
+        f"{how}. In training loss it is {listed(growth)}."
     )
-    return Finding("Is it gradient noise?", answer or "No learning rates have been compared.", tuple(told))
+    return Finding(
+        "Does gradient noise add up like a random walk?", answer or "No learning rates have been compared.", tuple(told)
+    )
 
 
 def _ratio(above: Mapping[Any, Any], below: Mapping[Any, Any]) -> tuple[float, float]:
@@ -438,8 +449,8 @@ def _variance(found: Budgets | None) -> str:
         values = " and ".join(f"{with_interval(row)} at the {row['when']}" for row in ends)
         said.append(f"{values} of training ({_MODELS[str(run)]}, α = {QUOTED[str(run)]:g})")
     return (
-        "On the gradient’s variance a pair acts like a batch larger by at most 1 + ρ, and costs as much as one twice "
-        f"as large; ρ is {listed(said)}."
+        "On the gradient’s variance a pair acts like a batch at most 1 + ρ times as large, and costs as much as one "
+        f"twice as large; ρ is {listed(said)}."
     )
 
 
@@ -536,7 +547,7 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     answer = (
         "The remaining share of large curvature (attenuation slope) should be 1; at α = "
         f"{listed([str(alpha) for alpha in ALPHAS])} it is {'; '.join(shown)} (SmolLM2; {100 * LEVEL:g} % intervals "
-        "for texts like these; it holds if the whole interval is within 0.1 of 1, and fails if 1 is outside)."
+        "for texts like these; it holds if the whole interval is within 0.1 of 1, and fails if none of it is)."
     )
     ratios = [found.get(f"V1.ratio-of-means.alpha={alpha:g}") for alpha in ALPHAS]
     unknown = all(row is not None and None in (row["low"], row["high"]) for row in ratios)
@@ -588,13 +599,15 @@ def _length(found: Length) -> Finding:
         times = number(raw.characters_noisy / raw.characters_plain, 2)
         ends = [adjusted.iloc[0], adjusted.iloc[-1]]
         left = " to ".join(f"{with_interval(end.to_dict())} ({WORDS[str(end.name)]})" for end in ends)
+        sure = fixed(adjusted[~adjusted.unsure.map(is_named)]["mean"].min(), 1)
         verdicts = counts([row for row in found.rows if slug(str(noisy)) in row["key"]])
         holds, fails, undecided = (verdicts[word] or "none" for word in ("holds", "fails", "undecided"))
         least, most, points = (fixed(end["mean"], 1) for end in (*ends, raw))
         gained.append(
             f"{noisy} gains {points} points with replies {times} times as long, of which {least} to {most} are left at "
-            f"equal length: by {holds} of {len(adjusted)} adjustments at most half of the gain is left, by {fails} "
-            f"more than half, {undecided} do not decide"
+            f"equal length (at least {sure} by adjustments that a later, stricter rule keeps): by {holds} of "
+            f"{len(adjusted)} adjustments at most half of the gain is left, by {fails} more than half, {undecided} do "
+            "not decide"
         )
         told.append(
             f"{noisy} minus {raw.plain}: {with_interval(raw.to_dict())} points as published; at equal length {left}."

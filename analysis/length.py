@@ -49,7 +49,7 @@ def gains(record: dict[str, Any]) -> pd.DataFrame:
     return table
 
 
-def _said(control: Any) -> bool:
+def is_named(control: Any) -> bool:
     """Whether a control is named; a table read from CSV has NaN where it is not."""
     return isinstance(control, str) and bool(control)
 
@@ -109,7 +109,7 @@ def side_by_side(gains: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for name, words in WORDS.items():
         own = gains[gains.adjustment == name].set_index("noisy")
         cells = [with_interval(own.loc[noisy].to_dict()) for _, _, noisy in pairs]
-        marks = [mark for column, mark in (("blind", ", blind"), ("unsure", " *")) if _said(own[column].iloc[0])]
+        marks = [mark for column, mark in (("blind", ", blind"), ("unsure", " *")) if is_named(own[column].iloc[0])]
         lines.append([words + "".join(marks), *cells])
     return head, lines
 
@@ -134,7 +134,7 @@ def draw(data: pd.DataFrame) -> Figure:
                 "o",
                 color=colour,
                 markersize=3.5,
-                markerfacecolor="white" if _said(one.unsure) else colour,
+                markerfacecolor="white" if is_named(one.unsure) else colour,
             )
         lines = [*wrap(noisy, _TITLE), *wrap(f"− {plain}", _TITLE)]
         ax.set_title("\n".join([*lines, "(control)"] if own.role.iloc[0] == "control" else lines), fontsize=5.5)

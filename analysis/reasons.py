@@ -32,6 +32,9 @@ def reasons(rows: Rows, tables: Tables) -> dict[str, list[str]]:
     return found
 
 
+SLOPE = "On the first text the attenuation slope T(σ)"
+
+
 def _nothing(rows: Rows, tables: Tables) -> list[str]:
     return ["This run recorded no evidence on why."]
 
@@ -44,11 +47,11 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
         edge = radius(pooled)
         values = ", ".join(f"{number(t, 3)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(
-            f"Pooled |T − 1| first passes 10 % at α ≈ {number(edge, 2)} (linear between the measured α)."
+            f"{SLOPE} first leaves 1 ± 10 % at α ≈ {number(edge, 2)} (linear between the measured α)."
             if np.isfinite(edge)
-            else f"Pooled |T − 1| stays within 10 % up to α = {pooled.alpha.max():g}."
+            else f"{SLOPE} stays within 1 ± 10 % up to α = {pooled.alpha.max():g}."
         )
-        said.append(f"Pooled T(σ): {values}.")
+        said.append(f"It is {values}.")
         # Training averages a different number.
         means = ", ".join(f"{number(r, 3)} at α = {a:g}" for a, r in zip(pooled.alpha, pooled["R"], strict=True))
         said.append(f"The mean excess over its second-order term, Σy/Σx: {means}.")
@@ -77,8 +80,8 @@ def _raw_gaussian(rows: Rows, tables: Tables) -> list[str]:
     reached = 5 * 3**0.5  # the check is at α = 5
     at = float(np.interp(reached, pooled.alpha, pooled["T"]))
     return [
-        f"An uncalibrated Gaussian at α = 5 has the σ of a calibrated law at α = {number(reached, 2)}, where pooled "
-        f"T(σ), interpolated, is {number(at, 2)}; if the excess were purely second order, it would be 1.",
+        f"An uncalibrated Gaussian at α = 5 has the σ of a calibrated law at α = {number(reached, 2)}, where T(σ), "
+        f"interpolated, is {number(at, 2)}; if the excess were purely second order, it would be 1.",
         *_range(rows, tables)[:1],
     ]
 

@@ -43,8 +43,8 @@ def in_short(published: Published) -> str:
             study = found[name]
             if study and (itself := by_training(study, "best")) < 0 and direction(row) == "lower":
                 gain = {"mean": -row["mean"], "low": -row["high"], "high": -row["low"]}
-                said = f"{with_interval(gain)} nats{'' if corrected(row) else ' ‡'}, beside {fixed(-itself, 2)}"
-                gains.append((row["mean"], f"{said} (`{name}`)"))
+                said = f"{with_interval(gain)} nats{'' if corrected(row) else ' ‡'}"
+                gains.append((row["mean"], f"{said}; fine-tuning alone lowers it by {fixed(-itself, 2)} (`{name}`)"))
     most = "noise lowers it further in no study"
     if gains:
         most = f"the most that one draw or SymNoise lowers it further, of all studies, is {min(gains)[1]}"
@@ -81,7 +81,8 @@ def _in_words(found: Mapping[str, StudyResults | None], model: str) -> str:
         f"cost, SymNoise lowers it in {_how_many(doubled, 'lower')} of {len(doubled)} and raises it in "
         f"{_how_many(doubled, 'higher')}; against two draws, at the same cost, it lowers it in "
         f"{_how_many(mirror, 'lower')} of {len(mirror)} and raises it in {_how_many(mirror, 'higher')}. It lowers tr G "
-        f"in {_how_many(flatter, 'lower')}, against two draws in {_how_many(mirrored, 'lower')}."
+        f"in {_how_many(flatter, 'lower')}; against two draws it lowers it in {_how_many(mirrored, 'lower')} and "
+        f"raises it in {_how_many(mirrored, 'higher')}."
     )
 
 

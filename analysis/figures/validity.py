@@ -90,7 +90,7 @@ def draw(data: pd.DataFrame) -> Figure:
             own = every[(every.quantity == quantity) & (every["where"] == where)].sort_values("alpha")
             ends.append(_pooled(left, own, quantity, 1.02 ** (side * (1 + k)), limits, dashed=k > 0))
     left.set_ylim(*limits)
-    left.set_ylabel("left of the second order")
+    left.set_ylabel("excess ÷ second-order term")
     left.set_title("a  Two answers")
     left.annotate("±10 %", (0, 0.9), (3, -1), xycoords=("axes fraction", "data"), textcoords="offset points", va="top")
     used = [a for a in TRAINING if a in alphas]
@@ -162,7 +162,7 @@ def _scatter(ax: Axes, data: pd.DataFrame, where: str, alpha: float) -> None:
     ax.annotate("y = x", (0.97 * reach, 0.97 * reach), (-16, -9), textcoords="offset points", color=FAINT, ha="right")
     place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "left", "va": "top"}
     ax.annotate("line: slope", (0.04, 0.97), color=INKS["T"], **place)
-    ax.annotate("diamond: means, their ratio R", (0.04, 0.91), color=INKS["R"], **place)
+    ax.annotate("diamond: means, their ratio", (0.04, 0.91), color=INKS["R"], **place)
 
 
 def caption(data: pd.DataFrame) -> str:
@@ -175,7 +175,9 @@ def caption(data: pd.DataFrame) -> str:
         if np.isfinite(edge)
         else f"stays within 10 % up to α = {first.alpha.max():g}"
     )
-    open_ = int((first.low.isna() | first.high.isna()).sum())
+    every = data[data.example.isna() & data.quantity.isin(WORDS)]
+    open_ = int((~np.isfinite(every.low.astype(float)) | ~np.isfinite(every.high.astype(float))).sum())
+    second = every["where"].nunique() > 1
     shown = "; ".join(
         f"α = {alpha:g}: slope {number(own['T'], 3)}, ratio {number(own['R'], 3)}"
         for alpha, own in first.pivot_table(index="alpha", columns="quantity", values="value").iterrows()
@@ -190,6 +192,8 @@ def caption(data: pd.DataFrame) -> str:
             if open_
             else ""
         )
+        + ("; dashed and open: the second text" if second else "")
+        + "; triangles: outside the frame"
         + ". (a) Against α (mean σ above); grey: the slope of each text, cut off at the frame; band: 1 ± 10 %; dotted: "
         f"NEFTune’s training α. |slope − 1| {said} (linear between the measured α). "
         f"(b) Each text’s means at α = {shown_alpha(data):g}, on axes that are linear near 0 and logarithmic beyond."

@@ -34,6 +34,7 @@ _LOWERED = str.maketrans(_RAISED, "0123456789-⊤")
 _TOKEN = re.compile(
     "|".join(
         [
+            r"(?P<file>\w[\w.-]*\.(?:jsonl?|parquet|csv|gguf)\b)",
             f"(?P<word>{'|'.join(map(re.escape, _WORDS))})",
             r"√(?P<root>\d+|[a-z])",
             r"_\{(?P<under>[^}]*)\}|_(?P<index>[A-Za-z]+)",
@@ -54,6 +55,8 @@ def tex(text: str) -> str:
         kind, found = str(match.lastgroup), match[str(match.lastgroup)]
         if kind == "word":
             parts.append((True, _WORDS[found]))
+        elif kind == "file":
+            parts.append((False, escaped(found)))
         elif kind == "root":
             parts.append((True, rf"\sqrt{{{found}}}"))
         elif kind in ("under", "index"):

@@ -104,7 +104,7 @@ def values(published: Published) -> dict[str, str]:
     found |= _length(published.length)
     found["G1/tally"] = tally(published.budgets.rows if published.budgets else [])
     rows = [row for one in published.mechanism.values() if one for row in one.rows]
-    for id in ("D1", "E1"):
+    for id in ("D1", "E1", "O1", "O3"):
         found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
     for part, chosen in D1_PARTS.items():
         found[f"D1/{part}"] = tally([row for row in rows if row["id"] == "D1" and row["key"] in chosen])
@@ -117,13 +117,15 @@ def values(published: Published) -> dict[str, str]:
 
 
 def _over_data(published: Published) -> dict[str, str]:
-    """The means over data sets, as over-data/smollm2/the-mirror/tr-g."""
+    """The means over data sets, as over-data/smollm2/the-mirror/tr-g; …/best: held-out loss at each run's lowest."""
     found: dict[str, str] = {}
     for model in OVER_DATA:
         for kind, means in means_over_data(every(published), model).items():
             for measure, mean in means.items():
                 key = f"over-data/{slug(model)}/{slug(kind)}/{slug(measure)}"
                 found |= {key: tex(with_interval(mean)), f"{key}/verb": VERBS[direction(mean)]}
+        for kind, means in means_over_data(every(published), model, "best").items():
+            found[f"over-data/{slug(model)}/{slug(kind)}/best"] = tex(with_interval(means[HELD_OUT]))
     return found
 
 
@@ -257,10 +259,10 @@ def tally(rows: list[dict[str, Any]]) -> str:
 
 
 def found_in_words(row: dict[str, Any]) -> str:
-    """`T(σ) at α = 10: 0.73 (0.60 to 0.86) where 1 ± 0.1 is predicted`."""
+    """`T(σ) at α = 10 (smollm2 on chitchat): 0.73 (0.60 to 0.86) where 1 ± 0.1 is predicted`."""
     said = line(row)
     interval = f" ({said.interval})" if said.interval not in ("exact", "no interval") else ""
-    return tex(f"{row['quantity']}: {said.measured}{interval} where {said.prediction} is predicted")
+    return tex(f"{row['quantity']} ({row['where']}): {said.measured}{interval} where {said.prediction} is predicted")
 
 
 def _run(published: Published) -> dict[str, str]:

@@ -44,7 +44,7 @@ _NOTES = (
     "r: ‖ε_t‖/‖x_t‖, median and middle half of tokens; slope and ratio of means: a pair’s excess loss against "
     "½εᵀHε, both 1 where the quadratic theory holds (to 10 %); cancelled ÷ kept: first-order part of the loss, which "
     "a pair cancels, against the second-order part, which it keeps; ρ: a pair acts on the gradient’s variance like a "
-    "batch larger by at most 1 + ρ, and costs as much as one twice as large. 95 % intervals, over rows or batches."
+    "batch at most 1 + ρ times as large, and costs as much as one twice as large. 95 % intervals, over rows or batches."
 )
 
 

@@ -38,7 +38,7 @@ class AtAlpha:
     mean:      ratio of their means, which is what training averages.
     cancelled: √(Σodd²/Σpair²) over draws and rows: the odd part of the loss, first order in ε, which a pair cancels, in
                units of the even part, second order, which it keeps.
-    rho:       V_odd/V_batch: on the gradient's variance a pair acts like a batch larger by at most 1 + ρ (claim G1).
+    rho:       V_odd/V_batch: on the gradient's variance a pair acts like a batch at most 1 + ρ times as large (G1).
     """
 
     alpha: float

@@ -45,7 +45,7 @@ class VarianceBudget:
         odd: V_odd = E‖O‖², what a mirrored pair removes from a single draw (its conditional mean is 0).
         even: V_even = E‖E − E[E | batch]‖², the variance of the even part over draws.
         even_square: E‖E‖², of which `even` is the part that averages out over draws.
-        rho: ρ = V_odd/V_batch: a pair reduces the variance like a batch larger by at most a factor 1 + ρ
+        rho: ρ = V_odd/V_batch: a pair reduces the variance like a batch at most 1 + ρ times as large
             (by 1 + V_odd/(V_batch + V_even)).
         cosine: E⟨E, g₀⟩/√(E‖E‖²·E‖g₀‖²).
         shrinkage: E⟨E, g₀⟩/E‖g₀‖², over batches; −0.1 means a step of gradient descent that is smaller by a tenth along

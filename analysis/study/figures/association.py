@@ -29,8 +29,8 @@ FILLS |= {"rademacher": "left", "symnoise-half-batch": "bottom"}
 
 
 def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """One row per setting (arm and α), quantity and outcome: means over the seeds, and the panel's ρ of setting means
-    with quality, without the penalty arm, and its 95 % interval."""
+    """One row per setting (arm and α), quantity and outcome: means over the seeds, and the panel's ρ between arms
+    (`between_settings`) with quality, without the penalty arm, and its 95 % interval."""
     measured = measurements(study)
     own = measured[measured.run.isin(study.runs.run)]
     parts = []
@@ -97,10 +97,11 @@ def caption(data: pd.DataFrame) -> str:
     return (
         f"One point per setting (arm and α), means over up to {plural(int(data.seeds.max()), 'seed')}; curvature is "
         "the mean over the held-out prompts at the end, in nats per squared embedding unit (the two-sided KL: nats per "
-        "token). ρ is Spearman’s rank correlation of the setting means with "
-        "quality, for which a loss counts as its negative, so below 0 is what O2 predicts; of a score it is partial, "
-        "given the length of the replies; the penalty arm is left out. "
-        + ("So few settings give no interval. " if none else "95 % interval over settings. ")
+        "token). ρ is a rank correlation with quality, for which a loss counts as its negative, so below 0 is what O2 "
+        "predicts: ranks are taken within each α and averaged over an arm’s α, so that what α itself does to both, "
+        "which the points show, does not count; of a score it is partial, given the length of the replies; the "
+        "penalty arm is left out. "
+        + ("So few arms give no interval. " if none else "95 % interval over arms. ")
         + "An axis on which one arm lies far off is logarithmic there. Settings that differ in both correlate, "
         "whatever the cause."
     )
