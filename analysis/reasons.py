@@ -47,7 +47,7 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
         edge = radius(pooled)
         values = ", ".join(f"{number(t, 3)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
         said.append(
-            f"{SLOPE} first leaves 1 ± 10 % at α ≈ {number(edge, 2)} (linear between the measured α)."
+            f"{SLOPE} first leaves 1 ± 10 % at α ≈ {number(edge, 2)} (linear in α² between the measured ones)."
             if np.isfinite(edge)
             else f"{SLOPE} stays within 1 ± 10 % up to α = {pooled.alpha.max():g}."
         )

@@ -61,7 +61,7 @@ def first_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def radius(pooled: pd.DataFrame, margin: float = 0.1) -> float:
-    """The α at which pooled |T − 1| first passes `margin`, linear in α between the measured ones; NaN if never.
+    """The α at which pooled |T − 1| first passes `margin`, linear in α² between the measured ones; NaN if never.
 
     pooled: columns alpha and T (or value). |T − 1| is taken to start at 0 for α = 0, where T is 1 by definition.
     """
@@ -195,6 +195,6 @@ def caption(data: pd.DataFrame) -> str:
         + ("; dashed and open: the second text" if second else "")
         + "; triangles: outside the frame"
         + ". (a) Against α (mean σ above); grey: the slope of each text, cut off at the frame; band: 1 ± 10 %; dotted: "
-        f"NEFTune’s training α. |slope − 1| {said} (linear between the measured α). "
+        f"NEFTune’s training α. |slope − 1| {said} (linear in α² between the measured ones). "
         f"(b) Each text’s means at α = {shown_alpha(data):g}, on axes that are linear near 0 and logarithmic beyond."
     )

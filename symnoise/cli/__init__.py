@@ -54,14 +54,16 @@ def _main() -> None:
         _end(message and f"{message.rstrip('.')} (try {error.ctx.command_path} --help)", 2)
     except Exception as error:
         from symnoise.cli.processes import Stopped
-        from symnoise.core import InputError, one_line
+        from symnoise.core import InputError, one_line, out_of_memory
         from symnoise.curvature.taylor import UnsupportedOperation
 
         if isinstance(error, Stopped):
             _end(str(error), error.code)
-        if not isinstance(error, InputError | UnsupportedOperation):
-            raise
-        _end(one_line(error), 2)
+        if isinstance(error, InputError | UnsupportedOperation):
+            _end(one_line(error), 2)
+        if out_of_memory(error):
+            _end("memory ran out; try fewer rows at a time, a smaller --max-length, or --dtype bfloat16", 2)
+        raise
 
 
 def near_options(given: str, command: Any) -> list[str]:

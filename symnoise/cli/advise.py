@@ -88,10 +88,17 @@ def advise(
 
             write_atomically(figure, partial(draw(found).savefig, dpi=_DPI))
     seconds = time.perf_counter() - started
-    facts = {"model": loaded.name, "data": data, "examples": examples, **settings, **left_out(because)}
+    full = sum(len(row["input_ids"]) == max_length for row in rows)
+    facts = {"model": loaded.name, "data": data, "examples": examples, "rows_at_max_length": full, **settings}
+    facts |= left_out(because)
     write(json, facts | _result(found) | {"seconds": seconds}, loaded)
     batch_records.remove()
     _print(f"{loaded.name} on {data}: {examples} rows", found, _cost(len(rows), draws, seconds))
+    if full:
+        print(
+            f"{full} of {examples} rows fill --max-length {max_length}, and the noise of a token falls with its row's "
+            "length: give the --max-length that you train with, or take √(length in training ÷ length here) times α."
+        )
 
 
 def _measure(

@@ -67,12 +67,14 @@ def _differences(found: Comparison) -> _Sheet:
     for one in found.differences:
         cells = [_difference(one.measured[key]) if key in one.measured else "" for key in measures]
         rows.append((name(one.arm), ", ".join(map(str, one.seeds)) or "none in common", *cells))
+    apart = [MEASURES[key] for key in found.measures if any(key in one.apart for one in found.differences)]
     return _Sheet(
         f"Minus {name(found.reference)}, paired by seed",
         ("arm", "seeds", *(f"Δ {MEASURES[key]}" for key in measures)),
         rows,
         "95 % t intervals over the seeds, with degrees of freedom (dof); one that contains 0 is no significant "
-        "difference, and a single seed has none",
+        "difference, and a single seed has none"
+        + (f"; left out where the runs measured it at different steps: {', '.join(apart)}" if apart else ""),
         words=2,
     )
 
@@ -109,6 +111,7 @@ def _result(found: Comparison) -> dict[str, Any]:
             {
                 "arm": dict(one.arm),
                 "seeds": one.seeds,
+                "measured_at_different_steps": one.apart,
                 "measured": {
                     key: value_and_interval(each) | {"dof": each.dof, "pairs": each.count}
                     for key, each in one.measured.items()

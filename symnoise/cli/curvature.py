@@ -118,7 +118,7 @@ def _measure(loss: EmbeddingLoss, estimator: dict[str, Any], forward: "_ForwardT
         "gauss_newton_trace": gauss_newton.value.tolist(),
         "gauss_newton_stderr": gauss_newton.stderr.tolist(),
         "dof": [min(hessian.dof, gauss_newton.dof)] * len(loss.ids),
-        "stopped": [hessian.stopped or None] * len(loss.ids),
+        "stopped": [hessian.stopped] * len(loss.ids),
     }
     pilot = estimator["probes"] if _targets(estimator) else 0
     return {

@@ -1,12 +1,15 @@
 """`symnoise moments`: closed forms of the noise next to sampled values."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from symnoise.cli.shared import draw, long_work, show, write
-from symnoise.core import unknown
+from symnoise.core import InputError, unknown
 from symnoise.noise import Noise, sampled_moments, single_draws
 from symnoise.noise.moments import SYMBOLS
+
+_MOST = 1e60
 
 
 def moments(
@@ -15,6 +18,8 @@ def moments(
     """Print, and write, predicted and measured moments of one draw of noise."""
     if law not in single_draws():
         raise unknown("law", law, single_draws())
+    if _MOST < alpha < math.inf:
+        raise InputError(f"--alpha must be at most {_MOST:.0e}, or its moments overflow; got {alpha:g}")
     noise = Noise.named(law, alpha)
     assert noise is not None
     with long_work(json, figure):

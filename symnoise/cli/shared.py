@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text as RichText
 
 from symnoise import __version__
 from symnoise.core import (
@@ -221,5 +222,5 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], capt
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(RichText, row))  # a run may be called [bold]
     console.print(table)

@@ -31,8 +31,6 @@ from symnoise.curvature.loss import UNIT, Loss, require_loss
 from symnoise.curvature.options import Options
 from symnoise.curvature.trace import measured
 
-_LEAST_DRAWS = 3  # the error of one example's trace has a degree of freedom left: its mean and c take one each
-
 
 @dataclass(frozen=True)
 class TraceChange:
@@ -91,14 +89,14 @@ class DynamicTrace:
 
     Args:
         probes: Probes per example at every point, 4 or more. In Taylor mode, and for orthogonal directions, they are
-            measured in groups, of which there must be 3 or more; a multiple of 4 makes 4.
+            measured in groups; a multiple of 4 makes 4.
         start_probes: More probes per example at the start.
         seed: Random seed of the probes.
         method: "taylor", "hvp" or "auto", as in `symnoise.trace`.
         directions: As in `symnoise.trace`.
 
     Raises:
-        InputError: For fewer than 4 probes, fewer than 3 groups of them, or fewer than `probes` at the start.
+        InputError: For fewer than 4 probes, or fewer than `probes` at the start.
 
     Examples:
         >>> import torch
@@ -131,11 +129,6 @@ class DynamicTrace:
         self._options.require_valid(("auto", *_DRAWS))
         if probes < LEAST:
             raise InputError(f"probes must be {LEAST} or more, for a standard error of the change; got {probes}")
-        if self._draws < _LEAST_DRAWS:
-            raise InputError(
-                f"probes={probes} make {self._draws} groups, too few for a standard error of one example's trace: give "
-                f"a multiple of 4, such as {probes + -probes % 4}"
-            )
         if start_probes < probes:
             raise InputError(f"start_probes must be at least probes={probes}; got {start_probes}")
         self._start_count = start_probes // probes * probes

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,7 +53,8 @@ def attenuation_slope(
     """Slope Σxy/Σx², least squares through 0, with a confidence interval by the delete-one jackknife.
 
     The jackknife interval is wider than the residuals' spread when few draws of large x² dominate, as with HC3
-    (MacKinnon and White 1985).
+    (MacKinnon and White 1985), and its degrees of freedom are those of as many equal units as have the weights'
+    (Σw)²/Σw², w = Σx² of a unit (Kish 1965): with n − 1 it would be too narrow where curvature differs between texts.
 
     Args:
         y: (draw, batch), a pair's excess loss.
@@ -69,7 +71,8 @@ def attenuation_slope(
     if len(above) < 2:
         return Pooled(value, math.nan, math.nan, math.nan, 0.0)
     parts = jackknife_variance(_without(above) / _without(below))  # one for each stratum
-    dof = _satterthwaite(parts, len(above))
+    equal = below.sum(0).square() / below.square().sum(0).clamp(min=torch.finfo(below.dtype).tiny)
+    dof = _satterthwaite(parts, (equal - 1).clamp(min=1))
     stderr = math.sqrt(float(parts.sum()))
     half = student_t(level, dof) * stderr
     return Pooled(value, value - half, value + half, stderr, dof)
@@ -102,7 +105,7 @@ def ratio_of_means(
     v_aa, v_ab, v_bb = (v.sum() / scale for v in (a * a, a * b, b * b))
     value = A / B if B else math.nan
     parts = (a - value * b).square().sum(0) / scale if B else b.square().sum(0) / scale
-    dof = _satterthwaite(parts, n)
+    dof = _satterthwaite(parts, torch.full_like(parts, n - 1))
     stderr = math.sqrt(float(parts.sum())) / abs(B) if B else math.inf
     low, high = fieller((above.mean(0).sum(), below.mean(0).sum()), (v_aa, v_ab, v_bb), student_t(level, dof))
     return Pooled(value, float(low), float(high), stderr, dof)
@@ -133,23 +136,23 @@ def root_ratio(
     without = (_without(above) / _without(below)).log() / 2
     parts = jackknife_variance(without)
     unbiased = whole - (n - 1) * (without.mean(0) - whole).sum()
-    dof, stderr = _satterthwaite(parts, n), math.sqrt(float(parts.sum()))
+    dof, stderr = _satterthwaite(parts, torch.full_like(parts, n - 1)), math.sqrt(float(parts.sum()))
     half = student_t(level, dof) * stderr
     value, low, high = (float((unbiased + shift).exp()) for shift in (0, -half, half))
     return Pooled(value, low, high, value * stderr, dof)
 
 
 def range_of_validity(alphas: Iterable[float], slopes: Iterable[float], margin: float = 0.1) -> float:
-    """The α at which |slope − 1| first passes `margin`, linear between the rising `alphas`; NaN if it never does.
+    """The α at which the slope first leaves 1 ± `margin`; NaN if it never does.
 
-    |slope − 1| is taken to start at 0 for α = 0, where the slope is 1 by definition.
+    Between the rising `alphas`, and from 1 at α = 0, it is taken to be linear in α², as it is to leading order.
     """
-    before, off = 0.0, 0.0
+    before, known = 0.0, 1.0
     for alpha, slope in zip(alphas, slopes, strict=True):
-        now = abs(slope - 1)
-        if now > margin:
-            return float(before + (alpha - before) * (margin - off) / (now - off))
-        before, off = alpha, now
+        if abs(slope - 1) > margin:
+            edge = 1 + math.copysign(margin, slope - 1)
+            return math.sqrt(before**2 + (alpha**2 - before**2) * (edge - known) / (slope - known))
+        before, known = alpha, slope
     return math.nan
 
 
@@ -165,10 +168,10 @@ def _without(parts: Float[Tensor, "n stratum"]) -> Float[Tensor, "n stratum"]:
     return parts.sum() + (parts.sum(0) - n * parts) / (n - 1)
 
 
-def _satterthwaite(variances: Float[Tensor, " stratum"], n: int) -> float:
-    """Degrees of freedom of a sum of variances, each with n − 1 (Satterthwaite 1946)."""
+def _satterthwaite(variances: Float[Tensor, " stratum"], dof: Float[Tensor, " stratum"]) -> float:
+    """Degrees of freedom of a sum of variances with degrees of freedom of their own (Satterthwaite 1946)."""
     total = float(variances.sum())
-    return (n - 1) * total**2 / float(variances.square().sum()) if total > 0 else float((n - 1) * len(variances))
+    return total**2 / float((variances.square() / dof).sum()) if total > 0 else float(dof.sum())
 
 
 __all__ = ["Pooled", "Unit", "attenuation_slope", "range_of_validity", "ratio_of_means", "root_ratio"]

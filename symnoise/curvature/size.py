@@ -12,6 +12,7 @@ from symnoise.curvature.halving import Halving, padded
 from symnoise.curvature.loss import UNIT, Loss, random_probes, require_loss
 from symnoise.curvature.operators.hessian import inner
 from symnoise.curvature.operators.products import hessian_products
+from symnoise.curvature.smoothing import sizes_of
 from symnoise.models import EmbeddingLoss
 
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ def two_sided_divergence(
     `InputError` for σ ≤ 0 or not finite, and draws < 1.
     """
     require_loss(loss, EmbeddingLoss)
-    if not bool((sigma.isfinite() & (sigma > 0)).all()) or draws < 1:
-        raise InputError("every sigma must be a finite number above 0, and draws at least 1")
+    (sigma,) = sizes_of([sigma], loss, draws)
     X = loss.embeddings
     step, found = sigma.to(X)[:, None, None], []
     with torch.no_grad():

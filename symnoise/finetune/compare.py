@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from symnoise.core import Estimate, InputError
-from symnoise.finetune.folder import CARD, LOG, SETTINGS
-from symnoise.finetune.log import summary
+from symnoise.finetune.folder import CARD, LOG, SETTINGS, made_of
+from symnoise.finetune.log import basis, summary
 from symnoise.finetune.reading import read_settings
 from symnoise.finetune.settings import TrainSettings
 
@@ -36,11 +36,14 @@ _SAME = 1e-3  # of a loss: processors differ by less, other rows or another mode
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, settings, and `MEASURES` as far as they were recorded."""
+    """A finished run: its folder, settings, `MEASURES` as far as they were recorded, the steps that each of them rests
+    on, and what the folder says of its model, rows and processes ({} by earlier versions)."""
 
     folder: Path
     settings: dict[str, Any]
     measured: dict[str, float]
+    basis: dict[str, Any]
+    sources: dict[str, Any]
 
     @property
     def seed(self) -> int:
@@ -50,11 +53,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """arm − reference: of each measure the mean over the seeds that both have; NaN errors where that is one seed."""
+    """arm − reference: of each measure the mean over the seeds that both have; NaN errors where that is one seed.
+
+    apart: measures left out because two runs of a pair were measured at different steps.
+    """
 
     arm: Arm
     seeds: list[int]
     measured: dict[str, Estimate]
+    apart: list[str]
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,9 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"the run in {folder} has not finished: give its symnoise train command again")
     settings = asdict(read_settings([folder / SETTINGS], {}))
     history = _history(folder / LOG)
-    measured = summary(history)
-    if norms := [line["embedding_norm/used_mean"] for line in history if "embedding_norm/used_mean" in line]:
-        measured["used_norm"] = norms[-1]
     if settings["noise"] == "none":  # an α that does nothing is no difference
         settings["noise_alpha"] = None
-    return Run(folder, settings, measured)
+    return Run(folder, settings, summary(history), basis(history), made_of(folder))
 
 
 def _history(path: Path) -> list[dict[str, float]]:
@@ -109,7 +113,8 @@ def compare(folders: Sequence[Path], *, any_settings: bool = False) -> Compariso
     any_settings: whether runs may differ in more than noise, α, dials and seed.
 
     Raises `InputError` for fewer than two runs, a folder without a finished run, two runs of one arm and seed, other
-    settings that differ, held-out losses before training that differ, and runs that recorded nothing in common.
+    settings that differ, other weights, rows or processes, held-out losses before training that differ, and runs that
+    recorded nothing in common.
     """
     if len(folders) < 2:
         raise InputError("give two runs or more to compare")
@@ -147,6 +152,11 @@ def _require_alike(runs: Sequence[Run], differing: Sequence[str]) -> None:
                 "that differ in more than noise and seed are compared with --any"
             )
     for run in runs:
+        if changed := [key for key in run.sources if key in first.sources and run.sources[key] != first.sources[key]]:
+            raise InputError(
+                f"{first.folder} and {run.folder} were made of other content: {', '.join(changed)}; --any compares "
+                "them all the same"
+            )
         before, other = (each.measured.get("eval_loss_before", math.nan) for each in (first, run))
         if abs(before - other) > _SAME * abs(before):
             raise InputError(
@@ -158,9 +168,13 @@ def _require_alike(runs: Sequence[Run], differing: Sequence[str]) -> None:
 def _difference(by_seed: dict[tuple[Arm, int], Run], arm: Arm, reference: Arm) -> Difference:
     seeds = sorted(seed for found, seed in by_seed if found == arm and (reference, seed) in by_seed)
     measured: dict[str, Estimate] = {}
+    apart = []
     for key in MEASURES:
-        pairs = [(by_seed[arm, seed].measured.get(key), by_seed[reference, seed].measured.get(key)) for seed in seeds]
-        known = [one - other for one, other in pairs if one is not None and other is not None]
-        if known:
-            measured[key] = Estimate.from_draws(torch.tensor(known, dtype=torch.float64))
-    return Difference(arm, seeds, measured)
+        pairs = [(by_seed[arm, seed], by_seed[reference, seed]) for seed in seeds]
+        known = [pair for pair in pairs if all(key in run.measured for run in pair)]
+        if any(one.basis[key] != other.basis[key] for one, other in known):
+            apart.append(key)
+        elif known:
+            differences = [one.measured[key] - other.measured[key] for one, other in known]
+            measured[key] = Estimate.from_draws(torch.tensor(differences, dtype=torch.float64))
+    return Difference(arm, seeds, measured, apart)

@@ -46,6 +46,17 @@ def refuse_other_settings(output: Path, settings: TrainSettings, checkpoint: Pat
             )
 
 
+def made_of(output: Path) -> dict[str, Any]:
+    """What `sources` said of the run in a folder; {} where an earlier version said nothing."""
+    file = output / SOURCES
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged, so what the run was made of is not known: choose another --output"
+        ) from error
+
+
 def sources(model: dict[str, Any], rows: Rows, processes: int) -> dict[str, Any]:
     """What a run is made of: what identifies the model of this provenance, the SHA-256 of the encoded rows, and the
     number of processes that share the rows of a step."""
@@ -92,13 +103,7 @@ def refuse_other_processes(output: Path, processes: int, checkpoint: Path | None
 
 def _began_with(output: Path, checkpoint: Path | None) -> dict[str, Any]:
     """What `sources` said when the run in the folder began; earlier versions said less, and without a run it is {}."""
-    file = output / SOURCES
-    if not file.is_file() or not (checkpoint or (output / CARD).is_file()):
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{file} is damaged, so the run cannot go on: choose another --output") from error
+    return made_of(output) if checkpoint or (output / CARD).is_file() else {}
 
 
 def require_state(checkpoint: Path | None, step: int, steps: int) -> None:
@@ -112,9 +117,11 @@ def require_state(checkpoint: Path | None, step: int, steps: int) -> None:
         )
 
 
-def claim(output: Path, settings: TrainSettings, made_of: dict[str, Any]) -> None:
-    """Write the settings, and what `sources` says, into the folder."""
-    write_json(output / SOURCES, made_of)
+def claim(output: Path, settings: TrainSettings, sources: dict[str, Any], *, finished: bool) -> None:
+    """Write the settings, and `sources`, into the folder; without a card unless the run in it is `finished`."""
+    if not finished:
+        (output / CARD).unlink(missing_ok=True)  # of a run that goes on, to more steps
+    write_json(output / SOURCES, sources)
     text = yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True)
     write_atomically(output / SETTINGS, lambda path: path.write_text(text, encoding="utf-8"))
 

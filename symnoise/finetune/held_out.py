@@ -15,8 +15,8 @@ from symnoise.models.evaluation import evaluation_mode
 def held_out_loss(model: Any, batches: Sequence[Mapping[str, Tensor]], *, sharded: bool = False) -> float:
     """Held-out loss: mean cross-entropy over all scored tokens of `batches`, without noise and dropout.
 
-    Sums are in float64 and divided once, so batches with more tokens weigh more. It is the loss of the stored weights
-    (float32 even if training computes in bfloat16).
+    A router's loss is not part of it. Sums are in float64 and divided once, so batches with more tokens weigh more. It
+    is the loss of the stored weights (float32 even if training computes in bfloat16).
 
     Args:
         model: A causal or encoder-decoder language model. Training mode and autocast are restored.
@@ -28,11 +28,13 @@ def held_out_loss(model: Any, batches: Sequence[Mapping[str, Tensor]], *, sharde
         Diverged: If the loss is not finite.
     """
     first = 0 if model.config.is_encoder_decoder else 1  # a causal model does not predict its first token
+    router = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
     total, count = 0.0, 0
     with torch.no_grad(), _evaluating(model) if sharded else evaluation_mode(model, twice=False):
         for batch in batches:
             scored = int((batch["labels"][:, first:] != -100).sum())
-            total += scored * float(model(**{key: value.to(model.device) for key, value in batch.items()}).loss)
+            inputs = {key: value.to(model.device) for key, value in batch.items()}
+            total += scored * float(model(**inputs, **router).loss)
             count += scored
     loss = total / count
     if not math.isfinite(loss):

@@ -1,8 +1,18 @@
 """What a run's log comes to: the numbers on its card, in its JSON and in comparisons. Needs no PyTorch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 MEANS = ("loss", "clean_loss", "noise/clean_loss", "grad_norm")
+# Measure and its key in the log, of which the mean over steps counts, the last where there are two; noise/ is that of a
+# tracker, every so many steps.
+_MEANT = (("loss", "loss"), ("clean_loss", "noise/clean_loss"), ("clean_loss", "clean_loss"))
+_TAKEN = {  # -> its key, and which of its lines counts
+    "eval_loss_before": ("eval_loss", 0),
+    "eval_loss": ("eval_loss", -1),
+    "trace": ("curvature/trace", -1),
+    "used_norm": ("embedding_norm/used_mean", -1),
+}
 
 
 def mean_of_steps(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -20,10 +30,21 @@ def mean_of_steps(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the run of the training losses, held-out loss before and after, the last curvature."""
     means = mean_of_steps(history)
-    names = {"loss": "loss", "noise/clean_loss": "clean_loss", "clean_loss": "clean_loss"}
-    found = {name: means[key] for key, name in names.items() if key in means}
-    if losses := [line["eval_loss"] for line in history if "eval_loss" in line]:
-        found |= {"eval_loss_before": losses[0], "eval_loss": losses[-1]}
-    if traces := [line["curvature/trace"] for line in history if "curvature/trace" in line]:
-        found["trace"] = traces[-1]
+    found = {name: means[key] for name, key in _MEANT if key in means}
+    for name, (key, at) in _TAKEN.items():
+        if values := [line[key] for line in history if key in line]:
+            found[name] = values[at]
+    return found
+
+
+def basis(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """What each number of `summary` rests on: the step of one line; the last step of a mean over all steps; and
+    the steps of a mean of those that a tracker sampled. Numbers on different bases differ without any other cause."""
+    found: dict[str, Any] = {}
+    for name, key in _MEANT:
+        if steps := [line["step"] for line in history if key in line]:
+            found[name] = steps if key.startswith("noise/") else steps[-1]
+    for name, (key, at) in _TAKEN.items():
+        if steps := [line["step"] for line in history if key in line]:
+            found[name] = steps[at]
     return found

@@ -93,9 +93,9 @@ def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
         steps = count_steps(settings, len(rows.training))
         require_state(checkpoint, at, steps)
         if main:
-            made_of = sources(base, rows, _processes())
-            refuse_other_sources(output, made_of, checkpoint)
-            claim(output, written, made_of)
+            now = sources(base, rows, _processes())
+            refuse_other_sources(output, now, checkpoint)
+            claim(output, written, now, finished=at >= steps)
         trainer = trainer_of(settings, model, loaded.tokenizer, rows, steps)
         _watch(trainer, settings, loaded, rows, console)
         trainer.add_callback(stop)

@@ -33,7 +33,7 @@ def directions(
     z = torch.zeros((count, *embeddings.shape), dtype=embeddings.dtype, device=embeddings.device)
     for b, example in enumerate(ids):
         shape = (int(real[b].sum()), embeddings.shape[-1])
-        draws = torch.empty((count, *shape))
+        draws = torch.empty((count, *shape), dtype=torch.float32, device="cpu")
         randoms = [generator(seed, "direction", example, first + k) for k in range(count)]
         _in_threads(partial(chosen.draw, size=1.0), draws, randoms)
         z[:, b, real[b]] = (draws / chosen.variance**0.5).to(z)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from symnoise.plot.style import DOUBLE, FAINT, INK, alpha_axis, figure, interval, log_ticks, styled
+from symnoise.plot.style import DOUBLE, FAINT, INK, alpha_axis, cut, figure, interval, log_ticks, styled
 from symnoise.theory.checks.validity import MARGIN
 from symnoise.training.advice import BEST_RATIO, PAIR_COST, AtAlpha
 
@@ -42,15 +42,13 @@ def _ratio(ax: Axes, found: Sequence[AtAlpha], alphas: list[float]) -> None:
 
 def _theory(ax: Axes, found: Sequence[AtAlpha]) -> None:
     ax.axhspan(1 - MARGIN, 1 + MARGIN, color=FAINT, alpha=0.25, lw=0)
-    bottom, top = _REACH
     for one in found:
         for shift, pooled, ink, mark in ((0.95, one.slope, _SLOPE, "o"), (1.05, one.mean, _MEAN, "s")):
-            low, high = max(pooled.low, bottom), min(pooled.high, top)
+            low, high, fill = pooled.low, pooled.high, ink
             if pooled.unbounded:  # a hollow point: bars of full height would bury the others
-                low = high = math.nan
-            if bottom <= pooled.value <= top:
-                fill = "white" if pooled.unbounded else ink
-                interval(ax, shift * one.alpha, pooled.value, low, high, ink, marker=mark, markerfacecolor=fill)
+                low, high, fill = math.nan, math.nan, "white"
+            look = {"marker": mark, "markerfacecolor": fill}
+            cut(ax, shift * one.alpha, pooled.value, low, high, _REACH, ink, arrows=False, **look)
     ax.set_ylim(*_REACH)
     ax.set_ylabel("excess loss ÷ ½εᵀHε")
     ax.set_title("Is the theory quadratic?")

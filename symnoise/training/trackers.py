@@ -47,7 +47,7 @@ class Tracker(TrainerCallback):
         self._saved = -1  # the step of the last checkpoint that has its file
 
     def watch(self, trainer: Trainer) -> None:
-        """Join `trainer`'s callbacks and log through it."""
+        """Join `trainer`'s callbacks and log through it. Where its training fails, call `close`."""
         trainer.add_callback(self)
         self.trainer = trainer
 
@@ -85,7 +85,7 @@ class Tracker(TrainerCallback):
         return Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.file
 
     def close(self) -> None:
-        """Undo the tracker's changes to the model; also called when training fails."""
+        """Undo the tracker's changes to the model; SymNoise Trainers also call it when training fails."""
 
     def _log(self, values: Mapping[str, float]) -> None:
         log_at_once(self.trainer, values)

@@ -13,7 +13,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 import symnoise
 from symnoise import trace
-from symnoise.cli.shared import load
+from symnoise.cli.shared import load, show
 from symnoise.models import bundled, load_model
 from tests.command import call
 from tests.tiny import tiny, tiny_tokenizer
@@ -165,7 +165,7 @@ def test_why_the_probes_ended_is_told(monkeypatch, home, tmp_path, capsys) -> No
     assert "stopped by atol (3 of 3)" in " ".join(capsys.readouterr().out.split())
     assert (found["rtol"], found["atol"], found["sign"], found["pilot_probes"]) == (1e-6, 1e6, False, 4)
     found = run(monkeypatch, home, tmp_path, "curvature", *few)
-    assert {example["stopped"] for example in found["per_example"]} == {None} and found["probes"] == 4
+    assert {example["stopped"] for example in found["per_example"]} == {""} and found["probes"] == 4
 
 
 def test_two_levels_by_name_and_by_the_machine(monkeypatch, home, tmp_path) -> None:
@@ -467,6 +467,26 @@ def test_out_of_memory_says_which_examples(monkeypatch, home, tmp_path, capsys) 
     assert call(monkeypatch, "curvature", *places, "--json", tmp_path / "out.json") == 2
     assert "out of memory at examples 0 to 1: lower --batch" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_memory_is_one_line_in_every_command(monkeypatch, home, tmp_path, capsys) -> None:
+    def too_much(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("symnoise.cli.norms.layer_growth", too_much)
+    assert call(monkeypatch, "norms", "--model", home / "model", "--data", home / "rows.json") == 2
+    assert "memory ran out; try fewer rows" in capsys.readouterr().err
+
+
+def test_moments_that_overflow_are_refused(monkeypatch, capsys) -> None:
+    assert call(monkeypatch, "moments", "--alpha", "1e200") == 2
+    assert "--alpha must be at most 1e+60" in capsys.readouterr().err
+
+
+def test_cells_of_a_table_are_no_markup(capsys) -> None:
+    show("title", ("run",), [("sym[alpha=10]",), ("[/old]",)])
+    said = capsys.readouterr().out
+    assert "sym[alpha=10]" in said and "[/old]" in said
 
 
 def test_other_errors_are_not_hidden(monkeypatch) -> None:

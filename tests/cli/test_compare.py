@@ -90,6 +90,36 @@ def test_other_settings_are_compared_with_any(study, tmp_path, monkeypatch) -> N
     assert one["arm"] == {"noise": "symnoise", "learning_rate": 0.1}
 
 
+def measured(folder: Path, lines: list[dict], **settings) -> Path:
+    """A run with these lines in its log, besides those of every run."""
+    run(folder, 1.0, **settings)
+    with (folder / "log.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    return folder
+
+
+@pytest.mark.parametrize("key", ["curvature/trace", "embedding_norm/used_mean", "noise/clean_loss"])
+def test_measures_of_different_steps_are_not_subtracted(tmp_path, monkeypatch, capsys, key) -> None:
+    """tr H falls along training: that of a run whose budget ended it early is larger for this alone."""
+    name = {"curvature/trace": "trace", "embedding_norm/used_mean": "used_norm", "noise/clean_loss": "clean_loss"}[key]
+    lines = [{"step": step, key: 10.0 - step} for step in (1, 2)]
+    plain = measured(tmp_path / "plain", lines, noise="none")
+    same, early = measured(tmp_path / "same", lines), measured(tmp_path / "early", lines[:1], seed=1)
+    other = measured(tmp_path / "other", lines, noise="none", seed=1)
+    (one,) = compare([plain, same]).differences
+    assert (float(one.measured[name]), one.apart) == (0, [])
+    assert call(monkeypatch, "compare", plain, other, same, early, "--json", tmp_path / "out.json") == 0
+    (one,) = json.loads((tmp_path / "out.json").read_text())["differences"]
+    assert one["measured_at_different_steps"] == [name] and name not in one["measured"] and "loss" in one["measured"]
+    assert "measured it at different steps" in " ".join(capsys.readouterr().out.split())
+
+
+def test_dials_mean_over_all_steps_is_not_compared_with_a_sample(tmp_path) -> None:
+    sampled = measured(tmp_path / "pair", [{"step": 2, "noise/clean_loss": 1.0}])
+    every = measured(tmp_path / "dials", [{"step": 2, "noise/clean_loss": 1.0}, {"step": 2, "clean_loss": 1.1}], even=2)
+    assert compare([sampled, every]).differences[0].apart == ["clean_loss"]
+
+
 def test_what_changes_no_number_is_no_difference(study, tmp_path) -> None:
     other = run(tmp_path / "other", 1.5, noise_alpha=10.0, seed=7, keep=9, log_every=3, output="elsewhere")
     assert compare([study[-1], other]).differing == ["seed"]
@@ -116,6 +146,14 @@ REFUSED = [
     (lambda at: [run(at / "a", 1.0), run(at / "b", 1.0, steps=7)], "steps is 0 in"),
     (lambda at: [run(at / "a", 1.0), run(at / "b", 1.0, noise_where="prompt")], "noise_where is 'all' in"),
     (lambda at: [run(at / "a", 1.0), run(at / "b", 1.0, before=3.1, seed=1)], "other weights or rows"),
+    (
+        lambda at: [
+            spoil(run(at / "a", 1.0), "sources.json", '{"processes": 1, "training rows": "x"}'),
+            spoil(run(at / "b", 1.0, seed=1), "sources.json", '{"processes": 8, "training rows": "y"}'),
+        ],
+        "were made of other content: processes, training rows",
+    ),
+    (lambda at: [run(at / "a", 1.0), spoil(run(at / "b", 1.0), "sources.json", "[")], "sources.json is damaged"),
     (
         lambda at: [run(at / "a", 1.0), spoil(run(at / "b", 1.0, seed=1), "log.jsonl", "")],
         "the runs have nothing in common",

@@ -140,7 +140,8 @@ def test_an_interrupted_run_goes_on(monkeypatch, options, tmp_path, capsys) -> N
     # More rows: what was measured of the first ones still counts. The last batch, of one row, was never reached.
     assert alone(monkeypatch, *options, "--json", str(file), "--examples", "5") == 0
     assert "4 of 5 examples are done" in capsys.readouterr().err
-    assert json.loads(file.read_text())["resumed_examples"] == 4
+    found = json.loads(file.read_text())
+    assert found["resumed_examples"] == 4 and {example["stopped"] for example in found["per_example"]} == {""}
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -71,6 +71,14 @@ def test_one_vector_misses_what_a_block_sees() -> None:
     assert float((found.values - 3).abs().max()) < 1e-6
 
 
+def test_the_first_of_near_eigenvalues_is_found_from_a_single_vector_too() -> None:
+    bulk = torch.linspace(-0.1, 0.1, N - 3)
+    H = Matrix(torch.cat([bulk, torch.tensor([1.0, 1.0002, 1.0005])]))
+    for seed in range(12):
+        found = eigenpairs(H, 1, "algebraic", generator(seed, "x"), 1e-4)
+        assert float(found.values[0]) == pytest.approx(1.0005, abs=1e-4)
+
+
 def test_a_missed_eigenvalue_is_seen_from_its_complement() -> None:
     H = Matrix(SPECTRA["clusters in pairs and triples"])
     for which in ORDERS:

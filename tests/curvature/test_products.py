@@ -100,6 +100,18 @@ def test_directional_curvature_is_a_rayleigh_quotient() -> None:
         assert float(directional_curvature(loss, 7 * top)[0]) == pytest.approx(float(values[-1]), rel=1e-10)
 
 
+def test_directional_curvature_does_not_count_padding() -> None:
+    """A row's value is the same alone and in a batch that pads it, whatever stands at the padding."""
+    loss = loss_of("llama")
+    V = torch.randn(loss.shape, generator=generator(0, "direction"))
+    together = directional_curvature(loss, V)
+    assert int(loss.lengths.min()) < loss.shape[1]
+    for b, length in enumerate(loss.lengths.tolist()):
+        alone = loss.example(b)
+        real = V[b][loss.mask[b] != 0].reshape(1, length, -1)
+        assert float(directional_curvature(alone, real)[0]) == pytest.approx(float(together[b]), rel=1e-4)
+
+
 def test_exact_refuses_what_is_too_large() -> None:
     model = tiny("llama")
     loss = EmbeddingLoss(model, batch(rows=1, tokens=100))

@@ -62,3 +62,12 @@ def test_held_out_loss_is_the_mean_of_the_embedding_loss_over_tokens():
     assert held_out_loss(model, batches) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
     assert held_out_loss(model, batches, sharded=True) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
     assert model.training
+
+
+def test_held_out_loss_has_nothing_of_a_routers_loss():
+    model = tiny("mixtral")
+    batches = [collate(rows()[:2])]
+    plain = held_out_loss(model, batches)
+    model.config.output_router_logits = True
+    with_router = float(model(**batches[0]).loss)
+    assert abs(with_router - plain) > 1e-3 and held_out_loss(model, batches) == plain

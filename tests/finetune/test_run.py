@@ -19,8 +19,9 @@ import yaml
 from safetensors.torch import load_file
 
 from result_schema.files import ROOT
-from symnoise.core import sha256
+from symnoise.core import InputError, sha256
 from symnoise.finetune import run
+from symnoise.finetune.compare import compare
 from symnoise.finetune.dry_run import STEPS, rows, tiny_model
 from symnoise.finetune.folder import one_run
 from symnoise.finetune.settings import TrainSettings
@@ -259,6 +260,26 @@ def test_the_newest_checkpoint_is_kept_whatever_the_clock_says(small, two_steps,
     (tmp_path / "out" / "checkpoint-3").mkdir()  # of a killed save
     assert command(*small, "--output", tmp_path / "out", "--steps", 4, "--keep", 1) == 0
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+def test_a_run_that_goes_on_to_more_steps_is_unfinished_until_it_ends(small, two_steps, tmp_path, monkeypatch):
+    shutil.copytree(two_steps, tmp_path / "out")
+    assert command(*small, "--output", tmp_path / "out", "--steps", 2, "--keep-state") == 0  # nothing to do
+    assert (tmp_path / "out" / "README.md").is_file()
+    real = SymNoiseTrainer.training_step
+
+    def stopped(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SymNoiseTrainer, "training_step", stopped)
+        assert command(*small, "--output", tmp_path / "out", "--steps", 4, "--keep-state") == 130
+    with pytest.raises(InputError, match="has not finished"):
+        compare([two_steps, tmp_path / "out"])
+    assert command(*small, "--output", tmp_path / "out", "--steps", 4, "--keep-state") == 0
+    assert (tmp_path / "out" / "README.md").is_file()
 
 
 def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(small, two_steps, capfd):

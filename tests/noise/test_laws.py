@@ -169,3 +169,14 @@ def test_one_function_has_the_scale() -> None:
     expected = torch.where(lengths > 0, 5 / (lengths.clamp(min=1) * 16).double().sqrt(), 0)
     assert torch.equal(scale_of(5.0, lengths, 16), expected)
     assert torch.equal(Noise.neftune(5.0).scale(lengths[:, 0], 16), expected[:, 0])
+
+
+@pytest.mark.parametrize("name", ["rademacher", "gaussian", "uniform"])
+def test_directions_do_not_depend_on_the_default_dtype(name) -> None:
+    X, mask = torch.zeros(1, 3, 4), torch.ones(1, 3, dtype=torch.long)
+    plain = directions(X, mask, [0], 2, seed=0, law_name=name)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(directions(X, mask, [0], 2, seed=0, law_name=name), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -46,8 +46,13 @@ def summary(found: Mapping[str, Record], model: str, data: str) -> str:
         f"On {rows} rows of {data}, the loss of {model} has tr H = {_span(means['tr H'])} in the embeddings, made of "
         f"tr G = {_span(means['tr G'])} and tr R = {_span(means['tr R'])} ({UNIT}, means over rows with 95 % "
         f"intervals for rows like these). Noise at α = {ALPHA:g} is {_span(size)} of a token’s embedding norm and "
-        f"meets {_span(slope)} of large curvature; the Hessian describes the noise to 10 % {reach}."
+        f"meets {_span(slope)} of large curvature{_of_draws(found)}; the Hessian describes the noise to 10 % {reach}."
     )
+
+
+def _of_draws(found: Mapping[str, Record]) -> str:
+    """What an interval is for where there is only one row."""
+    return " (of one row: for its draws alone)" if len(_of(found, "curvature", quantity="tr H")) == 1 else ""
 
 
 def costs(found: Mapping[str, Record]) -> pd.DataFrame:
@@ -130,7 +135,7 @@ def _said_of_validity(found: Mapping[str, Record]) -> str:
         f"At α = {ALPHA:g} the noise meets {_span(slope)} of large curvature (slope) and {_span(ratio)} of the mean "
         f"curvature (ratio), which is what training averages; |slope − 1| {said}. y is a mirrored pair’s excess loss, "
         "x = ½εᵀHε what the Hessian predicts for it; both numbers are 1 where it describes the noise, and the band is "
-        f"1 ± 10 %. Bars are 95 % intervals for rows like these.{unbounded}"
+        f"1 ± 10 %. Bars are 95 % intervals for rows like these{_of_draws(found)}.{unbounded}"
     )
 
 
@@ -143,7 +148,7 @@ def _said_of_signal(found: Mapping[str, Record]) -> str:
         f"keeps; the two {meet}. Cancelled is the odd part, noise of mean 0 and of size σ‖∇ℓ‖ to first order; kept is "
         "the even part, ½εᵀHε to second order. Both are root mean squares over draws and rows; dashed, those orders. "
         f"The mean of the kept part, ½σ² tr H to second order, is {_span(kept)} nats. Bars and brackets are 95 % "
-        "intervals for rows like these."
+        f"intervals for rows like these{_of_draws(found)}."
     )
 
 

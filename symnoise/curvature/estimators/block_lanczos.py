@@ -56,7 +56,7 @@ def eigenpairs(H: Any, k: int, which: str, random: torch.Generator, tolerance: f
     n, block = H.shape[0], 1 + k // 3
     while True:
         found = _search(H, k, block, which, random, tolerance)
-        if k == 1 or block >= n or not _missed(H, found, which, random, tolerance):
+        if block >= n or not _missed(H, found, which, random, tolerance):
             return found
         block = min(2 * block, n)
 

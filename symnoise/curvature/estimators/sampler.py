@@ -93,14 +93,13 @@ class Sampler:
 
     @property
     def groups(self) -> int:
-        """Number of equal groups in a chunk: up to 4, else the smallest divisor.
+        """Number of equal groups in a chunk: 4 or 3, else the smallest divisor above; for 2 probes and 1, as many.
 
         In Taylor mode four groups cost 3/K of a forward pass per probe more than one group, and give the error 3
         degrees of freedom. Orthogonal directions are orthogonal within a group.
         """
         K = self.probes
-        upto_four = max(g for g in range(1, 5) if K % g == 0)
-        return upto_four if upto_four > 1 else next((g for g in range(5, K + 1) if K % g == 0), 1)
+        return next((g for g in (4, 3, *range(5, K + 1)) if K % g == 0), K)
 
     def by_taylor(self, loss: EmbeddingLoss, first: int, count: int) -> TraceParts:
         """tr H, tr G and tr R by collapsed Taylor mode."""

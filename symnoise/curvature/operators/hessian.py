@@ -85,7 +85,8 @@ def hvp(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor,
 def directional_curvature(loss: Loss, V: Float[Tensor, "*probe batch token dim"]) -> Float[Tensor, "*probe batch"]:
     """Curvature along a direction, vᵀHv/‖v‖² (Rayleigh quotient), of each example and direction.
 
-    It does not depend on the length of v, and lies between the smallest and the largest eigenvalue.
+    It does not depend on the length of v, and lies between the smallest and the largest eigenvalue. Entries at padding
+    do not count.
 
     Args:
         loss: The loss and the embeddings at which to differentiate.
@@ -97,7 +98,9 @@ def directional_curvature(loss: Loss, V: Float[Tensor, "*probe batch token dim"]
     Raises:
         InputError: As in `hvp`.
     """
-    return inner(V, hvp(loss, V)) / inner(V, V)
+    product = hvp(loss, V)
+    V = V * (loss.mask != 0)[..., None]
+    return inner(V, product) / inner(V, V)
 
 
 def inner(a: Float[Tensor, "*shape token dim"], b: Float[Tensor, "*shape token dim"]) -> Float[Tensor, "*shape"]:
