@@ -53,8 +53,8 @@ def attenuation_slope(
     """Slope Σxy/Σx², least squares through 0, with a confidence interval by the delete-one jackknife.
 
     The jackknife interval is wider than the residuals' spread when few draws of large x² dominate, as with HC3
-    (MacKinnon and White 1985), and its degrees of freedom are those of as many equal units as have the weights'
-    (Σw)²/Σw², w = Σx² of a unit (Kish 1965): with n − 1 it would be too narrow where curvature differs between texts.
+    (MacKinnon and White 1985). Its degrees of freedom are those of as many equal units as the weights Σx² of the units
+    come to: with n − 1 it would be too narrow where curvature differs between texts.
 
     Args:
         y: (draw, batch), a pair's excess loss.
@@ -71,8 +71,7 @@ def attenuation_slope(
     if len(above) < 2:
         return Pooled(value, math.nan, math.nan, math.nan, 0.0)
     parts = jackknife_variance(_without(above) / _without(below))  # one for each stratum
-    equal = below.sum(0).square() / below.square().sum(0).clamp(min=torch.finfo(below.dtype).tiny)
-    dof = _satterthwaite(parts, (equal - 1).clamp(min=1))
+    dof = _satterthwaite(parts, _equal_units(below) - 1)
     stderr = math.sqrt(float(parts.sum()))
     half = student_t(level, dof) * stderr
     return Pooled(value, value - half, value + half, stderr, dof)
@@ -116,8 +115,8 @@ def root_ratio(
 ) -> Pooled:
     """Ratio of root mean squares √(Σy²/Σx²), with a confidence interval by the jackknife of its logarithm.
 
-    So both ends are above 0. With y the odd part of the loss under a draw and x its even part, this is what a mirrored
-    pair cancels in units of what it keeps.
+    So both ends are above 0. Degrees of freedom as in `attenuation_slope`. With y the odd part of the loss under a draw
+    and x its even part, this is what a mirrored pair cancels in units of what it keeps.
 
     Args:
         y: (draw, batch).
@@ -136,7 +135,7 @@ def root_ratio(
     without = (_without(above) / _without(below)).log() / 2
     parts = jackknife_variance(without)
     unbiased = whole - (n - 1) * (without.mean(0) - whole).sum()
-    dof, stderr = _satterthwaite(parts, torch.full_like(parts, n - 1)), math.sqrt(float(parts.sum()))
+    dof, stderr = _satterthwaite(parts, _equal_units(below) - 1), math.sqrt(float(parts.sum()))
     half = student_t(level, dof) * stderr
     value, low, high = (float((unbiased + shift).exp()) for shift in (0, -half, half))
     return Pooled(value, low, high, value * stderr, dof)
@@ -166,6 +165,11 @@ def _without(parts: Float[Tensor, "n stratum"]) -> Float[Tensor, "n stratum"]:
     would not cancel and the jackknife's would be too small by ((n − 1)/n)²."""
     n = len(parts)
     return parts.sum() + (parts.sum(0) - n * parts) / (n - 1)
+
+
+def _equal_units(weights: Float[Tensor, "n stratum"]) -> Float[Tensor, " stratum"]:
+    """How many units of equal weight would give each stratum's sum as surely: (Σw)²/Σw² (Kish 1965), at least 2."""
+    return (weights.sum(0).square() / weights.square().sum(0)).nan_to_num(nan=2.0).clamp(min=2)
 
 
 def _satterthwaite(variances: Float[Tensor, " stratum"], dof: Float[Tensor, " stratum"]) -> float:
