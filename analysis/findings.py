@@ -53,6 +53,7 @@ OVER_DATA = {
     "SmolLM2": ("smollm2-dolly", "smollm2-open-platypus", "smollm2-evol-instruct"),
 }
 
+KINDS = ("one draw", "SymNoise", "the mirror")
 UNITS = dict.fromkeys((*ENDS[:2], ENDING), " nats")
 
 
@@ -107,6 +108,13 @@ def _of(tell: Callable[[Any], Finding | None], found: Any) -> Finding | None:
     return None if found is None else tell(found)
 
 
+def arms_of(draw: str, *kinds: str) -> dict[str, tuple[str, str]]:
+    """Kind of noise, of `kinds` or any -> the two arms that are compared for it, where one draw is the arm `draw`."""
+    arms = {"one draw": (draw, "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
+    arms |= {"SymNoise against one draw": ("symnoise", draw), "the mirror": MIRRORED[0]}
+    return {kind: pair for kind, pair in arms.items() if not kinds or kind in kinds}
+
+
 def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """One draw and SymNoise against no noise, by study, with what training itself did to the held-out loss."""
     said, draws, pairs = [], {}, {}
@@ -131,10 +139,10 @@ def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
 
 def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """One draw, SymNoise and the mirror at each run's lowest held-out loss, where training lowers it at all."""
-    compared: dict[str, dict[str, Rows]] = {"one draw": {}, "SymNoise": {}, "the mirror": {}}
+    compared: dict[str, dict[str, Rows]] = {kind: {} for kind in KINDS}
     said, unused = [], []
     for name, study in distinct(found).items():
-        shown = [(REGIMES[name][1], "none"), ("symnoise", "none"), *MIRRORED]
+        shown = arms_of(REGIMES[name][1], *KINDS).values()
         if study.untrained and study.untrained.mostly_best:
             unused.append(f"`{name}`")
             continue
@@ -228,8 +236,7 @@ def means_over_data(
     if len(studies) < len(names):
         return {}
     draw, margins = REGIMES[names[0]][1], studies[0].facts["primary"]["outcomes"]
-    pairs = {"one draw": (draw, "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
-    pairs |= {"SymNoise against one draw": ("symnoise", draw), "the mirror": MIRRORED[0]}
+    pairs = arms_of(draw)
     rows = {
         kind: [at_end(study, *pair) if when == "end" else rows_of(study, *pair, when) for study in studies]
         for kind, pair in pairs.items()
@@ -282,8 +289,7 @@ def _or_small(row: Mapping[str, float]) -> str:
 
 def _slower(study: StudyResults) -> Finding | None:
     """At each run's lowest held-out loss, with steps enough to get there."""
-    pairs = {"one draw": ("rademacher", "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
-    pairs["the mirror"] = MIRRORED[0]
+    pairs = arms_of("rademacher", "one draw", "its odd part", "SymNoise", "the mirror")
     lowest, end = ({kind: rows_of(study, *pair, when) for kind, pair in pairs.items()} for when in ("best", "end"))
     if not all(HELD_OUT in row for row in (*lowest.values(), *end.values())):
         return None
@@ -305,11 +311,10 @@ def _slower(study: StudyResults) -> Finding | None:
 
 def _ends(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """How likely a reply is to end where its reference goes on (E1)."""
-    rows: dict[str, dict[str, Rows]] = {"one draw": {}, "SymNoise": {}, "the mirror": {}}
+    rows: dict[str, dict[str, Rows]] = {kind: {} for kind in KINDS}
     said = []
     for name, study in distinct(found).items():
-        pairs = [(REGIMES[name][1], "none"), ("symnoise", "none"), *MIRRORED]
-        measured = {kind: at_end(study, *pair) for kind, pair in zip(rows, pairs, strict=True)}
+        measured = {kind: at_end(study, *pair) for kind, pair in arms_of(REGIMES[name][1], *KINDS).items()}
         for kind in (there := [kind for kind, own in measured.items() if ENDING in own]):
             rows[kind][name] = measured[kind]
         if there:
@@ -334,7 +339,7 @@ def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
     cut_off: dict[str, dict[str, Rows]] = {measure: {} for measure in LENGTHS}  # of one draw -> study -> rows
     said = []
     for name, study in distinct(found).items():
-        kinds = {"one draw": (REGIMES[name][1], "none"), "SymNoise": ("symnoise", "none"), "the mirror": MIRRORED[0]}
+        kinds = arms_of(REGIMES[name][1], *KINDS)
         limit = (study.facts.get("settings") or {}).get("generating", {}).get("max_new_tokens", 0)
         for measure, own in rows.items():
             if limit < LONG and measure in (draw := at_end(study, *kinds["one draw"])):
