@@ -371,7 +371,9 @@ def test_the_summary_counts_studies_and_tells_the_largest_gain(published: Publis
         "one draw lowers the held-out loss in none and raises it in **1**, SymNoise lowers it in 1 and"
     )
     gain = r"0\.(29|30)\d* \(0\.2\d+ to 0\.3\d+\) nats ‡"  # no endpoint
-    assert re.search(rf"lowers it further, of all studies, is {gain}, beside 2\.\d+ \(`transfer`\)", said)
+    assert re.search(
+        rf"lowers it further, of all studies, is {gain}; fine-tuning alone lowers it by 2\.\d+ \(`transfer`\)", said
+    )
     assert "tr G falls with that of the even part (1 hold); the held-out loss does, too (1 fail); neither" in said
     assert "training loss depend on that of the odd part (1 undecided)." in said
     helps_nowhere = in_short(replace(published, studies={}, mechanism={"mirror": raised}))
@@ -502,7 +504,8 @@ def test_how_likely_a_reply_is_to_end_is_told_of_the_studies_that_measured_it(pu
     assert study is not None
     pairs = [("uniform", "none"), ("symnoise", "none"), ("symnoise", "independent-pair")]
     own = [with_interval(tables_of(study)[*pair, "log p(end) elsewhere"]) for pair in pairs]
-    assert f"Study `{name}`: {own[0]}, {own[1]} and {own[2]} nats." in said and "`micro`" not in said
+    changes = f"one draw {own[0]}, SymNoise {own[1]}, the mirror {own[2]}"
+    assert f"Study `{name}`: {changes} nats." in said and "`micro`" not in said
 
 
 def test_the_budget_is_told_at_the_noise_of_the_studies(published: Published) -> None:
@@ -513,12 +516,12 @@ def test_the_budget_is_told_at_the_noise_of_the_studies(published: Published) ->
     )
     points.loc[points.alpha == 10, "value"] = 0.1
     told = replace(published, studies={}, mechanism={}, budgets=Budgets([], points))
-    said = answered(told, "gradient noise?")
+    said = answered(told, "gradient noise add up")
     where = "(small Llama of `mirror`, α = 15)."
     wanted = f"ρ is 0.25 (0 to 1.00) at the start and 0.75 (0 to 1.00) at the end of training {where}"
-    assert f"larger by at most 1 + ρ, and costs as much as one twice as large; {wanted}" in said
+    assert f"at most 1 + ρ times as large, and costs as much as one twice as large; {wanted}" in said
     last = replace(told, budgets=Budgets([], points[points.when == "end"]))
-    said = answered(last, "gradient noise?")
+    said = answered(last, "gradient noise add up")
     assert f"ρ is 0.75 (0 to 1.00) at the end of training {where}" in said
     assert not [one for one in findings(replace(told, budgets=None)) if "gradient noise" in one.question]
 

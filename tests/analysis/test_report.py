@@ -313,8 +313,8 @@ def test_the_ledger_file_is_in_the_order_of_the_theory(report):
 
 def test_reasons_for_failing_rows_come_from_the_tables(page):
     said = text(page)
-    # |T − 1| is 0.05 at α = 5 and 0.3 at α = 10: 10 % lies a fifth of the way.
-    assert "first passes 10 % at α ≈ 6 " in said
+    # T is 1.05 at α = 5 and 0.7 at α = 10: in α², 0.9 lies three sevenths of the way.
+    assert "first leaves 1 ± 10 % at α ≈ 7.6 (" in said
     assert "tr H is negative in 1 of 2 examples" in said
     assert "the largest |cos(X, ∇ℓ)| is 0.0312 for toy on words" in said
 
@@ -365,7 +365,9 @@ def test_words_select_nothing():
 
 
 def test_radius_is_interpolated_and_may_never_be_reached():
-    assert radius(pd.DataFrame({"alpha": [1.0, 2.0], "T": [1.2, 1.0]})) == pytest.approx(0.5)  # from T = 1 at α = 0
+    assert radius(pd.DataFrame({"alpha": [1.0, 2.0], "T": [1.2, 1.0]})) == pytest.approx(
+        0.5**0.5
+    )  # from T = 1 at α = 0
     assert math.isnan(radius(pd.DataFrame({"alpha": [1.0, 2.0], "T": [1.02, 0.95]})))
 
 
@@ -376,7 +378,9 @@ def test_a_second_text_has_curves_of_its_own():
     left, _, *_ = validity.draw(data).axes
     labels = [text.get_text() for text in left.texts]
     assert labels.count("slope Σxy/Σx²") == 1 and "slope Σxy/Σx², alpaca" in labels
-    assert validity.caption(data) == validity.caption(validity.frame(one))  # it speaks of the first
+    said, alone = validity.caption(data), validity.caption(validity.frame(one))
+    assert "2 are unbounded" in said and "dashed and open: the second text" in said and "second text" not in alone
+    assert said.split("Bars are")[0] == alone.split("Bars are")[0]  # it speaks of the first
     assert list(validity.pooled(data, "T")["where"].unique()) == [REAL]
 
 
