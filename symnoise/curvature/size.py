@@ -107,7 +107,7 @@ def two_sided_divergence(
     `InputError` for σ ≤ 0 or not finite, and draws < 1.
     """
     require_loss(loss, EmbeddingLoss)
-    (sigma,) = sizes_of([sigma], loss, draws)
+    (sigma,) = sizes_of(sigma[None] if isinstance(sigma, Tensor) else [sigma], loss, draws)
     X = loss.embeddings
     step, found = sigma.to(X)[:, None, None], []
     with torch.no_grad():
