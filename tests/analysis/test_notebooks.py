@@ -116,7 +116,7 @@ def test_one_seed_is_drawn_without_an_interval_and_says_so(in_its_folder, capsys
     folder = write_study(in_its_folder / "micro", seeds=1, arms=ARMS, alphas=(10.0,))
     assert figures(run(NOTEBOOKS[-1], STUDY=str(folder)), rendered=False) == 4
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("one gives no interval") == 2 and "So few settings give no interval" in said
+    assert said.count("one gives no interval") == 2 and "So few arms give no interval" in said
 
 
 def test_a_missing_study_is_a_line_that_names_the_file_and_the_command(in_its_folder, capsys) -> None:
