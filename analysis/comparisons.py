@@ -39,6 +39,12 @@ ODD = "dials-0-1"  # the odd part of a draw alone; SymNoise is the even part alo
 HELD_OUT, CURVED = ENDS[1:]
 LENGTHS = ("length, greedy", "length, repetition penalty 1.2")  # of replies: without a penalty, and NEFTune's
 UNCLEAR = "no clear difference"
+_IN_TABLES = {  # -> kind of noise in `pairs_of`
+    "one draw − none": "one draw",
+    "SymNoise − none": "SymNoise",
+    "SymNoise − one draw": "SymNoise against one draw",
+    "SymNoise − two draws": "the mirror",
+}
 # D1 in parts -> keys of its rows.
 D1_PARTS = {
     "curvature-falls": ("D1.slope.tr-g.even",),
@@ -64,14 +70,17 @@ def model_of(study: str) -> str:
     return MODELS[study.startswith("smollm2")]
 
 
+def pairs_of(draw: str, *kinds: str) -> dict[str, tuple[str, str]]:
+    """Kind of noise, of `kinds` or any -> the two arms that are compared for it, where one draw is the arm `draw`."""
+    arms = {"one draw": (draw, "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
+    arms |= {"SymNoise against one draw": ("symnoise", draw), "the mirror": MIRRORED[0]}
+    return {kind: pair for kind, pair in arms.items() if not kinds or kind in kinds}
+
+
 def comparisons_with(draw: str) -> dict[str, tuple[str, str]]:
-    """The four comparisons of a study whose single draw is the arm `draw`, in words and as arms."""
-    return {
-        "one draw − none": (draw, "none"),
-        "SymNoise − none": ("symnoise", "none"),
-        "SymNoise − one draw": ("symnoise", draw),
-        "SymNoise − two draws": MIRRORED[0],
-    }
+    """The four comparisons of a study whose single draw is the arm `draw`, in the words of tables and as arms."""
+    pairs = pairs_of(draw)
+    return {what: pairs[kind] for what, kind in _IN_TABLES.items()}
 
 
 def by_training(study: StudyResults, when: str) -> float:
@@ -109,8 +118,9 @@ def direction(row: Mapping[Any, Any]) -> str:
     return UNCLEAR if p > 1 - LEVEL or not leaves_out_0(row) else "higher" if row["low"] > 0 else "lower"
 
 
-def signs(found: Mapping[str, Rows], measure: str) -> str:
-    """`lower in a and b, no clear difference in c`, where names -> rows; no names where all that measured it agree."""
+def signs(found: Mapping[str, Rows], measure: str, *, brief: bool = False) -> str:
+    """`lower in a and b, no clear difference in c`, where names -> rows; no names where all that measured it agree.
+    In brief those that are not clear are counted: `no clear difference in 5 others`."""
     names: dict[str, list[str]] = {"lower": [], "higher": [], UNCLEAR: []}
     for name, rows in found.items():
         if measure in rows:
@@ -119,16 +129,10 @@ def signs(found: Mapping[str, Rows], measure: str) -> str:
     if len(said) == 1 and len(next(iter(said.values()))) == len(found):
         ((word, own),) = said.items()
         return f"{word}{ {1: '', 2: ' in both'}.get(len(own), f' in all {len(own)}') }"
-    return ", ".join(f"{word} in {listed(own)}" for word, own in said.items())
-
-
-def clear_signs(found: Mapping[str, Rows], measure: str) -> str:
-    """`higher in a, no clear difference in 5 others`: `signs` that counts what is not clear."""
-    unclear = [name for name, rows in found.items() if direction(rows[measure]) == UNCLEAR]
-    if len(unclear) in (0, len(found)):
-        return signs(found, measure)
-    clear = {name: rows for name, rows in found.items() if name not in unclear} | {"": {}}  # so that all are named
-    return f"{signs(clear, measure)}, {UNCLEAR} in {len(unclear)} others"
+    where = {word: listed(own) for word, own in said.items()}
+    if brief and UNCLEAR in where:
+        where[UNCLEAR] = f"{len(said[UNCLEAR])} others"
+    return ", ".join(f"{word} in {names}" for word, names in where.items())
 
 
 def by_two(found: Mapping[str, Mapping[str, Rows]]) -> str:

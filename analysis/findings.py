@@ -20,12 +20,12 @@ from analysis.comparisons import (
     at_end,
     by_training,
     by_two,
-    clear_signs,
     direction,
     distinct,
     every,
     leaves_out_0,
     mean_over,
+    pairs_of,
     plain,
     rows_of,
     side_by_side,
@@ -108,13 +108,6 @@ def _of(tell: Callable[[Any], Finding | None], found: Any) -> Finding | None:
     return None if found is None else tell(found)
 
 
-def arms_of(draw: str, *kinds: str) -> dict[str, tuple[str, str]]:
-    """Kind of noise, of `kinds` or any -> the two arms that are compared for it, where one draw is the arm `draw`."""
-    arms = {"one draw": (draw, "none"), "its odd part": (ODD, "none"), "SymNoise": ("symnoise", "none")}
-    arms |= {"SymNoise against one draw": ("symnoise", draw), "the mirror": MIRRORED[0]}
-    return {kind: pair for kind, pair in arms.items() if not kinds or kind in kinds}
-
-
 def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """One draw and SymNoise against no noise, by study, with what training itself did to the held-out loss."""
     said, draws, pairs = [], {}, {}
@@ -142,7 +135,7 @@ def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
     compared: dict[str, dict[str, Rows]] = {kind: {} for kind in KINDS}
     said, unused = [], []
     for name, study in distinct(found).items():
-        shown = arms_of(REGIMES[name][1], *KINDS).values()
+        shown = pairs_of(REGIMES[name][1], *KINDS).values()
         if study.untrained and study.untrained.mostly_best:
             unused.append(f"`{name}`")
             continue
@@ -236,7 +229,7 @@ def means_over_data(
     if len(studies) < len(names):
         return {}
     draw, margins = REGIMES[names[0]][1], studies[0].facts["primary"]["outcomes"]
-    pairs = arms_of(draw)
+    pairs = pairs_of(draw)
     rows = {
         kind: [at_end(study, *pair) if when == "end" else rows_of(study, *pair, when) for study in studies]
         for kind, pair in pairs.items()
@@ -289,7 +282,7 @@ def _or_small(row: Mapping[str, float]) -> str:
 
 def _slower(study: StudyResults) -> Finding | None:
     """At each run's lowest held-out loss, with steps enough to get there."""
-    pairs = arms_of("rademacher", "one draw", "its odd part", "SymNoise", "the mirror")
+    pairs = pairs_of("rademacher", "one draw", "its odd part", "SymNoise", "the mirror")
     lowest, end = ({kind: rows_of(study, *pair, when) for kind, pair in pairs.items()} for when in ("best", "end"))
     if not all(HELD_OUT in row for row in (*lowest.values(), *end.values())):
         return None
@@ -314,7 +307,7 @@ def _ends(found: Mapping[str, StudyResults | None]) -> Finding | None:
     rows: dict[str, dict[str, Rows]] = {kind: {} for kind in KINDS}
     said = []
     for name, study in distinct(found).items():
-        measured = {kind: at_end(study, *pair) for kind, pair in arms_of(REGIMES[name][1], *KINDS).items()}
+        measured = {kind: at_end(study, *pair) for kind, pair in pairs_of(REGIMES[name][1], *KINDS).items()}
         for kind in (there := [kind for kind, own in measured.items() if ENDING in own]):
             rows[kind][name] = measured[kind]
         if there:
@@ -339,7 +332,7 @@ def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
     cut_off: dict[str, dict[str, Rows]] = {measure: {} for measure in LENGTHS}  # of one draw -> study -> rows
     said = []
     for name, study in distinct(found).items():
-        kinds = arms_of(REGIMES[name][1], *KINDS)
+        kinds = pairs_of(REGIMES[name][1], *KINDS)
         limit = (study.facts.get("settings") or {}).get("generating", {}).get("max_new_tokens", 0)
         for measure, own in rows.items():
             if limit < LONG and measure in (draw := at_end(study, *kinds["one draw"])):
@@ -361,7 +354,7 @@ def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
         for measure, own in rows.items()
         if own
     ]
-    sooner = [f"{named[measure]} {clear_signs(own, measure)}" for measure, own in cut_off.items() if own]
+    sooner = [f"{named[measure]} {signs(own, measure, brief=True)}" for measure, own in cut_off.items() if own]
     also = f" Where they are cut off before {LONG} tokens, by one draw {', '.join(sooner)}." if sooner else ""
     lead = "Δ tokens in a reply: one draw and SymNoise minus no noise, SymNoise minus two draws:"
     return Finding("Are replies longer?", f"Number of tokens, {'; '.join(told)}.{also}", tuple(said), lead)

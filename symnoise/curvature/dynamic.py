@@ -164,13 +164,6 @@ class DynamicTrace:
         self._last = now.forms
         return TraceChange(self._trace(now.forms).noting(**facts), *changes)
 
-    @property
-    def _draws(self) -> int:
-        """Independent draws at every point: probes, or the groups in which they are or may be measured."""
-        options = self._options
-        single = options.method == "hvp" and options.directions != "orthogonal"
-        return options.probes if single else options.sampler.groups
-
     def state_dict(self) -> dict[str, Tensor]:
         """What was measured at the start and last, for a checkpoint; empty before the first measurement."""
         state = {"only": self._only, "same": self._same, "last": self._last, "of": self._of}

@@ -12,7 +12,7 @@ from symnoise.curvature.halving import Halving, padded
 from symnoise.curvature.loss import UNIT, Loss, random_probes, require_loss
 from symnoise.curvature.operators.hessian import inner
 from symnoise.curvature.operators.products import hessian_products
-from symnoise.curvature.smoothing import sizes_of
+from symnoise.curvature.smoothing import size_of
 from symnoise.models import EmbeddingLoss
 
 if TYPE_CHECKING:
@@ -107,9 +107,8 @@ def two_sided_divergence(
     `InputError` for σ ≤ 0 or not finite, and draws < 1.
     """
     require_loss(loss, EmbeddingLoss)
-    (sigma,) = sizes_of(sigma[None] if isinstance(sigma, Tensor) else [sigma], loss, draws)
     X = loss.embeddings
-    step, found = sigma.to(X)[:, None, None], []
+    step, found = size_of(sigma, loss, draws).to(X)[:, None, None], []
     with torch.no_grad():
         for k in track(range(draws), "draws"):
             (z,) = random_probes(loss, 1, seed=seed, first=k)

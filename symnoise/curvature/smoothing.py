@@ -140,7 +140,7 @@ def smoothed_curvature(
         ['6.000000', '6.000000']
     """
     require_loss(loss)
-    X, sizes = loss.embeddings, sizes_of(sigmas, loss, draws)
+    X, sizes = loss.embeddings, _sizes(sigmas, loss, draws)
     if method not in _FORMS:
         raise unknown("method", method, _FORMS)
     pair, odd = [], []
@@ -212,7 +212,7 @@ def finite_curvature(
     for all. Raises `InputError` for σ ≤ 0 or not finite, another number of sigmas, draws < 1, an unknown law.
     """
     require_loss(loss)
-    X, (size,) = loss.embeddings, sizes_of(sigma[None] if isinstance(sigma, Tensor) else [sigma], loss, draws)
+    X, size = loss.embeddings, size_of(sigma, loss, draws)
     step = size.to(X)[:, None, None]
     with torch.no_grad():
         base = loss(X).double()
@@ -236,7 +236,12 @@ def even_and_odd(
     return (plus + minus) / 2 - base, (plus - minus) / 2
 
 
-def sizes_of(sigmas: Any, loss: Loss, draws: int) -> Float[Tensor, "sigma batch"]:
+def size_of(sigma: Any, loss: Loss, draws: int) -> Float[Tensor, " batch"]:
+    """One sigma, or one for each example, as `_sizes` has them."""
+    return _sizes(sigma[None] if isinstance(sigma, Tensor) else [sigma], loss, draws)[0]
+
+
+def _sizes(sigmas: Any, loss: Loss, draws: int) -> Float[Tensor, "sigma batch"]:
     """The given sigmas for every example, on its device; `InputError` unless they are numbers above 0 that fit."""
     batch = len(loss.embeddings)
     try:

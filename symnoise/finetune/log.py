@@ -1,6 +1,6 @@
 """What a run's log comes to: the numbers on its card, in its JSON and in comparisons. Needs no PyTorch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MEANS = ("loss", "clean_loss", "noise/clean_loss", "grad_norm")
@@ -31,10 +31,7 @@ def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the run of the training losses, held-out loss before and after, the last curvature."""
     means = mean_of_steps(history)
     found = {name: means[key] for name, key in _MEANT if key in means}
-    for name, (key, at) in _TAKEN.items():
-        if values := [line[key] for line in history if key in line]:
-            found[name] = values[at]
-    return found
+    return found | {name: line[key] for name, key, line in _taken(history)}
 
 
 def basis(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -44,7 +41,11 @@ def basis(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     for name, key in _MEANT:
         if steps := [line["step"] for line in history if key in line]:
             found[name] = steps if key.startswith("noise/") else steps[-1]
+    return found | {name: line["step"] for name, _, line in _taken(history)}
+
+
+def _taken(history: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, str, Mapping[str, float]]]:
+    """Each measure of `_TAKEN` that the log has: its name, its key, and the line that counts."""
     for name, (key, at) in _TAKEN.items():
-        if steps := [line["step"] for line in history if key in line]:
-            found[name] = steps[at]
-    return found
+        if lines := [line for line in history if key in line]:
+            yield name, key, lines[at]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +52,24 @@ class LoadedModel:
         return bool(self.model.config.is_encoder_decoder)
 
     def provenance(self) -> dict[str, Any]:
-        """Name, revision, SHA-256 and sizes, for a result record; the SHA-256 are computed now (about 1 s per GB)."""
-        if self.path is None:
-            weights = []
-        else:
-            weights = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
+        """Name, revision, SHA-256 and sizes, for a result record; its first call reads the weights (about 1 s a GB)."""
         return {
             "name": self.name,
             "source": self.source,
             "revision": self.revision,
-            "sha256": {file.name: sha256(file) for file in weights},
+            "sha256": dict(self._sha256),
             "class": type(self.model).__name__,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             **({"base": self.base.provenance()} if self.base else {}),
         }
+
+    @cached_property
+    def _sha256(self) -> dict[str, str]:
+        if self.path is None:
+            return {}
+        weights = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
+        return {file.name: sha256(file) for file in weights}
 
 
 def load_model(
