@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
+import typer
 
 from analysis import budgets, figures
 from analysis.figures import density, growth
@@ -114,5 +115,10 @@ def _lines(sections: dict[str, list[Entry]], folder: Path) -> Iterator[str]:
             yield f"{reading}. Drawn by `{source}` from `{entry.command}`: {files}.\n"
 
 
+def main() -> None:
+    """Rebuild docs/gallery: every figure that there is, of what is published."""
+    print(write_gallery())
+
+
 if __name__ == "__main__":
-    one_line_on_bad_input(lambda: print(write_gallery()))
+    one_line_on_bad_input(lambda: typer.run(main))

@@ -5,11 +5,11 @@
 Equal records give equal bytes: nothing here reads the clock or draws random numbers.
 """
 
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+import typer
 
 from analysis.figures import FIGURES
 from analysis.intervals import PERCENT
@@ -90,6 +90,10 @@ def _facts(run: QuickRun) -> dict[str, Any]:
     }
 
 
+def main(folder: Annotated[Path, typer.Argument(help="A run's stage records.")] = Path("results/quick")) -> None:
+    """Make a run's ledger, figures and report.html of its stage records, without measuring anything again."""
+    print(write_report(folder))
+
+
 if __name__ == "__main__":
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results/quick")
-    one_line_on_bad_input(lambda: print(write_report(folder)))
+    one_line_on_bad_input(lambda: typer.run(main))

@@ -4,11 +4,12 @@ python -m analysis.figures results/bench        # growth, from growth.csv
 python -m analysis.figures results/spectra      # density, from density.csv and eigenvalues.csv
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+import typer
 
 from analysis.figures import density, growth
 from result_schema.bad_input import one_line_on_bad_input
@@ -36,8 +37,10 @@ def draw(folder: Path) -> Iterator[str]:
         yield str(folder / f"{name}.pdf")
 
 
+def main(folder: Annotated[Path, typer.Argument(help="The tables, such as results/bench.")]) -> None:
+    """Draw every figure whose tables are in a folder, as PDF and PNG, and print its caption."""
+    print(*draw(folder), sep="\n")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.stderr.write("symnoise: usage: python -m analysis.figures FOLDER\n")
-        sys.exit(2)
-    one_line_on_bad_input(lambda: print(*draw(Path(sys.argv[1])), sep="\n"))
+    one_line_on_bad_input(lambda: typer.run(main))

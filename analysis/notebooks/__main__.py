@@ -10,9 +10,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nbformat
+import typer
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
@@ -62,9 +63,11 @@ def small(encoded: str) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def main(names: list[str]) -> int:
-    """Execute the chosen notebooks, all without names; the exit code. Raises `InputError` if one is not there."""
-    known = sorted(FOLDER.glob("*.ipynb"))
+def main(
+    chosen: Annotated[list[str] | None, typer.Argument(help="How the names begin, such as 01; all by default.")] = None,
+) -> None:
+    """Execute notebooks in place. Raises `InputError` if one is not there."""
+    names, known = chosen or [], sorted(FOLDER.glob("*.ipynb"))
     for name in names:
         if not any(path.name.startswith(name) for path in known):
             raise InputError(f"no notebook begins with {name!r}; there are {', '.join(path.stem for path in known)}")
@@ -74,9 +77,8 @@ def main(names: list[str]) -> int:
                 print(f"{path.stem}: {execute(path):.0f} s")
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                 print(f"{path.stem}: {error}", file=sys.stderr)
-                return 1
-    return 0
+                sys.exit(1)
 
 
 if __name__ == "__main__":
-    one_line_on_bad_input(lambda: sys.exit(main(sys.argv[1:])))
+    one_line_on_bad_input(lambda: typer.run(main))

@@ -13,11 +13,12 @@ import time
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+import typer
 
 from experiments.fine_tuning import fine_tune_arm, measure_start
 from experiments.quick.settings import CONFIG, read_settings
@@ -59,15 +60,17 @@ TRAINED = ("model", "data", "training")
 
 
 def main(
-    config: Path = CONFIG,
-    output: Path = Path("results/quick"),
-    model: str | None = None,
-    data: str | None = None,
-    second_data: str | None = None,
+    config: Annotated[Path, typer.Option(help="YAML file of sizes and seeds.")] = CONFIG,
+    output: Annotated[Path, typer.Option(help="Folder of the stage records; what is done there is kept.")] = Path(
+        "results/quick"
+    ),
+    model: Annotated[str | None, typer.Option(help="As in symnoise curvature; before the config's.")] = None,
+    data: Annotated[str | None, typer.Option(help="As in symnoise curvature; before the config's.")] = None,
+    second_data: Annotated[str | None, typer.Option(help="Text for claims on a second one; none by default.")] = None,
 ) -> None:
     """Run every stage that is not done yet; `python -m analysis.report` makes the ledger and the report of the records.
 
-    --model, --data and --second-data go before the config's.
+    The defaults reproduce the published run, but for its second text.
     """
     settings = read_settings(config, model, data, second_data)
     started = time.perf_counter()

@@ -11,17 +11,18 @@ from symnoise.cli.shared import (
     PLAIN,
     dtype_named,
     kept_facts,
-    left_out,
+    load_with_template,
     long_work,
     positive,
     show,
+    source_facts,
     value_and_interval,
     write,
 )
 from symnoise.core import InputError, track, write_atomically
 from symnoise.core.batch_records import BatchRecords, Kept, key_of
-from symnoise.data import collate, set_chat_template
-from symnoise.models import EmbeddingLoss, load_model
+from symnoise.data import collate
+from symnoise.models import EmbeddingLoss
 from symnoise.training.advice import (
     ALPHAS,
     BEST_RATIO,
@@ -75,9 +76,7 @@ def advise(
         raise InputError(f"--examples must be an even number, {_BATCH * _LEAST_BATCHES} or more; got {examples}")
     started, batch_records = time.perf_counter(), BatchRecords(json)
     with long_work(json, figure) as console:
-        loaded = load_model(model, dtype=dtype_named(dtype), device=device)
-        if chat_template is not None:
-            set_chat_template(loaded.tokenizer, chat_template)
+        loaded = load_with_template(model, dtype_named(dtype), device, chat_template)
         rows, because = random_rows(loaded, data, examples, max_length, seed, strict, "--examples")
         settings = {"draws": draws, "max_length": max_length, "dtype": dtype, "device": device, "seed": seed}
         base = settings | {"alphas": ALPHAS, "gradient draws": _GRADIENT_DRAWS} | kept_facts(loaded, json)
@@ -89,8 +88,8 @@ def advise(
             write_atomically(figure, partial(draw(found).savefig, dpi=_DPI))
     seconds = time.perf_counter() - started
     full = sum(len(row["input_ids"]) == max_length for row in rows)
-    facts = {"model": loaded.name, "data": data, "examples": examples, "rows_at_max_length": full, **settings}
-    facts |= left_out(because)
+    facts = {"examples": examples, "rows_at_max_length": full, **settings}
+    facts |= source_facts(loaded, data, rows, because, chat_template=chat_template, strict=strict)
     write(json, facts | _result(found) | {"seconds": seconds}, loaded)
     batch_records.remove()
     _print(f"{loaded.name} on {data}: {examples} rows", found, _cost(len(rows), draws, seconds))

@@ -150,9 +150,10 @@ def plan(
     rtol: Annotated[float, typer.Option(help="Target relative standard error of the mean over the rows.")] = 0.05,
     probes: Annotated[int | None, typer.Option(help="Probes per row, in place of --rtol.")] = None,
     dtype: Dtype = "float32",
-    gpu: Annotated[str | None, typer.Option(help="Memory of a card, such as 24GiB; default this machine.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Memory of a card, such as 24GiB; default: this machine.")] = None,
     flops: Annotated[
-        float | None, typer.Option(help="Floating-point operations per second, as reached; default measured here.")
+        float | None,
+        typer.Option(help="Operations per second, as reached; measured here without --gpu."),
     ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Memory bandwidth, bytes per second; with --flops.")] = None,
     json: Json = None,

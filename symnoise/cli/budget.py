@@ -14,18 +14,19 @@ from symnoise.cli.shared import (
     draw,
     dtype_named,
     kept_facts,
-    left_out,
+    load_with_template,
     long_work,
     numbers,
     positive,
     show,
+    source_facts,
     value_and_interval,
     write,
 )
 from symnoise.core import InputError, generator
 from symnoise.core.batch_records import BatchRecords, Kept, key_of
-from symnoise.data import LeftOut, collate, fitting, load_data, set_chat_template
-from symnoise.models import LoadedModel, load_model
+from symnoise.data import LeftOut, collate, fitting, load_data
+from symnoise.models import LoadedModel
 from symnoise.noise import Noise
 from symnoise.training.budget import VarianceBudget, variance_budget
 
@@ -58,9 +59,7 @@ def budget(
     positive("--batch", batch)
     positive("--batches", batches)
     with long_work(json, figure) as console:
-        loaded = load_model(model, dtype=dtype_named(dtype), device=device)
-        if chat_template is not None:
-            set_chat_template(loaded.tokenizer, chat_template)
+        loaded = load_with_template(model, dtype_named(dtype), device, chat_template)
         rows, because = random_rows(loaded, data, batch * batches, max_length, seed, strict, "--batches")
         texts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         settings = {"alphas": strengths, "noise": noise, "draws": draws, "dtype": dtype, "device": device, "seed": seed}
@@ -79,8 +78,9 @@ def budget(
         f"squared norm of the mean gradient {signal}; ± standard errors over batches",
     )
     draw(figure, "variance_budget", found)
-    facts = {"model": loaded.name, "data": data, "batch": batch, "batches": batches, "max_length": max_length}
-    write(json, facts | settings | left_out(because) | {"rows": [_plain(one) for one in found]}, loaded)
+    facts = {"batch": batch, "batches": batches, "max_length": max_length, **settings}
+    facts |= source_facts(loaded, data, rows, because, chat_template=chat_template, strict=strict)
+    write(json, facts | {"rows": [_plain(one) for one in found]}, loaded)
     records.remove()
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from symnoise.cli.shared import show, value_and_interval, write
-from symnoise.core import Estimate
+from symnoise.cli.shared import show, value_and_interval, writable, write
+from symnoise.core import Estimate, InputError
 from symnoise.finetune.compare import MEASURES, Arm, Comparison, compare
 from symnoise.plot.numbers import measurement, number
 from symnoise.plot.page import write_page
@@ -31,7 +31,10 @@ def compare_runs(*, runs: Sequence[Path], any_settings: bool, json: Path | None,
     """Print, and write, the runs and the differences of their arms."""
     found = compare(runs, any_settings=any_settings)
     sheets = [_runs(found)] + ([_differences(found)] if found.differences else [])
-    write(json, _result(found))
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"cannot write {html}: --html takes a file whose name ends in .html")
+    with writable(json, html):
+        write(json, _result(found))
     if html is not None:
         write_page(html, Path(__file__).parent / "templates", "compare.html", {}, tables=sheets)
     for sheet in sheets:

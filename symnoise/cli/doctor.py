@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from symnoise.core import InputError, provenance, reason, write_json
+from symnoise.cli.shared import writable, write
+from symnoise.core import InputError, provenance, reason
 from symnoise.data import chitchat_file
 from symnoise.models import bundled, load_model
 from symnoise.noise import Noise
@@ -40,8 +41,8 @@ def doctor(*, model: str, json: Path | None) -> None:
     except InputError as error:
         problem = error
     _print({"model": model, "noise": _said(checked["hook"])})
-    if json is not None:
-        write_json(json, found | checked)
+    with writable(json):
+        write(json, found | checked)
     if problem is not None:
         raise problem
 

@@ -1,5 +1,6 @@
 """`symnoise plan`: memory, probes and time of tr H before anything is downloaded."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from rich.console import Console
 from symnoise.cli.shared import PLAIN, dtype_named, long_work, positive, show, write
 from symnoise.core import InputError
 from symnoise.curvature.planning import RELATIVE_DEVIATION, Plan, Speed, Task, measured_speed, plans, probes_for
-from symnoise.curvature.taylor.memory import memory_limit
+from symnoise.curvature.taylor.memory import free_memory, memory_limit
 from symnoise.models.loading import load_config
 from symnoise.models.outline import class_for
 
@@ -42,9 +43,10 @@ def plan(
     task = Task(examples, batch, max_length, count, dtype_named(dtype))
     card = None if gpu is None else _bytes(gpu)
     config = load_config(model)
-    speed = _speed(flops, bandwidth, task.dtype)
+    speed = _speed(flops, bandwidth, task.dtype, card)
     limit = memory_limit(torch.device("cpu")) if card is None else card
-    with long_work(json):
+    with long_work(json) as console:
+        console.print(f"symnoise: simulating {model}, layer by layer", **PLAIN)
         found = plans(config, task, speed, limit, card=card is not None)
     result = _result(model, config, task, speed, found, card) | {"rtol": rtol if probes is None else None}
     result["command"] = _command(result)
@@ -59,16 +61,17 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _speed(flops: float | None, bandwidth: float | None, dtype: torch.dtype) -> Speed:
-    """As given, or this machine's."""
+def _speed(flops: float | None, bandwidth: float | None, dtype: torch.dtype, card: int | None) -> Speed:
+    """As given, or this machine's; NaN for a card, of which nothing else is known."""
     if flops is None and bandwidth is None:
-        return measured_speed(dtype)
+        return measured_speed(dtype) if card is None else Speed(math.nan, math.nan)
     if flops is None or bandwidth is None or not min(flops, bandwidth) > 0:
         raise InputError("--flops and --bandwidth, both above 0, are given together")
     return Speed(flops, bandwidth)
 
 
 def _result(name: str, config: Any, task: Task, speed: Speed, found: list[Plan], card: int | None) -> dict[str, Any]:
+    memory = free_memory() if card is None else card
     counted_as = class_for(config)._model_mapping[type(config)].__name__
     return {
         "model": name,
@@ -80,20 +83,19 @@ def _result(name: str, config: Any, task: Task, speed: Speed, found: list[Plan],
         "dtype": str(task.dtype).removeprefix("torch."),
         "probes": task.probes,
         "gpu_bytes": card,
+        "memory_bytes": memory,
         "flops_per_second": speed.flops,
         "bytes_per_second": speed.bandwidth,
-        "plans": [
-            vars(one) | {"fits": None if card is None or one.memory is None else one.memory <= card} for one in found
-        ],
+        "plans": [vars(one) | {"fits": None if one.memory is None else one.memory <= memory} for one in found],
     }
 
 
 def _command(result: dict[str, Any]) -> str | None:
-    """The measurement by the first plan that fits, or that can be made where no card is given; None without one.
+    """The measurement by the first plan that fits; None without one.
 
     With the number of probes that was planned: a --rtol of `symnoise curvature` would be that of each batch.
     """
-    usable = (one for one in result["plans"] if not one["obstacle"] and one["fits"] is not False)
+    usable = (one for one in result["plans"] if one["fits"])
     first = next(usable, None)
     if first is None:
         return None
@@ -122,16 +124,16 @@ def _print(result: dict[str, Any], *, measured: bool) -> None:
         else (
             one["name"],
             f"{one['memory'] / 2**30:.2f} GiB",
-            {None: "", True: "yes", False: "no"}[one["fits"]],
+            "yes" if one["fits"] else "no",
             str(one["at_once"]),
-            f"{one['forwards']:.0f}",
+            "" if math.isnan(one["forwards"]) else f"{one['forwards']:.0f}",
             _duration(one["seconds"]),
         )
         for one in result["plans"]
     ]
     show(
-        f"tr H of {result['model']} ({result['architecture']}): {result['examples']} examples of {result['tokens']} "
-        f"tokens, {result['probes']} probes each",
+        f"tr H of {result['model']} ({result['architecture']}): {result['examples']} "
+        f"example{'' if result['examples'] == 1 else 's'} of {result['tokens']} tokens, {result['probes']} probes each",
         ("", "memory", "fits", "probes per pass", "forwards", "time"),
         rows,
         _basis(result, measured),
@@ -141,11 +143,16 @@ def _print(result: dict[str, Any], *, measured: bool) -> None:
 
 def _basis(result: dict[str, Any], measured: bool) -> str:
     """What the numbers rest on."""
-    where = "measured on this machine's CPU" if measured else "as given"
-    parts = [
-        f"Time at {result['flops_per_second'] / 1e9:.3g} Gflop/s in matrix products and "
-        f"{result['bytes_per_second'] / 1e9:.3g} GB/s elsewhere, {where}; forwards are of one batch."
-    ]
+    free = f"{result['memory_bytes'] / 2**30:.1f} GiB"
+    parts = [f"Fits: into {free}{', free on this machine now' if result['gpu_bytes'] is None else ''}."]
+    if math.isnan(result["flops_per_second"]):
+        parts.append("Forwards and time: give the card's --flops and --bandwidth, as reached in your work.")
+    else:
+        where = "measured on this machine's CPU" if measured else "as given"
+        parts.append(
+            f"Time at {result['flops_per_second'] / 1e9:.3g} Gflop/s in matrix products and "
+            f"{result['bytes_per_second'] / 1e9:.3g} GB/s elsewhere, {where}; forwards are of one batch."
+        )
     if result["rtol"] is not None:
         parts.append(
             f"Probes: standard deviation of one probe {RELATIVE_DEVIATION:.1f} times the mean trace, as on SmolLM2; "
@@ -157,6 +164,8 @@ def _basis(result: dict[str, Any], measured: bool) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return ""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

@@ -5,9 +5,10 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import chain, islice
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from symnoise.core import (
     progress_shown,
     provenance,
     retained_heap,
+    sha256_of,
     unknown,
     unwritable,
     write_atomically,
@@ -39,27 +41,23 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch
 
 @dataclass(frozen=True)
 class Text:
-    """A model, and rows of data as at most `max_length` of its token ids each; the layer at which losses are taken."""
+    """A model, and rows of data as at most `max_length` of its token ids each; the layer at which losses are taken, and
+    the other options by which model and rows were read."""
 
     model: LoadedModel
     data: Data
     rows: list[dict[str, list[int]]]
     max_length: int
     layer: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def facts(self) -> dict[str, Any]:
-        """The source in a result: names, how they were read, and counts by reason of rows skipped before the last."""
-        return {
-            "model": self.model.name,
-            "data": self.data.name,
-            "max_length": self.max_length,
-            "dtype": str(self.model.model.dtype).removeprefix("torch."),
-            "device": str(self.model.model.device),
-            **left_out(self.data.left_out),
-        }
+        """The source in a result."""
+        facts = source_facts(self.model, self.data.name, self.rows, self.data.left_out, **self.options)
+        return facts | {"max_length": self.max_length}
 
     def loss(self, ids: range) -> EmbeddingLoss:
         """The loss of some rows; probes are keyed by row number."""
@@ -87,12 +85,22 @@ def load(
     first = tuple(islice(given, 1))
     if not first:  # said before a model is loaded
         source.data(first)
-    loaded = load_model(model, dtype=kind, device=device, stream=stream)
-    if chat_template is not None:
-        set_chat_template(loaded.tokenizer, chat_template)
+    loaded = load_with_template(model, kind, device, chat_template, stream=stream)
     fits = fitting(chain(first, given), source.leave_out, loaded.tokenizer, max_length=max_length, model=loaded.model)
     chosen = list(islice(fits, examples))
-    return Text(loaded, source.data([example for example, _ in chosen]), [row for _, row in chosen], max_length, layer)
+    found = source.data([example for example, _ in chosen])
+    options = {"chat_template": chat_template, "strict": strict, "stream": stream}
+    return Text(loaded, found, [row for _, row in chosen], max_length, layer, options)
+
+
+def load_with_template(
+    model: str, dtype: torch.dtype, device: str, chat_template: Path | None, *, stream: bool = False
+) -> LoadedModel:
+    """The model; its tokenizer with the template in that file, if one is given."""
+    loaded = load_model(model, dtype=dtype, device=device, stream=stream)
+    if chat_template is not None:
+        set_chat_template(loaded.tokenizer, chat_template)
+    return loaded
 
 
 def kept_facts(model: LoadedModel, json: Path | None) -> dict[str, Any]:
@@ -100,6 +108,31 @@ def kept_facts(model: LoadedModel, json: Path | None) -> dict[str, Any]:
     # Reading the weights again for their SHA-256 is needed only if results are kept.
     source = model.provenance() if json else model.name
     return {"symnoise": __version__, "torch": torch.__version__, "model": source}
+
+
+def source_facts(
+    model: LoadedModel,
+    data: str,
+    rows: Sequence[dict[str, list[int]]],
+    skipped: Mapping[str, int],
+    *,
+    chat_template: Path | None,
+    strict: bool,
+    stream: bool = False,
+) -> dict[str, Any]:
+    """Model, data and rows in a result: names, how they were read, the SHA-256 of the rows' token ids and labels, and
+    counts by reason of the rows skipped before the last."""
+    return {
+        "model": model.name,
+        "data": data,
+        "rows_sha256": sha256_of(rows),
+        "dtype": str(model.model.dtype).removeprefix("torch."),
+        "device": str(model.model.device),
+        "chat_template": chat_template and str(chat_template),
+        "strict": strict,
+        "stream": stream,
+        **left_out(skipped),
+    }
 
 
 def left_out(counts: Mapping[str, int]) -> dict[str, Any]:
@@ -134,10 +167,12 @@ def batches(count: int, size: int) -> list[range]:
 
 
 @contextmanager
-def long_work(json: Path | None, figure: Path | None = None, *, alone: bool = True) -> Iterator[Console]:
+def long_work(
+    json: Path | None, figure: Path | None = None, *, page: Path | None = None, alone: bool = True
+) -> Iterator[Console]:
     """Progress bar, retained memory, and a check before the work that the output files can be written.
 
-    A second run with the same JSON file is refused: each would remove the other's finished batches.
+    A second run with the same JSON file or page is refused: each would remove the other's finished batches.
 
     Yields the console of the bar, for lines above it; warnings go there, too. Only the first of several processes shows
     a bar; a command that works `alone` refuses to run in several.
@@ -148,9 +183,10 @@ def long_work(json: Path | None, figure: Path | None = None, *, alone: bool = Tr
         raise InputError(f"cannot draw {figure}: --figure takes a file whose name ends in {', '.join(_FIGURES)}")
     first = os.environ.get("RANK", "0") == "0"
     shown = progress_shown() if first else nullcontext(Console(stderr=True, quiet=True))
+    kept = json or page
     with (
-        writable(json, figure),
-        one_run(json) if first and json is not None else nullcontext(),
+        writable(json, figure, page),
+        one_run(kept) if first and kept is not None else nullcontext(),
         shown as console,
         retained_heap(),
         warnings.catch_warnings(),
@@ -161,15 +197,18 @@ def long_work(json: Path | None, figure: Path | None = None, *, alone: bool = Tr
 
 
 @contextmanager
-def writable(*files: Path | None) -> Iterator[None]:
+def writable(json: Path | None, *others: Path | None) -> Iterator[None]:
     """A check before the block that the files can be written; within it their folders are there.
 
-    Folders that were made for them and are empty after the block, as where the work failed, are removed.
+    `json` replaces an earlier result alone: another file, such as the rows that are measured, would be lost. Folders
+    that were made for the files and are empty after the block, as where the work failed, are removed.
     """
     with ExitStack() as folders:
-        for file in filter(None, files):
+        for file in filter(None, (json, *others)):
             if os.path.isdir(file):
                 raise InputError(f"{file} is a folder: give a file, such as out.json")
+            if file is json and file.exists() and not _is_result(file):
+                raise InputError(f"{file} is there and is no result of symnoise: give --json a name that is free")
             try:
                 folders.enter_context(folder_for(file))
             except OSError as error:
@@ -178,6 +217,15 @@ def writable(*files: Path | None) -> Iterator[None]:
             write_atomically(trial, lambda _: None)
             trial.unlink(missing_ok=True)  # another process may have been faster
         yield
+
+
+def _is_result(file: Path) -> bool:
+    """Whether it is what `write` writes, or empty."""
+    try:
+        text = file.read_text(encoding="utf-8") if file.is_file() else "a device"
+        return not text or "symnoise" in loads(text)["versions"]
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def one_run(json: Path) -> AbstractContextManager[None]:

@@ -56,7 +56,7 @@ def smooth(
         f"much of the mean, which is what training averages. 95 % intervals over {_UNITS[rows[0]['unit']]}.",
     )
     draw(figure, "smoothed_curvature", smoothed, None, strengths)
-    facts = text.facts() | {"noise": noise, "draws": draws, "seed": seed}
+    facts = text.facts() | {"noise": noise, "draws": draws, "batch": batch, "seed": seed}
     write(json, facts | {"hessian_trace": hessian, "rows": rows}, text.model)
 
 

@@ -57,8 +57,7 @@ train.__annotations__ = {p.name: p.annotation for p in (*_own, *_options)}
 
 
 def _run(configs: list[Path], flags: dict[str, Any], dry: bool, json: Path | None) -> None:
-    from symnoise.cli.shared import left_out, writable
-    from symnoise.core import write_json
+    from symnoise.cli.shared import left_out, writable, write
     from symnoise.finetune.dry_run import dry_run
     from symnoise.finetune.reading import read_settings
     from symnoise.finetune.run import fine_tune, is_main_process
@@ -75,7 +74,7 @@ def _run(configs: list[Path], flags: dict[str, Any], dry: bool, json: Path | Non
         named = {"model": chosen.model, "data": chosen.data, "noise": chosen.noise, "alpha": chosen.noise_alpha}
         named |= {"even": chosen.even, "odd": chosen.odd, "eval_rows": outcome.held_out}
         rows = left_out(outcome.data.get("left_out_because", {}))
-        write_json(json, {**named, **result, **more, **rows, "seed": chosen.seed})
+        write(json, {**named, **result, **more, **rows, "seed": chosen.seed})
     if interrupted:
         print(
             f"symnoise: stopped after step {outcome.step} of {outcome.steps}, checkpoint "

@@ -8,6 +8,7 @@ from symnoise.core.files import (
     provenance,
     read_yaml,
     sha256,
+    sha256_of,
     write_atomically,
     write_json,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "return_free_memory",
     "saving",
     "sha256",
+    "sha256_of",
     "student_t",
     "track",
     "unknown",

@@ -1,6 +1,5 @@
 """Finished batches of an unfinished run, kept next to its result file so that a rerun resumes from them."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -8,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from symnoise.core import write_json
+from symnoise.core import sha256_of, write_json
 
 _DIGITS = 32
 
@@ -67,7 +66,7 @@ class BatchRecords:
 
 def key_of(*facts: Any) -> str:
     """A name for what `facts` (made of JSON's types) describe: 128 bits of their SHA-256."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    return sha256_of(facts)[:_DIGITS]
 
 
 def with_nan(value: Any) -> Any:

@@ -98,6 +98,11 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of(value: Any) -> str:
+    """Hexadecimal SHA-256 of a value of JSON's types, as JSON with its keys in order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def provenance() -> dict[str, Any]:
     """Versions, git commit (null unless the package is in a checkout of its own) and platform of this process."""
     versions: dict[str, str | None] = {"symnoise": __version__}  # works without being installed

@@ -144,7 +144,13 @@ def plans(config: Any, task: Task, speed: Speed, memory: int, *, card: bool) -> 
 
     @cache
     def taylor_pass(size: int, groups: int) -> Work:
-        return _at_full_depth(config, task, lambda loss: (simulated.taylor(loss, size, groups),))[0]
+        def with_probes(count: int) -> Work:
+            return _at_full_depth(config, task, lambda loss: (simulated.taylor(loss, count, groups),))[0]
+
+        few, more = 2 * groups, 4 * groups  # every operation of hundreds would take minutes
+        if size <= more:
+            return with_probes(size)
+        return with_probes(few).extended(with_probes(more), (size - few) / (more - few))
 
     def by_taylor(name: str, held: int, link: float) -> Plan:
         parts = _passes(loss, task, (memory - held) // 2 if card else memory)

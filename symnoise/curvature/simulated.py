@@ -29,7 +29,8 @@ class Work:
     peak: float
 
     def extended(self, more: "Work", steps: float) -> "Work":
-        """This work at a depth `steps` times as far from here as that of `more`: costs are linear in depth."""
+        """This work at a depth, or number of probes, `steps` times as far from here as that of `more`: costs are linear
+        in either."""
         return Work(*(a + steps * (b - a) for a, b in zip(vars(self).values(), vars(more).values(), strict=True)))
 
 

@@ -1,6 +1,5 @@
 """The output folder of a run: claimed at its start, filled at its end."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from symnoise.core import InputError, one_run_at_a_time, read_yaml, sha256, write_atomically, write_json
+from symnoise.core import InputError, one_run_at_a_time, read_yaml, sha256, sha256_of, write_atomically, write_json
 from symnoise.finetune.rows import Rows
 from symnoise.finetune.settings import TrainSettings
 
@@ -61,7 +60,7 @@ def sources(model: dict[str, Any], rows: Rows, processes: int) -> dict[str, Any]
     """What a run is made of: what identifies the model of this provenance, the SHA-256 of the encoded rows, and the
     number of processes that share the rows of a step."""
     encoded = {"training rows": rows.training, "held-out rows": rows.held_out}
-    digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in encoded.items()}
+    digests = {name: sha256_of(part) for name, part in encoded.items()}
     return _identity("model", model) | digests | {_PROCESSES: processes}
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from transformers import LlamaConfig
 
+from symnoise.cli import plan as command
 from symnoise.curvature import planning
 from symnoise.curvature.simulated import Work
 from tests.command import call
@@ -58,7 +59,7 @@ def unsimulated(monkeypatch) -> None:
 def test_probes_replace_the_tolerance(monkeypatch, folder, capsys, unsimulated) -> None:
     result = planned(monkeypatch, folder, "--probes", 4)
     assert (result["probes"], result["rtol"], result["gpu_bytes"]) == (4, None, None)
-    assert [one["fits"] for one in result["plans"]] == [None] * 3
+    assert [one["fits"] for one in result["plans"]] == [True] * 3 and result["memory_bytes"] > 2**20
     assert result["command"].endswith("--probes 4 --dtype float32 --method taylor")
     assert "as on SmolLM2" not in capsys.readouterr().out
 
@@ -74,6 +75,25 @@ def test_a_model_larger_than_the_card_is_streamed(monkeypatch, tmp_path, capsys,
     assert f"To measure; layers must be streamed to fit: {seven['command']}\n" in said
     none = planned(monkeypatch, tmp_path / "model", "--gpu", "1GiB", "--probes", 4)
     assert none["command"] is None and "None fits: try a smaller --batch" in capsys.readouterr().out
+
+
+def test_without_a_card_what_must_fit_is_the_free_memory_of_this_machine(monkeypatch, folder, capsys, unsimulated):
+    monkeypatch.setattr(command, "free_memory", lambda: 2**10)
+    result = planned(monkeypatch, folder, "--probes", 4)
+    assert [one["fits"] for one in result["plans"]] == [False] * 3 and result["command"] is None
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Fits: into 0.0 GiB, free on this machine now." in said and "None fits: try a smaller --batch" in said
+
+
+def test_a_card_of_unknown_speed_has_no_time(monkeypatch, folder, tmp_path, capsys, unsimulated) -> None:
+    """That of this machine's CPU is another's."""
+    monkeypatch.setattr(command, "measured_speed", None)
+    file = tmp_path / "plan.json"
+    assert call(monkeypatch, "plan", "--model", folder, "--gpu", "24GiB", "--probes", 4, "--json", file) == 0
+    result = json.loads(file.read_text())
+    assert [(one["seconds"], one["forwards"], one["fits"]) for one in result["plans"]] == [(None, None, True)] * 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Forwards and time: give the card's --flops and --bandwidth" in said and "nan" not in said
 
 
 def test_of_an_unknown_architecture_it_says_what_its_sizes_tell(monkeypatch, folder, capsys, unsimulated) -> None:

@@ -107,6 +107,17 @@ def test_layers_are_extended_to_the_whole_depth(depth) -> None:
     assert found == simulated.forward(whole)
 
 
+def test_probes_are_extended_to_their_number(monkeypatch) -> None:
+    """A pass of hundreds is not simulated: a few are, and costs are affine in them; but for a pass's smallest block."""
+    whole = simulated.taylor(OutlineLoss(outline(config()), 1, L, max(1, round(L * 48 / 128))), 96, 4)
+    counts, own = [], simulated.taylor
+    monkeypatch.setattr(simulated, "taylor", lambda loss, k, groups: counts.append(k) or own(loss, k, groups))
+    found, *_ = plans(config(), Task(1, 1, L, 96, torch.float32), SPEED, 2**30, card=False)
+    forward = simulated.forward(OutlineLoss(outline(config()), 1, L, max(1, round(L * 48 / 128))))
+    assert found.at_once == 96 and sorted(set(counts)) == [8, 16]
+    assert found.seconds == pytest.approx(SPEED.seconds(forward) + SPEED.seconds(whole), rel=0.005)
+
+
 def test_a_graph_grows_with_depth_and_a_pass_of_taylor_mode_does_not() -> None:
     shallow, deep = (plans(config(depth), task(), SPEED, 2**30, card=False) for depth in (2, 6))
     layers = 4 * 4 * (LAYER + 2 * WIDTH)

@@ -26,7 +26,7 @@ def report(*, output: Path, quick: bool, seed: int, **source: Any) -> None:
     records = Records(output, settings)
     records.require_same(SECTIONS)
     page = output / "report.html"
-    with long_work(page) as console:
+    with long_work(None, page=page) as console:
         text = load(examples=size.examples, max_length=size.max_length, **source)
         records.identify({"model": text.model.provenance(), "rows": key_of(text.rows)}, SECTIONS)
         found = _measured(text, size, seed, records, console)

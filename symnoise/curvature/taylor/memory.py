@@ -76,10 +76,11 @@ def memory_limit(device: torch.device) -> int:
     """Half of what is free now, and at most 4 GiB on a CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
-    return min(_CEILING, _free() // 2)
+    return min(_CEILING, free_memory() // 2)
 
 
-def _free() -> int:
+def free_memory() -> int:
+    """Bytes of this machine, or of the process's group, that are free now."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2 * _CEILING
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
