@@ -57,7 +57,8 @@ def _runs(found: Comparison) -> _Sheet:
             )
             for run in found.runs
         ],
-        "losses in nats per token; held-out loss is without noise; training loss is that trained on, noise included",
+        "losses in nats per token; held-out loss is without noise; training loss with noise is what "
+        "each arm minimized, of a dial its objective, and so does not say which arm is better",
         words=1 + len(shown),
     )
 

@@ -89,7 +89,7 @@ def curvature(
         agreed(lambda: write(json, result, text.model) if us.is_main_process else None)
         records.remove()
     if us.is_main_process:
-        _print(result)
+        _print(result, text.filled())
         draw(figure, "trace", _table(result["per_example"]))
 
 
@@ -191,7 +191,7 @@ def _table(examples: list[dict[str, Any]]) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any], filled: str) -> None:
     examples = result["per_example"]
     rows = [
         (
@@ -212,8 +212,19 @@ def _print(result: dict[str, Any]) -> None:
         f"{result['model']} on {result['data']}: {result['method']}{_probes(examples)}{_layer(result)}",
         ("example", "tokens", "scored", "tr H", "tr G"),
         rows,
-        f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes per probe{_stopped(examples)}",
+        f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes per probe{_stopped(examples)}."
+        f"{_errors(examples)}{filled}",
     )
+
+
+def _errors(examples: list[dict[str, Any]]) -> str:
+    """What ± means, and how far an interval of the batch with the fewest degrees of freedom reaches."""
+    if not any(example[name] for example in examples for name in ("stderr", "gauss_newton_stderr")):
+        return ""
+    dof = min(example["dof"] for example in examples)
+    freedom = "1 degree" if dof == 1 else f"{dof:g} degrees"
+    reach = f" ({freedom} of freedom, so a 95 % interval is ± {student_t(0.95, dof):.2g} of them)"
+    return f" ± one standard error over probes{reach if dof > 0 and math.isfinite(dof) else ''}."
 
 
 def _stopped(examples: list[dict[str, Any]]) -> str:

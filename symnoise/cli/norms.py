@@ -51,7 +51,8 @@ def norms(
             + tuple(plus_minus(r[name]["value"], r[name]["stderr"]) for name in ("growth", "displacement"))
             for r in layers
         ],
-        "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block",
+        "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block. "
+        f"± one standard error over draws.{text.filled()}",
     )
     draw(figure, "layer_growth", growth)
     facts = text.facts() | {"noise": noise, "alpha": alpha, "draws": draws}

@@ -59,6 +59,12 @@ class Text:
         facts = source_facts(self.model, self.data.name, self.rows, self.data.left_out, **self.options)
         return facts | {"max_length": self.max_length}
 
+    def filled(self) -> str:
+        """Such as " 3 of 4 rows fill --max-length 128, and tokens beyond it are left out."; empty if none does."""
+        full = sum(len(row["input_ids"]) == self.max_length for row in self.rows)
+        where = f" {full} of {len(self)} rows fill --max-length {self.max_length}, and tokens beyond it are left out."
+        return where if full else ""
+
     def loss(self, ids: range) -> EmbeddingLoss:
         """The loss of some rows; probes are keyed by row number."""
         batch = collate([self.rows[i] for i in ids], self.model.tokenizer)

@@ -53,7 +53,8 @@ def smooth(
             for r in rows
         ],
         "y: a pair’s excess, x: ½εᵀHε. The slope says how much of large curvature is left at this σ, the ratio how "
-        f"much of the mean, which is what training averages. 95 % intervals over {_UNITS[rows[0]['unit']]}.",
+        f"much of the mean, which is what training averages. 95 % intervals over {_UNITS[rows[0]['unit']]}; C(σ) with "
+        f"one standard error over draws.{text.filled()}",
     )
     draw(figure, "smoothed_curvature", smoothed, None, strengths)
     facts = text.facts() | {"noise": noise, "draws": draws, "batch": batch, "seed": seed}

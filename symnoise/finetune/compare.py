@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ Arm = tuple[tuple[str, Any], ...]  # settings and values by which runs differ, t
 MEASURES = {
     "eval_loss_before": "held-out loss before",
     "eval_loss": "held-out loss after",
-    "loss": "training loss",
+    "loss": "training loss with noise",
     "clean_loss": "training loss without noise",
     "trace": "tr H",
     "used_norm": "norm of rows in use",
@@ -119,6 +119,8 @@ def compare(folders: Sequence[Path], *, any_settings: bool = False) -> Compariso
     if len(folders) < 2:
         raise InputError("give two runs or more to compare")
     runs = [read_run(folder) for folder in folders]
+    if any("clean_loss" in run.measured for run in runs):
+        runs = [_with_clean_loss(run) for run in runs]
     differing = [key for key in COMPARED if any(run.settings[key] != runs[0].settings[key] for run in runs)]
     if not any_settings:
         _require_alike(runs, differing)
@@ -135,6 +137,14 @@ def compare(folders: Sequence[Path], *, any_settings: bool = False) -> Compariso
     reference = (plain or order)[0]
     others = [arm for arm in order if arm != reference]
     return Comparison(runs, differing, reference, [_difference(by_seed, arm, reference) for arm in others])
+
+
+def _with_clean_loss(run: Run) -> Run:
+    """The run; one trained without noise with its training loss, which is the mean of all steps, as that too."""
+    if run.settings["noise"] != "none" or "loss" not in run.measured or "clean_loss" in run.measured:
+        return run
+    measured, basis = ({**found, "clean_loss": found["loss"]} for found in (run.measured, run.basis))
+    return replace(run, measured=measured, basis=basis)
 
 
 def _arm(run: Run, differing: Sequence[str]) -> Arm:

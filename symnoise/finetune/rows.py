@@ -1,5 +1,6 @@
 """The rows of a run: those to train on and those held out."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -35,7 +36,13 @@ def read_rows(settings: TrainSettings, loaded: Any) -> Rows:
     data = source.data([example for example, _ in chosen])
     require("form", settings.form, data.form)
     kept = [row for _, row in chosen]
-    count = settings.held_out(settings.rows or len(kept))
+    count = settings.held_out(settings.rows if wanted == len(kept) else len(kept))
+    if wanted and len(kept) < wanted:
+        warnings.warn(
+            f"{settings.data}: {len(kept)} rows can be used, of {wanted} asked for: {len(kept) - count} to train on, "
+            f"{count} held out",
+            stacklevel=2,
+        )
     held_out, training = kept[:count], kept[count:]
     if not training:
         raise InputError(

@@ -132,6 +132,45 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(monkeypatch, home, tm
     }
 
 
+@pytest.mark.parametrize("command", ["curvature", "advise", "doctor", "moments", "plan"])
+def test_json_replaces_a_result_and_nothing_else(monkeypatch, home, tmp_path, capsys, command: str) -> None:
+    """Not the rows that are measured, a template or a config; nothing is measured first."""
+    source = {"moments": ["--draws", 2], "plan": ["--flops", 1e9, "--bandwidth", 1e9, "--probes", 4]}
+    arguments = source.get(command, [])
+    arguments += [] if command == "moments" else ["--model", home / "model"]
+    arguments += ["--data", home / "rows.json"] if command in ("curvature", "advise") else []
+    before = (home / "rows.json").read_text()
+    for text in (before, "<html>", '{"versions": 3}', "[]", "{% for m in messages %}"):
+        (tmp_path / "mine").write_text(text)
+        assert call(monkeypatch, command, *arguments, "--json", tmp_path / "mine") == 2
+        assert (tmp_path / "mine").read_text() == text
+        assert "mine is there and is no result of symnoise" in " ".join(capsys.readouterr().err.split())
+    assert call(monkeypatch, command, *arguments, "--json", "/dev/null") == 2 and not Path("/dev/null").is_file()
+
+
+def test_a_result_and_an_empty_file_are_replaced(monkeypatch, tmp_path) -> None:
+    (tmp_path / "out.json").touch()
+    for seed in (1, 2):
+        assert call(monkeypatch, "moments", "--draws", 2, "--seed", seed, "--json", tmp_path / "out.json") == 0
+    assert json.loads((tmp_path / "out.json").read_text())["seed"] == 2
+
+
+@pytest.mark.filterwarnings("default:.*left out:UserWarning")
+def test_a_result_says_which_rows_it_is_of_and_how_they_were_read(monkeypatch, home, tmp_path, capsys) -> None:
+    """Whichever file they came from: by the SHA-256 of what the model sees."""
+    few = ["--probes", 2, "--max-length", 40]
+    files = [home / "rows.json", home / "long.json"]
+    results = [run(monkeypatch, home, tmp_path, "curvature", *few, "--data", file) for file in files]
+    assert "fill --max-length" not in capsys.readouterr().out
+    other = run(monkeypatch, home, tmp_path, "curvature", *few, "--max-length", 20, "--strict")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 of 3 rows fill --max-length 20, and tokens beyond it are left out." in said
+    assert "± one standard error over probes (1 degree of freedom, so a 95 % interval is ± 13 of them)" in said
+    same, long, short = (result["rows_sha256"] for result in (*results, other))
+    assert same == long != short and len(same) == 64
+    assert [other[name] for name in ("chat_template", "strict", "stream", "batch")] == [None, True, False, 4]
+
+
 def test_a_chat_template_of_ones_own(monkeypatch, home, tmp_path) -> None:
     """Another text is measured, longer by what its template writes."""
     (tmp_path / "own.jinja").write_text("{% for m in messages %}<{{ m.role }}>Well, {{ m.content }}</s>{% endfor %}")

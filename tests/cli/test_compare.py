@@ -60,6 +60,11 @@ def test_the_page_has_the_tables_and_escapes_what_is_the_users(study, tmp_path, 
     assert "&lt;b&gt;bold" in page and "&lt;script&gt;" in page and "<script" not in page and "<b>" not in page
     assert "symnoise-2" in page and "dof 2" in page and "http" not in page
     assert call(monkeypatch, "compare", *study, "--html", "/proc/none/page.html") == 2
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}")
+    for option in ("--html", "--json"):
+        assert call(monkeypatch, "compare", *study, option, rows) == 2
+        assert rows.read_text() == "{}"
 
 
 def test_only_seeds_that_both_arms_have_are_paired(study, monkeypatch, capsys) -> None:
@@ -118,6 +123,16 @@ def test_dials_mean_over_all_steps_is_not_compared_with_a_sample(tmp_path) -> No
     sampled = measured(tmp_path / "pair", [{"step": 2, "noise/clean_loss": 1.0}])
     every = measured(tmp_path / "dials", [{"step": 2, "noise/clean_loss": 1.0}, {"step": 2, "clean_loss": 1.1}], even=2)
     assert compare([sampled, every]).differences[0].apart == ["clean_loss"]
+
+
+def test_the_training_loss_of_a_run_without_noise_is_one_without_noise(tmp_path, monkeypatch) -> None:
+    """So that arms whose steps compute it have something to be compared with; no column where none has."""
+    plain = measured(tmp_path / "plain", [], noise="none")
+    dials = measured(tmp_path / "dials", [{"step": 2, "clean_loss": 1.5}], even=2)
+    assert float(compare([plain, dials]).differences[0].measured["clean_loss"]) == pytest.approx(1.5 - 2.0)
+    sampled = measured(tmp_path / "pair", [{"step": 1, "noise/clean_loss": 1.0}])
+    assert compare([plain, sampled]).differences[0].apart == ["clean_loss"]
+    assert "clean_loss" not in compare([plain, measured(tmp_path / "other", [])]).measures
 
 
 def test_what_changes_no_number_is_no_difference(study, tmp_path) -> None:

@@ -172,6 +172,7 @@ BAD = [
     (["--model", "no/such-model"], "no/such-model"),
     (["--data", "no-such-file.json"], "no-such-file.json"),
     (["--json", "DIR"], "is a folder: give a file, such as out.json"),
+    (["--json", "FILE"], "is there and is no result of symnoise: give --json a name that is free"),
     (["--eval-rows", "4"], "none is left to train on"),
     (["--max-length", "2"], "none of its 4 rows can be used: row 1: its reply is cut off"),
     (["--dry-run"], "needs to know the family"),
@@ -219,6 +220,15 @@ def test_no_more_rows_are_read_than_are_wanted(home, tmp_path):
     assert (len(rows.training), len(rows.held_out), rows.provenance["examples"]) == (3, 2, 5)
     with pytest.raises(InputError, match="row 6: its line is not JSON"):
         read_rows(replace(settings, rows=4), load_model(home / "model"))
+
+
+def test_fewer_rows_than_asked_for_are_all_used_and_a_tenth_of_those_held_out(home, tmp_path):
+    """Not a tenth of what was asked for, which may be all that there are."""
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "say 1", "output": "1"}\n' * 20)
+    settings = TrainSettings(data=str(tmp_path / "rows.jsonl"), rows=1000, max_length=64)
+    with pytest.warns(UserWarning, match="20 rows can be used, of 1016 asked for: 18 to train on, 2 held out"):
+        rows = read_rows(settings, load_model(home / "model"))
+    assert (len(rows.training), len(rows.held_out)) == (18, 2)
 
 
 def test_lora_without_peft_says_what_to_install(monkeypatch, home, tmp_path, capsys):
