@@ -53,9 +53,9 @@ def in_short(published: Published) -> str:
     told = [
         *filter(None, (_in_words(found, model) for model in MODELS)),
         f"At the lowest held-out loss of each run, where fine-tuning itself lowers it, {most}.",
-        "Claim D1, that curvature is what noise works by, in the studies that vary the weights of both parts: tr G "
-        f"falls with that of the even part ({falls}); the held-out loss does, too ({follows}); neither they nor the "
-        f"training loss depend on that of the odd part ({same}).",
+        "Claim D1, that curvature is what noise works by, predicts three things, tested in the studies that vary the "
+        f"weights of both parts. A larger even part lowers tr G: {falls}. It lowers the held-out loss: {follows}. The "
+        f"odd part's weight changes neither of them, nor the training loss: {same}.",
         "Studies share models, rows and some of their runs, so they are not independent. These are losses of small "
         "models, not win rates at 7B. `symnoise advise` proposes an α to begin a search with.",
     ]

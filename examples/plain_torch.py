@@ -14,7 +14,8 @@ def main(model: str = "smollm2", data: str = "chitchat", steps: str = "3") -> li
     with sn.attach(loaded.model, sn.Noise.neftune(5.0), seed=0) as noise:
         for step in range(int(steps)):
             noise.at(step)  # identifies the draws, so that a restarted loop repeats them
-            batch = sn.encode(examples[4 * step : 4 * step + 4], loaded.tokenizer, max_length=256)
+            chosen = [examples[i % len(examples)] for i in range(4 * step, 4 * step + 4)]
+            batch = sn.encode(chosen, loaded.tokenizer, max_length=256)
             loss = loaded.model(**batch).loss
             loss.backward()
             optimizer.step()

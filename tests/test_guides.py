@@ -90,6 +90,17 @@ def test_every_page_is_in_the_navigation() -> None:
         assert f"notebooks/{path.stem}.md" in said
 
 
+def test_links_lead_to_files_of_the_repository_and_on_the_site_to_pages(monkeypatch) -> None:
+    """Who reads the pages where the code is hosted follows them, too."""
+    for path in [*PAGES, *ROOT.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)\s#]+)", path.read_text(encoding="utf-8")):
+            assert link.startswith("http") or (path.parent / link).exists(), f"{path}: {link}"
+    notebooks = hook("notebooks", monkeypatch, mkdocs_structure_files=SimpleNamespace(File=object, Files=object))
+    for page, place in (("index", "notebooks/01-noise-moments.md"), ("guide/curvature", "../notebooks/03-")):
+        text = notebooks.on_page_markdown((DOCS / f"{page}.md").read_text(encoding="utf-8"))
+        assert f"({place}" in text and "ipynb)" not in text
+
+
 def test_search_needs_no_network_when_the_site_is_opened_as_a_file() -> None:
     """The offline plugin adds a script from the network, unless a polyfill of that name is there."""
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))

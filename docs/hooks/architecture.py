@@ -23,6 +23,12 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Show it where a page has `<!-- picture: architecture.svg -->`; the repository has no such file."""
+    shown = "![The rooms of symnoise and the packages around it, each above what it uses](architecture.svg)"
+    return markdown.replace("<!-- picture: architecture.svg -->", shown)
+
+
 def imports() -> Graph:
     """Each room of symnoise, and each other package, with those that its files import."""
     graph: Graph = {}

@@ -22,6 +22,11 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to notebooks, which lie outside docs, lead to their pages."""
+    return re.sub(r"\(((?:\.\./)*)\.\./analysis/notebooks/([\w-]+)\.ipynb\)", r"(\1notebooks/\2.md)", markdown)
+
+
 def page(name: str, notebook: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
     """The notebook as Markdown, and the pictures that it refers to."""
     pictures: dict[str, bytes] = {}

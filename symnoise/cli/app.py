@@ -309,7 +309,9 @@ def norms(
     max_length: MaxLength = 128,
     chat_template: ChatTemplate = None,
     strict: Strict = False,
-    noise: Annotated[str, typer.Option(help="A noise name, such as uniform, gaussian or symnoise.")] = "symnoise",
+    noise: Annotated[
+        str, typer.Option(help="uniform, gaussian, rademacher, symnoise or another name that train takes.")
+    ] = "symnoise",
     alpha: Alpha = 5.0,
     draws: Draws = 8,
     dtype: Dtype = "float32",

@@ -89,7 +89,8 @@ def curvature(
         agreed(lambda: write(json, result, text.model) if us.is_main_process else None)
         records.remove()
     if us.is_main_process:
-        _print(result, text.filled())
+        apart = "" if method in _WITH_PARTS else " tr G is sampled, by --method auto."
+        _print(result, apart + text.filled())
         draw(figure, "trace", _table(result["per_example"]))
 
 
@@ -191,7 +192,7 @@ def _table(examples: list[dict[str, Any]]) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def _print(result: dict[str, Any], filled: str) -> None:
+def _print(result: dict[str, Any], notes: str) -> None:
     examples = result["per_example"]
     rows = [
         (
@@ -213,12 +214,12 @@ def _print(result: dict[str, Any], filled: str) -> None:
         ("example", "tokens", "scored", "tr H", "tr G"),
         rows,
         f"{result['seconds']:.1f} s, {result['forwards_per_probe']:.2f} forward passes per probe{_stopped(examples)}."
-        f"{_errors(examples)}{filled}",
+        f"{_errors(examples)}{notes}",
     )
 
 
 def _errors(examples: list[dict[str, Any]]) -> str:
-    """What ± means, and how far an interval of the batch with the fewest degrees of freedom reaches."""
+    """What ± means, and how far an interval of the example with the fewest degrees of freedom reaches."""
     if not any(example[name] for example in examples for name in ("stderr", "gauss_newton_stderr")):
         return ""
     dof = min(example["dof"] for example in examples)

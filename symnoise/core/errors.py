@@ -23,7 +23,7 @@ class Diverged(InputError):  # noqa: N818 - what happened; nobody made an error
 
 def unknown(kind: str, word: object, known: Iterable[str]) -> InputError:
     """An error for a word, or what a config has in its place, that is not in `known`; suggests the nearest match."""
-    known = list(known)
+    known = [one for one in known if one]  # "" stands for none given
     near = difflib.get_close_matches(str(word), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
     return InputError(f"unknown {kind} {word!r}: {hint}")

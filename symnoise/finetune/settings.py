@@ -38,7 +38,11 @@ class TrainSettings:
     chat_template: str = _set("", "Source", "Jinja file that replaces the model's chat template.")
     strict: bool = _set(False, "Source", "Stop at the first row that cannot be used, instead of skipping it.")
     max_length: int = _set(512, "Source", "Truncate rows to this many tokens.")
-    noise: str = _set("symnoise", "Noise", "none, uniform, gaussian, gaussian-raw, rademacher, symnoise, *-pair.")
+    noise: str = _set(
+        "symnoise",
+        "Noise",
+        "none, uniform, gaussian, gaussian-raw, rademacher; symnoise, uniform-pair, gaussian-pair; independent-pair.",
+    )
     noise_alpha: float = _set(5.0, "Noise", "Noise strength α, as in NEFTune.", "--alpha")
     noise_length: str = _set("true", "Noise", "L of the scale: true or padded.")
     noise_where: str = _set("all", "Noise", "Tokens that get noise: all, prompt or response.")

@@ -83,11 +83,13 @@ def test_moments(monkeypatch, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "taylor", "hvp", "difference", "exact"])
-def test_curvature(monkeypatch, home, tmp_path, method: str) -> None:
+def test_curvature(monkeypatch, home, tmp_path, capsys, method: str) -> None:
     short = ["--max-length", 20]  # exact takes a Hessian product a coordinate
     found = run(monkeypatch, home, tmp_path, "curvature", "--method", method, "--probes", 4, "--batch", 2, *short)
     assert {"model", "data", "seconds", "forward_seconds", "forwards_per_probe", "peak_rss_mib"} <= set(found)
     assert found["method"] == {"auto": "taylor"}.get(method, method)
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("tr G is sampled, by --method auto." in said) == (method in ("difference", "exact"))
     assert set(found["trace"]) == set(found["gauss_newton_trace"]) == {"value", "stderr"}
     assert len(found["per_example"]) == 3
     assert {"tokens", "scored_tokens", "trace", "stderr"} <= set(found["per_example"][0])
