@@ -309,9 +309,7 @@ def norms(
     max_length: MaxLength = 128,
     chat_template: ChatTemplate = None,
     strict: Strict = False,
-    noise: Annotated[
-        str, typer.Option(help="uniform, gaussian, rademacher, symnoise or another name that train takes.")
-    ] = "symnoise",
+    noise: Annotated[str, typer.Option(help="As in train: uniform, gaussian, symnoise …")] = "symnoise",
     alpha: Alpha = 5.0,
     draws: Draws = 8,
     dtype: Dtype = "float32",

@@ -41,7 +41,8 @@ class TrainSettings:
     noise: str = _set(
         "symnoise",
         "Noise",
-        "none, uniform, gaussian, gaussian-raw, rademacher; symnoise, uniform-pair, gaussian-pair; independent-pair.",
+        "none, uniform, gaussian, gaussian-raw, rademacher; mirrored: symnoise, uniform-pair, gaussian-pair; two draws:"
+        " independent-pair.",
     )
     noise_alpha: float = _set(5.0, "Noise", "Noise strength α, as in NEFTune.", "--alpha")
     noise_length: str = _set("true", "Noise", "L of the scale: true or padded.")
