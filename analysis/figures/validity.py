@@ -22,6 +22,7 @@ ALT = "Attenuation slope and ratio of means against alpha, pooled over examples;
 TRAINING = (5.0, 10.0, 15.0)  # NEFTune's training α
 INKS = {"T": INK, "R": "#0b6b8a"}
 WORDS = {"T": "slope Σxy/Σx²", "R": "ratio Σy/Σx"}
+WIDEST = 2.0  # interval that is drawn: a wider one cannot tell 1 from none
 
 
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -114,15 +115,16 @@ def _pooled(
     at, ink = own.alpha * beside, INKS[quantity]
     ax.plot(at, own.value, color=ink, lw=1.4, ls=(0, (4, 2)) if dashed else "-", zorder=3)
     for x, p in zip(at, own.to_dict("records"), strict=True):
-        bounded = np.isfinite(p["low"]) and np.isfinite(p["high"])
+        says = p["high"] - p["low"] <= WIDEST
         look: dict[str, Any] = {
-            "markersize": 3.5 if bounded else 2,
+            "markersize": 3.5 if says else 2,
             "elinewidth": 1.0,
             "zorder": 4,
             "arrows": False,
             "mfc": "white" if dashed else ink,
         }
-        cut(ax, x, p["value"], p["low"], p["high"], limits, ink, **look)
+        low, high = (p["low"], p["high"]) if says else (np.nan, np.nan)
+        cut(ax, x, p["value"], low, high, limits, ink, **look)
     text = WORDS[quantity] + (f", {Path(own['where'].iloc[0].split(' on ')[-1]).stem}" if dashed else "")
     return float(at.iloc[-1]), float(np.clip(own.value.iloc[-1], *limits)), text, ink
 
@@ -176,7 +178,7 @@ def caption(data: pd.DataFrame) -> str:
         else f"stays within 10 % up to α = {first.alpha.max():g}"
     )
     every = data[data.example.isna() & data.quantity.isin(WORDS)]
-    open_ = int((~np.isfinite(every.low.astype(float)) | ~np.isfinite(every.high.astype(float))).sum())
+    open_ = int((~(every.high.astype(float) - every.low.astype(float) <= WIDEST)).sum())
     second = every["where"].nunique() > 1
     shown = "; ".join(
         f"α = {alpha:g}: slope {number(own['T'], 3)}, ratio {number(own['R'], 3)}"
@@ -188,7 +190,8 @@ def caption(data: pd.DataFrame) -> str:
         "large curvature left at this σ. Blue: Σy/Σx, that of the mean curvature, which training averages. They "
         f"answer different questions. {shown}. Bars are {PERCENT} intervals for texts like these"
         + (
-            f"; {open_} {'is' if open_ == 1 else 'are'} unbounded, since Σx may be 0, and not drawn (small points)"
+            f"; {open_} {'is' if open_ == 1 else 'are'} wider than {WIDEST:g} or unbounded, since most of Σx² is "
+            "of one text or Σx may be 0, and not drawn (small points)"
             if open_
             else ""
         )

@@ -379,7 +379,11 @@ def test_a_second_text_has_curves_of_its_own():
     labels = [text.get_text() for text in left.texts]
     assert labels.count("slope Σxy/Σx²") == 1 and "slope Σxy/Σx², alpaca" in labels
     said, alone = validity.caption(data), validity.caption(validity.frame(one))
-    assert "2 are unbounded" in said and "dashed and open: the second text" in said and "second text" not in alone
+    assert (
+        "2 are wider than 2 or unbounded" in said
+        and "dashed and open: the second text" in said
+        and "second text" not in alone
+    )
     assert said.split("Bars are")[0] == alone.split("Bars are")[0]  # it speaks of the first
     assert list(validity.pooled(data, "T")["where"].unique()) == [REAL]
 
@@ -391,7 +395,10 @@ def test_intervals_are_of_the_pooled_numbers_alone():
     bars = [container for container in left.containers if container.has_yerr]
     assert len(bars) == 2 * len(ALPHAS) - 1
     assert data[data.example.notna()].low.isna().all()
-    assert "1 is unbounded" in validity.caption(data)
+    wide = data.assign(low=data.low.where(data.quantity != "T", -5.0))
+    bars = [container for container in validity.draw(wide).axes[0].containers if container.has_yerr]
+    assert len(bars) == len(ALPHAS) - 1  # a bar through the whole frame looks like a rule of it
+    assert "1 is wider than 2 or unbounded" in validity.caption(data)
 
 
 def test_one_seed_and_one_probe_draw_without_an_interval_and_say_so(page):
