@@ -90,7 +90,7 @@ def curvature(
         records.remove()
     if us.is_main_process:
         apart = "" if method in _WITH_PARTS else " tr G is sampled, by --method auto."
-        _print(result, apart + text.filled())
+        _print(result, apart + text.notes())
         draw(figure, "trace", _table(result["per_example"]))
 
 

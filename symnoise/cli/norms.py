@@ -52,7 +52,7 @@ def norms(
             for r in layers
         ],
         "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block. "
-        f"± one standard error over draws.{text.filled()}",
+        f"± one standard error over draws.{text.notes()}",
     )
     draw(figure, "layer_growth", growth)
     facts = text.facts() | {"noise": noise, "alpha": alpha, "draws": draws}

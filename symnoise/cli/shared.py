@@ -41,14 +41,15 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch
 
 @dataclass(frozen=True)
 class Text:
-    """A model, and rows of data as at most `max_length` of its token ids each; the layer at which losses are taken, and
-    the other options by which model and rows were read."""
+    """A model, and rows of data as at most `max_length` of its token ids each; the layer at which losses are taken,
+    how many rows were asked for, and the other options by which model and rows were read."""
 
     model: LoadedModel
     data: Data
     rows: list[dict[str, list[int]]]
     max_length: int
     layer: int = 0
+    asked: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -59,11 +60,13 @@ class Text:
         facts = source_facts(self.model, self.data.name, self.rows, self.data.left_out, **self.options)
         return facts | {"max_length": self.max_length}
 
-    def filled(self) -> str:
-        """Such as " 3 of 4 rows fill --max-length 128, and tokens beyond it are left out."; empty if none does."""
+    def notes(self) -> str:
+        """What a reader of the numbers should know of the rows: that there are fewer than asked for, or that some are
+        as long as `max_length`. Empty, or sentences that each follow a space."""
+        few = f" The data have {len(self)} rows that can be used, not {self.asked}."
         full = sum(len(row["input_ids"]) == self.max_length for row in self.rows)
-        where = f" {full} of {len(self)} rows fill --max-length {self.max_length}, and tokens beyond it are left out."
-        return where if full else ""
+        cut = f" {full} of {len(self)} rows fill --max-length {self.max_length}, and tokens beyond it are left out."
+        return few * (len(self) < self.asked) + cut * (full > 0)
 
     def loss(self, ids: range) -> EmbeddingLoss:
         """The loss of some rows; probes are keyed by row number."""
@@ -96,7 +99,7 @@ def load(
     chosen = list(islice(fits, examples))
     found = source.data([example for example, _ in chosen])
     options = {"chat_template": chat_template, "strict": strict, "stream": stream}
-    return Text(loaded, found, [row for _, row in chosen], max_length, layer, options)
+    return Text(loaded, found, [row for _, row in chosen], max_length, layer, examples, options)
 
 
 def load_with_template(

@@ -54,7 +54,7 @@ def smooth(
         ],
         "y: a pair’s excess, x: ½εᵀHε. The slope says how much of large curvature is left at this σ, the ratio how "
         f"much of the mean, which is what training averages. 95 % intervals over {_UNITS[rows[0]['unit']]}; C(σ) with "
-        f"one standard error over draws.{text.filled()}",
+        f"one standard error over draws.{text.notes()}",
     )
     draw(figure, "smoothed_curvature", smoothed, None, strengths)
     facts = text.facts() | {"noise": noise, "draws": draws, "batch": batch, "seed": seed}

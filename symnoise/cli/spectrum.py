@@ -49,7 +49,7 @@ def spectrum(
             + (f"{max(e['residuals']):.1g}",)
             for e in examples
         ],
-        text.filled().strip(),
+        text.notes().strip(),
     )
     rows = [
         {"example": e["example"], "rank": rank, "value": value, "residual": residual}

@@ -150,6 +150,11 @@ def test_json_replaces_a_result_and_nothing_else(monkeypatch, home, tmp_path, ca
     assert call(monkeypatch, command, *arguments, "--json", "/dev/null") == 2 and not Path("/dev/null").is_file()
 
 
+def test_fewer_rows_than_asked_for_are_said(monkeypatch, home, tmp_path, capsys) -> None:
+    run(monkeypatch, home, tmp_path, "norms", "--draws", 1, "--examples", 9)
+    assert "The data have 6 rows that can be used, not 9." in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_result_and_an_empty_file_are_replaced(monkeypatch, tmp_path) -> None:
     (tmp_path / "out.json").touch()
     for seed in (1, 2):
@@ -166,7 +171,7 @@ def test_a_result_says_which_rows_it_is_of_and_how_they_were_read(monkeypatch, h
     assert "fill --max-length" not in capsys.readouterr().out
     other = run(monkeypatch, home, tmp_path, "curvature", *few, "--max-length", 20, "--strict")
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 of 3 rows fill --max-length 20, and tokens beyond it are left out." in said
+    assert "The data have" not in said and "1 of 3 rows fill --max-length 20, and tokens beyond it are left out." in said
     assert "± one standard error over probes (1 degree of freedom, so a 95 % interval is ± 13 of them)" in said
     same, long, short = (result["rows_sha256"] for result in (*results, other))
     assert same == long != short and len(same) == 64
