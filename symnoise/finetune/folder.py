@@ -52,7 +52,7 @@ def made_of(output: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{file} is damaged, so what the run was made of is not known: choose another --output"
+            f"{file} is damaged, so what the run was made of is not known: leave it out, or train into another folder"
         ) from error
 
 

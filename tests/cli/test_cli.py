@@ -171,7 +171,9 @@ def test_a_result_says_which_rows_it_is_of_and_how_they_were_read(monkeypatch, h
     assert "fill --max-length" not in capsys.readouterr().out
     other = run(monkeypatch, home, tmp_path, "curvature", *few, "--max-length", 20, "--strict")
     said = " ".join(capsys.readouterr().out.split())
-    assert "The data have" not in said and "1 of 3 rows fill --max-length 20, and tokens beyond it are left out." in said
+    assert (
+        "The data have" not in said and "1 of 3 rows fill --max-length 20, and tokens beyond it are left out." in said
+    )
     assert "± one standard error over probes (1 degree of freedom, so a 95 % interval is ± 13 of them)" in said
     same, long, short = (result["rows_sha256"] for result in (*results, other))
     assert same == long != short and len(same) == 64
