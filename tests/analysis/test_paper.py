@@ -375,7 +375,7 @@ def test_the_summary_counts_studies_and_tells_the_largest_gain(published: Publis
         rf"lowers it further, of all studies, is {gain}; fine-tuning alone lowers it by 2\.\d+ \(`transfer`\)", said
     )
     assert "A larger even part lowers tr G: 1 hold. It lowers the held-out loss: 1 fail. The odd" in said
-    assert "training loss depend on that of the odd part (1 undecided)." in said
+    assert "part's weight changes neither of them, nor the training loss: 1 undecided." in said
     helps_nowhere = in_short(replace(published, studies={}, mechanism={"mirror": raised}))
     assert "noise lowers it further in no study" in helps_nowhere
     assert in_short(replace(published, studies={}, mechanism={})) == ""
