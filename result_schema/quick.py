@@ -40,7 +40,7 @@ TABLES = {
     "slopes": ("first", "high", "low", "second", "sigma", "value", "where"),
     "square_norms": ("law", "square_norm"),
     "validity": ("R", "R_high", "R_low", "T", "T_high", "T_low", "alpha", "sigma", "subject", "where"),
-    "validity by example": ("alpha", "example", "excess", "second_order", "sigma", "subject", "where"),
+    "validity by example": ("T_without", "alpha", "example", "excess", "second_order", "sigma", "subject", "where"),
     "variances": ("high", "low", "measured", "predicted", "scheme", "sigma", "where"),
     "variances on text": ("alpha", "high", "low", "measured", "predicted", "ratio", "scheme", "where"),
 }

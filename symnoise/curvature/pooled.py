@@ -77,6 +77,20 @@ def attenuation_slope(
     return Pooled(value, value - half, value + half, stderr, dof)
 
 
+def slopes_without_each(y: Float[Tensor, "draw batch"], x: Float[Tensor, "draw batch"]) -> Float[Tensor, " batch"]:
+    """Σxy/Σx² without each example: how much of the slope is due to a single text.
+
+    Args:
+        y: (draw, batch), a pair's excess loss.
+        x: (draw, batch), its second order ½εᵀHε.
+
+    Returns:
+        (batch,), NaN for a single example.
+    """
+    above, below = _sums((x * y).double(), (x * x).double(), "example")
+    return (_without(above) / _without(below))[:, 0]
+
+
 def ratio_of_means(
     y: Float[Tensor, "draw batch"], x: Float[Tensor, "draw batch"], unit: Unit, level: float = 0.95
 ) -> Pooled:
@@ -115,7 +129,8 @@ def root_ratio(
 ) -> Pooled:
     """Ratio of root mean squares √(Σy²/Σx²), with a confidence interval by the jackknife of its logarithm.
 
-    So both ends are above 0. Degrees of freedom as in `attenuation_slope`. With y the odd part of the loss under a draw
+    So both ends are above 0. Degrees of freedom over examples are as in `attenuation_slope`; draws of one text, which
+    differ in no scale, are equal units. With y the odd part of the loss under a draw
     and x its even part, this is what a mirrored pair cancels in units of what it keeps.
 
     Args:
@@ -135,7 +150,8 @@ def root_ratio(
     without = (_without(above) / _without(below)).log() / 2
     parts = jackknife_variance(without)
     unbiased = whole - (n - 1) * (without.mean(0) - whole).sum()
-    dof, stderr = _satterthwaite(parts, _equal_units(below) - 1), math.sqrt(float(parts.sum()))
+    units = _equal_units(below) if unit == "example" else torch.full_like(parts, n)
+    dof, stderr = _satterthwaite(parts, units - 1), math.sqrt(float(parts.sum()))
     half = student_t(level, dof) * stderr
     value, low, high = (float((unbiased + shift).exp()) for shift in (0, -half, half))
     return Pooled(value, low, high, value * stderr, dof)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from symnoise.curvature import Pooled, SmoothedCurvature, attenuation_slope, ratio_of_means
-from symnoise.curvature.pooled import Unit
+from symnoise.curvature.pooled import Unit, slopes_without_each
 from symnoise.theory.findings import Findings, timed
 from symnoise.theory.ledger import LEVEL, row
 
@@ -37,7 +37,7 @@ def check_validity(
     text: a part of the keys, to distinguish the rows of a second text from those of the first.
 
     Table "validity": both numbers (T the slope) with both intervals for each α; null if an interval is unbounded.
-    Table "validity by example": the same for each example over its own draws.
+    Table "validity by example": the same for each example over its own draws, and T_without, the slope of the others.
     """
     K, B = smoothed.forms.shape
     units: list[Unit] = ["example", "draw"] if B > 1 else ["draw"]
@@ -63,7 +63,10 @@ def check_validity(
                 quantity = f"{_MEASURES[name][1]} at α = {alpha:g}, {words}"
                 rows.append(row("V1", quantity, 1, own.value, (own.low, own.high), **facts))
         pooled.append(at | {"sigma": float(sigma.mean()), "examples": B, "draws": K} | _record(found, units[0]))
-        single += [at | {"example": b, "sigma": float(sigma[b])} | _of_example(y[:, b], x[:, b]) for b in range(B)]
+        others = slopes_without_each(y, x)
+        for b in range(B):
+            own = {"example": b, "sigma": float(sigma[b]), "T_without": float(others[b])}
+            single.append(at | own | _of_example(y[:, b], x[:, b]))
     return Findings(rows, {"validity": pooled, "validity by example": single})
 
 
