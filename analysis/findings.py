@@ -550,12 +550,28 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     ratios = [found.get(f"V1.ratio-of-means.alpha={alpha:g}") for alpha in ALPHAS]
     unknown = all(row is not None and None in (row["low"], row["high"]) for row in ratios)
     told = ["Of the mean curvature, which training averages, these texts bound the share at no α."] if unknown else []
+    told += _second_text(found)
     if models := slopes_by_model(others):
         told.append(
             "The same α is noise of another size in another model: r, its norm over that of a token's embedding, is "
-            f"{models[MAIN]} in SmolLM2. The slope is {models['others']}."
+            f"{models[MAIN]} in SmolLM2 (on other rows than V1's). The slope is {models['others']}."
         )
     return Finding("Does the Hessian describe noise of the size in use?", answer, tuple(told))
+
+
+def _second_text(found: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What the same rows are on a second text, for texts like these and for its rows alone; [] without one."""
+    lines = []
+    for name, what in (("slope", "attenuation slope"), ("ratio-of-means", "ratio of means")):
+        for unit, words in (("", "for texts like these"), (".these", "for these rows alone")):
+            rows = [found.get(f"V1.{name}{unit}.second-text.alpha={alpha:g}") for alpha in ALPHAS]
+            if known := [row for row in rows if row and None not in (row["low"], row["high"])]:
+                shown = [f"{with_interval(row | {'mean': row['measured']})}, {row['verdict']}" for row in known]
+                lines.append(f"the {what} {words} {'; '.join(shown)}")
+    if not lines:
+        return []
+    where = next(row["where"] for key, row in found.items() if ".second-text." in key).split(" on ")[-1]
+    return [f"On a second text, {where}, at α = {listed([str(alpha) for alpha in ALPHAS])}: {'. '.join(lines)}."]
 
 
 def slopes_by_model(found: list[Slope]) -> dict[str, str]:

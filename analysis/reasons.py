@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.validity import first_text, radius
+from analysis.figures.validity import first_text, radius, without_one
 from analysis.ledger import PRETRAINED
 from symnoise.plot.numbers import number
 
@@ -46,8 +46,9 @@ def _range(rows: Rows, tables: Tables) -> list[str]:
         pooled = first_text(tables["validity"])
         edge = radius(pooled)
         values = ", ".join(f"{number(t, 3)} at α = {a:g}" for a, t in zip(pooled.alpha, pooled["T"], strict=True))
+        others = f"; {without_one(tables)}" if "validity by example" in tables else ""
         said.append(
-            f"{SLOPE} first leaves 1 ± 10 % at α ≈ {number(edge, 2)} (linear in α² between the measured ones)."
+            f"{SLOPE} first leaves 1 ± 10 % at α ≈ {number(edge, 2)} (linear in α² between the measured ones{others})."
             if np.isfinite(edge)
             else f"{SLOPE} stays within 1 ± 10 % up to α = {pooled.alpha.max():g}."
         )

@@ -1,5 +1,7 @@
 """V1: what is left of the quadratic term at the size of the noise, by two numbers and example by example."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis.intervals import PERCENT
 from symnoise.curvature import SmoothedCurvature
 from symnoise.curvature.pooled import range_of_validity
-from symnoise.plot.numbers import number
+from symnoise.plot.numbers import fixed, number
 from symnoise.plot.style import DOUBLE, FAINT, INK, RULE, alpha_axis, cut, figure, label_ends, styled
 from symnoise.theory import check_validity
 
@@ -22,11 +24,12 @@ ALT = "Attenuation slope and ratio of means against alpha, pooled over examples;
 TRAINING = (5.0, 10.0, 15.0)  # NEFTune's training α
 INKS = {"T": INK, "R": "#0b6b8a"}
 WORDS = {"T": "slope Σxy/Σx²", "R": "ratio Σy/Σx"}
+_OF_A_TEXT = {"T": "T", "T_without": "T without", "excess": "excess", "second_order": "second order"}
 WIDEST = 2.0  # interval that is drawn: a wider one cannot tell 1 from none
 
 
 def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Both numbers pooled (no example), and per example its slope T, mean excess y and second-order term x.
+    """Both numbers pooled (no example); per example its slope T, that of the others, mean excess y and second order x.
 
     For pooled numbers low and high are for texts like these, these_low and these_high for these texts.
     """
@@ -37,7 +40,7 @@ def frame(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         names |= {f"{quantity}_these_{end}": f"these_{end}" for end in ("low", "high")}
         own = pooled[["where", "alpha", "sigma", *names]].rename(columns=names)
         parts.append(own.assign(quantity=quantity, example=np.nan))
-    for column, quantity in (("T", "T"), ("excess", "excess"), ("second_order", "second order")):
+    for column, quantity in _OF_A_TEXT.items():
         own = single[["where", "example", "alpha", "sigma", column]].rename(columns={column: "value"})
         parts.append(own.assign(quantity=quantity))
     columns = ["where", "quantity", "example", "alpha", "sigma", "value", "low", "high", "these_low", "these_high"]
@@ -56,8 +59,17 @@ def pooled(data: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return own[own["where"] == own["where"].iloc[0]] if len(own) and "where" in own else own
 
 
+def without_one(tables: Mapping[str, pd.DataFrame]) -> str:
+    """`4.6 to 6.2 with one text left out`: `radius` of the others' slopes, over the texts of the run's first set."""
+    single = first_text(tables["validity by example"])
+    curves = (own[["alpha", "T_without"]].set_axis(["alpha", "value"], axis=1) for _, own in single.groupby("example"))
+    edges = [math.inf if math.isnan(edge) else edge for edge in map(radius, curves)]
+    low, high = (number(edge, 2) if math.isfinite(edge) else "beyond" for edge in (min(edges), max(edges)))
+    return f"{low} to {high} with one text left out"
+
+
 def first_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The pooled numbers of the run's first text, by rising α, from the table "validity"."""
+    """The rows of the run's first text, by rising α, of a table of validity."""
     return table[table["where"] == table["where"].iloc[0]].sort_values("alpha")
 
 
@@ -185,10 +197,17 @@ def caption(data: pd.DataFrame) -> str:
         for alpha, own in first.pivot_table(index="alpha", columns="quantity", values="value").iterrows()
         if alpha in TRAINING
     )
+    texts = data[(data.quantity == "T without") & (data["where"] == data["where"].iloc[0]) & data.value.notna()]
+    one_out = "; ".join(
+        f"{fixed(own.min(), 2)} to {fixed(own.max(), 2)} at α = {alpha:g}"
+        for alpha, own in texts.groupby("alpha").value
+        if alpha in TRAINING
+    )
+    left_out = f"; slope with one text left out {one_out}" if one_out else ""
     return (
         f"A pair’s excess y against its second order x = ½σ²zᵀHz, over {examples} texts. Black: Σxy/Σx², the share of "
         "large curvature left at this σ. Blue: Σy/Σx, that of the mean curvature, which training averages. They "
-        f"answer different questions. {shown}. Bars are {PERCENT} intervals for texts like these"
+        f"answer different questions. {shown}{left_out}. Bars are {PERCENT} intervals for texts like these"
         + (
             f"; {open_} {'is' if open_ == 1 else 'are'} wider than {WIDEST:g} or unbounded, since most of Σx² is "
             "of one text or Σx may be 0, and not drawn (small points)"

@@ -97,6 +97,7 @@ def made_up() -> dict[str, dict]:
         | {
             "second_order": 1.1e-4 * a * h,
             "T": 0.9,
+            "T_without": 0.9 - 0.1 * b,
             "T_low": 0.8,
             "T_high": 1.0,
             "R": 0.9,
@@ -386,6 +387,7 @@ def test_a_second_text_has_curves_of_its_own():
     )
     assert said.split("Bars are")[0] == alone.split("Bars are")[0]  # it speaks of the first
     assert list(validity.pooled(data, "T")["where"].unique()) == [REAL]
+    assert "; slope with one text left out 0.80 to 0.90 at α = 5; 0.80" in said
 
 
 def test_intervals_are_of_the_pooled_numbers_alone():

@@ -65,8 +65,8 @@ def check_validity(
         pooled.append(at | {"sigma": float(sigma.mean()), "examples": B, "draws": K} | _record(found, units[0]))
         others = slopes_without_each(y, x)
         for b in range(B):
-            own = {"example": b, "sigma": float(sigma[b]), "T_without": float(others[b])}
-            single.append(at | own | _of_example(y[:, b], x[:, b]))
+            alone: dict[str, Any] = {"example": b, "sigma": float(sigma[b]), "T_without": float(others[b])}
+            single.append({**at, **alone, **_of_example(y[:, b], x[:, b])})
     return Findings(rows, {"validity": pooled, "validity by example": single})
 
 
