@@ -38,7 +38,7 @@ MECHANISM = (
     "micro-r-flips",
 )
 FIGURES = ("validity", "variances", "slopes", "curvature")  # drawn in the paper, from the data next to the figures
-TABLES = ("validity", "curvature", "variances on text", "layers")  # whose numbers the text quotes
+TABLES = ("validity", "validity by example", "curvature", "variances on text", "layers")  # which the text quotes
 STUDY_FIGURES = {
     "transfer-dials": ("dials",),
     "dials": ("dials",),

@@ -59,15 +59,17 @@ def claims(published: Published) -> str:
     everywhere += [row for one in (published.length, published.budgets) if one for row in one.rows]
     for id in CLAIMS | OUTCOMES | PREFERENCES:
         found = [row for row in everywhere if row["id"] == id]
-        said = [str(n or "--") for n in counts(found).values()] if found else [NOT_RUN, "", ""]
+        told = [row for row in found if id not in OUTCOMES or (row["low"], row["high"]) != (None, None)]
+        numbers = [*counts(told).values(), len(found) - len(told)]
+        said = [str(n or "--") for n in numbers] if found else [NOT_RUN, "", "", ""]
         cells.append([rf"\claim{{{id}}}", SHORT[id], *said])
     caption = (
         f"Every claim and the verdicts on its predictions (intervals: {tex(PERCENT)}). The rows themselves are in "
         r"\cref{tab:ledger}; rows \claim{O1} to \claim{E1} count the fine-tuning studies, \claim{Z1} "
-        "published preferences."
+        "published preferences. Last column: rows of studies without an interval, as where few arms share an $\\alpha$."
     )
-    head = ["", "claim", "holds", "fails", "undec."]
-    columns = r"@{}l>{\raggedright\arraybackslash}p{1.75in}ccc@{}"
+    head = ["", "claim", "holds", "fails", "undec.", "none"]
+    columns = r"@{}l>{\raggedright\arraybackslash}p{1.6in}cccc@{}"
     return table(columns, head, rows_of(cells), caption, "tab:claims", wide=False)
 
 
