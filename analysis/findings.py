@@ -562,16 +562,16 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
 def _second_text(found: Mapping[str, dict[str, Any]]) -> list[str]:
     """What the same rows are on a second text, for texts like these and for its rows alone; [] without one."""
     lines = []
-    for name, what in (("slope", "attenuation slope"), ("ratio-of-means", "ratio of means")):
+    for name, what in (("slope", "The attenuation slope"), ("ratio-of-means", "The ratio of means")):
         for unit, words in (("", "for texts like these"), (".these", "for these rows alone")):
             rows = [found.get(f"V1.{name}{unit}.second-text.alpha={alpha:g}") for alpha in ALPHAS]
             if known := [row for row in rows if row and None not in (row["low"], row["high"])]:
                 shown = [f"{with_interval(row | {'mean': row['measured']})}, {row['verdict']}" for row in known]
-                lines.append(f"the {what} {words} {'; '.join(shown)}")
+                lines.append(f"{what} {words}: {'; '.join(shown)}.")
     if not lines:
         return []
     where = next(row["where"] for key, row in found.items() if ".second-text." in key).split(" on ")[-1]
-    return [f"On a second text, {where}, at α = {listed([str(alpha) for alpha in ALPHAS])}: {'. '.join(lines)}."]
+    return [f"On a second text, {where}, at α = {listed([str(alpha) for alpha in ALPHAS])}. {' '.join(lines)}"]
 
 
 def slopes_by_model(found: list[Slope]) -> dict[str, str]:

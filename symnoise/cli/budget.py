@@ -31,6 +31,11 @@ from symnoise.noise import Noise
 from symnoise.training.budget import VarianceBudget, variance_budget
 
 _SHOWN = {"batch": "V batch", "odd": "V odd", "even": "V even", "rho": "ρ", "cosine": "cos(E, g₀)"}
+_NOTES = (
+    "V: variance of the gradient due to the choice of rows, to the noise’s odd part and to its even part E; ρ: V odd ÷ "
+    "V batch; g₀: gradient without noise; r: ‖ε_t‖ ÷ ‖x_t‖ of a token. Squared norm of the mean gradient {signal}; ± "
+    "standard errors over batches"
+)
 _SHOWN |= {"shrinkage": "⟨E,g₀⟩/‖g₀‖²", "ratio": "r"}
 
 
@@ -60,7 +65,7 @@ def budget(
     positive("--batches", batches)
     with long_work(json, figure) as console:
         loaded = load_with_template(model, dtype_named(dtype), device, chat_template)
-        rows, because = random_rows(loaded, data, batch * batches, max_length, seed, strict, "--batches")
+        rows, because = random_rows(loaded, data, batch * batches, max_length, seed, strict, "--batch or --batches")
         texts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         settings = {"alphas": strengths, "noise": noise, "draws": draws, "dtype": dtype, "device": device, "seed": seed}
         records = BatchRecords(json)
@@ -75,7 +80,7 @@ def budget(
         f"{loaded.name} on {data}: {batches} batches of {batch} rows, {draws} draws of {noise} noise",
         ("α", *_SHOWN.values()),
         [(f"{one.alpha:g}", *(f"{getattr(one, name)}" for name in _SHOWN)) for one in found],
-        f"squared norm of the mean gradient {signal}; ± standard errors over batches",
+        _NOTES.format(signal=signal),
     )
     draw(figure, "variance_budget", found)
     facts = {"batch": batch, "batches": batches, "max_length": max_length, **settings}

@@ -1,6 +1,7 @@
 """`symnoise compare`: runs of `symnoise train` side by side, and their differences paired by seed."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ def compare_runs(*, runs: Sequence[Path], any_settings: bool, json: Path | None,
         write(json, _result(found))
     if html is not None:
         write_page(html, Path(__file__).parent / "templates", "compare.html", {}, tables=sheets)
+    if not found.differences:
+        print("symnoise: all runs are of one arm: add some with --noise none to see what it changed", file=sys.stderr)
     for sheet in sheets:
         show(sheet.title, sheet.columns, sheet.rows, sheet.note)
 

@@ -158,7 +158,7 @@ def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[
             torch.tensor([e[name] for e in examples], dtype=torch.float64),
             torch.tensor([e[error] for e in examples], dtype=torch.float64),
             count=options["probes"],
-            dof=math.nan,
+            dof=min(e["dof"] for e in examples),
         ).mean()
         for name, error in (("trace", "stderr"), ("gauss_newton_trace", "gauss_newton_stderr"))
     )
@@ -167,8 +167,8 @@ def _result(text: Text, records: list[Record], options: dict[str, Any]) -> dict[
     return {
         **text.facts(),
         "layer": text.layer,
-        "trace": value_and_error(mean),
-        "gauss_newton_trace": value_and_error(gauss_newton_mean),
+        "trace": value_and_error(mean) | {"dof": mean.dof},
+        "gauss_newton_trace": value_and_error(gauss_newton_mean) | {"dof": gauss_newton_mean.dof},
         "per_example": examples,
         "seconds": seconds,
         "forward_seconds": sum(record["forward_seconds"] for record in records),
@@ -193,7 +193,7 @@ def _table(examples: list[dict[str, Any]]) -> "pd.DataFrame":
 
 
 def _print(result: dict[str, Any], notes: str) -> None:
-    examples = result["per_example"]
+    examples, means = result["per_example"], (result["trace"], result["gauss_newton_trace"])
     rows = [
         (
             str(e["example"]),
@@ -206,9 +206,8 @@ def _print(result: dict[str, Any], notes: str) -> None:
     ]
     if left := len(examples) - len(rows):
         rows.append((f"{left} more", "", "", "", ""))
-    rows.append(
-        ("mean", "", "", plus_minus(*result["trace"].values()), plus_minus(*result["gauss_newton_trace"].values()))
-    )
+    hessian, gauss_newton = (plus_minus(one["value"], one["stderr"]) for one in means)
+    rows.append(("mean", "", "", hessian, gauss_newton))
     show(
         f"{result['model']} on {result['data']}: {result['method']}{_probes(examples)}{_layer(result)}",
         ("example", "tokens", "scored", "tr H", "tr G"),
@@ -224,7 +223,7 @@ def _errors(examples: list[dict[str, Any]]) -> str:
         return ""
     dof = min(example["dof"] for example in examples)
     freedom = "1 degree" if dof == 1 else f"{dof:g} degrees"
-    reach = f" ({freedom} of freedom, so a 95 % interval is ± {student_t(0.95, dof):.2g} of them)"
+    reach = f" (of an example with {freedom} of freedom: its 95 % interval is ± {student_t(0.95, dof):.2g} of them)"
     return f" ± one standard error over probes{reach if dof > 0 and math.isfinite(dof) else ''}."
 
 

@@ -41,7 +41,7 @@ def measured(
     pairs = list(zip(keys, runs, strict=True))
     resumed = _examples(pairs, known)
     if others := records.others(keys):
-        console.print(f"symnoise: ignoring {others} batches of other settings or data in {records.folder}", **PLAIN)
+        console.print(f"symnoise: {others} batches of other settings or data stay in {records.folder}", **PLAIN)
     if resumed:
         console.print(
             f"symnoise: {resumed} of {len(text)} examples are done, by an earlier run ({records.folder})", **PLAIN

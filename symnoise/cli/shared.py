@@ -212,8 +212,11 @@ def writable(json: Path | None, *others: Path | None) -> Iterator[None]:
     `json` replaces an earlier result alone: another file, such as the rows that are measured, would be lost. Folders
     that were made for the files and are empty after the block, as where the work failed, are removed.
     """
+    files = [file for file in (json, *others) if file is not None]
+    if len({file.resolve() for file in files}) < len(files):
+        raise InputError(f"{files[0]} cannot hold two results: give each a file of its own")
     with ExitStack() as folders:
-        for file in filter(None, (json, *others)):
+        for file in files:
             if os.path.isdir(file):
                 raise InputError(f"{file} is a folder: give a file, such as out.json")
             if file is json and file.exists() and not _is_result(file):

@@ -40,7 +40,7 @@ def _option(setting: "Field[Any]") -> inspect.Parameter:
 
 def train(
     config: Annotated[list[Path] | None, typer.Option(help="YAML file; later files override, options win.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two steps on a tiny random model of the family.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two steps on a tiny random model of --family.")] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
     **given: Any,
 ) -> None:
@@ -92,7 +92,8 @@ def _run(configs: list[Path], flags: dict[str, Any], dry: bool, json: Path | Non
 
 def _losses(outcome: "Outcome") -> str:
     shown = {key: value for key, value in outcome.measured.items() if not key.startswith("eval_loss")}
-    return "".join(f", {name.replace('_', ' ')} {value:.5g}" for name, value in shown.items())
+    names = {"loss": "mean training loss", "clean_loss": "mean clean loss", "trace": "tr H", "used_norm": "used norm"}
+    return "".join(f", {names[name]} {value:.5g}" for name, value in shown.items())
 
 
 def _held_out(outcome: "Outcome") -> str:

@@ -15,15 +15,18 @@ _DIGITS = 32
 class BatchRecords:
     """FILE.parts/: one JSON record a batch, written whole or not at all, named by all that its numbers depend on.
 
-    A record whose key is not asked for is left alone until `remove`. Without a file nothing is kept.
+    A record whose key is not asked for, which is of other settings or data, is left alone. Without a file nothing is
+    kept.
     """
 
     def __init__(self, file: Path | None) -> None:
         self.folder = None if file is None else file.parent / f"{file.name}.parts"
+        self._own: set[str] = set()
 
     def read(self, keys: Sequence[str]) -> dict[str, Any]:
         """The records kept under these keys; an unreadable one counts as missing."""
         found = {}
+        self._own.update(keys)
         for key in keys:
             path = self._path(key)
             if path is None or not path.is_file():
@@ -35,6 +38,7 @@ class BatchRecords:
         return found
 
     def write(self, key: str, record: dict[str, Any]) -> None:
+        self._own.add(key)
         if path := self._path(key):
             write_json(path, record)
 
@@ -44,10 +48,11 @@ class BatchRecords:
         return sum(path.name not in names for path in self._files())
 
     def remove(self) -> None:
-        """Delete all records, and the folder where nothing else is in it."""
+        """Delete the records that were asked for, and the folder where nothing else is in it."""
         if self.folder is None:
             return
-        for path in [*self._files(), *self._files(".*")]:  # hidden: what a killed process was writing
+        own = (path for path in self._files() if path.stem in self._own)
+        for path in [*own, *self._files(".*")]:  # hidden: what a killed process was writing
             path.unlink(missing_ok=True)
         with suppress(OSError):  # other files are in it, or another process was faster
             self.folder.rmdir()

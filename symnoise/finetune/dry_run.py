@@ -52,7 +52,7 @@ def dry_run(settings: TrainSettings) -> Outcome:
     the settings have no family, or one unknown to Transformers.
     """
     if not settings.family:
-        raise InputError("a dry run needs to know the family of the model; add a line such as `family: llama`")
+        raise InputError("a dry run needs to know the family of the model; give --family llama or the like")
     # The same name in every process of one launcher.
     owner = os.getppid() if "RANK" in os.environ else os.getpid()
     folder = private_folder(Path(tempfile.gettempdir()) / f"symnoise-dry-run-{owner}")

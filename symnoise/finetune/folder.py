@@ -29,16 +29,30 @@ def one_run(output: Path) -> AbstractContextManager[None]:
     return one_run_at_a_time(output, output / ".lock", "choose another --output")
 
 
+def refuse_other_files(output: Path, checkpoint: Path | None) -> None:
+    """Refuse a folder with files that a run would replace and none has written, such as a model's own.
+
+    Raises:
+        InputError: Naming one of them.
+    """
+    if checkpoint or (output / SOURCES).is_file():
+        return
+    names = (CARD, LOG, SETTINGS, "config.json", "adapter_config.json", "*.safetensors", "tokenizer*", "chat_template*")
+    if found := next((file for name in names for file in sorted(output.glob(name))), None):
+        raise InputError(f"{output} holds {found.name}, which is of no run of symnoise train: choose another --output")
+
+
 def refuse_other_settings(output: Path, settings: TrainSettings, checkpoint: Path | None) -> None:
     """Refuse a folder that holds a run with other settings.
 
     Raises:
         InputError: Naming the settings that differ.
     """
-    file = output / SETTINGS
-    if file.is_file() and (checkpoint or (output / CARD).is_file()):
+    file, finished = output / SETTINGS, (output / CARD).is_file()
+    if file.is_file() and (checkpoint or finished):
         before = read_yaml(file, "settings of the run")
-        if isinstance(before, dict) and (changed := settings.changed(before)):
+        length = () if finished else ("steps", "epochs")  # along which its learning rate has begun to change
+        if isinstance(before, dict) and (changed := settings.changed(before, length)):
             raise InputError(
                 f"{output} holds a run with other settings: {'; '.join(changed)}; choose another --output, or put them "
                 "back"

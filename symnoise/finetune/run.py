@@ -21,6 +21,7 @@ from symnoise.finetune.folder import (
     claim,
     one_run,
     publish,
+    refuse_other_files,
     refuse_other_processes,
     refuse_other_settings,
     refuse_other_sources,
@@ -82,6 +83,7 @@ def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
     started, output, main = time.perf_counter(), Path(settings.output), is_main_process()
     checkpoint = last_whole_checkpoint(output)
     at = step_of(checkpoint) if checkpoint else 0
+    refuse_other_files(output, checkpoint)
     refuse_other_settings(output, written, checkpoint)
     refuse_other_processes(output, _processes(), checkpoint)
     stop = Stop()
@@ -91,6 +93,8 @@ def _fine_tune(settings: TrainSettings, written: TrainSettings) -> Outcome:
         base = loaded.provenance() if main else {}
         model = with_lora(loaded.model, settings) if settings.lora_rank else loaded.model
         steps = count_steps(settings, len(rows.training))
+        if at > steps:
+            raise InputError(f"{output} holds a run of {at} steps, and {steps} are fewer: choose another --output")
         require_state(checkpoint, at, steps)
         if main:
             now = sources(base, rows, _processes())

@@ -1,6 +1,6 @@
 """The settings of `symnoise train`: keys of a config file, options of the command line. Needs no PyTorch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class TrainSettings:
     before and after training is paired, so a few thousand tokens suffice.
     """
 
-    model: str = _set("smollm2", "Source", "Hub id, local folder, .gguf file, or smollm2 (bundled).")
+    model: str = _set("smollm2", "Source", "Hub id, local folder or PEFT adapter, .gguf file, or smollm2 (bundled).")
     data: str = _set("chitchat", "Source", "Hub id (or ID:CONFIG@SPLIT), file, folder of files, or chitchat (bundled).")
     output: str = _set("", "Source", "Folder for checkpoints, log, model and card.", free=True)
     family: str = _set("", "Source", "Model type it must be, such as llama; a dry run makes one.", free=True)
@@ -113,8 +113,9 @@ class TrainSettings:
         """Number of held-out rows of `rows`: as set, else a tenth, at most 16."""
         return min(16, rows // 10) if self.eval_rows is None else self.eval_rows
 
-    def changed(self, before: Mapping[str, Any]) -> list[str]:
-        """Settings that must not differ from the run `before` but do, such as "learning_rate was 0.1, now 0.2"."""
-        now, names = asdict(self), [f.name for f in fields(self) if not f.metadata["free"]]
+    def changed(self, before: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
+        """Settings that must not differ from the run `before` but do, such as "learning_rate was 0.1, now 0.2"; `more`
+        of those that are free at other times."""
+        now, names = asdict(self), [f.name for f in fields(self) if not f.metadata["free"] or f.name in more]
         names = [key for key in names if before.get(key, now[key]) != now[key]]
         return [f"{key} was {before[key]!r}, now {now[key]!r}" for key in names]

@@ -90,7 +90,7 @@ def test_curvature(monkeypatch, home, tmp_path, capsys, method: str) -> None:
     assert found["method"] == {"auto": "taylor"}.get(method, method)
     said = " ".join(capsys.readouterr().out.split())
     assert ("tr G is sampled, by --method auto." in said) == (method in ("difference", "exact"))
-    assert set(found["trace"]) == set(found["gauss_newton_trace"]) == {"value", "stderr"}
+    assert set(found["trace"]) == set(found["gauss_newton_trace"]) == {"value", "stderr", "dof"}
     assert len(found["per_example"]) == 3
     assert {"tokens", "scored_tokens", "trace", "stderr"} <= set(found["per_example"][0])
     mean = sum(example["trace"] for example in found["per_example"]) / 3
@@ -174,7 +174,7 @@ def test_a_result_says_which_rows_it_is_of_and_how_they_were_read(monkeypatch, h
     assert (
         "The data have" not in said and "1 of 3 rows fill --max-length 20, and tokens beyond it are left out." in said
     )
-    assert "± one standard error over probes (1 degree of freedom, so a 95 % interval is ± 13 of them)" in said
+    assert "± one standard error over probes (of an example with 1 degree of freedom: its 95 % interval is ± 13" in said
     same, long, short = (result["rows_sha256"] for result in (*results, other))
     assert same == long != short and len(same) == 64
     assert [other[name] for name in ("chat_template", "strict", "stream", "batch")] == [None, True, False, 4]

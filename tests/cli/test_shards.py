@@ -188,9 +188,11 @@ def test_records_of_other_settings_are_not_used(monkeypatch, options, tmp_path, 
     capsys.readouterr()
     assert alone(monkeypatch, *options, *other, "--json", str(file)) == 0
     assert lines(capsys.readouterr().err, "batches") == [
-        f"symnoise: ignoring 1 batches of other settings or data in {file}.parts"
+        f"symnoise: 1 batches of other settings or data stay in {file}.parts"
     ]
     assert json.loads(file.read_text())["resumed_examples"] == 0
+    assert alone(monkeypatch, *options, "--json", str(file)) == 0  # the first command finds its own
+    assert json.loads(file.read_text())["resumed_examples"] > 0
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -222,6 +222,18 @@ def test_no_more_rows_are_read_than_are_wanted(home, tmp_path):
         read_rows(replace(settings, rows=4), load_model(home / "model"))
 
 
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors", "train.yaml", "log.jsonl"])
+def test_a_folder_with_files_of_ones_own_is_refused(monkeypatch, home, tmp_path, capsys, name):
+    """It replaced them in silence, the weights of the model to train on among them."""
+    (tmp_path / name).write_text("mine")
+    places = ["--model", home / "model", "--data", home / "rows.json", "--output", tmp_path, "--max-length", 64]
+    assert call(monkeypatch, *places, "--steps", 1) == 2
+    assert f"holds {name}, which is of no run of symnoise train" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+    assert call(monkeypatch, *places[:5], home / "model", "--steps", 1) == 2
+    assert "holds config.json" in capsys.readouterr().err
+
+
 def test_fewer_rows_than_asked_for_are_all_used_and_a_tenth_of_those_held_out(home, tmp_path):
     """Not a tenth of what was asked for, which may be all that there are."""
     (tmp_path / "rows.jsonl").write_text('{"instruction": "say 1", "output": "1"}\n' * 20)

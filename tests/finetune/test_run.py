@@ -131,6 +131,19 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(small, whole, tmp_path
     assert sha256(tmp_path / "model.safetensors") == sha256(whole / "model.safetensors")
 
 
+def test_the_length_of_an_unfinished_run_stays_and_no_run_becomes_shorter(small, tmp_path, capfd):
+    """Its learning rate has begun to fall along the length; and a run of 3 steps called one of 2 would be compared."""
+    assert one(interrupted, 3, tmp_path / "said", *small, "--output", tmp_path / "out") == 130
+    capfd.readouterr()
+    for steps in (2, 8):
+        assert command(*small, "--output", tmp_path / "out", "--steps", steps) == 2
+        assert f"steps was 6, now {steps}" in capfd.readouterr().err
+    assert command(*small, "--output", tmp_path / "out") == 0
+    assert command(*small, "--output", tmp_path / "out", "--steps", 2) == 2
+    assert "holds a run of 6 steps, and 2 are fewer" in capfd.readouterr().err
+    assert "steps: 6" in (tmp_path / "out" / "train.yaml").read_text()
+
+
 def test_a_finished_run_is_not_trained_again_and_takes_more_steps_only(small, tmp_path, capfd):
     """Steps may change, with the optimizer state kept; nothing else that the steps so far rest on may."""
     assert command(*small, "--output", tmp_path, "--steps", 2, "--keep-state") == 0

@@ -41,7 +41,9 @@ def summary(found: Mapping[str, Record], model: str, data: str) -> str:
     means, rows = found["curvature"]["means"], len(_of(found, "curvature", quantity="tr H"))
     slope, size = _at(found, "validity", quantity="slope"), _at(found, "noise")
     edge = _edge(found)
-    reach = f"up to α ≈ {number(edge, 2)}" if math.isfinite(edge) else "at every α measured"
+    least = _of(found, "validity", quantity="slope").alpha.min()
+    below = f", interpolated from 1 at α = 0 to the smallest α measured, {least:g}" if edge < least else ""
+    reach = f"up to α ≈ {number(edge, 2)}{below}" if math.isfinite(edge) else "at every α measured"
     return (
         f"On {rows} rows of {data}, the loss of {model} has tr H = {_span(means['tr H'])} in the embeddings, made of "
         f"tr G = {_span(means['tr G'])} and tr R = {_span(means['tr R'])} ({UNIT}, means over rows with 95 % "
