@@ -81,11 +81,8 @@ def curvature(
             records=records,
             console=console,
         )
-        result = _result(text, found, options) | {
-            "batch": batch,
-            "processes": us.num_processes,
-            "resumed_examples": resumed,
-        }
+        result = _result(text, found, options) | {"batch": batch, "processes": us.num_processes}
+        result["resumed_examples"] = resumed
         agreed(lambda: write(json, result, text.model) if us.is_main_process else None)
         records.remove()
     if us.is_main_process:
