@@ -36,11 +36,12 @@ def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def basis(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """What each number of `summary` rests on: the step of one line; the last step of a mean over all steps; and
-    the steps of a mean of those that a tracker sampled. Numbers on different bases differ without any other cause."""
+    the steps of a mean of those that a tracker sampled, unless it took all. Numbers on different bases differ without any other cause."""
     found: dict[str, Any] = {}
     for name, key in _MEANT:
         if steps := [line["step"] for line in history if key in line]:
-            found[name] = steps if key.startswith("noise/") else steps[-1]
+            every = not key.startswith("noise/") or steps == list(range(1, int(steps[-1]) + 1))
+            found[name] = steps[-1] if every else steps
     return found | {name: line["step"] for name, _, line in _taken(history)}
 
 

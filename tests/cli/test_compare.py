@@ -132,6 +132,8 @@ def test_the_training_loss_of_a_run_without_noise_is_one_without_noise(tmp_path,
     assert float(compare([plain, dials]).differences[0].measured["clean_loss"]) == pytest.approx(1.5 - 2.0)
     sampled = measured(tmp_path / "pair", [{"step": 1, "noise/clean_loss": 1.0}])
     assert compare([plain, sampled]).differences[0].apart == ["clean_loss"]
+    every = measured(tmp_path / "every", [{"step": step, "noise/clean_loss": 1.0} for step in (1, 2)], noise_alpha=9)
+    assert float(compare([plain, every]).differences[0].measured["clean_loss"]) == pytest.approx(1.0 - 2.0)
     assert "clean_loss" not in compare([plain, measured(tmp_path / "other", [])]).measures
 
 
