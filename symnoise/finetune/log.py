@@ -35,8 +35,9 @@ def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def basis(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """What each number of `summary` rests on: the step of one line; the last step of a mean over all steps; and
-    the steps of a mean of those that a tracker sampled, unless it took all. Numbers on different bases differ without any other cause."""
+    """What each number of `summary` rests on: the step of one line; the last step of a mean over all steps; and the
+    steps of a mean of those that a tracker took, unless it took all. Numbers on different bases differ without any
+    other cause."""
     found: dict[str, Any] = {}
     for name, key in _MEANT:
         if steps := [line["step"] for line in history if key in line]:
