@@ -58,10 +58,13 @@ train.__annotations__ = {p.name: p.annotation for p in (*_own, *_options)}
 
 def _run(configs: list[Path], flags: dict[str, Any], dry: bool, json: Path | None) -> None:
     from symnoise.cli.shared import left_out, writable, write
+    from symnoise.core import InputError
     from symnoise.finetune.dry_run import dry_run
     from symnoise.finetune.reading import read_settings
     from symnoise.finetune.run import fine_tune, is_main_process
 
+    if flags.get("steps") and "epochs" in flags:
+        raise InputError("--steps and --epochs both set the length of the run: give one of them")
     chosen = read_settings(configs, flags)
     with writable(json):
         outcome = dry_run(chosen) if dry else fine_tune(chosen)

@@ -174,6 +174,7 @@ BAD = [
     (["--json", "DIR"], "is a folder: give a file, such as out.json"),
     (["--json", "FILE"], "is there and is no result of symnoise: give --json a name that is free"),
     (["--eval-rows", "4"], "none is left to train on"),
+    (["--epochs", "2"], "--steps and --epochs both set the length"),
     (["--max-length", "2"], "none of its 4 rows can be used: row 1: its reply is cut off"),
     (["--dry-run"], "needs to know the family"),
     (["--dry-run", "--family", "lama"], "knows no model family 'lama'"),
