@@ -10,6 +10,7 @@ from symnoise.cli.budget import random_rows
 from symnoise.cli.shared import (
     PLAIN,
     dtype_named,
+    filling,
     kept_facts,
     load_with_template,
     long_work,
@@ -87,7 +88,7 @@ def advise(
 
             write_atomically(figure, partial(draw(found).savefig, dpi=_DPI))
     seconds = time.perf_counter() - started
-    full = sum(len(row["input_ids"]) == max_length for row in rows)
+    full = filling(rows, max_length)
     facts = {"examples": examples, "rows_at_max_length": full, **settings}
     facts |= source_facts(loaded, data, rows, because, chat_template=chat_template, strict=strict)
     write(json, facts | _result(found) | {"seconds": seconds}, loaded)

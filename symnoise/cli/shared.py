@@ -64,7 +64,7 @@ class Text:
         """What a reader of the numbers should know of the rows: that there are fewer than asked for, or that some are
         as long as `max_length`. Empty, or sentences that each follow a space."""
         few = f" The data have {len(self)} rows that can be used, not {self.asked}."
-        full = sum(len(row["input_ids"]) == self.max_length for row in self.rows)
+        full = filling(self.rows, self.max_length)
         cut = f" {full} of {len(self)} rows fill --max-length {self.max_length}, and tokens beyond it are left out."
         return few * (len(self) < self.asked) + cut * (full > 0)
 
@@ -142,6 +142,11 @@ def source_facts(
         "stream": stream,
         **left_out(skipped),
     }
+
+
+def filling(rows: Sequence[dict[str, list[int]]], max_length: int) -> int:
+    """How many rows are as long as `max_length`, so that tokens of theirs may be left out."""
+    return sum(len(row["input_ids"]) == max_length for row in rows)
 
 
 def left_out(counts: Mapping[str, int]) -> dict[str, Any]:
