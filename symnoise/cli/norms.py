@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from symnoise.cli.shared import draw, load, long_work, show, value_and_error, write
-from symnoise.core import InputError, plus_minus
+from symnoise.core import Estimate, InputError, plus_minus
 from symnoise.noise import Noise
 from symnoise.norms import expected_square_norm, layer_growth, square_norm
 
@@ -52,9 +54,18 @@ def norms(
             for r in layers
         ],
         "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block. "
-        f"± one standard error over draws.{text.notes()}",
+        f"± one standard error over draws. {_of_embeddings(clean, expected.mean, measured)}{text.notes()}",
     )
     draw(figure, "layer_growth", growth)
     facts = text.facts() | {"noise": noise, "alpha": alpha, "draws": draws}
     facts |= {"seed": seed, "embeddings": embeddings, "layers": layers, "per_token": tokens}
     write(json, facts, text.model)
+
+
+def _of_embeddings(clean: Tensor, expected: Tensor, measured: Estimate) -> str:
+    """‖X + ε‖² in closed form next to what was measured, means over examples."""
+    mean = measured.mean()
+    return (
+        f"‖X+ε‖² of an example's embeddings, on average: {float(expected.mean()):.6g} in closed form (‖X‖² + nσ²), "
+        f"{float(mean):.6g} ± {float(mean.stderr):.1g} measured; ‖X‖² {float(clean.mean()):.6g}."
+    )

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain, islice
 from json import loads
@@ -48,9 +48,9 @@ class Text:
     data: Data
     rows: list[dict[str, list[int]]]
     max_length: int
-    layer: int = 0
-    asked: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
+    layer: int
+    asked: int
+    options: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -371,12 +371,15 @@ def test_smooth_on_one_row_speaks_of_its_draws(monkeypatch, home, tmp_path, caps
     assert found["rows"][0]["slope"] is not None and found["rows"][0]["slope_low"] is None
 
 
-def test_norms(monkeypatch, home, tmp_path) -> None:
+def test_norms(monkeypatch, home, tmp_path, capsys) -> None:
     found = run(monkeypatch, home, tmp_path, "norms", "--noise", "symnoise", "--alpha", 5, "--draws", 2)
     assert len(found["layers"]) == 3
     for example, tokens in zip(found["embeddings"], found["per_token"], strict=True):
         assert example["measured"] == pytest.approx(example["predicted"], rel=1e-5)  # exact for Rademacher pairs
         assert len(tokens["growth_per_token"][0]) == tokens["tokens"]
+    said = " ".join(capsys.readouterr().out.split())
+    means = [sum(example[key] for example in found["embeddings"]) / 3 for key in ("predicted", "square_norm")]
+    assert f"{means[0]:.6g} in closed form" in said and f"; ‖X‖² {means[1]:.6g}." in said
 
 
 def test_doctor(monkeypatch, home, tmp_path, capsys) -> None:
