@@ -2,7 +2,7 @@
 
 Runs of one arm are not independent of each other: two arms that differ in curvature and in outcome give as many
 concordant runs as there are seeds and α, whatever the reason for either difference. The unit of `between_settings` is
-therefore the arm, and the unit of `within_settings` the seed. Both are in closed form.
+therefore the arm, and the unit of `within_settings` the seed. Neither resamples.
 """
 
 import math
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from symnoise.core import student_t
 
 Values = NDArray[np.float64]
 EDGE = 1 - 1e-6  # atanh is infinite at ±1
+LEAST_SEEDS = 5  # of a correlation within settings: with 4 its 95 % intervals cover 91 %, with 3 they cover 76 %
+STEP = 1e-4  # of a seed's weight, for a derivative by central differences
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,27 @@ def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
 
     Ranks are taken over the seeds of each setting, and the seed's mean rank over settings is subtracted, so neither a
     setting nor a seed by itself creates a correlation. Seeds missing from a setting (a diverged run) are left out.
-    The standard error is the delete-one-seed jackknife's, on the scale of atanh; degrees of freedom S − 1 for S seeds.
+    The standard error of atanh ρ is that of the infinitesimal jackknife over S seeds (Efron 1982): √(S/(S − 1)·Σ(u −
+    ū)²) with u the derivative of atanh ρ by a seed's weight, 1, in ranks, means and products alike; degrees of freedom
+    S − 1. Leaving seeds out, as the plain jackknife does, makes new ranks of fewer seeds: its 95 % intervals cover 98 %
+    with 8 seeds, and with 4 only 84 %.
     """
     columns = ["curvature", "quality", *([given] if given else [])]
     known = frame[np.isfinite(frame[columns]).all(axis=1)]
     wide = known.pivot(index="seed", columns="setting", values=columns).dropna()
     seeds, settings = len(wide), wide.shape[1] // len(columns)
     runs = seeds * settings
-    if seeds < 3 or settings < 2:
-        return Association(math.nan, math.nan, math.nan, seeds, runs, "fewer than three seeds or two settings")
+    if seeds < LEAST_SEEDS or settings < 2:
+        return Association(math.nan, math.nan, math.nan, seeds, runs, f"fewer than {LEAST_SEEDS} seeds or two settings")
     values = [wide[column].to_numpy(float) for column in columns]
-    rho = float(_two_way(values))
-    left_out = _two_way([np.stack([np.delete(table, seed, axis=0) for seed in range(seeds)]) for table in values])
-    if not np.isfinite([rho, *left_out]).all():
+    one, more = np.ones((1, seeds)), STEP * np.eye(seeds)
+    rho, *moved = _two_way(values, np.concatenate([one, one + more, one - more]))
+    if not np.isfinite([rho, *moved]).all():
         return Association(rho, math.nan, math.nan, seeds, runs, "no spread")
-    deviations = np.arctanh(np.clip(left_out, -EDGE, EDGE))
-    stderr = math.sqrt((seeds - 1) / seeds * float(np.square(deviations - deviations.mean()).sum()))
-    return Association(rho, stderr, seeds - 1, seeds, runs, "" if stderr > 0 else "no spread over the seeds")
+    above, below = np.arctanh(np.clip(moved, -EDGE, EDGE)).reshape(2, seeds)
+    influence = (above - below) / (2 * STEP)
+    stderr = math.sqrt(seeds / (seeds - 1) * float(np.square(influence - influence.mean()).sum()))
+    return Association(float(rho), stderr, seeds - 1, seeds, runs, "" if stderr > 0 else "no spread over the seeds")
 
 
 def _setting_means(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -108,14 +113,17 @@ def _setting_means(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return centred.groupby(frame.setting).mean()
 
 
-def _two_way(tables: list[Values]) -> Values:
-    """Partial correlation of the ranks within settings (columns) minus their means over settings in each seed (row)."""
-    centred = []
+def _two_way(tables: list[Values], weights: Values) -> Values:
+    """Partial correlations of the ranks within settings (columns) minus their means over settings in each seed (row).
+
+    weights: (case, seed); a seed of weight w counts like w seeds of these values. One correlation for each case.
+    """
+    root, scaled = np.sqrt(weights)[:, :, None], []
     for table in tables:
-        ranks = stats.rankdata(table, axis=-2)
-        ranks -= ranks.mean(axis=-1, keepdims=True)
-        centred.append(ranks.reshape(*ranks.shape[:-2], -1))
-    return _partial(*centred)
+        order = np.sign(table[None, :, :] - table[:, None, :])  # (other seed, seed, setting)
+        ranks = np.einsum("co,osk->csk", weights, order) / 2  # but for a constant; equal values share one
+        scaled.append((root * (ranks - ranks.mean(axis=-1, keepdims=True))).reshape(len(weights), -1))
+    return _partial(*scaled)
 
 
 def _partial(x: Values, y: Values, given: Values | None = None) -> Values:
