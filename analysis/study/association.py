@@ -83,10 +83,11 @@ def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
 
     Ranks are taken over the seeds of each setting, and the seed's mean rank over settings is subtracted, so neither a
     setting nor a seed by itself creates a correlation. Seeds missing from a setting (a diverged run) are left out.
-    The standard error of atanh ρ is that of the infinitesimal jackknife over S seeds (Efron 1982): √(S/(S − 1)·Σ(u −
-    ū)²) with u the derivative of atanh ρ by a seed's weight, 1, in ranks, means and products alike; degrees of freedom
-    S − 1. Leaving seeds out, as the plain jackknife does, makes new ranks of fewer seeds: its 95 % intervals cover 98 %
-    with 8 seeds, and with 4 only 84 %.
+    The standard error of atanh ρ is that of the infinitesimal jackknife over S seeds (Efron 1982): S/(S − 1)·√Σ(u − ū)²
+    with u the derivative of atanh ρ by a seed's weight, 1, in ranks, means and products alike; one factor √(S/(S − 1))
+    is that of a mean, one is for a seed's share in what it is held against (as in HC3); degrees of freedom S − 1.
+    Leaving seeds out, as the plain jackknife does, makes new ranks of fewer seeds: its 95 % intervals cover 98 % with 8
+    seeds, and with 4 only 84 %.
     """
     columns = ["curvature", "quality", *([given] if given else [])]
     known = frame[np.isfinite(frame[columns]).all(axis=1)]
@@ -102,7 +103,7 @@ def within_settings(frame: pd.DataFrame, given: str = "") -> Association:
         return Association(rho, math.nan, math.nan, seeds, runs, "no spread")
     above, below = np.arctanh(np.clip(moved, -EDGE, EDGE)).reshape(2, seeds)
     influence = (above - below) / (2 * STEP)
-    stderr = math.sqrt(seeds / (seeds - 1) * float(np.square(influence - influence.mean()).sum()))
+    stderr = seeds / (seeds - 1) * math.sqrt(float(np.square(influence - influence.mean()).sum()))
     return Association(float(rho), stderr, seeds - 1, seeds, runs, "" if stderr > 0 else "no spread over the seeds")
 
 
