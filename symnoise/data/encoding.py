@@ -195,6 +195,8 @@ def _tokens(example: Example, tokenizer: Any, seq2seq: bool) -> tuple[list[int],
     ids, places = _ids_and_places(tokenizer, text, replies, written)
     if ids[-2:] == [tokenizer.eos_token_id] * 2:  # once from the template, once from the tokenizer
         ids.pop()
+    if ids[:2] == [tokenizer.bos_token_id] * 2:  # once from the text, once from the tokenizer
+        ids, places = ids[1:], [(max(start - 1, 0), end - 1) for start, end in places]
     labels = [IGNORED] * len(ids)
     for start, end in places:
         labels[start:end] = ids[start:end]
@@ -210,7 +212,7 @@ def _text_and_replies(example: Example, tokenizer: Any) -> tuple[str, Spans, boo
     if example.plain:
         prompt = "".join(text for role, text in example.messages if role == "prompt")
         text = prompt + example.messages[-1][1]
-        text += eos if eos and not text.endswith(eos) else ""
+        text += eos if eos and not text.rstrip().endswith(eos) else ""
         return text, [(len(prompt), len(text))], False
     if tokenizer.chat_template:
         return *render(example, tokenizer), True
@@ -221,9 +223,10 @@ def _input_and_target(example: Example, tokenizer: Any, text: str, written: bool
     reply = example.messages[-1][1]
     if not (text and reply):
         raise RowError(example.row, f"an encoder-decoder needs {'a text to read' if reply else 'a reply in words'}")
-    ids, target = (
-        list(tokenizer(part, add_special_tokens=not written, verbose=False)["input_ids"]) for part in (text, reply)
-    )
+    options = {"add_special_tokens": not written, "verbose": False}
+    ids = list(tokenizer(text, **options)["input_ids"])
+    # The language, or the vocabulary, of a translator's target is another (NLLB, mBART, Marian).
+    target = list(tokenizer(text_target=reply, **options)["input_ids"])
     eos = tokenizer.eos_token_id
     return ids, target if eos in (None, target[-1]) else [*target, eos]
 

@@ -92,8 +92,22 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def _csv(file: TextIOWrapper) -> Rows:
+    """Rows by column name. After a quote that is not closed nothing can be read; its `RowError` is the last row."""
     csv.field_size_limit(sys.maxsize)  # a conversation is longer than csv's 128 KiB
-    for number, row in enumerate(csv.DictReader(file), 1):
+    reader, number = csv.DictReader(file, strict=True), 0
+    names = [name for name in reader.fieldnames or () if name]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"its first line has the column {twice!r} twice: rename one of them")
+    while True:
+        number += 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            fault = "its quotes are not as in CSV, so that no row after it can be read"
+            yield number, RowError(number, fault, advice=f"double those within a text ({reason(error)})")
+            return
+        if row is None:
+            return
         if None in row or None in row.values():
             fields = len(row) - (None in row)
             yield number, RowError(number, f"it has another number of fields than the {fields} of the first line")

@@ -1,7 +1,7 @@
 """Rows as examples: the row formats of published data sets, recognised by their keys."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +19,9 @@ _ROLES = {
 # If false or 0, the reply is context only: keys of OpenAI, Mistral, axolotl and ms-swift.
 _WEIGHTS = ("weight", "train", "training", "loss")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+# Columns of text that stand for a prompt or for a reply in some published data set.
+_PROMPTS = ("prompt", "instruction", "input", "question", "query", "context")
+_REPLIES = ("completion", "output", "response", "answer", "reply")
 
 
 class _FaultError(ValueError):
@@ -66,7 +69,7 @@ def example_of(row: Any, number: int) -> tuple[str, Example]:
 def _from_messages(key: str, row: Row, number: int) -> Example:
     turns = _turns(row, key)
     # LLaMA-Factory keeps the system message in its own column, which is used if the conversation has none.
-    if not any(turn.role == "system" for turn in turns) and (system := _text(row, "system", optional=True)):
+    if not any(turn.role == "system" for turn in turns) and (system := _system(row)):
         turns.insert(0, _Turn("system", system, 0, "system"))
     return _conversation(turns, row, number)
 
@@ -84,28 +87,53 @@ def _from_prompt(row: Row, number: int) -> Example:
             turn.number += len(before)
         return _conversation(before + after, row, number)
     prompt, completion = _text(row, "prompt", optional=True), _text(row, "completion")
+    if not prompt and (other := _filled(row, (*_PROMPTS, "text"))):
+        raise _FaultError(f"it has a 'completion' but no 'prompt', and {other[0]!r}: rename that column to prompt")
     return Example((*((("prompt", prompt),) if prompt else ()), ("completion", completion)), row=number)
 
 
 def _from_instruction(row: Row, number: int) -> Example:
-    """Alpaca, with optional `system` and `history`, and Dolly."""
-    reply, more = ("response", "context") if "response" in row and "output" not in row else ("output", "input")
-    turns = [_Turn("system", system, 1)] if (system := _text(row, "system", optional=True)) else []
+    """Alpaca, with optional `system` and `history`, and Dolly, whose columns have other names."""
+    reply, more = _one_of(row, "output", "response"), _one_of(row, "input", "context")
+    turns = [_Turn("system", system, 1)] if (system := _system(row)) else []
     for pair in _history(row):
         turns += [_Turn(role, text, 1) for role, text in zip(("user", "assistant"), pair, strict=True)]
     turns += [_Turn("user", _text(row, "instruction"), 1), _Turn("assistant", _text(row, reply), 1)]
     return Example(tuple((t.role, t.text) for t in turns), _text(row, more, optional=True), number)
 
 
+def _one_of(row: Row, *keys: str) -> str:
+    """The one of `keys` that has text, else the first that is there at all, else the first."""
+    if len(filled := _filled(row, keys)) > 1:
+        raise _FaultError(f"it has both {' and '.join(map(repr, filled))}: remove the column that is not meant")
+    return next(iter((*filled, *(key for key in keys if key in row))), keys[0])
+
+
+def _filled(row: Row, keys: Iterable[str]) -> list[str]:
+    """Those of `keys` that have text."""
+    return [key for key in keys if isinstance(row.get(key), str) and row[key].strip()]
+
+
+def _system(row: Row) -> str:
+    """The system message in a column of its own, as in LLaMA-Factory and OpenOrca; "" for none."""
+    return _text(row, "system", optional=True) or _text(row, "system_prompt", optional=True)
+
+
 def _history(row: Row) -> list[list[str]]:
-    pairs = _parsed(row.get("history") or [])
+    pairs = without_nulls(_parsed(row.get("history") or []))
     if not (isinstance(pairs, list) and all(isinstance(p, list) and [*map(type, p)] == [str, str] for p in pairs)):
         raise _FaultError("its 'history' is not a list of pairs of texts")
     return [[_text({"history": text}, "history") for text in pair] for pair in pairs]
 
 
 def _from_text(row: Row, number: int) -> Example:
-    return Example((("completion", _text(row, "text")),), row=number)
+    """Text that is whole: a prompt or a reply in another column must be in it."""
+    text = _text(row, "text")
+    if left := [key for key in _filled(row, (*_PROMPTS, *_REPLIES)) if row[key].strip() not in text]:
+        raise _FaultError(
+            f"it has 'text', and {left[0]!r}, which is not in that text: rename its columns to prompt and completion"
+        )
+    return Example((("completion", text),), row=number)
 
 
 # Each form with the key that identifies it and its reader; the first whose key is present is used.
@@ -120,7 +148,7 @@ FORMS = tuple(_FORMS)
 
 
 def _turns(row: Row, key: str) -> list[_Turn]:
-    given = _parsed(row.get(key))
+    given = without_nulls(_parsed(row.get(key)))
     if isinstance(given, dict) and all(isinstance(column, list) for column in given.values()):  # a table, by columns
         given = [dict(zip(given, item, strict=False)) for item in zip(*given.values(), strict=False)]
     if not isinstance(given, list):
@@ -180,19 +208,23 @@ def _calls(given: Any) -> list[Row] | None:
 
 
 def _function_call(call: Any) -> Row | None:
-    function = call.get("function", call) if isinstance(call, dict) else None
+    function = call.get("function") or call if isinstance(call, dict) else None
     if not (isinstance(function, dict) and isinstance(function.get("name"), str) and function["name"]):
         return None
-    arguments = _parsed(function.get("arguments", function.get("parameters", {})))
+    given = (function[key] for key in ("arguments", "parameters") if function.get(key) is not None)
+    arguments = _parsed(next(given, {}))
     made = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return {"id": call["id"], **made} if isinstance(call.get("id"), str) else made
 
 
 def _parsed(value: Any) -> Any:
-    """Parsed JSON text, as in .csv files and in tables with nested values; anything else unchanged."""
+    """Parsed JSON text, as in .csv files and in tables with nested values; anything else unchanged.
+
+    Its nulls are kept: those of a call's arguments are meant.
+    """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
-            return without_nulls(json.loads(value))
+            return json.loads(value)
         except ValueError:
             return value
     return value

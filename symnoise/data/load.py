@@ -137,7 +137,7 @@ def load_data(name: str | Path, *, limit: int | None = None, strict: bool = Fals
     The form of each row is recognised by its keys: `messages` (role, content), ShareGPT's `conversations` (from,
     value), TRL's `prompt` and `completion` (texts, or lists of messages), Alpaca's instruction, input and output (with
     optional `system` and `history`), Dolly's instruction, context and response, or `text` alone. Columns that are null
-    count as absent.
+    count as absent. A row with a prompt or a reply in a column that its form does not read is not used.
 
     Text is not changed. Replies before the first user message, everything from the first empty message, and messages
     after the last reply are dropped, since nothing in them would be scored. A reply with `weight: 0` or `train: false`

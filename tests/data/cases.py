@@ -96,6 +96,20 @@ ROWS = {
         ),
         CALL,
     ),
+    "nulls of arguments that are text": (
+        talk(
+            U,
+            said("assistant", None, tool_calls=[{"function": {"name": "add", "arguments": '{"a": 1, "b": null}'}}]),
+            *ANSWERED,
+        ),
+        HI + '[(add {"a": 1, "b": null})</s>]<tool>3</s><assistant>[It is 3</s>]',
+    ),
+    "a function without arguments": (
+        talk(
+            U, said("assistant", None, tool_calls='[{"function": null, "name": "add", "arguments": null}]'), *ANSWERED
+        ),
+        HI + "[(add {})</s>]<tool>3</s><assistant>[It is 3</s>]",
+    ),
     "empty answer of a tool": (
         talk(U, CALLING, said("tool", ""), ANSWERED[1]),
         HI + '[(add {"a": 1})</s>]<tool></s><assistant>[It is 3</s>]',
@@ -143,6 +157,8 @@ ROWS = {
     # text
     "text": ({"text": "Once"}, "[Once</s>]"),
     "text and other columns": ({"text": "Once", "meta": {"n": 1}}, "[Once</s>]"),
+    "text that is whole": ({"text": "Q: Hi A: Yo", "question": "Hi ", "answer": "Yo"}, "[Q: Hi A: Yo</s>]"),
+    "text that ends itself": ({"text": "Once</s>\n"}, "[Once</s>\n]"),
     "text with columns of null": ({"text": "Once", "messages": None, "instruction": None}, "[Once</s>]"),
     # Alpaca and Dolly
     "Alpaca": (ALPACA, TALK),
@@ -161,6 +177,16 @@ ROWS = {
     ),
     "Alpaca, history as JSON text": ({"instruction": "And?", "output": "Bye", "history": '[["Hi", "Yo"]]'}, TWO),
     "Alpaca, empty history": (ALPACA | {"history": []}, TALK),
+    "Alpaca, system_prompt": (ALPACA | {"system_prompt": "Be kind"}, SYSTEM),
+    "Alpaca, response": (
+        {"instruction": "Hi", "input": "you", "response": "Yo"},
+        "<s><user>Hi\n\nyou</s><assistant>[Yo</s>]",
+    ),
+    "Alpaca, context": (
+        {"instruction": "Hi", "context": "you", "output": "Yo"},
+        "<s><user>Hi\n\nyou</s><assistant>[Yo</s>]",
+    ),
+    "Alpaca, empty response": (ALPACA | {"response": "", "context": None}, TALK),
     "Dolly": ({"instruction": "Hi", "context": "", "response": "Yo", "category": "open_qa"}, TALK),
     "Dolly, context": (
         {"instruction": "Hi", "context": "you", "response": "Yo"},
@@ -224,6 +250,26 @@ REFUSED = {
     ),
     "completion without a reply": ({"prompt": [U], "completion": [U]}, NEVER),
     "text empty": ({"text": ""}, "row 1: its 'text' is empty"),
+    # a prompt or a reply under a name of another form
+    "instruction and completion": (
+        {"instruction": "Hi", "completion": "Yo"},
+        "row 1: it has a 'completion' but no 'prompt', and 'instruction': rename that column to prompt",
+    ),
+    "question and completion": ({"prompt": None, "question": "Hi", "completion": "Yo"}, "no 'prompt', and 'question'"),
+    "text and completion": ({"text": "Hi", "completion": "Yo"}, "no 'prompt', and 'text'"),
+    "text and answer": (
+        {"text": "Hi", "answer": "Yo"},
+        "row 1: it has 'text', and 'answer', which is not in that text",
+    ),
+    "prompt and text": (
+        {"prompt": "Hi", "text": "Yo"},
+        "row 1: it has 'text', and 'prompt', which is not in that text",
+    ),
+    "output and response": (
+        ALPACA | {"response": "No"},
+        "row 1: it has both 'output' and 'response': remove the column",
+    ),
+    "input and context": (ALPACA | {"input": "1", "context": "2"}, "row 1: it has both 'input' and 'context'"),
     "lone surrogate": (
         talk(U, said("assistant", "Yo \ud83d")),
         "row 1, turn 2: its 'content' has a lone surrogate or bytes that are not UTF-8",
@@ -281,10 +327,18 @@ FILES = {
     "a second list after the first": ("a.json", f"[{LINE}]\n[{LINE}]", [TALK]),
     "a list with a fault": ("a.json", f"[{LINE}, {{oops}}, {LINE}]", [TALK]),
     "bytes that are not UTF-8": ("a.jsonl", LINE.encode() + b'\n{"text": "\xff"}\n', [TALK]),
+    "CSV with a quote that is not closed": ("a.csv", 'instruction,output\nHi,Yo\nHi,"Yo\nHi,Yo\n', [TALK]),
+    "CSV that is cut off": ("a.csv", 'instruction,output\nHi,Yo\nHi,"Yo that is cut', [TALK]),
+    "CSV with quotes in a text": ("a.csv", 'instruction,output\nHi,Yo\nHi,"Yo "there""\nHi,Yo\n', [TALK]),
     "CSV with a short line": ("a.csv", "instruction,output\nHi,Yo\nHi\nHi,Yo,Yo\n", [TALK]),
     # none left
     "nothing": ("a.jsonl", "", "has no rows"),
     "an empty list": ("a.json", "[]", "has no rows"),
+    "CSV with a column twice": (
+        "a.csv",
+        "instruction,output,output\nHi,Yo,No\n",
+        "has the column 'output' twice: rename",
+    ),
     "a CSV of names": ("a.csv", "instruction,output\n", "has no rows"),
     "bad rows alone": ("a.jsonl", "{}\n{}", "none of its 2 rows can be used: row 1: it is in no form known here"),
     "two kinds of bad rows": (

@@ -3,11 +3,13 @@
 The tiny tokenizer makes one token of each character and each mark, so the expected text can be written out.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, NllbTokenizer, PreTrainedTokenizerFast
 
 from symnoise.core import InputError
 from symnoise.data.encoding import IGNORED, encode, encode_row, prompt_format, usable
@@ -316,3 +318,19 @@ def test_the_form_of_a_prompt_is_what_rows_are_rendered_to():
         assert "{question}" in form and "{reply}" in form
     assert "### Instruction:\n{question}" in form
     assert prompt_format(tiny_tokenizer(), "text") == "{prompt}{completion}</s>"
+
+
+def test_a_text_that_begins_itself_is_not_begun_twice():
+    tokenizer = tiny_tokenizer(bos=True)
+    once, twice = (Example((("prompt", start + "Hi"), ("completion", "Yo"))) for start in ("", "<s>"))
+    batches = [encode([example], tokenizer, max_length=20) for example in (once, twice)]
+    assert all(torch.equal(batches[0][key], batches[1][key]) for key in batches[0])
+    assert marked(encode([Example((("completion", "<s>Yo"),))], tokenizer, max_length=20), tokenizer) == "[<s>Yo</s>]"
+
+
+def test_a_translators_target_is_in_its_own_language():
+    tokenizer = NllbTokenizer(src_lang="eng_Latn", tgt_lang="fra_Latn")
+    table = SimpleNamespace(num_embeddings=len(tokenizer))
+    model = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=True), get_input_embeddings=lambda: table)
+    row = encode_row(Example((("user", "a"), ("assistant", "b"))), tokenizer, max_length=20, model=model)
+    assert row["labels"][0] == tokenizer.convert_tokens_to_ids("fra_Latn")
