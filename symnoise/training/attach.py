@@ -61,6 +61,8 @@ class Attached:
         self._key: tuple[int, ...] = (0, 0)
         self._given: NoisePlan | None = None  # set by a Trainer, which knows more than the forward does
         self._forwards = 0  # since then
+        self._stepped = False  # whether `at` was called
+        self._running = False  # whether a forward of the model is in progress
         self._plan: NoisePlan | None = None  # of the forward in progress, until the embedding has run
         self._drawn: dict[int, NoisePlan] = {}  # of forwards whose backward may run them again
         self._handles: list[Any] = []
@@ -120,13 +122,14 @@ class Attached:
     def at(self, step: int) -> None:
         """Set the optimizer step: the next forward is its first micro-step.
 
-        Call it at every step if draws must be the same after a restart, or if α has a schedule. Without it all forwards
-        count as micro-steps of step 0.
+        Call it once a step, before its first micro-batch (called again, it begins the step again, with the same draws),
+        if draws must be the same after a restart, or if α has a schedule. Without it all forwards count as micro-steps
+        of step 0.
 
         Args:
             step: Number of the optimizer step, from 0.
         """
-        self._key = (step, 0)
+        self._key, self._stepped = (step, 0), True
         self._drawn.clear()
 
     def plan(self, batch: Mapping[str, Any], key: tuple[int, ...], side: str = "single") -> NoisePlan:
@@ -148,6 +151,10 @@ class Attached:
 
     def _next_key(self) -> tuple[int, int]:
         step, micro = self._key
+        if micro and not self._stepped and self.options.schedule != "constant":
+            raise InputError(
+                f"the {self.options.schedule} schedule of α needs to know the step: call at(step) before each"
+            )
         self._key = (step, micro + 1)
         return step, micro
 
@@ -221,7 +228,7 @@ class Attached:
         return (second if plan.side == "second" else join_sides(first, second, plan.side)).to(dtype)
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._plan = None
+        self._plan, self._running = None, True
         if _in_backward() or self.resting or not self._policy.passes():
             return
         if not model.training:
@@ -246,6 +253,7 @@ class Attached:
             first_side(batch["input_ids"], side)
             if side == "tokens":
                 self.require_documents_apart(batch)
+                self._running = True  # it ran forwards of its own
             self._plan = NoisePlan(lengths, self._next_key(), side)
         else:
             self._plan = self.next_plan(batch)
@@ -268,6 +276,8 @@ class Attached:
         plan = self._plan
         if _in_backward():  # gradient checkpointing runs the forward again: the same tokens get the same draw
             plan = self._drawn.get(ids.data_ptr())
+        elif plan is None and not self._running:
+            self._refuse_part(module)
         if plan is None:  # evaluation, or a decoder that shares the encoder's table
             return None
         self._plan = None
@@ -287,7 +297,17 @@ class Attached:
                 self.on_draw(here * epsilon.detach(), here * output.detach(), plan.lengths)
         return output + epsilon
 
+    def _refuse_part(self, module: nn.Module) -> None:
+        """`InputError` for a training step that calls a part of the model, past the hook that plans the noise."""
+        if module.training and torch.is_grad_enabled() and not self.resting and self._policy.passes():
+            name = type(self._target.model).__name__
+            raise InputError(
+                f"the text embedding ran outside a forward of {name}, where it gets no noise: let the loss call {name} "
+                "itself (in TRL without use_liger_kernel), or run the part within paused() if it is to have none"
+            )
+
     def _after(self, model: nn.Module, args: Any, output: Any) -> None:
+        self._running = False
         if self._plan is not None and self._handles:
             self._plan = None
             raise InputError(
@@ -319,7 +339,8 @@ def attach(
 
     Draws are keyed by (seed, rank, step, micro-step), made in float32, and independent of the global generator. They
     use the device's own generator, so CPU and GPU runs draw differently. Paired noise expects each example twice in the
-    batch: see `PairedCollator`, or use a SymNoise Trainer, which doubles batches itself.
+    batch: see `PairedCollator`, or use a SymNoise Trainer, which doubles batches itself. If the whole model is within
+    `torch.utils.checkpoint`, give each forward token ids of its own: they tell its draw when it is run again.
 
     Args:
         model: A Transformers model, bare or within PEFT, DDP, FSDP or torch.compile. Attach to the object that the loop

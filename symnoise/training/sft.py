@@ -1,5 +1,6 @@
 """TRL's SFTTrainer with noise."""
 
+import sys
 import warnings
 from typing import Any
 
@@ -23,7 +24,8 @@ class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
 
     Args:
         model: As in TRL: a model, or its name.
-        args: As in TRL; `max_length` also truncates rows of `load_data`.
+        args: As in TRL; `max_length` also truncates rows of `load_data`, which TRL does itself where it does not simply
+            keep the start (`truncation_mode`, and packing other than "bfd").
         kwargs: As in TRL and `SymNoiseMixin`.
     """
 
@@ -32,9 +34,15 @@ class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
         if rows:
             tokenizer = kwargs.get("processing_class") or _tokenizer_of(model)
             kwargs["processing_class"] = tokenizer
-            length = getattr(SFTConfig if args is None else args, "max_length", None)
+            length = _max_length(SFTConfig if args is None else args)
             kwargs |= {name: _tokenized(data, tokenizer, length) for name, data in rows.items()}
         super().__init__(model, args, **kwargs)
+
+
+def _max_length(args: Any) -> int | None:
+    """At how many tokens rows are cut before TRL gets them."""
+    packed = args.packing and args.packing_strategy != "bfd"
+    return sys.maxsize if packed or args.truncation_mode != "keep_start" else args.max_length
 
 
 def _tokenizer_of(model: Any) -> Any:

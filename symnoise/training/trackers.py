@@ -237,6 +237,8 @@ class NormTracker(Tracker):
 
     def _row_norms(self) -> Tensor:
         weight = self._table.weight.detach()
+        if hasattr(self._table, "token_indices"):  # PEFT's trainable tokens, kept apart from the table
+            weight = self._table.get_merged_weights(self._table.active_adapters).detach()
         if hasattr(self._table, "get_delta_weight"):  # LoRA on the table: lookups differ from the stored weights
             weight = weight + sum(self._table.get_delta_weight(name).detach() for name in self._table.active_adapters)
         norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
@@ -325,6 +327,8 @@ class CurvatureTracker(Tracker):
 
     def _loss(self, model: Any) -> EmbeddingLoss:
         outer: Any = find_target(model).model
+        if getattr(getattr(outer, "active_peft_config", None), "is_prompt_learning", False):
+            raise InputError("CurvatureTracker does not measure prompt tuning: what is trained is no part of the model")
         inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
         return EmbeddingLoss(inner, self.batch)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.integrations.neftune import activate_neftune, deactivate_neftune, neftune_post_forward_hook
@@ -205,6 +206,37 @@ def test_schedules_scale_alpha(schedule, halfway, quarter):
         model(**inputs)
 
 
+def test_a_schedule_needs_to_be_told_the_steps():
+    model, inputs = tiny("llama").train(), batch()
+    with attach(model, NOISE, options=NoiseOptions(schedule="linear", steps=8)) as noise:
+        model(**inputs)
+        with pytest.raises(InputError, match=r"needs to know the step: call at\(step\)"):
+            model(**inputs)
+        for _ in range(2):  # micro-steps of a step that was told
+            noise.at(1)
+            model(**inputs), model(**inputs)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
+def test_a_part_of_the_model_called_for_training_is_refused(name):
+    """Its embedding got no noise in silence."""
+    model, inputs = tiny(name).train(), batch()
+    part = model.get_encoder() if name == "t5" else model.base_model
+    with attach(model, NOISE) as noise:
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"ran outside a forward of .*: let the loss call"):
+                part(inputs["input_ids"])
+            model(**inputs)
+        with noise.paused():
+            part(inputs["input_ids"])
+        with torch.no_grad():
+            part(inputs["input_ids"])
+        part.eval()
+        part(inputs["input_ids"])
+    assert noise.fired == 2
+    part.train()(inputs["input_ids"])
+
+
 def test_draws_are_keyed_and_leave_the_global_generator_alone():
     model, inputs = tiny("llama").train(), batch()
     before = torch.get_rng_state()
@@ -367,6 +399,34 @@ def test_paired_collator_in_a_loop_of_ones_own():
     assert torch.allclose(epsilon[0::2], -epsilon[1::2], atol=1e-6)  # exact but for the embedding's rounding
     single = noised(model, collate(examples), Noise("rademacher", 5.0))
     assert torch.allclose(epsilon[0::2], single, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["AfmoeForCausalLM", "CTRLLMHeadModel"])
+def test_noise_has_its_size_behind_a_factor_that_stands_in_the_forward(name):
+    """‖ε‖ = α/√3 for ±1 noise, where the first layer receives it; without the factor it was √d times as large."""
+    sizes = {"vocab_size": 97, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    afmoe = {"num_attention_heads": 2, "head_dim": 8, "num_experts": 2, "num_experts_per_tok": 1, "mup_enabled": True}
+    afmoe |= {"moe_intermediate_size": 16, "num_dense_layers": 1, "num_key_value_heads": 2}
+    ctrl = {"vocab_size": 97, "n_embd": 16, "dff": 16, "n_layer": 1, "n_head": 2, "resid_pdrop": 0, "embd_pdrop": 0}
+    kind = getattr(transformers, name)
+    model = kind(kind.config_class(**(sizes | afmoe if name.startswith("Afmoe") else ctrl))).train()
+    inputs = {"input_ids": batch()["input_ids"], "output_hidden_states": True}
+    with torch.no_grad():
+        plain = model(**inputs).hidden_states[0]
+        with attach(model, Noise("rademacher", 5.0)):
+            noisy = model(**inputs).hidden_states[0]
+    sizes = (noisy - plain).flatten(1).norm(dim=1)
+    torch.testing.assert_close(sizes, torch.full_like(sizes, 5 / 3**0.5), rtol=1e-3, atol=0)
+
+
+def test_big_birds_factor_is_found_where_it_is_asked_for():
+    for asked in (False, True):
+        config = transformers.BigBirdConfig(
+            vocab_size=97, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+            rescale_embeddings=asked, is_decoder=True, attention_type="original_full",
+        )  # fmt: skip
+        target = find_target(transformers.BigBirdForCausalLM(config))
+        assert target.multiplier == (4.0 if asked else 1.0)
 
 
 def test_checkpointing_the_whole_model_repeats_the_draw():

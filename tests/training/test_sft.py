@@ -153,6 +153,26 @@ def test_what_is_refused(tmp_path):
     assert NoiseOptions().length == "true"
 
 
+@pytest.mark.parametrize(
+    "settings", [{"truncation_mode": "keep_end"}, {"packing": True, "packing_strategy": "wrapped"}]
+)
+@pytest.mark.filterwarnings("ignore:The `'keep_end'` truncation mode:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*packing.*:UserWarning")
+def test_rows_of_load_data_are_cut_where_trl_is_told_to(tmp_path, settings) -> None:
+    """Cut at their start's end before, the ends that these settings keep were lost in silence."""
+    words = [{"prompt": "Q" * 10, "completion": f"abcdefghijklmnopqrstuv{i}"} for i in range(4)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, words)))
+    arguments = {"max_length": 20, "report_to": [], "use_cpu": True, "bf16": False} | settings
+    tokenizer = tiny_tokenizer()
+    made = SymNoiseSFTTrainer(
+        model=tiny("llama"), args=SFTConfig(tmp_path, **arguments), train_dataset=load_data(file),
+        processing_class=tokenizer, noise=Noise.neftune(5.0),
+    )  # fmt: skip
+    text = "".join(tokenizer.decode(row["input_ids"]) for row in made.train_dataset).replace(" ", "")
+    assert all(f"tuv{i}</s>" in text for i in range(4))
+
+
 def test_rows_of_load_data_are_trained_on_as_encode_scores_them(tmp_path) -> None:
     tiny("llama").save_pretrained(tmp_path / "model")
     tokenizer = tiny_tokenizer(chat=True)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, TrainableTokensConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 from trl import SFTConfig
 
@@ -112,6 +112,22 @@ def test_row_norms_with_lora_on_the_table_are_of_what_is_looked_up(tmp_path):
     norms = table(torch.arange(97)).detach().norm(dim=1).double()
     found = logged(trainer, "embedding_norm/all_rms")
     assert found[3] == pytest.approx(float(norms.square().mean().sqrt()), rel=1e-6) and found[3] != found[0]
+
+
+def test_row_norms_of_trainable_tokens_are_of_what_is_looked_up(tmp_path):
+    tokens = {"target_modules": ["embed_tokens"], "token_indices": [*range(97)]}
+    adapted = get_peft_model(tiny("llama"), TrainableTokensConfig(**tokens))
+    trainer = train(tmp_path, [NormTracker(1)], noise=Noise.symnoise(5.0), steps=3, model=adapted)
+    norms = adapted.get_input_embeddings()(torch.arange(97)).detach().norm(dim=1).double()
+    found = logged(trainer, "embedding_norm/all_rms")
+    assert found[3] == pytest.approx(float(norms.square().mean().sqrt()), rel=1e-6) and found[3] != found[0]
+
+
+def test_the_curvature_of_a_tuned_prompt_is_refused(tmp_path):
+    """The model without its prompt, which is all that training changes, stood in the log as tr H."""
+    model = get_peft_model(tiny("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    with pytest.raises(InputError, match="CurvatureTracker does not measure prompt tuning"):
+        train(tmp_path, [CurvatureTracker(collate(rows()[:2]))], noise=Noise.neftune(5.0), model=model)
 
 
 def test_curvature_of_the_probe_batch(tmp_path):
