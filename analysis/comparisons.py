@@ -98,6 +98,12 @@ def without_noise(study: StudyResults, measure: str, when: str = "end") -> float
     return float(means["mean"].iloc[0]) if len(means) else float("nan")
 
 
+def ends_lowest(study: StudyResults, pairs: Iterable[tuple[str, str]]) -> bool:
+    """Whether in each of the contrasts every run has its lowest held-out loss at the last step, as far as they tell."""
+    both = [[rows_of(study, *pair, when).get(HELD_OUT, {}) for when in ("best", "end")] for pair in pairs]
+    return all(best.get("mean") == end.get("mean") and best.get("sd") == end.get("sd") for best, end in both)
+
+
 def leaves_out_0(row: Mapping[Any, Any]) -> bool:
     return bool(row["low"] > 0 or row["high"] < 0)
 

@@ -22,6 +22,7 @@ from analysis.comparisons import (
     by_two,
     direction,
     distinct,
+    ends_lowest,
     every,
     leaves_out_0,
     mean_over,
@@ -133,14 +134,16 @@ def _noise(found: Mapping[str, StudyResults | None]) -> Finding | None:
 def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """One draw, SymNoise and the mirror at each run's lowest held-out loss, where training lowers it at all."""
     compared: dict[str, dict[str, Rows]] = {kind: {} for kind in KINDS}
-    said, unused = [], []
+    said, unused, last = [], [], []
     for name, study in distinct(found).items():
         shown = pairs_of(REGIMES[name][1], *KINDS).values()
         if study.untrained and study.untrained.mostly_best:
             unused.append(f"`{name}`")
             continue
         rows = [rows_of(study, *pair, "best") for pair in shown]
-        if all(HELD_OUT in row for row in rows):
+        if ends_lowest(study, shown):
+            last.append(f"`{name}`")
+        elif all(HELD_OUT in row for row in rows):
             for kind, row in zip(compared, rows, strict=True):
                 compared[kind][name] = row
             said.append(f"Study `{name}`: {listed([with_interval(row[HELD_OUT]) for row in rows])} nats.")
@@ -148,6 +151,7 @@ def _stopped(found: Mapping[str, StudyResults | None]) -> Finding | None:
         return None
     parts = [f"by {kind} {signs(rows, HELD_OUT)}" for kind, rows in compared.items()]
     answer = f"At the lowest held-out loss of each run: {'; '.join(parts)}."
+    answer += f" In {listed(last)} that is the last step, so stopping early is not stopping." if last else ""
     answer += f" In {listed(unused)} the untrained model is best, so stopping early is not training." if unused else ""
     lead = (
         "Δ held-out loss at each run's lowest, chosen on the rows on which it is reported: one draw minus no noise, "
@@ -247,7 +251,7 @@ def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
     for model in OVER_DATA:
         if not (means := means_over_data(found, model)):
             continue
-        words = [f"{kind} {_or_small(rows[HELD_OUT])}" for kind, rows in means.items()]
+        words = [f"{kind} {_or_small(rows[HELD_OUT])}{_but(found, model, kind)}" for kind, rows in means.items()]
         said.append(f"{model[0].upper()}{model[1:]}: {', '.join(words)}.")
         told += [
             f"{model[0].upper()}{model[1:]}, {kind}: "
@@ -264,13 +268,23 @@ def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
         return None
     answer = (
         "Held-out loss at the end of training, averaged over Dolly, a stand-in for OpenPlatypus made of its public "
-        f"parts, and Evol-Instruct. {' '.join(said)}"
+        f"parts, and Evol-Instruct, with intervals over seeds, for these three alone. {' '.join(said)}"
     )
     lead = (
         "One draw, its odd part and SymNoise minus no noise, SymNoise minus one draw, and SymNoise minus two draws "
         "(the mirror). Named beforehand: the mirror and one draw; on the small Llama also its odd part and SymNoise."
     )
     return Finding("Does it hold on other data?", answer, tuple(told), lead)
+
+
+def _but(found: Mapping[str, StudyResults | None], model: str, kind: str) -> str:
+    """On which data sets the held-out loss goes clearly the other way than in the mean."""
+    names, opposite = OVER_DATA[model], {"lower": "higher", "higher": "lower"}
+    pair = pairs_of(REGIMES[names[0]][1])[kind]
+    mean = direction(means_over_data(found, model)[kind][HELD_OUT])
+    each = {name: direction(at_end(study, *pair)[HELD_OUT]) for name in names if (study := found.get(name))}
+    those = [f"`{name}`" for name, word in each.items() if word == opposite.get(mean)]
+    return f" ({opposite[mean]} on {listed(those)})" if those else ""
 
 
 def _or_small(row: Mapping[str, float]) -> str:
@@ -368,14 +382,14 @@ def _neighbours(study: StudyResults) -> str:
     return (
         "SymNoise minus R3F, which penalises the divergence between predictions under noise, and minus NSO, which "
         f"mirrors noise in the weights, both at its cost: Δ held-out loss = {said[HELD_OUT]} nats; Δ tr G = "
-        f"{said[CURVED]} ({said['seeds']} seeds)."
+        f"{said[CURVED]} ({said['seeds']} seeds){_less_damage(study)}."
     )
 
 
 # Studies of learning rates -> how they are told.
 RATED = {"transfer-step-size": "AdamW", "step-size": "AdamW", "step-size-sgd": "SGD"}
 RATES = ("", "-rate-2", "-rate-4")
-GROWN = 2  # at 4 times the rate: nearer to 4 times the difference than to none more
+GROWN, MOST = 2, 8  # at 4 times the rate: nearer to 4 times the difference than to none more, and at most twice that
 
 
 def _diffusion(published: Published) -> Finding | None:
@@ -388,8 +402,9 @@ def _diffusion(published: Published) -> Finding | None:
             continue
         slow, fast = (at_end(study, *pair)[ENDS[0]] for pair in (pairs[0], pairs[-1]))
         low, high = _ratio(fast, slow)
-        grown.setdefault("is" if low >= GROWN else "is not" if high < GROWN else "may be", {})[optimiser] = None
-        growth.append(f"{number(fast['mean'] / slow['mean'], 2)} times as large by {optimiser} (`{name}`)")
+        grown.setdefault(as_much(low, high), {})[optimiser] = None
+        times = with_interval({"mean": fast["mean"] / slow["mean"], "low": low, "high": high})
+        growth.append(f"{times} times as large by {optimiser} (`{name}`)")
         said.append(
             f"By {optimiser} (study `{name}`): Δ training loss = {part[ENDS[0]]} nats; Δ held-out loss = "
             f"{part[HELD_OUT]} nats ({part['seeds']} seeds)."
@@ -408,11 +423,16 @@ def _diffusion(published: Published) -> Finding | None:
     answer = growth and (
         "If what SymNoise cancels, a draw's odd part, acted by adding up along steps, the difference between SymNoise "
         "and one draw would be about 4 times as large at 4 times the learning rate with a quarter of the steps: "
-        f"{how}. In training loss it is {listed(growth)}."
+        f"{how}. In training loss it is {listed(growth)}; these intervals are wider than the ratios' own."
     )
     return Finding(
         "Does gradient noise add up like a random walk?", answer or "No learning rates have been compared.", tuple(told)
     )
+
+
+def as_much(low: float, high: float) -> str:
+    """Whether a ratio with these bounds is about 4 times: within `GROWN` to `MOST`."""
+    return "is" if low >= GROWN and high <= MOST else "is not" if high < GROWN or low > MOST else "may be"
 
 
 def _ratio(above: Mapping[Any, Any], below: Mapping[Any, Any]) -> tuple[float, float]:
@@ -604,6 +624,12 @@ def _penalty(study: StudyResults) -> Finding | None:
     return Finding("Is a lower tr H flatter?", answer, told)
 
 
+_UNLIKE = {
+    "llama-2-chat-7b-evol70k-neft": "; llama-2-7b-chat-hf was not fine-tuned on its data, so that "
+    "is no gain of noise alone"
+}
+
+
 def _length(found: Length) -> Finding:
     """Each pair's gain: as published, the least and the most that is left of it, and Z1's verdicts on it."""
     gained, told = [], []
@@ -618,10 +644,10 @@ def _length(found: Length) -> Finding:
         holds, fails, undecided = (verdicts[word] or "none" for word in ("holds", "fails", "undecided"))
         least, most, points = (fixed(end["mean"], 1) for end in (*ends, raw))
         gained.append(
-            f"{noisy} gains {points} points with replies {times} times as long, of which {least} to {most} are left at "
-            f"equal length (at least {sure} by adjustments that a later, stricter rule keeps): by {holds} of "
+            f"{noisy} gains {points} points over {raw.plain} with replies {times} times as long; at equal length it is "
+            f"{least} to {most} (at least {sure} by adjustments that a later, stricter rule keeps): by {holds} of "
             f"{len(adjusted)} adjustments at most half of the gain is left, by {fails} more than half, {undecided} do "
-            "not decide"
+            f"not decide{_UNLIKE.get(str(noisy), '')}"
         )
         told.append(
             f"{noisy} minus {raw.plain}: {with_interval(raw.to_dict())} points as published; at equal length {left}."

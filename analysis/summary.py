@@ -17,6 +17,7 @@ from analysis.comparisons import (
     corrected,
     direction,
     distinct,
+    ends_lowest,
     every,
     leaves_out_0,
     model_of,
@@ -28,6 +29,7 @@ from result_schema.measures import ENDING, ENDS
 from symnoise.plot.numbers import fixed, number, with_interval
 from symnoise.theory import counts
 
+ODD_ALONE = "odd part − none"
 PER = 1000  # held-out losses are in thousandths of a nat
 
 
@@ -50,12 +52,15 @@ def in_short(published: Published) -> str:
         most = f"the most that one draw or SymNoise lowers it further, of all studies, is {min(gains)[1]}"
     rows = [row for study in found.values() if study for row in study.rows if row["id"] == "D1"]
     falls, follows, same = (_verdicts([row for row in rows if row["key"] in keys]) for keys in D1_PARTS.values())
+    dialled = [study for study in found.values() if study and any(row["id"] == "D1" for row in study.rows)]
+    once = [row[HELD_OUT] for study in dialled if HELD_OUT in (row := at_end(study, "symnoise", "none"))]
     told = [
         *filter(None, (_in_words(found, model) for model in MODELS)),
         f"At the lowest held-out loss of each run, where fine-tuning itself lowers it, {most}.",
         "Claim D1, that curvature is what noise works by, predicts three things, tested in the studies that vary the "
-        f"weights of both parts. A larger even part lowers tr G: {falls}. It lowers the held-out loss: {follows}. The "
-        f"odd part's weight changes neither of them, nor the training loss: {same}.",
+        f"weights of both parts. A larger even part lowers tr G: {falls}. It lowers the held-out loss: {follows} "
+        f"(slopes over weights up to 2; at weight 1, which is SymNoise, it is lower in {_how_many(once, 'lower')} of "
+        f"{len(once)}). The odd part's weight changes neither of them, nor the training loss: {same}.",
         "Studies share models, rows and some of their runs, so they are not independent. These are losses of small "
         "models, not win rates at 7B. `symnoise advise` proposes an α to begin a search with.",
     ]
@@ -94,10 +99,13 @@ def _how_many(rows: list[Any], word: str) -> str:
 
 def _rows(found: Mapping[str, StudyResults | None], what: str, measure: str, when: str = "end") -> dict[str, Any]:
     """Study -> the row of a comparison, of those that have it; at the lowest held-out loss ("best") without studies
-    where that is mostly before training."""
+    where that is mostly before training. The odd part alone also of the study that repeats another's runs, which has
+    none."""
     rows = {}
-    for name, study in distinct(found).items():
-        pair = {**comparisons_with(REGIMES[name][1]), "odd part − none": (ODD, "none")}[what]
+    for name, study in (distinct(found) if what != ODD_ALONE else found).items():
+        if study is None or name not in REGIMES:
+            continue
+        pair = {**comparisons_with(REGIMES[name][1]), ODD_ALONE: (ODD, "none")}[what]
         own = at_end(study, *pair) if when == "end" else rows_of(study, *pair, when)
         unused = when == "best" and study.untrained and study.untrained.mostly_best
         if measure in own and not unused:
@@ -108,8 +116,12 @@ def _rows(found: Mapping[str, StudyResults | None], what: str, measure: str, whe
 def _of_model(
     found: Mapping[str, StudyResults | None], model: str, what: str, measure: str, when: str = "end"
 ) -> list[Any]:
-    """Of `_rows`, those of one model's studies."""
-    return [row for name, row in _rows(found, what, measure, when).items() if model_of(name) == model]
+    """Of `_rows`, those of one model's studies; at the lowest of those in which it is not the last step of all runs."""
+    studies = distinct(found)
+    same = [n for n, study in studies.items() if ends_lowest(study, comparisons_with(REGIMES[n][1]).values())]
+    unused = same if when == "best" else ()
+    rows = _rows(found, what, measure, when)
+    return [row for name, row in rows.items() if model_of(name) == model and name not in unused]
 
 
 def tallies(found: Mapping[str, StudyResults | None]) -> str:
@@ -123,7 +135,7 @@ def tallies(found: Mapping[str, StudyResults | None]) -> str:
         "log p(end)": (ENDING, "end"),
     }
     lines = []
-    for what in (*comparisons_with(""), "odd part − none"):
+    for what in (*comparisons_with(""), ODD_ALONE):
         for model in MODELS:
             cells = []
             for measure, when in columns.values():

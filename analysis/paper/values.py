@@ -1,6 +1,7 @@
 """Every number quoted in the paper's text, as key -> LaTeX: \\val{key} sets it, \\verdict{row} its verdict."""
 
 import math
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published
 from analysis.paper.tex import escaped, tex
+from analysis.study.claims import EQUAL
 from result_schema.measures import ENDING, ENDS
 from symnoise.core import InputError
 from symnoise.plot.numbers import count, fixed, listed, measurement, number, with_interval
@@ -103,9 +105,12 @@ def values(published: Published) -> dict[str, str]:
     found |= _counts(published.rows)
     found |= _length(published.length)
     found["G1/tally"] = tally(published.budgets.rows if published.budgets else [])
-    rows = [row for one in published.mechanism.values() if one for row in one.rows]
-    for id in ("D1", "E1", "O1", "O3"):
+    rows = [row for one in every(published).values() if one for row in one.rows]
+    for id in ("D1", "E1"):
         found[f"{id}/tally"] = tally([row for row in rows if row["id"] == id])
+    keys = {"O1/two-draws": "O1.*independent-pair*"} | {f"O3/{slug(m)}": f"O3.{slug(m)}.*" for m in EQUAL}
+    for name, key in keys.items():
+        found[name] = tally([row for row in rows if fnmatchcase(row["key"], key)])
     for part, chosen in D1_PARTS.items():
         found[f"D1/{part}"] = tally([row for row in rows if row["id"] == "D1" and row["key"] in chosen])
     found |= _over_data(published)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from analysis.study.association import Association, between_settings, within_settings
-from analysis.study.contrasts import LAWS, MAIN, Arms, Pairs, Values, alphas, arms_of, by_seed, each
+from analysis.study.contrasts import LAWS, MAIN, Arms, Pairs, Values, alphas, arms_of, by_seed, each, pair_up
 from analysis.study.data import StudyTables, measurements
 from analysis.study.dials import EVEN, slopes
 from result_schema.measures import CURVATURE, ENDING, SCORES, improvement
@@ -240,13 +240,22 @@ def _blind(arms: Arms, values: Values, alpha: float, stated: Equivalence) -> str
 
 
 def ordered(measured: pd.DataFrame, runs: pd.DataFrame, where: str) -> list[Row]:
-    """O4: the arm that should be better is. A loss is first − second, a score second − first: at most 0 either way."""
+    """O4: the arm that should be better is. A loss is first − second, a score second − first: at most 0 either way.
+
+    At the lowest held-out loss ("best") only where some pair differs from the end: the same numbers are no second row.
+    """
     rows, arms = [], arms_of(runs)
     scored = measured[measured.measure.isin(QUALITY)]
     for (measure, when, decoding), part in scored.groupby(["measure", "when", "decoding"]):
         higher = improvement(str(measure)) > 0
         values = ((-1 if higher else 1) * part.set_index("run").value).to_dict()
+        ended = scored[(scored.measure == measure) & (scored.when == "end") & (scored.decoding == decoding)]
+        last = ((-1 if higher else 1) * ended.set_index("run").value).to_dict()
         for first, second, alpha, found in each(arms, values, ORDER):
+            if when != "end" and np.array_equal(
+                found.differences, pair_up(arms, last, first, second, alpha).differences
+            ):
+                continue
             pair = f"{second} − {first}" if higher else f"{first} − {second}"
             said = f"{_label(str(measure), str(when), str(decoding))}: {pair}{_at(alpha)}"
             key = _key(measure, when, decoding, first, second, alpha)

@@ -29,6 +29,8 @@ CONTROLS = (
     ("rademacher", "none"),
     ("symnoise", "none-double-batch"),
     ("symnoise", "rademacher"),
+    ("dials-1-1", "none"),  # both parts of a ±1 draw, each at weight 1: one draw in law
+    ("symnoise", "dials-1-1"),
     ("symnoise", "uniform-pair"),
     ("symnoise", "gaussian-pair"),
     ("gaussian-raw", "gaussian"),

@@ -67,7 +67,7 @@ def test_what_is_written_and_said(tmp_path: Path) -> None:
     own = gains[(gains.noisy == "noisy") & (gains.adjustment == "strata")].iloc[0]
     assert (own["mean"], own.low, own.high) == pytest.approx((10, 10 - 1.96, 10 + 1.96), abs=1e-3)
     said = _length(Length(rows, gains)).whole
-    assert "noisy gains 40.0 points with replies 2.5 times as long, of which 2.0 to 30.0 are left" in said
+    assert "noisy gains 40.0 points over plain with replies 2.5 times as long; at equal length it is 2.0 " in said
     assert "by 3 of 6 adjustments at most half of the gain is left, by 1 more than half, 2 do not decide." in said
     assert "noisy minus plain: 40.0 (38.0 to 42.0) points as published" in said
     assert "2.0 (0.04 to 4.0) (length control, each model alone) to 30.0 (28.0 to 32.0) (line through" in said

@@ -17,7 +17,7 @@ from scipy import stats
 from analysis import style
 from analysis.comparisons import direction, mean_over, signs
 from analysis.endpoints import endpoints
-from analysis.findings import OVER_DATA, _ratio, findings
+from analysis.findings import OVER_DATA, _ratio, as_much, findings
 from analysis.paper import pictures, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
@@ -374,7 +374,8 @@ def test_the_summary_counts_studies_and_tells_the_largest_gain(published: Publis
     assert re.search(
         rf"lowers it further, of all studies, is {gain}; fine-tuning alone lowers it by 2\.\d+ \(`transfer`\)", said
     )
-    assert "A larger even part lowers tr G: 1 hold. It lowers the held-out loss: 1 fail. The odd" in said
+    assert "A larger even part lowers tr G: 1 hold. It lowers the held-out loss: 1 fail (slopes" in said
+    assert "at weight 1, which is SymNoise, it is lower in 1 of 1). The odd" in said
     assert "part's weight changes neither of them, nor the training loss: 1 undecided." in said
     helps_nowhere = in_short(replace(published, studies={}, mechanism={"mirror": raised}))
     assert "noise lowers it further in no study" in helps_nowhere
@@ -446,7 +447,9 @@ def test_the_mean_over_data_has_student_s_interval_from_the_variance_within(publ
     expected = with_interval({"mean": mean, "low": mean - half, "high": mean + half})
     assert f"The small Llama, SymNoise: Δ held-out loss = {expected} nats." in said
     assert f"SymNoise {expected}, SymNoise against one draw" in said  # the lowest is at the end here
-    assert "The small Llama: one draw " in said and ", SymNoise lower, SymNoise against one draw lower, " in said
+    assert "The small Llama: one draw " in said and (
+        ", SymNoise lower (higher on `transfer-open-platypus`), SymNoise against one draw lower (higher on " in said
+    )
     assert "SmolLM2" not in said
     some = made | {names[0]: None}
     assert not [one for one in findings(replace(published, studies={}, mechanism=some)) if "other data" in one.question]
@@ -496,6 +499,28 @@ def test_the_counts_are_those_of_each_model_s_studies(published: Published, tmp_
     assert cells["SymNoise − none", smol][1] == "0 / 1 / 0" == cells["SymNoise − two draws", smol][1]
     assert cells["SymNoise − one draw", smol][1] == "0 / 0 / 1" and ("odd part − none", smol) not in cells
     assert tallies({}) == ""
+    twice = tallies({"transfer": lower, "dials": lower}).splitlines()[-1]  # repeats runs, but not those of the odd part
+    assert twice.startswith("| odd part − none | the small Llama | 0 / 0 / 2 |")
+
+
+def test_a_lowest_loss_at_the_last_step_counts_once(published: Published, tmp_path: Path) -> None:
+    arms = ("none", "rademacher", "independent-pair", "symnoise")
+    last = run_study(tmp_path / "a", arms=arms, loss={"symnoise": -0.5}, seeds=8)  # whose best and end are the same
+    table = last.tables["contrasts"].copy()
+    table.loc[table.when == "best", "mean"] += 0.01
+    stopped = replace(last, tables=last.tables | {"contrasts": table})
+    line = "| SymNoise − none | the small Llama | 1 / 0 / 0 | 1 / 0 / 0 | {} |"
+    assert line.format("1 / 0 / 0") in tallies({"transfer": stopped})
+    assert line.format("–") in tallies({"transfer": last})
+    found: dict[str, StudyResults | None] = {"transfer": last, "transfer-dolly": stopped}
+    said = answered(replace(published, studies={}, mechanism=found), "early stopping")
+    assert "In `transfer` that is the last step, so stopping early is not stopping." in said
+    assert "Study `transfer-dolly`" in said and "Study `transfer`" not in said
+
+
+def test_a_ratio_is_about_four_within_bounds_on_both_sides() -> None:
+    bounds = [(2.6, 6.3), (9.0, 20.0), (1.0, 3.0), (0.7, 0.9), (-math.inf, math.inf)]
+    assert [as_much(*ends) for ends in bounds] == ["is", "is not", "may be", "is not", "may be"]
 
 
 def test_how_likely_a_reply_is_to_end_is_told_of_the_studies_that_measured_it(published: Published) -> None:

@@ -377,6 +377,15 @@ def test_arms_that_are_one_model_hold_nothing(tmp_path) -> None:
     assert all(row.measured == 0 and row.quantity.endswith("; no pair differs") for row in rows)
 
 
+def test_the_same_numbers_are_no_second_row(tmp_path) -> None:
+    """Where the lowest held-out loss is that of the last step, in every run."""
+    made = study(tmp_path, arms=FEW, loss=LOSS, alphas=(10.0,))
+    ended = made.outcomes[made.outcomes.when == "end"]
+    same = pd.concat([ended, ended.assign(when="best")], ignore_index=True)
+    twice, once = (outcome_ledger(replace(made, outcomes=part)) for part in (same, ended))
+    assert [row.key for row in twice if row.id == "O4"] == [row.key for row in once if row.id == "O4"] != []
+
+
 @pytest.mark.parametrize(("lower_later", "said"), [(0, True), (5, True), (8, False)])
 def test_a_page_says_where_the_untrained_model_is_best(tmp_path, lower_later: int, said: bool) -> None:
     made = study(tmp_path, arms=("none", "symnoise"), seeds=6, alphas=(10.0,))

@@ -87,7 +87,7 @@ def caption(data: pd.DataFrame) -> str:
     return (
         "A draw’s even part (weight μ) carries curvature to leading order, its odd part (weight λ) is noise of mean 0 "
         "in the gradient. What follows μ is due to the even part, what follows λ² to gradient noise. (μ, λ) = (0, 0) "
-        "is no noise, (1, 0) SymNoise, (1, 1) a single draw in law. Least-squares slopes on μ and on λ²: "
-        f"{listed(said)}. Differences are paired by seed; {plural(int(data.seeds.min()), 'seed')}, 95 % intervals "
-        "(Student’s)."
+        "is no noise, (1, 0) SymNoise, (1, 1) a single draw in law. Least-squares slopes on μ and on λ², over all "
+        f"weights: {listed(said)}. Where cells are off the lines, a slope need not have the sign of weight 1. "
+        f"Differences are paired by seed; {plural(int(data.seeds.min()), 'seed')}, 95 % intervals (Student’s)."
     )
