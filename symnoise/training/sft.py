@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import fields
 from typing import Any
 
 from symnoise.core import InputError
@@ -41,8 +42,11 @@ class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
 
 def _max_length(args: Any) -> int | None:
     """At how many tokens rows are cut before TRL gets them."""
-    packed = args.packing and args.packing_strategy != "bfd"
-    return sys.maxsize if packed or args.truncation_mode != "keep_start" else args.max_length
+    settings = {
+        f.name: getattr(args, f.name, f.default) for f in fields(SFTConfig)
+    }  # of TrainingArguments, the defaults
+    wrapped = settings["packing"] and settings["packing_strategy"] != "bfd"
+    return sys.maxsize if wrapped or settings["truncation_mode"] != "keep_start" else settings["max_length"]
 
 
 def _tokenizer_of(model: Any) -> Any:
