@@ -193,7 +193,9 @@ def _passes(loss: OutlineLoss, task: Task, limit: int) -> list[tuple[slice, slic
 
 def _at_full_depth(config: Any, task: Task, costs: Callable[[OutlineLoss], tuple[Work, ...]]) -> list[Work]:
     """`costs` of the whole model, from two models with its first layers; of a shallow one, from itself."""
-    depth = max((len(stack) for _, stack in stacks(outline(config))), default=0)
+    depths = [len(stack) for _, stack in stacks(outline(config))]
+    text = getattr(config.get_text_config(), "num_hidden_layers", None)  # a vision tower may be deeper, and is not run
+    depth = text if text in depths else max(depths, default=0)
     if depth <= _DEPTHS[1]:
         return list(costs(_loss(outline(config, task.dtype), task)))
     few, more = (costs(_loss(_shortened(config, task.dtype, count), task)) for count in _DEPTHS)

@@ -21,11 +21,17 @@ def base_of(path: Path) -> str:
     if not (path / _WEIGHTS).is_file():
         raise InputError(f"{path} has no {_WEIGHTS}: save the adapter with save_pretrained, which writes it")
     try:
-        base = json.loads((path / _CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+        base, revision = (config.get(key) for key in ("base_model_name_or_path", "revision"))
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path / _CONFIG} is no configuration of an adapter: {reason(error)}") from error
     if not base:
         raise InputError(f"{path / _CONFIG} names no base model: put it there as base_model_name_or_path")
+    if revision not in (None, "main"):
+        raise InputError(
+            f"{path / _CONFIG} asks for revision {revision!r} of {base}, and only the newest is loaded: download that "
+            "revision to a folder, and name it as base_model_name_or_path without a revision"
+        )
     return str(base)
 
 

@@ -45,8 +45,8 @@ class EmbeddingLoss:
             tokens before t, and for masked models and token classifiers, which predict it at t. They are
             (batch, target) for encoder-decoder models and (batch,) for sequence classifiers. token_type_ids and
             decoder_input_ids are passed on.
-        ids: One number per example, default 0 … batch − 1. Random probes are keyed by it, so an example gets the same
-            probes in any batch and on any rank.
+        ids: One number per example, default 0 … batch − 1, all different. Random probes are keyed by it, so an example
+            gets the same probes in any batch and on any rank; give batches whose estimates are averaged different ones.
         layer: Where X enters, counted as in `hidden_states`: 0 is the embeddings (before positions are added), k the
             output of block k, counted from 1; after the last block, what enters the final norm. For encoder-decoder
             models, in the encoder.
@@ -54,8 +54,8 @@ class EmbeddingLoss:
     Raises:
         InputError: For a model without embedding table or head, or that sees the tokens it predicts; for rows of one
             token, rows without a scored token, labels of the wrong shape, token ids outside the vocabulary, labels
-            outside the model's outputs, or ids that are not one per row; for left padding that the model reads, and
-            rows of different scaled positions (`_refuse_shared_positions`); for a
+            outside the model's outputs, or ids that are not one per row, or the same twice; for padding that the model
+            reads, and rows of different scaled positions (`_refuse_shared_positions`); for a
             layer that is not there, or a model whose layers are not one list; and for other model inputs (position_ids,
             pixel_values), without which the loss would differ.
 
@@ -90,6 +90,8 @@ class EmbeddingLoss:
         self.ids = tuple(range(len(tokens)) if ids is None else map(int, ids))
         if len(self.ids) != len(tokens):
             raise InputError(f"ids must be one number for each of {len(tokens)} examples; got {len(self.ids)}")
+        if len(set(self.ids)) < len(self.ids):  # an average would take them for independent
+            raise InputError("ids must differ: two examples with one id would get the same probes")
 
         _require_between("label", self.targets, _outputs(model, self._head), "outputs")
         self._inlet = Inlet(model)
@@ -97,11 +99,14 @@ class EmbeddingLoss:
         self.embeddings: Float[Tensor, "batch token dim"] = self._inlet.embeddings(tokens)
         self._inputs = self._other_inputs(tokens, labels)
         row = {"decoder_input_ids": self._inputs["decoder_input_ids"][:1]} if self.task == "seq2seq" else {}
-        self._inlet.try_once(tokens[0][self.mask[0] != 0], row, causal=self.task == "causal")
+        first = tokens[0][self.mask[0] != 0]
+        self._inlet.try_once(first, row, causal=self.task == "causal")
         if self.task == "causal":
-            _refuse_shared_positions(model, self.lengths)
-            if not is_right_padded(self.mask):
-                self._inlet.try_padding(tokens[0][self.mask[0] != 0])
+            _refuse_shared_positions(model, self.mask)
+        # What comes after a token is nothing to a causal model.
+        padded = not is_right_padded(self.mask) if self.task == "causal" else bool((self.mask == 0).any())
+        if padded and self.task in ("causal", "masked", "token"):
+            self._inlet.try_padding(first, self.mask, causal=self.task == "causal")
         self.layer = layer
         self._entrance: Inlet | LayerInlet = self._inlet
         if layer != 0:
@@ -170,12 +175,9 @@ class EmbeddingLoss:
         chosen = torch.as_tensor(indices, dtype=torch.long)
         mask = self.mask[chosen.to(self.mask.device)]
         longest = int(lengths(mask).max()) if is_right_padded(mask) else None
-        return EmbeddingLoss(
-            self.model,
-            selected(self.batch, chosen, longest, self.task),
-            [self.ids[i] for i in indices],
-            layer=self.layer,
-        )
+        some = EmbeddingLoss(self.model, selected(self.batch, chosen, longest, self.task), layer=self.layer)
+        some.ids = tuple(self.ids[i] for i in indices)  # of copies the same
+        return some
 
     def __call__(self, X: Tensor) -> Float[Tensor, " batch"]:
         """ℓ(X), one float64 value per example."""
@@ -199,15 +201,18 @@ class EmbeddingLoss:
             logits = self._run(X, twice).logits
             logits = logits if self.task == "sequence" else logits[rows, positions]
         else:
-            kept = self._head.register_forward_pre_hook(self._keep_scored)
+            kept, self._called = self._head.register_forward_pre_hook(self._keep_scored), False
             try:
                 logits = self._run(X, twice).logits[0]
             finally:
                 kept.remove()
+            if not self._called:
+                raise InputError(f"{type(self.model).__name__} does not call its head: its logits cannot be told apart")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _keep_scored(self, head: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         states, *others = arguments
+        self._called = True
         along = self._inputs["decoder_input_ids"] if self.task == "seq2seq" else self.mask
         if states.shape[:2] != along.shape:
             raise InputError(
@@ -264,7 +269,7 @@ class EmbeddingLoss:
         return losses
 
 
-def _refuse_shared_positions(model: Any, row_lengths: Tensor) -> None:
+def _refuse_shared_positions(model: Any, mask: Tensor) -> None:
     """`InputError` where the model scales positions by the longest row of a batch, so that an example's loss depends on
     the others: "dynamic" also on what was measured before."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
@@ -274,11 +279,11 @@ def _refuse_shared_positions(model: Any, row_lengths: Tensor) -> None:
     limit = limit or getattr(config, "max_position_embeddings", None)
     if kind not in ("dynamic", "longrope") or limit is None:
         return
-    beyond = row_lengths > limit
-    if bool(beyond.any()) and (kind == "dynamic" or not bool(beyond.all())):
+    longest = mask.shape[1] if is_right_padded(mask) else int(lengths(mask).max())  # padding on the right is counted
+    if longest > limit and (kind == "dynamic" or not bool((lengths(mask) > limit).all())):
         raise InputError(
             f"{type(model).__name__} scales the positions of all rows by the longest one beyond {limit} tokens "
-            f"({kind}), so an example's loss depends on the others: give rows of at most {limit} tokens"
+            f"({kind}) and its padding, so an example's loss depends on the others: give rows of at most {limit} tokens"
         )
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symnoise.core import InputError
+from symnoise.core import InputError, Mask, is_right_padded
 from symnoise.models.evaluation import evaluation_mode
 from symnoise.models.multiplier import embedding_multiplier
 
 _TRIED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
-_TRIED_PADDING: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_TRIED_PADDING: "weakref.WeakKeyDictionary[nn.Module, set[str]]" = weakref.WeakKeyDictionary()  # model -> where
 _TOKENS = 6  # of the row of a trial: enough for a convolution to reach back
 _SAME = 1e-3  # relative; kernels may round otherwise
 
@@ -87,23 +87,33 @@ class Inlet:
             raise InputError(f"{name} sees the tokens that it is to predict: give a causal language model")
         _TRIED.add(self.model)
 
-    def try_padding(self, row: Tensor) -> None:
-        """Check once per model that it passes over padding on the left, which some recurrent ones read.
+    def try_padding(self, row: Tensor, mask: Mask, *, causal: bool) -> None:
+        """Check once per model that it passes over padding where `mask` has it: some recurrent ones read it on the
+        left or in the midst of a row, FNet everywhere.
 
         row: real token ids (token,), of which the first few are tried. Raises `InputError` if outputs change.
         """
-        if self.model in _TRIED_PADDING:
+        where = "right" if is_right_padded(mask) else "left" if is_right_padded(mask.flip(1)) else "middle"
+        tried = _TRIED_PADDING.setdefault(self.model, set())
+        if where in tried:
             return
         ids = row[None, :_TOKENS]
-        padded = torch.cat([ids[:, :1].expand(-1, _TOKENS), ids], 1)
-        mask = torch.cat([ids.new_zeros(1, _TOKENS), torch.ones_like(ids)], 1)
-        inputs = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0), "use_cache": False}
+        place = {"left": 0, "middle": (ids.shape[1] + 1) // 2, "right": ids.shape[1]}[where]
+        real = torch.ones(1, ids.shape[1] + _TOKENS, dtype=torch.long, device=ids.device)
+        real[:, place : place + _TOKENS] = 0
+        padded = torch.cat([ids[:, :place], ids[:, :1].expand(-1, _TOKENS), ids[:, place:]], 1)
+        inputs: dict[str, Any] = {"attention_mask": real}
+        alone: dict[str, Any] = {}
+        if causal:
+            alone = {"use_cache": False}
+            inputs |= alone | {"position_ids": (real.cumsum(1) - 1).clamp(min=0)}
         with torch.no_grad(), evaluation_mode(self.model):
-            alone = self._output(ids, {"use_cache": False})
-            found = self._output(padded, inputs)[:, _TOKENS:]
-        if bool(alone.isfinite().all()) and not _near(found, alone):
-            raise InputError(f"{type(self.model).__name__} reads padding on the left as text: pad rows on the right")
-        _TRIED_PADDING.add(self.model)
+            expected = self._output(ids, alone)
+            found = self._output(padded, inputs)[:, real[0] != 0]
+        if bool(expected.isfinite().all()) and not _near(found, expected):
+            advice = "pad rows on the right" if causal else "give rows of one length, without padding"
+            raise InputError(f"{type(self.model).__name__} reads padding on the {where} as text: {advice}")
+        tried.add(where)
 
     def _output(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         return self.model(input_ids=ids, **inputs).logits.float()

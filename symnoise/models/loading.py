@@ -52,7 +52,10 @@ class LoadedModel:
         return bool(self.model.config.is_encoder_decoder)
 
     def provenance(self) -> dict[str, Any]:
-        """Name, revision, SHA-256 and sizes, for a result record; its first call reads the weights (about 1 s a GB)."""
+        """Name, revision, SHA-256 (of weights and configuration) and sizes, for a result record.
+
+        Its first call reads the weights (about 1 s a GB).
+        """
         return {
             "name": self.name,
             "source": self.source,
@@ -68,8 +71,11 @@ class LoadedModel:
     def _sha256(self) -> dict[str, str]:
         if self.path is None:
             return {}
-        weights = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
-        return {file.name: sha256(file) for file in weights}
+        if self.path.is_file():
+            return {self.path.name: sha256(self.path)}
+        # A configuration says what is computed with the weights: a scale of positions, or of an adapter.
+        files = [*sorted(self.path.glob("*.safetensors")), self.path / "config.json", self.path / "adapter_config.json"]
+        return {file.name: sha256(file) for file in files if file.is_file()}
 
 
 def load_model(

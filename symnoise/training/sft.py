@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from dataclasses import fields
 from typing import Any
 
 from symnoise.core import InputError
@@ -42,11 +41,10 @@ class SymNoiseSFTTrainer(SymNoiseMixin, SFTTrainer):
 
 def _max_length(args: Any) -> int | None:
     """At how many tokens rows are cut before TRL gets them."""
-    settings = {
-        f.name: getattr(args, f.name, f.default) for f in fields(SFTConfig)
-    }  # of TrainingArguments, the defaults
-    wrapped = settings["packing"] and settings["packing_strategy"] != "bfd"
-    return sys.maxsize if wrapped or settings["truncation_mode"] != "keep_start" else settings["max_length"]
+    if not isinstance(args, SFTConfig | type):  # TRL gives TrainingArguments its defaults
+        args = SFTConfig
+    wrapped = args.packing and args.packing_strategy != "bfd"
+    return sys.maxsize if wrapped or args.truncation_mode != "keep_start" else args.max_length
 
 
 def _tokenizer_of(model: Any) -> Any:

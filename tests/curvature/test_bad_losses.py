@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 import torch
 from torch import nn
+from transformers import HrmTextConfig, HrmTextForCausalLM
 
 import symnoise as sn
 from symnoise.core import InputError
@@ -271,3 +272,20 @@ def test_what_is_near_a_model_a_batch_or_a_sigma_is_said_in_words() -> None:
         inspect.unwrap(EmbeddingLoss.__init__)(object.__new__(EmbeddingLoss), model, ["text"])
     with pytest.raises(InputError, match=r"sigmas are numbers above 0, .*; got 'symnoise'"):
         inspect.unwrap(sn.smoothed_curvature)(loss, "symnoise")
+
+
+def test_a_part_that_runs_without_gradients_is_for_taylor_mode_alone() -> None:
+    """HRM-Text's early cycles: derivatives took them for constant, and `exact` said so with an error of 0."""
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4}
+    ids = torch.arange(3, 8)[None]
+    model = HrmTextForCausalLM(HrmTextConfig(**sizes)).double().eval()
+    loss = EmbeddingLoss(model, {"input_ids": ids, "labels": ids})
+    for method in ("hvp", "exact", "difference"):
+        with pytest.raises(InputError, match=r"a part of itself .* without gradients.*method='taylor'"):
+            trace(loss, method=method, probes=4)
+    with lifted(True):
+        found = trace(loss, method="taylor", probes=64)
+        losses = sn.finite_curvature(loss, 1e-3 * float(loss.mean_square.sqrt()[0]), draws=64)
+    difference = found - losses
+    assert abs(float(difference.value[0])) < 4 * float(difference.stderr[0])

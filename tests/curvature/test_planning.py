@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PaliGemmaConfig
 
 from result_schema.files import ROOT
 from symnoise.core import InputError
@@ -104,6 +104,17 @@ def test_traffic_and_live_bytes_are_those_of_the_operations() -> None:
 def test_layers_are_extended_to_the_whole_depth(depth) -> None:
     whole = OutlineLoss(outline(config(depth)), 1, L, max(1, round(L * 48 / 128)))
     (found,) = planning._at_full_depth(config(depth), task(), lambda loss: (simulated.forward(loss),))
+    assert found == simulated.forward(whole)
+
+
+def test_a_vision_tower_does_not_count_as_depth_of_the_text() -> None:
+    text = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "head_dim": 16}
+    text |= {"model_type": "gemma", "num_attention_heads": 2, "num_key_value_heads": 2}
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 7}
+    vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    both = PaliGemmaConfig(text_config=text, vision_config=vision, projection_dim=32, image_token_index=127)
+    whole = OutlineLoss(outline(both), 1, L, max(1, round(L * 48 / 128)))
+    (found,) = planning._at_full_depth(both, task(), lambda loss: (simulated.forward(loss),))
     assert found == simulated.forward(whole)
 
 

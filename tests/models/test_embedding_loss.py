@@ -11,7 +11,13 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertLMHeadModel,
+    FNetConfig,
+    FNetForMaskedLM,
     LlamaConfig,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    MobileBertConfig,
+    MobileBertForMaskedLM,
 )
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -454,3 +460,64 @@ def test_a_loss_that_is_not_finite_names_example_and_token() -> None:
     loss = EmbeddingLoss(model, batch())
     with pytest.raises(InputError, match=r"loss is nan at example \d, token \d"):
         loss.token_losses()
+
+
+def test_padding_on_the_right_does_not_change_the_positions_of_a_row_in_silence() -> None:
+    """longrope takes the factors of the batch's width: rows padded beyond its limit were others than alone."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 8}
+    scaling = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0} | factors
+    config = tiny("llama").config.to_dict() | {"rope_parameters": scaling, "max_position_embeddings": 16}
+    model = type(tiny("llama"))(type(tiny("llama").config)(**config)).eval()
+    text = batch()
+    assert EmbeddingLoss(model, text).shape[1] <= 8
+    wide = {key: nn.functional.pad(value, (0, 9), value=-100 * (key == "labels")) for key, value in text.items()}
+    with pytest.raises(InputError, match=r"beyond 8 tokens \(longrope\) and its padding"):
+        EmbeddingLoss(model, wide)
+
+
+def test_padding_in_the_midst_of_a_row_is_tried_apart_from_padding_before_it() -> None:
+    sizes = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_heads": 4,
+        "head_dim": 16,
+        "state_size": 8,
+    }
+    model, right = Mamba2ForCausalLM(Mamba2Config(**sizes, n_groups=1, chunk_size=8)).eval(), batch()
+    pads = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    left = {key: nn.functional.pad(value[:1], (3, 0), value=pads[key]) for key, value in right.items()}
+    middle = {
+        key: torch.cat([value[:1, :3], torch.full((1, 3), pads[key]), value[:1, 3:]], 1) for key, value in right.items()
+    }
+    EmbeddingLoss(model, left)
+    with pytest.raises(InputError, match="Mamba2ForCausalLM reads padding on the middle as text"):
+        EmbeddingLoss(model, middle)
+    EmbeddingLoss(tiny("llama"), middle)
+
+
+def test_a_masked_model_that_reads_padding_is_refused_it() -> None:
+    sizes = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
+    sizes |= {"max_position_embeddings": 32, "pad_token_id": 0}
+    text = batch()
+    model = FNetForMaskedLM(FNetConfig(**sizes)).eval()
+    with pytest.raises(InputError, match="FNetForMaskedLM reads padding on the right as text: give rows of one length"):
+        EmbeddingLoss(model, text)
+    EmbeddingLoss(model, {key: value[:1] for key, value in text.items()})
+    EmbeddingLoss(BertForMaskedLM(BertConfig(**sizes, num_attention_heads=2)).eval(), text)
+
+
+def test_examples_with_one_id_are_refused() -> None:
+    with pytest.raises(InputError, match="ids must differ: two examples with one id would get the same probes"):
+        EmbeddingLoss(tiny("llama"), batch(), ids=[7, 7])
+    assert EmbeddingLoss(tiny("llama"), batch(), ids=[7, 8]).rows([1, 1]).ids == (8, 8)
+
+
+def test_a_head_that_is_not_called_is_no_head() -> None:
+    """MobileBERT multiplies by its weight itself: the logits of one example were scored against all labels."""
+    sizes = {"vocab_size": 97, "hidden_size": 32, "embedding_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
+    sizes |= {"num_attention_heads": 4, "true_hidden_size": 16, "intra_bottleneck_size": 16}
+    model, text = MobileBertForMaskedLM(MobileBertConfig(**sizes)).eval(), batch()
+    loss = EmbeddingLoss(model, {key: value[:1] for key, value in text.items()})
+    with pytest.raises(InputError, match="MobileBertForMaskedLM does not call its head"):
+        loss(loss.embeddings)

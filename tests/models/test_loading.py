@@ -67,7 +67,7 @@ def test_dtype_and_provenance(folder):
     loaded = load_model(folder, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
     record = loaded.provenance()
-    assert record["sha256"] == {"model.safetensors": sha256(folder / "model.safetensors")}
+    assert record["sha256"] == {name: sha256(folder / name) for name in ("model.safetensors", "config.json")}
     assert (record["class"], record["dtype"], record["source"]) == ("LlamaForCausalLM", "bfloat16", "folder")
     assert record["parameters"] == sum(parameter.numel() for parameter in tiny("llama").parameters())
 
@@ -209,12 +209,20 @@ def test_an_adapter_is_loaded_into_the_model_that_it_names(folder, tmp_path):
     assert all(parameter.requires_grad for parameter in loaded.model.parameters())  # it can be trained further
     assert loaded.tokenizer("Hi").input_ids == tiny_tokenizer()("Hi").input_ids
     record = loaded.provenance()
-    assert list(record["sha256"]) == ["adapter_model.safetensors"] and list(record["base"]["sha256"]) == [
-        "model.safetensors"
-    ]
+    assert list(record["sha256"]) == ["adapter_model.safetensors", "adapter_config.json"]
+    assert list(record["base"]["sha256"]) == ["model.safetensors", "config.json"]
     loaded.model.save_pretrained(tmp_path / "saved")
     tiny_tokenizer(bos=True).save_pretrained(tmp_path / "adapter")
     assert load_model(tmp_path / "adapter").tokenizer("Hi").input_ids[0] == 1  # its own goes before
+
+
+def test_another_configuration_is_another_model(folder):
+    """Batches kept for a rerun were used with the rest measured under another scale of positions."""
+    before = load_model(folder).provenance()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-2}))
+    after = load_model(folder).provenance()
+    assert [name for name in before["sha256"] if before["sha256"][name] != after["sha256"][name]] == ["config.json"]
 
 
 def names(**changes):
@@ -231,6 +239,7 @@ def names(**changes):
     [
         (names(base_model_name_or_path=None), "names no base model"),
         (names(base_model_name_or_path="no/such/folder"), "there is no model file or folder no/such/folder"),
+        (names(revision="v2"), "asks for revision 'v2' of .*, and only the newest is loaded: download"),
         (names(target_modules=["k_proj"]), "does not fit its base model"),
         (lambda folder: (folder / "adapter_config.json").write_text("["), "is no configuration of an adapter"),
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),

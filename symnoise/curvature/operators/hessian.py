@@ -1,5 +1,6 @@
 """Hessian-vector products by reverse over reverse, one graph kept for all of them."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -174,12 +175,17 @@ def differentiable(loss: Loss, layers: dict[str, nn.Module] | None = None) -> It
     Quantised layers are watched: kernels on packed integers cut the graph without an error, and the rest of the model
     would be differentiated as if these layers were constant.
 
+    On the first forward of a model all modules are, for parts that run without gradients (early cycles of HRM-Text).
+
     layers: `quantised(loss)`, where it is known; all layers are looked through otherwise.
     """
     hooks = [
         module.register_forward_hook(_watch(f"{name}, a {type(module).__name__}"))
         for name, module in (quantised(loss) if layers is None else layers).items()
     ]
+    model = getattr(loss, "model", None)
+    if isinstance(model, nn.Module) and model not in _WATCHED:
+        hooks += _watch_gradients(model)
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
@@ -192,6 +198,31 @@ def differentiable(loss: Loss, layers: dict[str, nn.Module] | None = None) -> It
     finally:
         for hook in hooks:
             hook.remove()
+
+
+_WATCHED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+
+
+def _watch_gradients(model: nn.Module) -> list[Any]:
+    """Hooks for a forward with gradients, which is an `InputError` where a module runs without them."""
+    wanted = [False]
+
+    def begin(*_: Any) -> None:
+        wanted[0] = torch.is_grad_enabled()
+
+    def check(module: nn.Module, *_: Any) -> None:
+        if wanted[0] and not torch.is_grad_enabled():
+            raise InputError(
+                f"the model runs a part of itself (a {type(module).__name__}) without gradients, so derivatives would "
+                "take it for constant: use Taylor mode (method='taylor')"
+            )
+
+    def end(*_: Any) -> None:
+        if wanted[0]:
+            _WATCHED.add(model)
+
+    hooks = [part.register_forward_hook(check) for part in model.modules()]
+    return [model.register_forward_pre_hook(begin), *hooks, model.register_forward_hook(end)]
 
 
 def _quantised(module: nn.Module) -> bool:
