@@ -27,7 +27,7 @@ REGIMES = {
     "dials": ("The first seeds of the same, by parts", "dials-1-1"),
     "dials-one-pass": ("The same model, rows seen once", "dials-1-1"),
     "micro": ("Small Llama with smaller embeddings, so that noise is larger relative to them", "uniform"),
-    "micro-one-pass": ("The same model, rows seen once", "uniform"),
+    "micro-one-pass": ("A model pretrained by the same recipe on other rows, rows seen once", "uniform"),
     "smollm2-mirror": ("SmolLM2 on Alpaca", "uniform"),
     "smollm2-dolly": ("The same, on Dolly", "uniform"),
     "smollm2-open-platypus": ("The same, on a stand-in for OpenPlatypus", "uniform"),

@@ -37,6 +37,7 @@ from analysis.family_ledgers import MAIN, Slope
 from analysis.length import WORDS, is_named
 from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
+from analysis.study.data import like_batches
 from result_schema.measures import ENDING, ENDS
 from result_schema.study import LARGEST_MARGIN
 from symnoise.plot.numbers import fixed, listed, number, with_interval
@@ -445,15 +446,28 @@ def _ratio(above: Mapping[Any, Any], below: Mapping[Any, Any]) -> tuple[float, f
 
 def _batches(study: StudyResults) -> str:
     """A pair against one draw in larger batches."""
-    pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
+    pairs = [("symnoise", f"rademacher-batch-{times}") for times in LARGER_BATCHES]
     if not (said := side_by_side(study, pairs, ENDS[0])):
         return ""
+    training, alike = study.facts["settings"]["training"], like_larger_batches(study)
+    sizes = [f"{training['batch'] * float(times):g}" for times in LARGER_BATCHES]
     return (
-        f"SymNoise minus one draw in batches larger by an eighth, a quarter and a half (α = {study.facts['alpha']:g}): "
-        f"Δ training loss = {said[ENDS[0]]} nats ({said['seeds']} seeds); if variance were all, it would "
-        "be 0 where ρ is that share. In as many steps, larger batches also pass over the rows more often, and batches "
-        "that do not divide the rows end each pass with a small one."
+        f"SymNoise minus one draw in batches of {listed(sizes)} rows, where the others have {training['batch']} (α = "
+        f"{study.facts['alpha']:g}): Δ training loss = {said[ENDS[0]]} nats ({said['seeds']} seeds); if variance were "
+        "all, it would be 0 where ρ is what they have more. But they do not divide the rows, and end each pass with a "
+        f"small one: in variance they are like batches of {listed(alike)}. In as many steps, larger batches also pass "
+        "over the rows more often."
     )
+
+
+LARGER_BATCHES = ("1.125", "1.25", "1.5")  # arms of `batch-match`, in batches of the others
+
+
+def like_larger_batches(study: StudyResults) -> list[str]:
+    """`like_batches` of each of `LARGER_BATCHES`."""
+    training = study.facts["settings"]["training"]
+    sizes = [round(training["batch"] * float(times)) for times in LARGER_BATCHES]
+    return [fixed(like_batches(training["rows"], size, training["steps"]), 1) for size in sizes]
 
 
 def _variance(found: Budgets | None) -> str:

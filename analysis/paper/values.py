@@ -10,7 +10,14 @@ from analysis.comparisons import D1_PARTS, HELD_OUT, UNCLEAR, by_training, direc
 from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius, without_one
 from analysis.figures.variances import on_text
-from analysis.findings import OVER_DATA, QUOTED, means_over_data, slopes_by_model
+from analysis.findings import (
+    LARGER_BATCHES,
+    OVER_DATA,
+    QUOTED,
+    like_larger_batches,
+    means_over_data,
+    slopes_by_model,
+)
 from analysis.intervals import PERCENT
 from analysis.ledger import headline, line, prediction
 from analysis.paper.published import Length, Published
@@ -113,6 +120,9 @@ def values(published: Published) -> dict[str, str]:
         found[name] = tally([row for row in rows if fnmatchcase(row["key"], key)])
     for part, chosen in D1_PARTS.items():
         found[f"D1/{part}"] = tally([row for row in rows if row["id"] == "D1" and row["key"] in chosen])
+    if batches := published.mechanism["batch-match"]:
+        alike = zip(LARGER_BATCHES, like_larger_batches(batches), strict=True)
+        found |= {f"batch-match/like/{times}": size for times, size in alike}
     found |= _over_data(published)
     found |= _contrasts(published) | _budgets(published) | _slopes(published)
     found |= _run(published)

@@ -13,7 +13,7 @@ from result_schema.measures import NORMS, TRAINED
 from result_schema.study import PLAIN, SCHEMA, TABLES, Equivalence, Facts, Primary, check_table
 from result_schema.typed import require_types
 from symnoise.core import InputError
-from symnoise.plot.numbers import number, plural
+from symnoise.plot.numbers import fixed, number, plural
 
 STAGES = ("before", "during", "after")
 FEW = 5  # names of runs in a notice
@@ -165,6 +165,14 @@ def _overfitting(study: StudyTables) -> str:
     )
 
 
+def like_batches(rows: int, batch: int, steps: int) -> float:
+    """The size of equal batches whose gradient has the mean variance of those of `steps` steps in passes over `rows`,
+    each of which ends with what is left: 1/mean(1/size)."""
+    one_pass = [batch] * (rows // batch) + [rows % batch] * (rows % batch > 0)
+    sizes = [one_pass[step % len(one_pass)] for step in range(steps)]
+    return steps / sum(1 / size for size in sizes)
+
+
 def notices(study: StudyTables) -> list[str]:
     """What a reader must know first: diverged and missing runs, missing measures, a model that training made worse."""
     said = []
@@ -186,6 +194,8 @@ def notices(study: StudyTables) -> list[str]:
             if absent:
                 at = "" if arm in PLAIN else f" at α = {alpha:g}"
                 said.append(f"Not run yet, {setting}: {arm}{at}, seed {', '.join(map(str, absent))}.")
+    training = (study.facts.get("settings") or {}).get("training")
+    said += _uneven(study.runs, training["rows"]) if training else []
     if unfinished := study.facts.get("unfinished"):
         more = ", …" if len(unfinished) > FEW else ""
         said.append(f"Not finished and left out, {len(unfinished)} runs: {', '.join(unfinished[:FEW])}{more}.")
@@ -195,7 +205,6 @@ def notices(study: StudyTables) -> list[str]:
             said.append(f"Runs were made with several {words} ({', '.join(values)}), and differ by rounding too.")
     if not study.primary.outcomes:
         said.append("No primary endpoints were named before the runs: everything here is exploratory.")
-    training = (study.facts.get("settings") or {}).get("training")
     if training and (share := training["rows"] / max(1, training["pool"])) > 0.5:
         said.append(
             f"Each seed draws {training['rows']} of the same {training['pool']} training rows, so two seeds share "
@@ -205,6 +214,18 @@ def notices(study: StudyTables) -> list[str]:
     for measure, why in study.facts.get("missing", {}).items():
         unmeasured.setdefault(why, []).append(measure)
     said += [f"Not measured, {why}: {', '.join(measures)}." for why, measures in unmeasured.items()]
+    return said
+
+
+def _uneven(runs: pd.DataFrame, rows: int) -> list[str]:
+    """What is to be said of arms with several passes over the rows whose batches do not divide them."""
+    said = []
+    for arm, batch, steps in runs[["arm", "batch", "steps"]].drop_duplicates().itertuples(index=False):
+        if rows % batch and batch * steps > rows:
+            said.append(
+                f"Batches of {arm!s} have {batch} rows, but the last of each pass {rows % batch}: for the gradient's "
+                f"variance they are like batches of {fixed(like_batches(rows, batch, steps), 1)}."
+            )
     return said
 
 

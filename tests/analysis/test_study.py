@@ -15,7 +15,7 @@ from analysis.study import claims, report
 from analysis.study.claims import outcome_ledger, share_of_noise
 from analysis.study.contrasts import arms_of, contrasts
 from analysis.study.costs import costs
-from analysis.study.data import notices, read_study
+from analysis.study.data import like_batches, notices, read_study
 from analysis.study.figures import FIGURES, curves
 from analysis.study.precision import precision
 from analysis.study.report import write_study
@@ -384,6 +384,20 @@ def test_the_same_numbers_are_no_second_row(tmp_path) -> None:
     same = pd.concat([ended, ended.assign(when="best")], ignore_index=True)
     twice, once = (outcome_ledger(replace(made, outcomes=part)) for part in (same, ended))
     assert [row.key for row in twice if row.id == "O4"] == [row.key for row in once if row.id == "O4"] != []
+
+
+def test_batches_that_do_not_divide_the_rows_are_told_with_the_size_that_they_are_like(tmp_path) -> None:
+    """128 rows in batches of 9 end each pass with 2: fourteen of 1/9 and one of ½ have the mean 1/7.38."""
+    assert like_batches(128, 9, 75) == pytest.approx(75 / (70 / 9 + 5 / 2))
+    assert like_batches(128, 8, 80) == pytest.approx(8)
+    made = study(tmp_path, arms=FEW, loss=LOSS, alphas=(10.0,))
+    told = {"settings": {"training": {"rows": 10, "pool": 1000}}}
+    runs = made.runs.assign(batch=np.where(made.runs.arm == "none", 5, 4), steps=8)
+    said = [
+        line for line in notices(replace(made, runs=runs, facts=made.facts | told)) if line.startswith("Batches of")
+    ]
+    assert len(said) == made.runs.arm.nunique() - 1 and not any("of none have" in line for line in said)
+    assert all("have 4 rows, but the last of each pass 2: " in line and "batches of 3.2." in line for line in said)
 
 
 @pytest.mark.parametrize(("lower_later", "said"), [(0, True), (5, True), (8, False)])

@@ -40,12 +40,13 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
     """The contrasts of the measures that have a panel, except the penalty arm's, larger by an order of magnitude.
 
     panel: the measure's place.  endpoints: of the study, of any kind; `primary` are those among the rows.
+    left_out: whether there is a penalty arm.
     """
     if contrasts.empty:
         return contrasts
     parts = []
-    contrasts = contrasts[(contrasts["first"] != ODD_ONE_OUT) & (contrasts.second != ODD_ONE_OUT)]
-    contrasts = contrasts[contrasts.when == "end"]
+    odd = (contrasts["first"] == ODD_ONE_OUT) | (contrasts.second == ODD_ONE_OUT)
+    contrasts = contrasts[~odd & (contrasts.when == "end")]
     for k, measure in enumerate(PANELS):
         chosen = measure if k or (contrasts.measure == measure).any() else OWN
         part = contrasts[contrasts.measure == chosen]
@@ -53,7 +54,7 @@ def frame(study: StudyTables, contrasts: pd.DataFrame) -> pd.DataFrame:
             parts.append(part[part.decoding == part.decoding.min()].assign(panel=k))
     if not parts:
         return pd.DataFrame()
-    return pd.concat(parts, ignore_index=True).assign(endpoints=study.primary.endpoints)
+    return pd.concat(parts, ignore_index=True).assign(endpoints=study.primary.endpoints, left_out=bool(odd.any()))
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,8 @@ def caption(data: pd.DataFrame) -> str:
     else:
         said += "The study names no endpoints: all are exploratory, each interval by itself. "
     said += f"Axes are linear about 0 and logarithmic beyond; {plural(int(data.pairs.max()), 'pair')} at most."
+    if data.left_out.any():
+        said += " The penalty arm’s contrasts, larger by an order of magnitude, are left out."
     if len(lost):
         said += " †: pairs with a diverged run are left out of the mean."
     return said
