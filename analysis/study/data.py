@@ -200,6 +200,8 @@ def notices(study: StudyTables) -> list[str]:
         more = ", …" if len(unfinished) > FEW else ""
         said.append(f"Not finished and left out, {len(unfinished)} runs: {', '.join(unfinished[:FEW])}{more}.")
     made_with = study.facts.get("made_with") or {}
+    if not made_with.get("commit"):
+        said.append("Which commits, versions of torch and processors made the runs is not on record.")
     for name, words in (("processor", "processors"), ("torch", "versions of torch")):
         if len(values := made_with.get(name, [])) > 1:
             said.append(f"Runs were made with several {words} ({', '.join(values)}), and differ by rounding too.")

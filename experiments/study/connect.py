@@ -6,6 +6,7 @@ Unfinished runs are left out and counted; a diverged run is a row like any other
 read: the schema is part of the folder's name (`Study.key`).
 """
 
+import json
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,7 @@ class _Gathered:
             self.unfinished.append(run.name)
             return
         found = {name: records(file) for name, file in files.items()}
+        _require_same_arm(run, found["train"], files["train"])
         for name in ("measure", "replies", "outcomes"):
             _require_same_settings(study, found[name], files[name])
         for record in found.values():
@@ -136,6 +138,13 @@ def _row(study: Study, run: Run, found: dict[str, Any]) -> dict[str, Any]:
         | {"measure_seconds": measure["seconds"], "trace_seconds": measure["trace_seconds"]}
         | {"tokens_per_second": found["replies"]["tokens_per_second"]}
     )
+
+
+def _require_same_arm(run: Run, record: dict[str, Any], path: Path) -> None:
+    """`InputError` if the arm of that name was another when the run was trained. Older records do not say."""
+    now = json.loads(json.dumps(asdict(ARMS[run.arm])))
+    if record.get("arm", now) != now:
+        raise InputError(f"{path} is of another {run.arm} than today's: delete {path.parent} and run it again")
 
 
 def _require_same_settings(study: Study, record: dict[str, Any], path: Path) -> None:

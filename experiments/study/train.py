@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def _train(study: Study, run: Run, folder: Path) -> None:
         place / "train.json",
         {
             "run": run.name,
+            "arm": asdict(ARMS[run.arm]),
             "status": "diverged" if reason else "done",
             "reason": reason,
             "batch": study.batch(run.arm),

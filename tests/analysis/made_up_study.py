@@ -90,6 +90,7 @@ def write_study(
     for name, records in tables.items():
         pd.DataFrame(records).to_parquet(folder / f"{name}.parquet", index=False)
     facts = {"schema": 1, "name": folder.name, "settings": {"steps": 80}, "arms": list(arms), "reference": "none"}
+    facts |= {"made_with": {"commit": ["made up"]}}
     named = {"log p(end) elsewhere": 0.1} if ending is not None else {}
     facts |= {
         "primary": PRIMARY | {"outcomes": PRIMARY["outcomes"] | named},

@@ -400,6 +400,12 @@ def test_batches_that_do_not_divide_the_rows_are_told_with_the_size_that_they_ar
     assert all("have 4 rows, but the last of each pass 2: " in line and "batches of 3.2." in line for line in said)
 
 
+def test_a_page_says_if_the_code_of_its_runs_is_not_on_record(tmp_path) -> None:
+    made = study(tmp_path, arms=("none", "symnoise"), alphas=(10.0,))
+    wanted = "Which commits, versions of torch and processors made the runs is not on record."
+    assert wanted in notices(replace(made, facts=made.facts | {"made_with": {}})) and wanted not in notices(made)
+
+
 @pytest.mark.parametrize(("lower_later", "said"), [(0, True), (5, True), (8, False)])
 def test_a_page_says_where_the_untrained_model_is_best(tmp_path, lower_later: int, said: bool) -> None:
     made = study(tmp_path, arms=("none", "symnoise"), seeds=6, alphas=(10.0,))

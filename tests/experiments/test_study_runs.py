@@ -154,6 +154,11 @@ def test_from_training_to_tables(study, folder, tmp_path) -> None:
     made.write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"measure\.json was made with other settings \(measuring: .*'probes': 99"):
         connect(study, folder, tmp_path)
+    trained = folder / study.runs[0].name / "train.json"
+    record = json.loads(trained.read_text())
+    trained.write_text(json.dumps(record | {"arm": record["arm"] | {"rate": 2}}))
+    with pytest.raises(InputError, match=rf"train\.json is of another {study.runs[0].arm} than today's: delete"):
+        connect(study, folder, tmp_path)
 
     shutil.rmtree(folder / study.runs[0].name)
     connect(study, folder, tmp_path)
