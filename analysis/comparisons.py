@@ -32,6 +32,7 @@ REGIMES = {
     "smollm2-dolly": ("The same, on Dolly", "uniform"),
     "smollm2-open-platypus": ("The same, on a stand-in for OpenPlatypus", "uniform"),
     "smollm2-evol-instruct": ("The same, on Evol-Instruct", "uniform"),
+    "smollm2-sharegpt": ("The same, on ShareGPT", "uniform"),
 }
 MODELS = ("the small Llama", "SmolLM2")
 REPEATED = "dials"  # shares its runs of SymNoise and of no noise with the study before it

@@ -29,6 +29,7 @@ MECHANISM = (
     "smollm2-dolly",
     "smollm2-open-platypus",
     "smollm2-evol-instruct",
+    "smollm2-sharegpt",
     "step-size",
     "step-size-sgd",
     "divisor",
