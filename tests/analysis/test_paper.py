@@ -632,7 +632,11 @@ def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published,
     pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
     loss = {"symnoise": 5.0, "rademacher-batch-1.25": 2.0, "rademacher-batch-1.5": 4.0}
     made = run_study(tmp_path, pairs, arms=("none", "symnoise", *(second for _, second in pairs)), loss=loss)
+    training = {"settings": {"training": {"rows": 128, "batch": 8, "steps": 80}}}
+    made = replace(made, facts=made.facts | training)
     said = answered(replace(published, studies={}, mechanism={"batch-match": made}), "gradient noise")
+    assert "batches of 9, 10 and 12 rows, where the others have 8" in said
+    assert "in variance they are like batches of 7.4, 9.8 and 11.5" in said
     rows = [tables_of(made)[*pair, "clean training loss"] for pair in pairs]
     assert f"Δ training loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)" in said
     assert [round(row["mean"]) for row in rows] == [5, 3, 1]

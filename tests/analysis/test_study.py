@@ -16,7 +16,7 @@ from analysis.study.claims import outcome_ledger, share_of_noise
 from analysis.study.contrasts import arms_of, contrasts
 from analysis.study.costs import costs
 from analysis.study.data import like_batches, notices, read_study
-from analysis.study.figures import FIGURES, curves
+from analysis.study.figures import FIGURES, curves, forest
 from analysis.study.precision import precision
 from analysis.study.report import write_study
 from result_schema.files import ROOT
@@ -398,6 +398,13 @@ def test_batches_that_do_not_divide_the_rows_are_told_with_the_size_that_they_ar
     ]
     assert len(said) == made.runs.arm.nunique() - 1 and not any("of none have" in line for line in said)
     assert all("have 4 rows, but the last of each pass 2: " in line and "batches of 3.2." in line for line in said)
+
+
+def test_a_forest_does_not_call_what_was_not_tested_no_difference() -> None:
+    rows = {"low": 0.1, "high": 0.2}, {"low": -0.1, "high": 0.2}
+    for verdict in ("exploratory", "too few seeds"):
+        assert [forest._look({"verdict": verdict, **row})[1] for row in rows] == [True, False]
+    assert not forest._look({"verdict": "no significant difference", **rows[0]})[1]
 
 
 def test_a_page_says_if_the_code_of_its_runs_is_not_on_record(tmp_path) -> None:

@@ -29,7 +29,7 @@ INKS = {"better": "#0072B2", "lower": "#0072B2", "worse": "#D55E00", "higher": "
 LEGEND = {
     (INKS["lower"], True): "primary, first arm lower",
     (INKS["higher"], True): "primary, first arm higher",
-    (FAINT, True): "exploratory, interval without 0",
+    (FAINT, True): "no test (exploratory, or too few seeds), interval without 0",
     (FAINT, False): "no significant difference",
 }
 MOST_CHARACTERS = 18  # of the labels along a panel
@@ -139,7 +139,7 @@ def _draw_panel(ax: Axes, part: pd.DataFrame, lines: _Lines, measure: str) -> No
 def _look(row: dict[Hashable, Any]) -> tuple[str, bool]:
     """A contrast's colour, and whether its marker is filled."""
     verdict = row["verdict"]
-    clear = verdict == "exploratory" and (row["low"] > 0 or row["high"] < 0)
+    clear = verdict in ("exploratory", "too few seeds") and (row["low"] > 0 or row["high"] < 0)
     return INKS.get(verdict, FAINT), verdict in INKS or clear
 
 
