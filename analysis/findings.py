@@ -252,7 +252,10 @@ def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
     for model in OVER_DATA:
         if not (means := means_over_data(found, model)):
             continue
-        words = [f"{kind} {_or_small(rows[HELD_OUT])}{_but(found, model, kind)}" for kind, rows in means.items()]
+        words = [
+            f"{kind} {_or_small(rows[HELD_OUT])}{_but(found, model, kind, rows[HELD_OUT])}"
+            for kind, rows in means.items()
+        ]
         said.append(f"{model[0].upper()}{model[1:]}: {', '.join(words)}.")
         told += [
             f"{model[0].upper()}{model[1:]}, {kind}: "
@@ -278,14 +281,13 @@ def _over_data(found: Mapping[str, StudyResults | None]) -> Finding | None:
     return Finding("Does it hold on other data?", answer, tuple(told), lead)
 
 
-def _but(found: Mapping[str, StudyResults | None], model: str, kind: str) -> str:
-    """On which data sets the held-out loss goes clearly the other way than in the mean."""
-    names, opposite = OVER_DATA[model], {"lower": "higher", "higher": "lower"}
+def _but(found: Mapping[str, StudyResults | None], model: str, kind: str, mean: Mapping[str, float]) -> str:
+    """On which data sets the held-out loss goes clearly the other way than in their mean."""
+    names, opposite = OVER_DATA[model], {"lower": "higher", "higher": "lower"}.get(direction(mean))
     pair = pairs_of(REGIMES[names[0]][1])[kind]
-    mean = direction(means_over_data(found, model)[kind][HELD_OUT])
     each = {name: direction(at_end(study, *pair)[HELD_OUT]) for name in names if (study := found.get(name))}
-    those = [f"`{name}`" for name, word in each.items() if word == opposite.get(mean)]
-    return f" ({opposite[mean]} on {listed(those)})" if those else ""
+    those = [f"`{name}`" for name, word in each.items() if word == opposite]
+    return f" ({opposite} on {listed(those)})" if those else ""
 
 
 def _or_small(row: Mapping[str, float]) -> str:
