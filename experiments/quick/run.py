@@ -25,7 +25,7 @@ from experiments.quick.settings import CONFIG, read_settings
 from experiments.quick.stages import Stages
 from experiments.rows import AMONG, first_usable
 from result_schema.quick import START, training_stage
-from symnoise.core import one_run_at_a_time, peak_rss_mib, progress_shown, retained_heap, write_json
+from symnoise.core import InputError, one_run_at_a_time, peak_rss_mib, progress_shown, retained_heap, write_json
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature, trace, trace_parts
 from symnoise.data import Data, collate, encode_row, load_data
 from symnoise.models import EmbeddingLoss, LoadedModel, load_model
@@ -79,7 +79,9 @@ def main(
         console.print(f"symnoise quick run: {config} → {output}   (malloc: {heap})")
         stages = Stages(output, settings, console)
         source = Source(settings)
-        stages.run("sources", source.checked, "which model and which text", ("model", "data", "second_data", *SIZED))
+        uses = ("model", "data", "second_data", *SIZED)
+        if stages.run("sources", source.checked, "which model and which text", uses) != source.identity():
+            raise InputError(f"the model or a text is not what {output} was begun with; choose another --output")
         theory(stages, settings)
         text(stages, settings, source)
         validity(stages, settings, source)
@@ -282,13 +284,16 @@ class Source:
             (span["examples"], span["max_length"], "range.max_length", "data"),
             (training["held_out"] + training["rows"], training["max_length"], "training.max_length", "data"),
         ]
-        found = {"model": self.model.provenance(), "data": self.text().provenance()}
         if self._settings["second_data"] is not None:
             wanted.append((span["examples"], span["max_length"], "range.max_length", "second_data"))
-            found["second_data"] = self.text("second_data").provenance()
         for examples, tokens, key, which in wanted:
             self.rows(examples, tokens, which, key)
-        return found
+        return self.identity()
+
+    def identity(self) -> dict[str, Any]:
+        """Provenance of the model and of the texts."""
+        texts = ("data", "second_data") if self._settings["second_data"] is not None else ("data",)
+        return {"model": self.model.provenance(), **{which: self.text(which).provenance() for which in texts}}
 
     def rows(
         self, examples: int, max_length: int, which: str = "data", key: str = "max_length"

@@ -36,15 +36,23 @@ def base_model(study: Study, folder: Path) -> LoadedModel:
 
 
 def base(study: Study, folder: Path) -> None:
-    """Write base.json. A study with its own model pretrains it first, unless another study already has."""
+    """Write base.json. A study with its own model pretrains it first, unless another study already has.
+
+    `InputError` where that one was pretrained on other rows under the same name.
+    """
     place = folder.parent / study.base
     record = place / "pretraining.json"
-    if study.pretraining and not place.is_dir():
-        with made_in_one_step(place) as fresh:
-            other = study.pretraining.data
-            text = list(load_data(other)) if other else split(study).rest
-            write_json(fresh / record.name, pretrain(study.pretraining, text, fresh))
-    found = records(record) if study.pretraining else {}
+    found: dict[str, Any] = {}
+    if study.pretraining:
+        other = study.pretraining.data
+        data = load_data(other) if other else split(study).data
+        if not place.is_dir():
+            with made_in_one_step(place) as fresh:
+                losses = pretrain(study.pretraining, list(data) if other else split(study).rest, fresh)
+                write_json(fresh / record.name, {"pretrained_on": data.sha256, **losses})
+        found = records(record)
+        if found.get("pretrained_on") != data.sha256:
+            raise InputError(f"{place} was not pretrained on {data.name} as it is now; remove it, and it is made anew")
     write_json(folder / "base.json", {**found, **base_model(study, folder).provenance(), **provenance()})
 
 

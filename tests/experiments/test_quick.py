@@ -123,6 +123,28 @@ def test_an_interrupted_run_ends_like_one_that_was_not(config, tmp_path, monkeyp
     assert results(tmp_path / "twice") == results(tmp_path / "whole")
 
 
+def test_a_run_is_not_finished_on_another_text_of_the_same_name(config, tmp_path, monkeypatch) -> None:
+    settings = yaml.safe_load(config.read_text())
+    rows = Path(shutil.copy(settings["data"], tmp_path))
+    places = {"data": str(rows), "second_data": None}
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump(settings | places))
+    begun: list[str] = []
+
+    def interrupted(*_: Any) -> None:
+        begun.append("theory")
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr(quick, "theory", interrupted)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="stopped"):
+            quick.main(mine, tmp_path / "out")
+    rows.write_text(rows.read_text().replace("say", "tell"))
+    with pytest.raises(InputError, match=r"a text is not what .*out was begun with; choose another --output"):
+        quick.main(mine, tmp_path / "out")
+    assert begun == ["theory"] * 2
+
+
 def test_the_config_of_families_changes_only_how_much_is_measured() -> None:
     default, families = read_settings(), read_settings(CONFIG.with_name("families.yaml"))
     assert families["text"] == default["text"] and families["data"] == default["data"]

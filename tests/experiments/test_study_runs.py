@@ -322,6 +322,18 @@ def test_studies_with_the_same_rows_share_one_pretrained_model(study, folder, mo
     assert read[0] == read[1]
 
 
+def test_a_model_pretrained_on_other_rows_of_the_same_name_is_refused(study, folder, tmp_path) -> None:
+    rows = tmp_path / "rows.json"
+    shutil.copy(study.data, rows)
+    here = replace(study, data=str(rows))
+    made = shutil.copytree(folder.parent / study.base, tmp_path / here.base)
+    base(here, tmp_path / here.key)
+    rows.write_text(rows.read_text().replace("river", "lake"))
+    split.cache_clear()
+    with pytest.raises(InputError, match=f"{made.name} was not pretrained on .*rows.json as it is now; remove it"):
+        base(here, tmp_path / here.key)
+
+
 def test_a_model_pretrained_on_other_data_is_shared_by_studies_of_any_data(study, tmp_path, monkeypatch) -> None:
     (tmp_path / "talk.jsonl").write_text('{"instruction": "Hello", "output": "Good day"}\n' * 3)
     options = replace(study.pretraining, data=str(tmp_path / "talk.jsonl"))
