@@ -150,6 +150,7 @@ class Estimate:
         s2, m = self.stderr.square().flatten(), self.value.numel()
         total = s2.sum()
         dof = float(total**2 / (s2**2 / self.dof).sum()) if total > 0 else float("inf")
+        dof = self.dof if total.isinf() else dof  # no bound in one entry is none in the mean
         return replace(self, value=self.value.mean(), stderr=total.sqrt() / m, dof=dof)
 
     def noting(self, **facts: Any) -> "Estimate":

@@ -100,6 +100,12 @@ class Law:
         return self.quantile(uniforms) / math.sqrt(self.variance)
 
 
+def _sinc_less_1(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """sin(x)/x − 1, near 0 by its series, whose next term is below rounding there."""
+    near = -(x.square() / 6) * (1 - x.square() / 20 * (1 - x.square() / 42 * (1 - x.square() / 72)))
+    return torch.where(x.abs() < 0.1, near, torch.sinc(x / torch.pi) - 1)
+
+
 # Scaled within the draw, as Transformers does for NEFTune: s·u rounds differently from a draw of U[-s, s].
 UNIFORM = Law(
     name="uniform",
@@ -108,7 +114,7 @@ UNIFORM = Law(
     variance=1 / 3,
     kurtosis=9 / 5,
     quantile=lambda p: 2 * p - 1,
-    characteristic_less_1=lambda t: torch.sinc(t * 3**0.5 / torch.pi) - 1,
+    characteristic_less_1=lambda t: _sinc_less_1(t * 3**0.5),
     fill=lambda draw, s, generator: draw.uniform_(-s, s, generator=generator),
 )
 

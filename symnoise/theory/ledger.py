@@ -96,12 +96,13 @@ def row(
     scheme: str = "",
 ) -> Row:
     """A row with its computed verdict; the interval is `measured` ± `half`, or `half` itself if it is a pair.
+    Nothing is decided where nothing was measured (NaN).
 
     key: what was measured, without the claim's id in front: "variance.pair.alpha=5".
     """
     prediction, measured = float(prediction), float(measured)
     low, high = half if isinstance(half, tuple) else (measured - float(half), measured + float(half))
-    decision = verdict(relation, prediction, low, high, resolution)
+    decision = "undecided" if math.isnan(measured) else verdict(relation, prediction, low, high, resolution)
     key = f"{id}.{key}"
     return Row(
         id=id,

@@ -390,6 +390,8 @@ def test_degrees_of_freedom_of_sums_and_means_are_satterthwaites() -> None:
     mean = Estimate(torch.tensor([1.0, 3.0]).double(), torch.tensor([0.3, 0.4]).double(), 8, 7.0).mean()
     assert mean.dof == pytest.approx(0.25**2 / ((0.09**2 + 0.16**2) / 7))
     assert Estimate.exact(torch.ones(2)).mean().dof == math.inf
+    vague = Estimate(torch.tensor([1.0, 2.0]).double(), torch.tensor([0.1, math.inf]).double(), 8, 7.0).mean()
+    assert [float(end) for end in vague.interval()] == [-math.inf, math.inf]
 
 
 def test_an_error_that_all_draws_share_adds_in_quadrature() -> None:

@@ -94,6 +94,18 @@ def test_a_new_law_trains_and_is_said_in_words(laplace: Law, tmp_path, capsys) -
     assert "laplace" in capsys.readouterr().out and "laplace" in noise_names()
 
 
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_the_characteristic_function_less_1_does_not_cancel(law: Law) -> None:
+    """−t²/2 + κt⁴/24 for small t; and by quadrature of cos(tz) over the law where nothing cancels."""
+    t = torch.tensor([1e-8, 1e-5, 1e-3, 1e-2], dtype=torch.float64)
+    small = -t.square() / 2 * (1 - law.kurtosis * t.square() / 12)
+    torch.testing.assert_close(law.characteristic_less_1(t), small, rtol=1e-8, atol=0)
+    t = torch.tensor([0.05, 0.0577, 0.058, 0.1, 1.0, 4.0], dtype=torch.float64)  # 0.1/√3 is where the series ends
+    middle = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    expected = (t[:, None] * law.standardised(middle)).cos().mean(1) - 1
+    torch.testing.assert_close(law.characteristic_less_1(t), expected, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_draws_are_torch_s_own_from_the_same_seed(dtype: torch.dtype) -> None:
     """Published runs rest on these bits."""

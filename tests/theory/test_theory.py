@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ from symnoise.theory import (
 )
 from symnoise.theory.checks.model_claims import _by_kurtosis, check_radial
 from symnoise.theory.ledger import LEVEL, half_width, limit_and_half, mean_and_half, variance_interval
+from tests.tiny import tiny
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,12 @@ from symnoise.theory.ledger import LEVEL, half_width, limit_and_half, mean_and_h
 )
 def test_verdicts_are_computed(relation, prediction, low, high, resolution, expected) -> None:
     assert verdict(relation, prediction, low, high, resolution) == expected
+
+
+def test_nothing_is_decided_where_nothing_was_measured() -> None:
+    facts: dict[str, Any] = {"key": "first-layer", "subject": "model", "resolution": 0.75, "where": "", "n": 1}
+    assert row("L1", "", 3, 3, (2.9, 3.1), relation="within", **facts).verdict == "holds"
+    assert row("L1", "", 3, math.nan, (2.9, 3.1), relation="within", **facts).verdict == "undecided"
 
 
 def test_rows_and_claims() -> None:
@@ -241,6 +249,24 @@ def test_the_median_of_the_first_layers_rows_has_the_interval_of_its_order_stati
         (float(measured.median()), float(measured[2]), float(measured[17]))
     )
     assert found.n == 20
+    model.layers[0].weight.data[:5] = 0  # pruned rows mix nothing
+    (found,) = check_first_layer(model, where="made up").rows
+    assert found.n == 15 and found.measured == pytest.approx(float(measured_without_five(model)))
+
+
+def measured_without_five(model: TwoLayers) -> torch.Tensor:
+    w = model.layers[0].weight.detach().double()[5:]
+    return (4 * w.pow(4).sum(1) / w.square().sum(1).square()).median()
+
+
+def test_a_first_layer_is_found_in_gpt2_and_may_have_no_map_of_the_embeddings_width() -> None:
+    gpt2 = tiny("gpt2")
+    (found,) = check_first_layer(gpt2, where="made up").rows
+    width = gpt2.config.n_embd
+    assert found.n == (3 + 1 + 4) * width  # queries, keys and values; the attention's output; the MLP
+    model = TwoLayers()
+    model.embed = torch.nn.Embedding(3, 5)
+    assert check_first_layer(model, where="made up").rows == []
 
 
 def test_slopes_and_lengths_are_held_to_what_the_ledger_says() -> None:
