@@ -49,9 +49,7 @@ def draw(data: pd.DataFrame) -> Figure:
     examples = data.drop_duplicates("example").sort_values("example")
     for ax, title in ((left, "a  tr H = tr G + tr R"), (right, "b  tr H by each method")):
         ax.axhline(0, color=INK, lw=0.6)
-        ax.set_xticks(
-            examples.example, [f"{e + 1}\n{t}" for e, t in zip(examples.example, examples.tokens, strict=True)]
-        )
+        ax.set_xticks(examples.example, [f"{e}\n{t}" for e, t in zip(examples.example, examples.tokens, strict=True)])
         ax.set_xlabel("example, and its tokens")
         ax.tick_params(axis="x", length=0)
         ax.grid(axis="y", color=RULE, lw=0.3)

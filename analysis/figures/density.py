@@ -51,7 +51,7 @@ def draw(data: pd.DataFrame) -> Figure:
         _ends(ax, known)
         ax.set_xlabel("eigenvalue λ (nats per squared unit)")
         ax.grid(color=RULE, lw=0.3)
-        ax.set_title(f"{letter}  Example {int(example) + 1}, {int(curve.tokens.iloc[0])} tokens")
+        ax.set_title(f"{letter}  Example {int(example)}, {int(curve.tokens.iloc[0])} tokens")
     axes[0].set_ylabel("density (per unit of λ)")
     middle: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "color": FAINT, "fontsize": 6}
     axes[0].annotate("one eigenvalue", (0, float(single[curves.index[0]])), (0, 2), **middle)

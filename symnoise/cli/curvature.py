@@ -219,9 +219,11 @@ def _errors(examples: list[dict[str, Any]]) -> str:
     if not any(example[name] for example in examples for name in ("stderr", "gauss_newton_stderr")):
         return ""
     dof = min(example["dof"] for example in examples)
+    if dof == 0:
+        return ""
     freedom = "1 degree" if dof == 1 else f"{dof:g} degrees"
     reach = f" (of an example with {freedom} of freedom: its 95 % interval is ± {student_t(0.95, dof):.2g} of them)"
-    return f" ± one standard error over probes{reach if dof > 0 and math.isfinite(dof) else ''}."
+    return f" ± one standard error over probes{reach if math.isfinite(dof) else ''}."
 
 
 def _stopped(examples: list[dict[str, Any]]) -> str:

@@ -54,7 +54,9 @@ def norms(
             for r in layers
         ],
         "growth: E‖h(X+ε)‖²/‖h(X)‖² − 1; displacement: E‖h(X+ε) − h(X)‖²/‖h(X)‖²; layer 0 enters the first block. "
-        f"± one standard error over draws. {_of_embeddings(clean, expected.mean, measured)}{text.notes()}",
+        + "± one standard error over draws. " * (draws > 1)
+        + _of_embeddings(clean, expected.mean, measured)
+        + text.notes(),
     )
     draw(figure, "layer_growth", growth)
     facts = text.facts() | {"noise": noise, "alpha": alpha, "draws": draws}
@@ -65,7 +67,8 @@ def norms(
 def _of_embeddings(clean: Tensor, expected: Tensor, measured: Estimate) -> str:
     """‖X + ε‖² in closed form next to what was measured, means over examples."""
     mean = measured.mean()
+    error = f" ± {float(mean.stderr):.1g}" if mean.stderr.isfinite() else ""  # one draw has none
     return (
         f"‖X+ε‖² of an example's embeddings, on average: {float(expected.mean()):.6g} in closed form (‖X‖² + nσ²), "
-        f"{float(mean):.6g} ± {float(mean.stderr):.1g} measured; ‖X‖² {float(clean.mean()):.6g}."
+        f"{float(mean):.6g}{error} measured; ‖X‖² {float(clean.mean()):.6g}."
     )

@@ -27,6 +27,7 @@ from symnoise.core import (
     provenance,
     retained_heap,
     sha256_of,
+    temporary,
     unknown,
     unwritable,
     write_atomically,
@@ -165,13 +166,13 @@ def positive(option: str, value: int) -> None:
 
 
 def numbers(option: str, text: str) -> list[float]:
-    """The numbers above 0 that `text` lists."""
+    """The numbers above 0 that `text` lists, no two of which are equal."""
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if not found or not all(math.isfinite(n) and n > 0 for n in found):
-        raise InputError(f"{option} takes numbers above 0, separated by commas; got {text!r}")
+    if not found or not all(math.isfinite(n) and n > 0 for n in found) or len(set(found)) < len(found):
+        raise InputError(f"{option} takes different numbers above 0, separated by commas; got {text!r}")
     return found
 
 
@@ -223,16 +224,19 @@ def writable(json: Path | None, *others: Path | None) -> Iterator[None]:
     with ExitStack() as folders:
         for file in files:
             if os.path.isdir(file):
-                raise InputError(f"{file} is a folder: give a file, such as out.json")
+                said = "'.' (or an empty name)" if file == Path() else file
+                raise InputError(f"{said} is a folder: give a file, such as out.json")
             if file is json and file.exists() and not _is_result(file):
                 raise InputError(f"{file} is there and is no result of symnoise: give --json a name that is free")
             try:
                 folders.enter_context(folder_for(file))
             except OSError as error:
                 raise unwritable(file, error) from error
-            trial = file.with_name(f".{file.name}.try")
-            write_atomically(trial, lambda _: None)
-            trial.unlink(missing_ok=True)  # another process may have been faster
+            try:
+                with temporary(file):
+                    pass
+            except OSError as error:
+                raise unwritable(file, error) from error
         yield
 
 
@@ -284,8 +288,10 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], capt
     console = Console()
     console.print(title, style="italic", **PLAIN)
     table = Table(caption=caption)
-    for column in columns:
-        table.add_column(column, justify="right")
+    for column, *cells in zip(columns, *rows, strict=True):
+        words = " ".join([column, *cells]).split()
+        table.add_column(column, justify="right", min_width=max(map(len, words)))  # wraps, but is never cut
     for row in rows:
         table.add_row(*map(RichText, row))  # a run may be called [bold]
-    console.print(table)
+    needed = console.measure(table, options=console.options.update(max_width=1)).minimum
+    console.print(table, width=max(needed, console.width), crop=False)

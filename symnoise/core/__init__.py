@@ -14,7 +14,7 @@ from symnoise.core.files import (
 )
 from symnoise.core.heap import retained_heap, return_free_memory
 from symnoise.core.jackknife import jackknife, jackknife_variance, without_each
-from symnoise.core.locks import folder_for, one_run_at_a_time
+from symnoise.core.locks import folder_for, one_run_at_a_time, temporary
 from symnoise.core.masks import Mask, is_right_padded, lengths
 from symnoise.core.memory import out_of_memory, until_it_fits
 from symnoise.core.packages import PackagedFile
@@ -53,6 +53,7 @@ __all__ = [
     "sha256",
     "sha256_of",
     "student_t",
+    "temporary",
     "track",
     "unknown",
     "until_it_fits",

@@ -24,7 +24,7 @@ _MARGIN = 16
 
 def is_data_file(name: str) -> bool:
     """Whether a file of that name can be read."""
-    return name.removesuffix(".gz").endswith(SUFFIXES)
+    return name.lower().removesuffix(".gz").endswith(SUFFIXES)
 
 
 def file_rows(path: Path) -> Rows:
@@ -35,21 +35,21 @@ def file_rows(path: Path) -> Rows:
 
     A line that is not JSON yields a `RowError` instead of a row. Raises `InputError` if the file cannot be read.
     """
-    kind = Path(path.name.removesuffix(".gz")).suffix
+    kind, packed = Path(path.name.lower().removesuffix(".gz")).suffix, path.suffix.lower() == ".gz"
     if not is_data_file(path.name):
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: give a {', '.join(SUFFIXES)} file, or .gz of one")
-    if kind == ".parquet" and path.suffix == ".gz":
+    if kind == ".parquet" and packed:
         raise InputError(f"{path} is parquet in gzip, which is not read: unpack it first, as with gunzip")
     try:
         if kind == ".parquet":
             yield from enumerate(_parquet(path), 1)
             return
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path) if packed else path.open("rb") as file:
             if encoding := _wide(file.read(4)):
                 raise InputError(f"{path} is {encoding}: convert it to UTF-8, as with iconv -f {encoding} -t UTF-8")
         # Bytes that are not UTF-8 become lone surrogates, which are refused if they occur in a text that is used.
         how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
-        with gzip.open(path, **how) if path.suffix == ".gz" else path.open(**how) as text:
+        with gzip.open(path, **how) if packed else path.open(**how) as text:
             yield from _READERS[kind](text)
     except (
         OSError,

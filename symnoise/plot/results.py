@@ -100,7 +100,7 @@ def trace(found: TraceParts | Estimate | pd.DataFrame, ax: Axes | None = None) -
             points(drawn, data[data.quantity == quantity], k - (len(quantities) - 1) / 2, *look, within)
         drawn.axhline(0, color=INK, lw=0.6, zorder=0)
         examples = sorted(set(data.example))
-        drawn.set_xticks(examples, [f"{e + 1}" for e in examples])
+        drawn.set_xticks(examples)
         drawn.set_xlim(examples[0] - 0.6, examples[-1] + 0.6)
         drawn.tick_params(axis="x", length=0)
         drawn.set_xlabel("example")
@@ -145,7 +145,7 @@ def token_traces(found: TokenTraces | PositionTraces | pd.DataFrame, ax: Axes | 
     data = found if isinstance(found, pd.DataFrame) else token_traces_frame(found)
     lines = {"mean over examples": data}
     if "example" in data:
-        lines = {f"example {b + 1}": data[data.example == b] for b in data.example.unique()}
+        lines = {f"example {b}": data[data.example == b] for b in data.example.unique()}
     with _axes(ax, DOUBLE) as drawn:
         for label, line in lines.items():
             (curve,) = drawn.plot(line.position, line.value, marker="o", ms=2, lw=0.8, label=label)
@@ -285,7 +285,7 @@ def spectrum(found: Spectrum | pd.DataFrame, ax: Axes | None = None) -> Axes:
             ink = f"C{example % 10}"
             drawn.errorbar(line["rank"] + 1, line.value, yerr=line.residual, marker="o", color=ink, capsize=1.6, lw=0.8)
             first, place = (1, line.value.iloc[0]), dict[str, Any](textcoords="offset points", va="center")
-            drawn.annotate(f"{example + 1}", first, (-9, 0), color=ink, **place)
+            drawn.annotate(f"{example}", first, (-9, 0), color=ink, **place)
         drawn.axhline(0, color=RULE, lw=0.6, zorder=0)
         drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn.margins(x=0.1)
@@ -318,7 +318,7 @@ def spectral_density(found: SpectralDensity | pd.DataFrame, ax: Axes | None = No
         top = float(data.value.max())
         for example in sorted(set(data.example)):
             line = data[data.example == example]
-            (curve,) = drawn.plot(line.eigenvalue, line.value, label=f"example {example + 1}")
+            (curve,) = drawn.plot(line.eigenvalue, line.value, label=f"example {example}")
             drawn.fill_between(line.eigenvalue, line.low, line.high, color=curve.get_color(), alpha=0.2, lw=0)
         decades(drawn)
         drawn.set_ylim(1e-5 * top, 3 * max(top, float(data.high.max()) if data.high.notna().any() else top))
@@ -410,6 +410,6 @@ def variance_budget(found: Sequence[VarianceBudget] | pd.DataFrame, ax: Axes | N
         decades(drawn)
         drawn.set_ylim(*within)
         alpha_axis(drawn, sorted(set(data.alpha)), math.nan)
-        drawn.set_ylabel("variance of the gradient (nats² per squared weight unit)")
+        drawn.set_ylabel("variance of the gradient\n(nats² per squared weight unit)")
         drawn.legend(loc="best")
     return drawn

@@ -133,8 +133,8 @@ def advice(found: Sequence[AtAlpha]) -> tuple[str, str]:
 _THEORY = {
     "yes": "Here tr H does describe what noise does to the loss at α = {alpha:g}",
     "no": "Nor expect tr H to describe what noise does to the loss at α = {alpha:g}, where the quadratic theory fails",
-    "undecided": "Whether tr H describes what noise does to the loss at α = {alpha:g} is undecided: more --examples "
-    "narrow the intervals",
+    "undecided": "Whether tr H describes what noise does to the loss at α = {alpha:g} is undecided: more --examples, "
+    "without --quick, narrow the intervals",
 }
 
 
@@ -143,7 +143,7 @@ def _pair(near: AtAlpha) -> str:
     rho, extra = near.rho, PAIR_COST - 1
     low, high = (float(end) for end in rho.interval())
     at = f"at α = {near.alpha:g} a pair (--noise symnoise)"
-    worth = f"a batch {1 + float(rho):.2g} times as large"
+    worth = f"a batch at most {1 + float(rho):.3g} ({1 + low:.3g} to {1 + high:.3g}) times as large"
     if high < NEGLIGIBLE:
         return f"{at} is worth {worth}, which is next to nothing for twice the cost"
     if high < extra:

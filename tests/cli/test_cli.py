@@ -421,8 +421,8 @@ BAD = [
     (["curvature", "--dtype", "float61"], "did you mean"),
     (["curvature", "--layer", "3"], "has no layer 3: give a number from 0 (the embeddings) to 2"),
     (["curvature", "--batch", "0"], "--batch must be 1 or more"),
-    (["smooth", "--alphas", "1,two"], "--alphas takes numbers"),
-    (["smooth", "--alphas", "-1"], "--alphas takes numbers"),
+    (["smooth", "--alphas", "1,two"], "--alphas takes different numbers"),
+    (["smooth", "--alphas", "-1"], "--alphas takes different numbers"),
     (["norms", "--noise", "symnoize"], "did you mean 'symnoise'"),
     (["norms", "--noise", "none"], "changes no norm"),
     (["curvature", "--max-length", "3"], "cut off entirely"),
@@ -470,7 +470,10 @@ BAD = [
     (["curvature", "--method", "exact", "--rtol", "0.1"], "method='exact' has none"),
     (["spectrum", "--which", "largest"], "unknown part of the spectrum"),
     (["smooth", "--draws", "0"], "draws at least 1"),
-    (["budget", "--alphas", "5,x"], "--alphas takes numbers"),
+    (["budget", "--alphas", "5,x"], "--alphas takes different numbers"),
+    (["budget", "--alphas", "5,10,5.0"], "takes different numbers above 0, separated by commas; got '5,10,5.0'"),
+    (["curvature", "--json", ""], "'.' (or an empty name) is a folder: give a file"),
+    (["moments", "--json", "/proc/none.json"], "cannot write /proc/none.json: "),
     (["budget", "--noise", "none"], "noise 'none' has no variance"),
     (["budget", "--batches", "-1"], "--batches must be 1 or more; got -1"),
     (["budget", "--batch", "0"], "--batch must be 1 or more"),
@@ -499,6 +502,22 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (line,) = said
     assert line.startswith("symnoise: ") and message in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["norms", "--draws", 1], ["curvature", "--probes", 1]], ids=["norms", "curvature"])
+def test_one_draw_has_no_standard_error(monkeypatch, home, tmp_path, capsys, command) -> None:
+    run(monkeypatch, home, tmp_path, *command)
+    said = capsys.readouterr().out
+    assert "nan" not in said and "±" not in said
+
+
+def test_a_table_that_is_wider_than_the_terminal_loses_nothing(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    cells = ["a-run-of-mine", "5.0043", "−120.5 ± 3.2", "[bold]"]
+    show("title", ("run", "held-out loss", "tr H", "seeds"), [cells] * 2, "a caption")
+    said = capsys.readouterr().out.split()
+    assert all(said.count(word) == 2 for cell in cells for word in cell.split())
+    assert {"held-out", "loss", "run", "tr", "H", "seeds", "a", "caption"} <= set(said)
 
 
 def test_exact_says_the_limit(monkeypatch, home, tmp_path, capsys) -> None:

@@ -353,6 +353,7 @@ FILES = {
     "UTF-32": ("a.jsonl", LINE.encode("utf-32"), "is UTF-32: convert it to UTF-8"),
     "no parquet": ("a.parquet", b"not parquet", "cannot read"),
     "empty parquet": ("a.parquet", b"", "cannot read"),
+    "capital suffixes": ("a.JSONL.GZ", gzip.compress(LINE.encode()), [TALK]),
     "CSV by an old Macintosh": ("a.csv", "instruction,output\rHi,Yo\r", [TALK]),
     "parquet in gzip": ("a.parquet.gz", gzip.compress(b"PAR1"), "is parquet in gzip, which is not read: unpack it"),
     "gzip damaged": ("a.jsonl.gz", gzip.compress(LINE.encode() * 9)[:15] + b"damaged" * 9, "cannot read"),

@@ -50,6 +50,7 @@ def test_trace_shows_every_part_with_its_interval(loss) -> None:
     assert np.mean(expected == np.clip(expected, *ax.get_ylim())) > 0.9  # bars that are cut are few
     assert "nats per squared embedding unit" in ax.get_ylabel()
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["tr H", "tr G", "tr R"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1", "2"]  # as in tables and JSON
 
 
 def test_a_bar_of_few_probes_is_cut_and_marked() -> None:

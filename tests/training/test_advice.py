@@ -93,9 +93,17 @@ def test_the_theory_is_quadratic_where_both_numbers_are_near_1(slope, mean, said
 @pytest.mark.parametrize(
     ("rho", "error", "said"),
     [
-        (0.03, 0.01, "worth a batch 1 times as large, which is next to nothing for twice the cost"),
-        (0.3, 0.01, "worth a batch 1.3 times as large, less than the doubled batch that costs the same"),
-        (2.0, 0.1, "worth a batch 3 times as large, which removes more variance than the doubled batch"),
+        (0.03, 0.01, "worth a batch at most 1.03 (1.01 to 1.05) times as large, which is next to nothing for twice the cost"),
+        (
+            0.3,
+            0.01,
+            "worth a batch at most 1.3 (1.28 to 1.32) times as large, less than the doubled batch that costs the same",
+        ),
+        (
+            2.0,
+            0.1,
+            "worth a batch at most 3 (2.8 to 3.2) times as large, which removes more variance than the doubled batch",
+        ),
         (1.0, 0.1, "whether at α = 15 a pair (--noise symnoise) removes more variance than a doubled batch"),
     ],
 )
@@ -108,12 +116,12 @@ def test_the_alpha_to_try_has_the_best_ratio_and_is_judged_at_the_nearest() -> N
     assert alpha_of_ratio(found, 0.29) == pytest.approx(14.5)
     attempt, expect = advice(found)
     assert "α = 15, where r = 0.29" in attempt or "α = 14, where r = 0.29" in attempt
-    assert "at α = 15 a pair" in attempt and "1.3 times" in attempt
+    assert "at α = 15 a pair" in attempt and "at most 1.3 (1.28 to 1.32) times" in attempt
     assert "tr H does describe what noise does to the loss at α = 15" in expect
     no = advice([replace(one, slope=pooled(0.3, 0.1)) for one in found])[1]
     assert "Nor expect tr H to describe" in no
     wide = advice([replace(one, slope=pooled(1.0, 0.5)) for one in found])[1]
-    assert "is undecided: more --examples" in wide
+    assert "is undecided: more --examples, without --quick, narrow" in wide
 
 
 def test_what_it_says_of_studies_is_what_they_found() -> None:

@@ -103,7 +103,7 @@ def first_maps(model: nn.Module) -> list[Float[Tensor, "row width"]]:
     output map among them, without the gain of the norm before them; none if no first layer has one."""
     width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
     for layers in (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)):
-        inside = list(layers[0].modules())
+        inside: list[Any] = list(layers[0].modules())
         maps = [m.weight for m in inside if isinstance(m, nn.Linear)]
         maps += [m.weight.T for m in inside if type(m).__name__ == "Conv1D"]  # GPT-2's, whose weight is (d, row)
         if maps := [w for w in maps if w.shape[1] == width]:
