@@ -21,7 +21,6 @@ from experiments.study.train import train
 from symnoise.core import generator
 from symnoise.noise import Noise
 from symnoise.training import SymNoiseTrainer
-from tests.experiments.test_study_runs import folder, study  # noqa: F401
 from tests.tiny import tiny
 from tests.training.ragged import collate, difference, mean_of_sides, rows
 from tests.training.test_trainer_gradients import TOLERANCE, run
@@ -100,7 +99,7 @@ def test_weights_are_as_before_to_the_bit_even_after_an_exception() -> None:
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-def test_the_deviation_raises_the_loss_as_much_as_the_noise(study, folder) -> None:  # noqa: F811
+def test_the_deviation_raises_the_loss_as_much_as_the_noise(study, folder) -> None:
     """With the deviation found, the loss with noise in the weights is that with noise in the embeddings."""
     small, large = (replace(study, alpha=alpha) for alpha in (5.0, 50.0))
     found = [matching_deviation(one, folder) for one in (small, large)]
@@ -114,8 +113,8 @@ def test_the_deviation_raises_the_loss_as_much_as_the_noise(study, folder) -> No
 
 @pytest.mark.parametrize("name", ["r3f_a10_s0", "weight-pair_a0_s0", "draw-at-pair-size_a10_s0"])
 def test_an_interrupted_run_of_another_method_ends_as_if_it_had_not_been(
-    study,  # noqa: F811
-    folder,  # noqa: F811
+    study,
+    folder,
     tmp_path,
     monkeypatch,
     name,

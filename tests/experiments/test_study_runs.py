@@ -20,7 +20,7 @@ from experiments.study.generate import first_turn, generate
 from experiments.study.measure import measure
 from experiments.study.measure_base import start
 from experiments.study.precision import precision
-from experiments.study.spec import Run, Study, load_study
+from experiments.study.spec import Run, load_study
 from experiments.study.texts import flipped, held_out, split, training_rows
 from experiments.study.train import Curve, train
 from result_schema.study import ARMS, Arm
@@ -32,33 +32,6 @@ from tests.tiny import tiny, tiny_tokenizer
 
 STUDIES = Path("experiments/configs/studies")
 TRAINING = yaml.safe_load((STUDIES / "micro-smoke.yaml").read_text())["training"]
-WORDS = ("red", "blue", "green", "seven", "river", "stone", "quiet", "bright")
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Study:
-    folder = tmp_path_factory.mktemp("study")
-    rows = [
-        {"instruction": f"Say {WORDS[i % 8]} {i}.", "output": f"{WORDS[i % 8]} and {WORDS[(i // 8) % 8]} {i}"}
-        for i in range(160)
-    ]
-    (folder / "rows.json").write_text(json.dumps(rows))
-    settings = yaml.safe_load((STUDIES / "micro-smoke.yaml").read_text())
-    settings |= {"seeds": 1, "arms": ["symnoise"], "controls": ["none"], "equivalence": None}
-    settings["primary"]["contrasts"] = [["symnoise", "none"]]
-    settings["pretraining"] |= {"rows": 64, "vocabulary": 300, "hidden": 16, "steps": 4}
-    settings["training"] |= {"rows": 8, "pool": 12, "steps": 4, "evaluate_every": 1, "save_every": 1}
-    settings["measuring"] |= {"held_out": 4}
-    settings["generating"] |= {"prompts": 2, "max_new_tokens": 4}
-    (folder / "study.yaml").write_text(yaml.safe_dump(settings))
-    return load_study(folder / "study.yaml", str(folder / "rows.json"))
-
-
-@pytest.fixture(scope="module")
-def folder(study: Study, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / study.key
-    base(study, folder)
-    return folder
 
 
 @pytest.mark.parametrize(
