@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -20,6 +21,7 @@ from experiments.study.benchmarks import accuracies, benchmarks, drawn, lm_eval_
 from experiments.study.connect import connect
 from experiments.study.spec import AlpacaEval, Study, Tasks, load_study
 from experiments.study.win_rates import preferences
+from result_schema.measures import WIN_RATE
 from symnoise.core import InputError
 from symnoise.models import LoadedModel
 from tests.tiny import tiny, tiny_tokenizer
@@ -309,6 +311,16 @@ def test_win_rates_are_there_only_where_a_judge_is(judged, study, tmp_path, monk
     connect(study, tmp_path, tmp_path / "results")
     missing = json.loads((tmp_path / "results" / study.name / "study.json").read_text())["missing"]
     assert ("AlpacaEval win rate" in missing) is not judged
+    if judged:
+        numbers = SimpleNamespace(win_rate=1.0, stderr=2.0, length_controlled=3.0, length_controlled_stderr=4.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(preferring, "win_rate", lambda _: numbers)
+            preferences(study, run, tmp_path)
+        found = json.loads((tmp_path / run.name / "preferences.json").read_text())["outcomes"]
+        values = {(o["measure"], o["decoding"]): (o["value"], o["stderr"]) for o in found}
+        for mode in ("greedy", "repetition penalty 1.2"):
+            assert (values[WIN_RATE, mode], values[preferring.CONTROLLED, mode]) == ((1, 2), (3, 4))
+        preferences(study, run, tmp_path)
     if judged:  # the same model asked otherwise is another judge
         before = json.loads((tmp_path / run.name / "preferences.json").read_text())["settings"]
         asked = {"model": "m", "template": "{instruction}{output_1}{output_2}?"}

@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import symnoise.training.budget as variance
 from experiments.study import budget as module
-from experiments.study.base import base
-from experiments.study.budget import budget
-from experiments.study.spec import Study, load_study
+from experiments.study.base import base, base_model
+from experiments.study.budget import budget, points
+from experiments.study.results import weights
+from experiments.study.spec import Run, Study, load_study
+from experiments.study.texts import training_rows
 from experiments.study.train import train
-from symnoise.core import InputError
+from symnoise.core import InputError, generator
+from symnoise.data import collate
 
 SMOKE = Path("experiments/configs/studies/micro-smoke.yaml")
 RUN = "none_a0_s0"
@@ -89,6 +93,40 @@ def test_an_interrupted_point_goes_on_from_its_finished_batches(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["budget.json", "whole.json"]
     first, second = (json.loads((tmp_path / name).read_text())["points"] for name in ("whole.json", "budget.json"))
     assert first == second
+
+
+def test_the_batches_are_disjoint_and_of_the_run_s_own_rows_in_random_order(study, folder, few, monkeypatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "Kept", lambda records, keys: keys)
+    monkeypatch.setattr(module, "variance_budget", lambda *given: asked.append(given) or [])
+    source = base_model(study, folder)
+    keys = []
+    for run, draws, alphas in ((0, 2, (1.0,)), (0, 3, (1.0,)), (0, 2, (2.0,)), (1, 2, (1.0,))):
+        monkeypatch.setattr(module, "DRAWS", draws)
+        monkeypatch.setattr(module, "ALPHAS", alphas)
+        points(study, Run("none", 0, run), source, None)
+        rows = training_rows(study, run, source.tokenizer, source.model)
+        order = torch.randperm(16, generator=generator(run, "budget rows")).tolist()
+        model, batches, *given, made = asked[-1]
+        assert model is source.model and given == [alphas, None, draws, run]
+        for at, batch in enumerate(batches):
+            wanted = collate([rows[i] for i in order[4 * at : 4 * at + 4]], source.tokenizer)
+            assert all(torch.equal(batch[name], wanted[name]) for name in wanted)
+        keys.append(tuple(made))
+    trained = weights(folder / RUN, "end")
+    points(study, Run("none", 0, 0), trained, None)
+    keys.append(tuple(asked[-1][-1]))
+    assert all(len(made) == 3 for made in keys) and len(set(sum(keys, ()))) == 15  # nothing of one serves another
+
+
+def test_a_budget_of_other_draws_or_rows_is_not_gone_on_with(study, folder, tmp_path, few) -> None:
+    output = tmp_path / "budget.json"
+    budget(study, study.run(RUN), folder, ("start",), output)
+    made = json.loads(output.read_text())
+    for change in ({"draws": 3}, {"batches": 4}, {"batch": 8}, {"data_sha256": "0" * 64}, {"processor": "another"}):
+        output.write_text(json.dumps(made | change))
+        with pytest.raises(InputError, match=r"budget\.json is the budget of another run"):
+            budget(study, study.run(RUN), folder, ("start", "end"), output)
 
 
 def test_one_line_for_what_cannot_be(study: Study, folder: Path, tmp_path, monkeypatch) -> None:

@@ -340,12 +340,18 @@ def test_autocast_is_held_against_float32_seed_by_seed(study, tmp_path) -> None:
     assert table.seed.eq(0).all() and table.step.tolist() == [0, 1, 2, 3, 4]
     assert table.difference[0] == 0 and (table.difference[1:].abs() > 0).all()  # a loss is measured in float32 in both
     assert table.difference.abs().max() < 1e-3
+    assert table.difference.tolist() == pytest.approx((table.bf16 - table.float32).tolist(), rel=1e-9)
     losses = [point["held-out loss"] for point in json.loads(kept.read_text())["curve"]]
     assert table.float32.tolist() == pytest.approx(losses, rel=1e-12)
     assert not (kept.parent / "weights").exists()
     written = kept.stat().st_mtime_ns
     precision(half, folder, tmp_path)
     assert kept.stat().st_mtime_ns == written
+    record = json.loads(kept.read_text())
+    for change, said in (({"data_sha256": "0" * 64}, "had other contents"), ({"processor": "z"}, "another processor")):
+        write_json(kept, record | change)
+        with pytest.raises(InputError, match=said):
+            precision(half, folder, tmp_path)
 
 
 def test_the_penalty_is_the_second_difference_of_a_tenth_of_the_draw() -> None:

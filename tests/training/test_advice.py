@@ -93,7 +93,11 @@ def test_the_theory_is_quadratic_where_both_numbers_are_near_1(slope, mean, said
 @pytest.mark.parametrize(
     ("rho", "error", "said"),
     [
-        (0.03, 0.01, "worth a batch at most 1.03 (1.01 to 1.05) times as large, which is next to nothing for twice the cost"),
+        (
+            0.03,
+            0.01,
+            "worth a batch at most 1.03 (1.01 to 1.05) times as large, which is next to nothing for twice the cost",
+        ),
         (
             0.3,
             0.01,

@@ -152,6 +152,14 @@ def test_a_run_that_was_broken_off_resumes_with_the_same_numbers(monkeypatch):
         assert len(passes) == wanted
 
 
+def test_without_a_noise_it_is_that_of_the_mirrored_pair():
+    found, same, other = (
+        float(variance_budget(tiny("llama"), BATCHES, [5.0], noise, draws=2)[0].odd)
+        for noise in (None, Noise.named("rademacher", 1.0), Noise.named("gaussian-raw", 1.0))
+    )
+    assert found == same != other
+
+
 def test_weights_that_are_not_trained_have_no_part():
     model = tiny("llama")
     model.model.embed_tokens.weight.requires_grad = False

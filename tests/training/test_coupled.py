@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
 from symnoise.core import generator
@@ -100,6 +101,17 @@ def test_a_loss_of_one_s_own_that_couples_rows_is_found_on_the_first_step(tmp_pa
     with pytest.warns(UserWarning, match="not the mean of the losses of its sides"):
         found = run(tmp_path, tiny("llama"), loss=log_sum_exp)
     assert difference(found, by_sides(tiny("llama"), 1, log_sum_exp)) < 1e-5
+
+
+def little_over_rows(outputs, labels, num_items_in_batch=None):
+    """A loss over tokens, and a thousandth of one over rows."""
+    per_token = F.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    return per_token / num_items_in_batch + 1e-3 * log_sum_exp(outputs, labels)
+
+
+def test_a_small_term_over_rows_is_found(tmp_path):
+    with pytest.warns(UserWarning, match="not the mean of the losses of its sides"):
+        run(tmp_path, tiny("llama"), loss=little_over_rows)
 
 
 @pytest.mark.parametrize("mode", ["doubled", "two-pass"])

@@ -15,6 +15,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from symnoise.core import generator
 from symnoise.noise import Noise
 from symnoise.training import SymNoiseMixin, attach
+from symnoise.training.attach import NoisePlan
 from symnoise.training.target import find_target
 from tests.tiny import tiny, tiny_tokenizer
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, in_order, rows
@@ -170,6 +171,19 @@ def test_a_dpo_pair_is_the_mean_of_its_sides(tmp_path, loss):
     data = Dataset.from_dict({**near, "chosen": [" a"] * 4, "rejected": [" b"] * 4})
     pair, mean = both_sides(NoisyDPO, settings, data=data, ref_model=tiny("llama", seed=1))
     assert difference(pair, mean) < 1e-5
+
+
+def test_two_forwards_of_one_loss_have_draws_of_their_own():
+    model = tiny("llama").train()
+    ids = torch.arange(12)[None]
+    drawn = []
+    with attach(model, Noise.symnoise(5.0), 3) as noise:
+        noise.on_draw = lambda epsilon, *_: drawn.append(epsilon.detach().clone())
+        plan = NoisePlan(None, noise.next_plan({"input_ids": ids}).key, "first")
+        with noise.using(plan):
+            model(input_ids=ids)
+            model(input_ids=ids)
+    assert len(drawn) == 2 and not torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("peft", [False, True])

@@ -8,7 +8,8 @@ from transformers import TrainingArguments
 
 from symnoise.core import generator
 from symnoise.noise import Noise
-from symnoise.training import SymNoiseTrainer
+from symnoise.training import NoiseOptions, SymNoiseTrainer
+from symnoise.training.trackers import NoiseTracker
 from tests.tiny import tiny
 from tests.training.ragged import PLAIN_SGD, Gradients, collate, difference, in_order, rows
 
@@ -98,6 +99,23 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
     assert [difference(one, other) for one, other in zip(rest, whole[2:], strict=True)] == [0, 0]
     for name, value in model.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name])
+
+
+def test_a_schedule_over_other_steps_than_the_run_s(tmp_path):
+    """Four steps of eight: α falls to five eighths, not to a quarter."""
+    found = []
+    for steps, wanted in ((8, [1, 7 / 8, 6 / 8, 5 / 8]), (None, [1, 3 / 4, 2 / 4, 1 / 4])):
+        arguments = TrainingArguments(
+            str(tmp_path), max_steps=4, per_device_train_batch_size=2, save_strategy="no", **PLAIN_SGD
+        )
+        trainer = SymNoiseTrainer(
+            model=tiny("llama"), args=arguments, train_dataset=rows(), data_collator=collate,
+            callbacks=[NoiseTracker(1)], noise=Noise.symnoise(5.0),
+            noise_options=NoiseOptions(schedule="linear", steps=steps),
+        )  # fmt: skip
+        in_order(trainer).train()
+        found = [line["noise/mean_square_norm"] for line in trainer.state.log_history if "noise/alpha" in line]
+        assert found == pytest.approx([(5 * part) ** 2 / 3 for part in wanted], rel=1e-5)
 
 
 def test_label_smoothing(tmp_path):

@@ -86,6 +86,32 @@ def test_clean_and_noisy_loss_of_a_step(tmp_path, mode):
     assert abs(excess) > 1e-3
 
 
+def test_the_mean_and_the_signal_to_noise_of_one_step_by_hand(tmp_path, monkeypatch):
+    drawn = []
+    tracker = trackers.NoiseTracker(1)
+    real = tracker.draw
+    monkeypatch.setattr(tracker, "draw", lambda *given: drawn.append(given) or real(*given))
+    trainer = train(tmp_path, [tracker], noise=Noise.neftune(5.0), name="llama", steps=1)
+    noises = torch.cat([e[l != 0].double() for e, _, l in drawn])  # noqa: E741
+    clean = torch.cat([x[l != 0].double() for _, x, l in drawn])  # noqa: E741
+    assert len(drawn) == 2 and noises.shape == clean.shape and float(noises.mean().abs()) > 1e-4
+    assert logged(trainer, "noise/mean")[1] == pytest.approx(float(noises.mean()), rel=1e-6)
+    ratio = float((clean.square().mean() / noises.square().mean()).sqrt())
+    assert logged(trainer, "noise/signal_to_noise")[1] == pytest.approx(ratio, rel=1e-6)
+
+
+def test_rows_that_are_only_evaluated_are_not_in_use(tmp_path):
+    evaluated = [{"input_ids": [9, 8, 7, 6], "attention_mask": [1] * 4, "labels": [9, 8, 7, 6]}]
+    trainer = train(tmp_path, [], noise=Noise.symnoise(5.0), steps=1, name="llama", eval_dataset=evaluated)
+    tracker = NormTracker(1)
+    trainer.add_callback(tracker)
+    tracker.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    trainer.evaluate()
+    assert not tracker._used.any()
+    trainer.model.train()(input_ids=torch.tensor([[9, 8, 7, 6]]))
+    assert tracker._used.nonzero().flatten().tolist() == [6, 7, 8, 9]
+
+
 def test_row_norms_of_all_rows_and_of_those_in_use(tmp_path):
     trainer = train(tmp_path, [NormTracker(2)], noise=Noise.symnoise(5.0), steps=2, name="llama")
     norms = trainer.model.get_input_embeddings().weight.detach().norm(dim=1).double()
