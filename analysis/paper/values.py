@@ -11,10 +11,9 @@ from analysis.family_ledgers import rank_correlation
 from analysis.figures.validity import first_text, radius, without_one
 from analysis.figures.variances import on_text
 from analysis.findings import (
-    LARGER_BATCHES,
     OVER_DATA,
     QUOTED,
-    like_larger_batches,
+    like_a_batch,
     means_over_data,
     slopes_by_model,
 )
@@ -48,6 +47,7 @@ ROWS = {
     "V1@alpha=5": ("V1.slope.alpha=5", "model"),
     "V1@alpha=10": ("V1.slope.alpha=10", "model"),
     "V1@alpha=15": ("V1.slope.alpha=15", "model"),
+    "V1@these,alpha=15": ("V1.slope.these.alpha=15", "model"),
     "V1@ratio,alpha=5": ("V1.ratio-of-means.alpha=5", "model"),
     "V1@ratio,alpha=10": ("V1.ratio-of-means.alpha=10", "model"),
     "V1@ratio,alpha=15": ("V1.ratio-of-means.alpha=15", "model"),
@@ -121,8 +121,7 @@ def values(published: Published) -> dict[str, str]:
     for part, chosen in D1_PARTS.items():
         found[f"D1/{part}"] = tally([row for row in rows if row["id"] == "D1" and row["key"] in chosen])
     if batches := published.mechanism["batch-match"]:
-        alike = zip(LARGER_BATCHES, like_larger_batches(batches), strict=True)
-        found |= {f"batch-match/like/{times}": size for times, size in alike}
+        found |= {f"batch-match/like/{slug(m)}": like_a_batch(batches, m) or "no clear size" for m in ENDS[:2]}
     found |= _over_data(published)
     found |= _contrasts(published) | _budgets(published) | _slopes(published)
     found |= _run(published)

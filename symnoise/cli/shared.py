@@ -228,16 +228,18 @@ def writable(json: Path | None, *others: Path | None) -> Iterator[None]:
                 raise InputError(f"{said} is a folder: give a file, such as out.json")
             if file is json and file.exists() and not _is_result(file):
                 raise InputError(f"{file} is there and is no result of symnoise: give --json a name that is free")
-            try:
-                folders.enter_context(folder_for(file))
-            except OSError as error:
-                raise unwritable(file, error) from error
-            try:
-                with temporary(file):
-                    pass
-            except OSError as error:
-                raise unwritable(file, error) from error
+            _try_to_write(file, folders)
         yield
+
+
+def _try_to_write(file: Path, folders: ExitStack) -> None:
+    """Make the file's folder, for as long as `folders` stays open, and a file in it for a moment."""
+    try:
+        folders.enter_context(folder_for(file))
+        with temporary(file):
+            pass
+    except OSError as error:
+        raise unwritable(file, error) from error
 
 
 def _is_result(file: Path) -> bool:

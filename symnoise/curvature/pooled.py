@@ -54,7 +54,9 @@ def attenuation_slope(
 
     The jackknife interval is wider than the residuals' spread when few draws of large x² dominate, as with HC3
     (MacKinnon and White 1985). Its degrees of freedom are those of as many equal units as the weights Σx² of the units
-    come to: with n − 1 it would be too narrow where curvature differs between texts.
+    come to: with n − 1 it would be too narrow where curvature differs between texts. It still is, over examples, where
+    few texts carry the slope and their large curvature is attenuated more: texts that are not in the sample would lower
+    it (`make trust` has such a case). `slopes_without_each` shows what a single text does.
 
     Args:
         y: (draw, batch), a pair's excess loss.

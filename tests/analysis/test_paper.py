@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import stats
 from analysis import style
 from analysis.comparisons import direction, mean_over, signs
 from analysis.endpoints import endpoints
-from analysis.findings import OVER_DATA, _ratio, as_much, findings
+from analysis.findings import OVER_DATA, _ratio, as_much, findings, like_a_batch
 from analysis.paper import pictures, tables
 from analysis.paper.generated import texts
 from analysis.paper.log import complaints
@@ -632,14 +633,37 @@ def test_a_pair_and_larger_batches_are_told_in_their_order(published: Published,
     pairs = [("symnoise", f"rademacher-batch-{times}") for times in ("1.125", "1.25", "1.5")]
     loss = {"symnoise": 5.0, "rademacher-batch-1.25": 2.0, "rademacher-batch-1.5": 4.0}
     made = run_study(tmp_path, pairs, arms=("none", "symnoise", *(second for _, second in pairs)), loss=loss)
-    training = {"settings": {"training": {"rows": 128, "batch": 8, "steps": 80}}}
-    made = replace(made, facts=made.facts | training)
+    made = replace(made, facts=made.facts | {"settings": {"training": {"batch": 8}}})
     said = answered(replace(published, studies={}, mechanism={"batch-match": made}), "gradient noise")
     assert "batches of 9, 10 and 12 rows, where the others have 8" in said
-    assert "in variance they are like batches of 7.4, 9.8 and 11.5" in said
-    rows = [tables_of(made)[*pair, "clean training loss"] for pair in pairs]
-    assert f"Δ training loss = {listed([with_interval(row) for row in rows])} nats (3 seeds)" in said
-    assert [round(row["mean"]) for row in rows] == [5, 3, 1]
+    measured, held_out = (
+        [tables_of(made)[*pair, measure] for pair in pairs] for measure in ("clean training loss", "held-out loss")
+    )
+    assert f"Δ training loss = {listed([with_interval(row) for row in measured])} nats, Δ held-out" in said
+    assert f"held-out loss = {listed([with_interval(row) for row in held_out])} nats (3 seeds)" in said
+    assert [round(row["mean"]) for row in measured] == [5, 3, 1]
+    assert "A pair is like" not in said  # the study has no draw in the same batch
+
+
+@pytest.mark.parametrize(
+    ("signs", "said"),
+    [
+        ("---+", "more than 10 and fewer than 12 rows"),
+        ("+-0-", "more than 8 and fewer than 9 rows"),
+        ("-00+", "more than 8 and fewer than 12 rows"),
+        ("++++", "more than 12 rows"),
+        ("0--+", ""),
+        ("-+-+", ""),
+    ],
+)
+def test_the_batch_that_a_pair_is_like_is_where_its_difference_turns(signs: str, said: str) -> None:
+    row = {"-": (-1.5, -0.5), "0": (-0.5, 0.5), "+": (0.5, 1.5)}
+    arms = ["rademacher", *(f"rademacher-batch-{times}" for times in ("1.125", "1.25", "1.5"))]
+    rows = [{"low": row[sign][0], "mean": sum(row[sign]) / 2, "high": row[sign][1], "primary": True} for sign in signs]
+    contrasts = {("symnoise", arm, "end"): {"held-out loss": one} for arm, one in zip(arms, rows, strict=True)}
+    facts = {"settings": {"training": {"batch": 8}}}
+    made: Any = SimpleNamespace(facts=facts, contrasts=contrasts, frames={})
+    assert like_a_batch(made, "held-out loss") == said
 
 
 def test_which_part_lowers_the_held_out_loss_depends_on_the_training_as_the_paper_says(published: Published) -> None:

@@ -33,6 +33,14 @@ def draws(of: tuple[Tensor, ...], seed: int, count: int = DRAWS) -> tuple[Tensor
     return left * x + bend * x.abs() + 0.3 * normal[6], x
 
 
+def unlike(seed: int, count: int = EXAMPLES) -> tuple[Tensor, Tensor]:
+    """y and x of texts whose curvature differs in size, and is attenuated the more the larger: y = 2 tanh(x/2)."""
+    owner = generator(seed, "unlike texts")
+    size = (0.5 * torch.randn(count, generator=owner, dtype=torch.float64)).exp()
+    x = size * (0.3 + torch.randn((DRAWS, count), generator=owner, dtype=torch.float64))
+    return 2 * (x / 2).tanh(), x
+
+
 def truths(of: tuple[Tensor, ...], count: int) -> tuple[float, float]:
     """Both numbers over so many draws that their own error is negligible."""
     y, x = draws(of, 10**6, count)

@@ -71,6 +71,7 @@ EXCEPTIONS = {
     "trace, xnystrace, spectrum 0.5^k": (LOW, 1.0, "hardly anything is left, and one degree of freedom"),
     "Gauss-Newton trace, hvp": (0.91, HIGH, SKEWED),
     "spectral density, second moment": (0.88, HIGH, f"{SKEWED}; 8 probes"),
+    "attenuation_slope, unlike examples": (0.80, HIGH, "too narrow: a few texts carry it, and are attenuated more"),
     "smoothed T(σ)": (LOW, 1.0, "infinite where tr H of the example may be 0, which is most often"),
 }
 Case = Callable[[], Tensor]
@@ -282,6 +283,7 @@ def pools() -> dict[str, Case]:
         for k, pool in enumerate((attenuation_slope, ratio_of_means)):
             found[f"{pool.__name__}, {unit}s"] = partial(_pooled, pool, unit, k)
         found[f"root_ratio, {unit}s"] = partial(_root_ratio, unit)
+    found["attenuation_slope, unlike examples"] = _unlike
     return found
 
 
@@ -290,6 +292,13 @@ def _pooled(pool: Callable, unit: str, which: int) -> Tensor:
     truth = pooled.truths(fixed, 40_000) if unit == "draw" else pooled.truths(pooled.texts(1, 400_000), 4)
     made = (pool(*pooled.draws(fixed if unit == "draw" else pooled.texts(2 + s), s), unit) for s in range(SEEDS))
     return torch.tensor([found.low <= truth[which] <= found.high for found in made])
+
+
+def _unlike() -> Tensor:
+    y, x = pooled.unlike(0, 1_000_000)
+    truth = float((x * y).sum() / (x * x).sum())
+    made = (attenuation_slope(*pooled.unlike(1 + seed), "example") for seed in range(SEEDS))
+    return torch.tensor([found.low <= truth <= found.high for found in made])
 
 
 def _root_ratio(unit: str) -> Tensor:
