@@ -46,7 +46,7 @@ def draw(data: pd.DataFrame) -> Figure:
             interval(ax, at, p["ratio"], p["low"], p["high"], colour(law), markersize=2.6)
     ax.set_xticks(range(len(laws)), [name(law).replace(", ", ",\n").replace("/", "\n/") for law in laws])
     ax.tick_params(axis="x", length=0)
-    ax.set_ylabel("(E‖X+ε‖² − ‖X‖²) / α²v")
+    ax.set_ylabel("(E‖X+ε‖² − ‖X‖²) / E‖ε‖²")
     ax.grid(axis="y", color=RULE, lw=0.3)
     return drawn
 
@@ -55,6 +55,6 @@ def caption(data: pd.DataFrame) -> str:
     """What to see."""
     inside = int(((data.low <= 1) & (data.high >= 1)).sum())
     return (
-        "What each law adds to ‖X‖², over the α²v that N1 predicts (dashed); one point per example; bars are "
+        "What each law adds to ‖X‖², over the E‖ε‖² that N1 predicts (dashed); one point per example; bars are "
         f"{PERCENT} intervals over draws. {inside} of {len(data)} contain 1."
     )

@@ -21,7 +21,7 @@ class SquareNorm:
     """Moments of ‖X + ε‖² over draws, one entry per row; (batch,), float64.
 
     Attributes:
-        mean: E‖X+ε‖² = ‖X‖² + nσ² (N1; nσ² = α²v of the calibrated scale).
+        mean: E‖X+ε‖² = ‖X‖² + nσ² (N1; nσ² is α²v, once calibrated α²/3: M1).
         variance: Var‖X+ε‖² = 4σ²‖X‖² + nσ⁴(κ−1), of one draw.
         pair_variance: nσ⁴(κ−1), the variance of ½(‖X+ε‖² + ‖X−ε‖²), which is exactly ‖X‖² + ‖ε‖² for each mirrored
             pair (N2).

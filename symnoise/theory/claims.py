@@ -74,7 +74,7 @@ CLAIMS = {
             "1 at the training σ",
             "P1; how far the quadratic regime reaches is for measurement to say",
         ),
-        Claim("N1", "E‖X+ε‖² = ‖X‖² + α²v", "E ε = 0, and M1"),
+        Claim("N1", "E‖X+ε‖² = ‖X‖² + E‖ε‖²", "E ε = 0; E‖ε‖² by M1"),
         Claim(
             "N2",
             "½(‖X+ε‖² + ‖X−ε‖²) = ‖X‖² + ‖ε‖² for each pair; one draw has variance 4σ²‖X‖² + nσ⁴(κ−1)",

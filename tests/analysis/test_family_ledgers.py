@@ -74,7 +74,7 @@ def test_verdicts_are_compared_row_by_row(run, folder) -> None:
     said = section(folder)
     assert f"Of {len(own)} rows, {len(own) - 2} have the same verdict" in said
     assert "; N1 has rows that hold on one and fail on another." in said
-    (growth,) = (line for line in said.splitlines() if "‖X‖²)/α²v, uniform" in line)
+    (growth,) = (line for line in said.splitlines() if "‖X‖²)/E‖ε‖², uniform" in line)
     assert growth.endswith("| ✓ 1.0009 (0.9954 to 1.0064) | ✗ 2.00 (1.90 to 2.10) |")
     assert "| 2.990 ± 0.747 or 2.500 ± 0.747 |" in said
 
