@@ -144,8 +144,9 @@ def check_split(
 def check_norms(loss: EmbeddingLoss, alpha: float, draws: int = 400, *, where: str, seed: int = 0) -> Findings:
     """N1 and N2 on a model's own embeddings, averaged over the examples.
 
-    N1: growth of ‖X‖² by each law over E‖ε‖², M1's (predicted 1, to 5 %). N2: the defect of the parallelogram, relative to
-    ‖X‖² (predicted 0; bound: float32 rounding of the sum), and one draw's variance over its prediction (1, to 20 %).
+    N1: growth of ‖X‖² by each law over E‖ε‖², M1's (predicted 1, to 5 %). N2: the defect of the parallelogram,
+    relative to ‖X‖² (predicted 0; bound: float32 rounding of the sum), and one draw's variance over its
+    prediction (1, to 20 %).
     """
     X, mask = loss.embeddings, loss.mask
     clean = square_norm(X, mask)
@@ -186,9 +187,9 @@ def check_norms(loss: EmbeddingLoss, alpha: float, draws: int = 400, *, where: s
 def check_radial(loss: Loss, probes: int = 8, *, where: str, subject: str = "model", seed: int = 0) -> Findings:
     """N3: ⟨X, ∇ tr H⟩ over −2 tr H (predicted 1, to 10 %), and its premise ⟨X, ∇ℓ⟩ = 0, relative to ‖X‖‖∇ℓ‖.
 
-    The mean of |tr H| in the denominator is estimated: noise in it makes the ratio smaller, and its own error is not in
-    the interval. Both fail if the loss is not invariant to the scale of X, as in a model whose residual stream adds the output of
-    normalised layers to X.
+    The mean of |tr H| in the denominator is estimated: noise in it makes the ratio smaller, and its own error is not
+    in the interval. Both fail if the loss is not invariant to the scale of X, as in a model whose residual stream
+    adds the output of normalised layers to X.
     """
     identity = radial_identity(loss, probes=probes, seed=seed)
     defect = identity.defect.mean()

@@ -18,11 +18,11 @@ from symnoise.theory.ledger import half_width, mean_and_half, row, slug
 def check_variances_on_text(smoothed: SmoothedCurvature, alphas: list[float], *, where: str, seed: int = 0) -> Findings:
     """P2 at each α: variance over draws relative to its prediction, averaged over the examples (prediction: 1).
 
-    One draw and two draws: compared with σ²‖g‖² and half of it. A pair: compared with (σ⁴/4) times the sample variance
-    of zᵀHz over the same draws. The interval is from the spread over the examples, which are the unit: few draws of
-    each are enough, but where the form does not explain all of a pair's variance the ratio is biased upward, since
-    E 1/s² = (K−1)/((K−3)σ²) for K normal forms. Rows for the smallest α and for α = 5, with a resolution of 50 %; none for two draws, whose
-    variance is half that of one for any loss.
+    One draw and two draws: compared with σ²‖g‖² and half of it. A pair: compared with (σ⁴/4) times the sample
+    variance of zᵀHz over the same draws. The interval is from the spread over the examples, which are the unit:
+    few draws of each are enough, but where the form does not explain all of a pair's variance the ratio is biased
+    upward, since E 1/s² = (K−1)/((K−3)σ²) for K normal forms. Rows for the smallest α and for α = 5, with a
+    resolution of 50 %; none for two draws, whose variance is half that of one for any loss.
     """
     rows, table = [], []
     for i, alpha in enumerate(alphas):
