@@ -25,7 +25,9 @@ Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first row th
 Batch = Annotated[int, typer.Option(help="Rows measured together; fewer take less memory.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
-Figure = Annotated[Path | None, typer.Option("--figure", help="Also draw the result to this .pdf, .png or .svg file.")]
+Figure = Annotated[
+    Path | None, typer.Option("--figure", help="Also draw the result to this .pdf, .png or .svg file, replacing it.")
+]
 Method = Annotated[
     str,
     typer.Option(help="auto, taylor, two-level, hvp, hutch++, xtrace, difference or exact (small models only)."),
@@ -416,7 +418,7 @@ def compare(
         bool, typer.Option("--any", help="Also runs that differ in more than noise, α, dials and seed.")
     ] = False,
     json: Json = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write a self-contained page.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a self-contained page, replacing it.")] = None,
 ) -> None:
     """Did it help? Runs of train side by side, and what noise changed, paired by seed."""
     from symnoise.cli import compare as command

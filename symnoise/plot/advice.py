@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,7 +37,10 @@ def _ratio(ax: Axes, found: Sequence[AtAlpha], alphas: list[float]) -> None:
     ax.set_yscale("log")
     log_ticks(ax.yaxis)
     ax.set_ylabel("r = ‖ε‖/‖x‖, median and middle half")
-    ax.text(alphas[0], BEST_RATIO, f"to try: {BEST_RATIO:g}", color=FAINT, va="bottom")
+    crossed = median[-1] > BEST_RATIO  # then the corner below the line, at the right, is free of the curve
+    apart, ha, va = (-3, "right", "top") if crossed else (1, "left", "bottom")
+    place: dict[str, Any] = {"xytext": (0, apart), "textcoords": "offset points", "ha": ha, "va": va}
+    ax.annotate(f"to try: {BEST_RATIO:g}", (alphas[-crossed], BEST_RATIO), color=FAINT, **place)
     ax.set_title("Size of noise")
 
 
@@ -53,7 +57,7 @@ def _theory(ax: Axes, found: Sequence[AtAlpha]) -> None:
     ax.set_ylabel("excess loss ÷ ½εᵀHε")
     ax.set_title("Is the theory quadratic?")
     ax.text(0.03, 0.97, "slope", color=_SLOPE, va="top", transform=ax.transAxes)
-    ax.text(0.03, 0.89, "ratio of means (hollow: unbounded)", color=_MEAN, va="top", transform=ax.transAxes)
+    ax.text(0.03, 0.89, "ratio of means\n(hollow: unbounded)", color=_MEAN, va="top", transform=ax.transAxes)
 
 
 def _worth(ax: Axes, found: Sequence[AtAlpha]) -> None:
@@ -61,6 +65,6 @@ def _worth(ax: Axes, found: Sequence[AtAlpha]) -> None:
         low, high = (1 + float(end) for end in one.rho.interval())
         interval(ax, one.alpha, 1 + float(one.rho), low, high, INK)
     ax.axhline(PAIR_COST, color=FAINT, ls=(0, (4, 2)))
-    ax.set_ylabel("1 + ρ, batches")
+    ax.set_ylabel("1 + ρ, batches at most")
     ax.text(found[0].alpha, PAIR_COST, "its cost", color=FAINT, va="bottom")
     ax.set_title("Worth of a pair")
