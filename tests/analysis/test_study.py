@@ -357,7 +357,7 @@ def test_words_select_nothing(tmp_path, monkeypatch) -> None:
         pd.testing.assert_frame_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["micro-r-flips", "neighbours"])
+@pytest.mark.parametrize("name", ["micro-r-flips", "neighbours", "batch-match"])
 def test_labels_along_a_forest_s_panels_stand_apart(name: str) -> None:
     drawn = FIGURES["forest"].draw(pd.read_csv(ROOT / "results" / name / "figures" / "forest.csv"))
     drawn.draw_without_rendering()
@@ -365,6 +365,10 @@ def test_labels_along_a_forest_s_panels_stand_apart(name: str) -> None:
         places = [label.get_window_extent() for label in ax.get_xticklabels()]
         inside = sorted((b.x0, b.x1) for b in places if ax.bbox.x0 <= (b.x0 + b.x1) / 2 <= ax.bbox.x1)
         assert all(left[1] + 3 < right[0] for left, right in itertools.pairwise(inside))
+    below = [ax.xaxis.label.get_window_extent() for ax in drawn.axes]
+    assert all(left.x1 + 3 < right.x0 for left, right in itertools.pairwise(below))
+    (legend,) = drawn.legends
+    assert legend.get_window_extent().x0 >= 0 and legend.get_window_extent().x1 <= drawn.bbox.x1
 
 
 def test_arms_that_are_one_model_hold_nothing(tmp_path) -> None:

@@ -29,7 +29,7 @@ INKS = {"better": "#0072B2", "lower": "#0072B2", "worse": "#D55E00", "higher": "
 LEGEND = {
     (INKS["lower"], True): "primary, first arm lower",
     (INKS["higher"], True): "primary, first arm higher",
-    (FAINT, True): "no test (exploratory, or too few seeds), interval without 0",
+    (FAINT, True): "untested, interval without 0",
     (FAINT, False): "no significant difference",
 }
 MOST_CHARACTERS = 18  # of the labels along a panel
@@ -148,7 +148,7 @@ def _few_ticks(ax: Axes, values: pd.Series) -> None:
     if ax.get_xscale() == "symlog":
         ticks = [0.0, *(_round(end) for end in (values.min(), values.max()) if end)]
         ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
-        ax.set_xlabel(f"{ax.get_xlabel()}, log beyond ±{number(ax.xaxis.get_transform().linthresh, 1)}")  # type: ignore[attr-defined]
+        ax.set_xlabel(f"{ax.get_xlabel()},\nlog beyond ±{number(ax.xaxis.get_transform().linthresh, 1)}")  # type: ignore[attr-defined]
         return
     low, high = ax.get_xlim()
     shown = [tick for tick in ax.get_xticks() if low <= tick <= high]
