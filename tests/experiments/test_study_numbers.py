@@ -191,7 +191,8 @@ def test_every_number_of_measure_is_the_one_of_its_name(study, folder) -> None:
 
 
 def test_every_number_of_evaluate_is_a_mean_over_tokens(study, folder) -> None:
-    """Two ragged batches, token by token."""
+    """Two ragged batches, token by token, under noise that is large enough to tell one draw from another."""
+    study = replace(study, alpha=300.0)
     source = base_model(study, folder)
     model, tokenizer = source.model, source.tokenizer
     rows = training_rows(study, 0, tokenizer, model)
@@ -225,6 +226,7 @@ def test_every_number_of_evaluate_is_a_mean_over_tokens(study, folder) -> None:
 
     assert found["held-out loss"] == pytest.approx(mean(clean), rel=1e-4)
     assert found["noisy held-out loss"] == pytest.approx(mean(noisy), rel=1e-4)
+    assert mean(noisy) > mean(clean) + 0.01
     assert found["log p(end) at ends"] == pytest.approx(mean(at_ends), rel=1e-4)
     assert found["log p(end) elsewhere"] == pytest.approx(mean(elsewhere), rel=1e-4)
     assert found["hazard elsewhere"] == pytest.approx(mean([math.exp(x) for x in elsewhere]), rel=1e-4)
