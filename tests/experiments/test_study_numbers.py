@@ -225,7 +225,7 @@ def test_every_number_of_evaluate_is_a_mean_over_tokens(study, folder) -> None:
         return sum(values) / len(values)
 
     assert found["held-out loss"] == pytest.approx(mean(clean), rel=1e-4)
-    assert found["noisy held-out loss"] == pytest.approx(mean(noisy), rel=1e-4)
+    assert found["noisy held-out loss"] == pytest.approx(mean(noisy), rel=3e-6)
     assert mean(noisy) > mean(clean) + 0.01
     assert found["log p(end) at ends"] == pytest.approx(mean(at_ends), rel=1e-4)
     assert found["log p(end) elsewhere"] == pytest.approx(mean(elsewhere), rel=1e-4)
