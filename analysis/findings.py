@@ -588,7 +588,7 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     slopes = [found.get(f"V1.slope.alpha={alpha:g}") for alpha in ALPHAS]
     if None in slopes:
         return None
-    shown = [f"{with_interval(row | {'mean': row['measured']})}, {row['verdict']}" for row in slopes if row]
+    shown = [_with_verdict(row) for row in slopes if row]
     answer = (
         "The remaining share of large curvature (attenuation slope) should be 1; at α = "
         f"{listed([str(alpha) for alpha in ALPHAS])} it is {'; '.join(shown)} (SmolLM2; {100 * LEVEL:g} % intervals "
@@ -599,7 +599,7 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     told = ["Of the mean curvature, which training averages, these texts bound the share at no α."] if unknown else []
     alone = [found.get(f"V1.slope.these.alpha={alpha:g}") for alpha in ALPHAS]
     if all(alone):
-        said = [f"{with_interval(row | {'mean': row['measured']})}, {row['verdict']}" for row in alone if row]
+        said = [_with_verdict(row) for row in alone if row]
         told.append(
             f"For these rows alone it is {'; '.join(said)}. A few of them carry the slope; where those are attenuated "
             "more than others, intervals for texts like these are too narrow ([how often](trust.md))."
@@ -613,6 +613,11 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     return Finding("Does the Hessian describe noise of the size in use?", answer, tuple(told))
 
 
+def _with_verdict(row: Mapping[str, Any]) -> str:
+    """A ledger's measured value with its interval, and its verdict."""
+    return f"{with_interval({**row, 'mean': row['measured']})}, {row['verdict']}"
+
+
 def _second_text(found: Mapping[str, dict[str, Any]]) -> list[str]:
     """What the same rows are on a second text, for texts like these and for its rows alone; [] without one."""
     lines = []
@@ -620,7 +625,7 @@ def _second_text(found: Mapping[str, dict[str, Any]]) -> list[str]:
         for unit, words in (("", "for texts like these"), (".these", "for these rows alone")):
             rows = [found.get(f"V1.{name}{unit}.second-text.alpha={alpha:g}") for alpha in ALPHAS]
             if known := [row for row in rows if row and None not in (row["low"], row["high"])]:
-                shown = [f"{with_interval(row | {'mean': row['measured']})}, {row['verdict']}" for row in known]
+                shown = [_with_verdict(row) for row in known]
                 lines.append(f"{what} {words}: {'; '.join(shown)}.")
     if not lines:
         return []
