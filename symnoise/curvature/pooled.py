@@ -54,9 +54,10 @@ def attenuation_slope(
 
     The jackknife interval is wider than the residuals' spread when few draws of large x² dominate, as with HC3
     (MacKinnon and White 1985). Its degrees of freedom are those of as many equal units as the weights Σx² of the units
-    come to: with n − 1 it would be too narrow where curvature differs between texts. It still is, over examples, where
-    few texts carry the slope and their large curvature is attenuated more: texts that are not in the sample would lower
-    it (`make trust` has such a case). `slopes_without_each` shows what a single text does.
+    come to: with n − 1 it would be too narrow where curvature differs between texts. Over examples they are also at
+    most those of as many equal units as their influence comes to, the squared changes that leaving one out makes:
+    where large curvature is attenuated more, the few texts that carry the slope move it, and a text that is not in the
+    sample would, too. `slopes_without_each` shows what a single text does.
 
     Args:
         y: (draw, batch), a pair's excess loss.
@@ -72,8 +73,9 @@ def attenuation_slope(
     value = float(above.sum() / below.sum())
     if len(above) < 2:
         return Pooled(value, math.nan, math.nan, math.nan, 0.0)
-    parts = jackknife_variance(_without(above) / _without(below))  # one for each stratum
-    dof = _satterthwaite(parts, _equal_units(below) - 1)
+    without = _without(above) / _without(below)
+    parts = jackknife_variance(without)  # one for each stratum
+    dof = _satterthwaite(parts, (_texts(below, without) if unit == "example" else _equal_units(below)) - 1)
     stderr = math.sqrt(float(parts.sum()))
     half = student_t(level, dof) * stderr
     return Pooled(value, value - half, value + half, stderr, dof)
@@ -152,7 +154,7 @@ def root_ratio(
     without = (_without(above) / _without(below)).log() / 2
     parts = jackknife_variance(without)
     unbiased = whole - (n - 1) * (without.mean(0) - whole).sum()
-    units = _equal_units(below) if unit == "example" else torch.full_like(parts, n)
+    units = _texts(below, without) if unit == "example" else torch.full_like(parts, n)
     dof, stderr = _satterthwaite(parts, units - 1), math.sqrt(float(parts.sum()))
     half = student_t(level, dof) * stderr
     value, low, high = (float((unbiased + shift).exp()) for shift in (0, -half, half))
@@ -188,6 +190,11 @@ def _without(parts: Float[Tensor, "n stratum"]) -> Float[Tensor, "n stratum"]:
 def _equal_units(weights: Float[Tensor, "n stratum"]) -> Float[Tensor, " stratum"]:
     """How many units of equal weight would give each stratum's sum as surely: (Σw)²/Σw² (Kish 1965), at least 2."""
     return (weights.sum(0).square() / weights.square().sum(0)).nan_to_num(nan=2.0).clamp(min=2)
+
+
+def _texts(below: Float[Tensor, "n stratum"], without: Float[Tensor, "n stratum"]) -> Float[Tensor, " stratum"]:
+    """How many texts decide a ratio: equal units of the weights `below` or of the influence, whichever are fewer."""
+    return torch.minimum(_equal_units(below), _equal_units((without - without.mean(0)).square()))
 
 
 def _satterthwaite(variances: Float[Tensor, " stratum"], dof: Float[Tensor, " stratum"]) -> float:

@@ -151,9 +151,12 @@ def test_the_error_of_a_slope_is_the_jackknifes() -> None:
     left_out = [float((y * x)[0, keep].sum() / (x * x)[0, keep].sum()) for keep in ~torch.eye(5, dtype=torch.bool)]
     found = attenuation_slope(y, x, "example")
     stderr = (4 / 5 * 5 * float(torch.tensor(left_out, dtype=torch.float64).var(correction=0))) ** 0.5
-    w = (x * x)[0]
-    dof = float(w.sum() ** 2 / (w * w).sum()) - 1
-    assert found.stderr == pytest.approx(stderr) and found.dof == pytest.approx(dof) and 1 < dof < 4
+    moved = torch.tensor(left_out, dtype=torch.float64)
+    w, influence = (x * x)[0], (moved - moved.mean()).square()
+    by_weight, by_influence = (float(u.sum() ** 2 / (u * u).sum()) - 1 for u in (w, influence))
+    assert found.stderr == pytest.approx(stderr) and found.dof == pytest.approx(by_influence)
+    assert 1 < by_influence < by_weight < 4
+    dof = by_influence
     assert found.high - found.value == pytest.approx(student_t(0.95, dof) * stderr) == found.value - found.low
 
 
@@ -173,6 +176,17 @@ def test_intervals_cover_where_curvature_differs_between_texts(pooled) -> None:
         found = pooled(y, x, "example")
         misses += not found.low <= 0.9 <= found.high
     assert misses / seeds < 0.07
+
+
+@pytest.mark.parametrize("pooled", [attenuation_slope, root_ratio])
+def test_intervals_cover_where_few_texts_carry_what_is_attenuated_most(pooled) -> None:
+    """With the degrees of freedom of the weights alone, 15 to 18 % of 95 % intervals miss."""
+    y, x = unlike(0, 1_000_000)
+    of_root = pooled is root_ratio
+    truth = float(((y * y).sum() / (x * x).sum()).sqrt() if of_root else (x * y).sum() / (x * x).sum())
+    found = [pooled(*unlike(1 + seed), "example") for seed in range(SEEDS)]
+    assert sum(not one.low <= truth <= one.high for one in found) / SEEDS < 0.1
+    assert all(one.dof >= 1 for one in found)
 
 
 def test_a_slope_without_one_example_is_that_of_the_others() -> None:

@@ -10,7 +10,7 @@ from symnoise.core import Estimate, generator
 from symnoise.curvature import SmoothedCurvature, smoothed_curvature
 from symnoise.noise import LAWS
 from symnoise.theory import check_diagonal_on_text, check_variances_on_text
-from symnoise.theory.checks.variances import _variance_of_one, diagonal_square
+from symnoise.theory.checks.variances import _variance_of_one, diagonal_square, variance_ratio
 from tests.quadratic import Quadratic
 
 
@@ -73,6 +73,20 @@ def test_each_scheme_has_the_variance_of_its_formula() -> None:
             assert point["high"] - point["low"] < 0.1
     missed = [point for seed in range(30) for point in ratios(made_up(6, 48, seed)).values()]
     assert sum(point["low"] > 1.002 or point["high"] < 1 - 1e-9 for point in missed) <= 2
+
+
+@pytest.mark.parametrize("K", [4, 6, 12])
+@pytest.mark.parametrize("explained", [0.0, 0.6, 1.0])
+def test_a_ratio_of_variances_has_no_bias(K, explained) -> None:
+    """y = a x + e, x and e normal with variance 1: Var y/Var x = a² + Var e."""
+    x, e = torch.randn((2, K, 400_000), generator=generator(K, "ratio of variances"), dtype=torch.float64)
+    y = explained * 1.5 * x + (1 - explained) * e
+    truth, found = (explained * 1.5) ** 2 + (1 - explained) ** 2, variance_ratio(y, x)
+    # For 4 draws 1/s_x² has a mean but no variance, and the error of the mean is not known: a median of 40 means.
+    means = found.unflatten(0, (40, -1)).mean(1)
+    assert float(means.median()) == pytest.approx(truth, rel=0.02 if K > 4 else 0.06)
+    if explained < 1:
+        assert float((y.var(0) / x.var(0)).mean()) > 1.02 * truth
 
 
 def test_what_is_not_predicted_fails() -> None:

@@ -32,8 +32,9 @@ def check_validity(
 ) -> Findings:
     """V1: attenuation slope and ratio of means within 10 % of 1 at each α in `training`; P1: slope at the smallest α.
 
-    y is a pair's excess and x = ½εᵀHε (`symnoise.curvature.pooled`). Each number has a row for texts like these, whose
-    unit is the example, and one for these texts, whose unit is the draw; with one example only the latter.
+    y is a pair's excess and x = ½εᵀHε (`symnoise.curvature.pooled`). Each of V1's numbers has a row for texts like
+    these, whose unit is the example, and one for these texts, whose unit is the draw; with one example only the latter.
+    P1, true of any text, has the latter.
     text: a part of the keys, to distinguish the rows of a second text from those of the first.
 
     Table "validity": both numbers (T the slope) with both intervals for each α; null if an interval is unbounded.
@@ -50,8 +51,7 @@ def check_validity(
         facts: dict[str, Any] = {"subject": subject, "where": where, "seed": seed}
         facts |= {"relation": "within", "resolution": MARGIN}
         if i == 0:
-            own = found["slope", units[0]]
-            facts["n"] = _count(units[0], K, B)
+            own, facts["n"] = found["slope", "draw"], _count("draw", K, B)
             quantity = f"attenuation slope of pairs’ excess, α = {alpha:g}"
             rows.append(
                 row("P1", quantity, 1, own.value, (own.low, own.high), key=f"excess{other}.alpha={alpha:g}", **facts)
