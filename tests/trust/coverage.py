@@ -64,6 +64,8 @@ SIGMA = 0.3
 SEED = "from 0 on, of copies 0"
 # Other ranges, and why: the estimators are unbiased, but Student's t takes draws for normal.
 SKEWED = "forms that are never negative are skewed where few eigenvalues count"
+WIDE = "degrees of freedom of the texts that decide: too few where all texts are alike"
+FEW = "few texts carry it, and are attenuated more"
 LEFT = "what the sketch leaves is a few eigenvalues, whose forms are skewed"
 EXCEPTIONS = {
     "trace, hutch++, spectrum 0.7^k": (0.88, HIGH, LEFT),
@@ -71,7 +73,10 @@ EXCEPTIONS = {
     "trace, xnystrace, spectrum 0.5^k": (LOW, 1.0, "hardly anything is left, and one degree of freedom"),
     "Gauss-Newton trace, hvp": (0.91, HIGH, SKEWED),
     "spectral density, second moment": (0.88, HIGH, f"{SKEWED}; 8 probes"),
-    "attenuation_slope, unlike examples": (0.80, HIGH, "too narrow: a few texts carry it, and are attenuated more"),
+    "attenuation_slope, examples": (LOW, 0.995, WIDE),
+    "root_ratio, examples": (LOW, 0.995, WIDE),
+    "attenuation_slope, unlike examples": (0.92, HIGH, FEW),
+    "root_ratio, unlike examples": (0.92, HIGH, FEW),
     "smoothed T(σ)": (LOW, 1.0, "infinite where tr H of the example may be 0, which is most often"),
 }
 Case = Callable[[], Tensor]
@@ -283,7 +288,7 @@ def pools() -> dict[str, Case]:
         for k, pool in enumerate((attenuation_slope, ratio_of_means)):
             found[f"{pool.__name__}, {unit}s"] = partial(_pooled, pool, unit, k)
         found[f"root_ratio, {unit}s"] = partial(_root_ratio, unit)
-    found["attenuation_slope, unlike examples"] = _unlike
+    found |= {f"{pool.__name__}, unlike examples": partial(_unlike, pool) for pool in (attenuation_slope, root_ratio)}
     return found
 
 
@@ -294,10 +299,11 @@ def _pooled(pool: Callable, unit: str, which: int) -> Tensor:
     return torch.tensor([found.low <= truth[which] <= found.high for found in made])
 
 
-def _unlike() -> Tensor:
+def _unlike(pool: Callable) -> Tensor:
     y, x = pooled.unlike(0, 1_000_000)
-    truth = float((x * y).sum() / (x * x).sum())
-    made = (attenuation_slope(*pooled.unlike(1 + seed), "example") for seed in range(SEEDS))
+    below = (x * x).sum()
+    truth = float((x * y).sum() / below if pool is attenuation_slope else ((y * y).sum() / below).sqrt())
+    made = (pool(*pooled.unlike(1 + seed), "example") for seed in range(SEEDS))
     return torch.tensor([found.low <= truth <= found.high for found in made])
 
 
