@@ -61,7 +61,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Slope:
-    """V1's slope of a model at one α, for texts like these: a row of its ledger.  r: of its record, on other rows."""
+    """V1's slope of a model at one α, for these texts: a row of its ledger.  r: of its record, on other rows."""
 
     r: float
     model: str
@@ -126,7 +126,7 @@ def _slopes(ledgers: list[_Ledger]) -> list[Slope]:
         Slope(r, one.model, alpha, one.rows[key])
         for one in ledgers
         for alpha, r in one.r.items()
-        if (key := f"V1.slope.alpha={alpha:g}") in one.rows
+        if (key := f"V1.slope.these.alpha={alpha:g}") in one.rows
     ]
     return sorted(found, key=lambda one: one.r)
 
@@ -170,7 +170,7 @@ def _table(ledgers: list[_Ledger]) -> str:
 
 
 def _by_ratio(found: list[Slope]) -> str:
-    lines = ["| r | model | α | V1: attenuation slope, texts like these |", "| --- | --- | --- | --- |"]
+    lines = ["| r | model | α | V1: attenuation slope, these texts |", "| --- | --- | --- | --- |"]
     for one in found:
         said = line(one.row)
         cells = (number(one.r, 2), one.model, f"{one.alpha:g}")

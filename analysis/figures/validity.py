@@ -90,7 +90,7 @@ def draw(data: pd.DataFrame) -> Figure:
     alphas = sorted(data.alpha.unique())
     every, single = data[data.example.isna()], data[data.example.notna()]
     texts = list(dict.fromkeys(data["where"]))
-    sure = every[np.isfinite(every.low) & np.isfinite(every.high)]  # the others say too little to set the axes
+    sure = every[np.isfinite(every.these_low) & np.isfinite(every.these_high)]  # the others say too little for the axes
     limits = min(-0.25, sure.value.min() - 0.2), max(2.0, sure.value.max() + 0.3)
     left.axhspan(0.9, 1.1, color=RULE, alpha=0.6, lw=0)
     left.axhline(1, color=INK, lw=0.6)
@@ -127,7 +127,7 @@ def _pooled(
     at, ink = own.alpha * beside, INKS[quantity]
     ax.plot(at, own.value, color=ink, lw=1.4, ls=(0, (4, 2)) if dashed else "-", zorder=3)
     for x, p in zip(at, own.to_dict("records"), strict=True):
-        says = p["high"] - p["low"] <= WIDEST
+        says = p["these_high"] - p["these_low"] <= WIDEST
         look: dict[str, Any] = {
             "markersize": 3.5 if says else 2,
             "elinewidth": 1.0,
@@ -135,7 +135,7 @@ def _pooled(
             "arrows": False,
             "mfc": "white" if dashed else ink,
         }
-        low, high = (p["low"], p["high"]) if says else (np.nan, np.nan)
+        low, high = (p["these_low"], p["these_high"]) if says else (np.nan, np.nan)
         cut(ax, x, p["value"], low, high, limits, ink, **look)
     text = WORDS[quantity] + (f", {Path(own['where'].iloc[0].split(' on ')[-1]).stem}" if dashed else "")
     return float(at.iloc[-1]), float(np.clip(own.value.iloc[-1], *limits)), text, ink
@@ -190,7 +190,7 @@ def caption(data: pd.DataFrame) -> str:
         else f"stays within 10 % up to α = {first.alpha.max():g}"
     )
     every = data[data.example.isna() & data.quantity.isin(WORDS)]
-    open_ = int((~(every.high.astype(float) - every.low.astype(float) <= WIDEST)).sum())
+    open_ = int((~(every.these_high.astype(float) - every.these_low.astype(float) <= WIDEST)).sum())
     second = every["where"].nunique() > 1
     shown = "; ".join(
         f"α = {alpha:g}: slope {number(own['T'], 3)}, ratio {number(own['R'], 3)}"
@@ -207,10 +207,10 @@ def caption(data: pd.DataFrame) -> str:
     return (
         f"A pair’s excess y against its second order x = ½σ²zᵀHz, over {examples} texts. Black: Σxy/Σx², the share of "
         "large curvature left at this σ. Blue: Σy/Σx, that of the mean curvature, which training averages. They "
-        f"answer different questions. {shown}{left_out}. Bars are {PERCENT} intervals for texts like these"
+        f"answer different questions. {shown}{left_out}. Bars are {PERCENT} intervals for these texts alone"
         + (
-            f"; {open_} {'is' if open_ == 1 else 'are'} wider than {WIDEST:g} or unbounded, since most of Σx² is "
-            "of one text or Σx may be 0, and not drawn (small points)"
+            f"; {open_} {'is' if open_ == 1 else 'are'} wider than {WIDEST:g} or unbounded, since few "
+            "draws carry Σx² or Σx may be 0, and not drawn (small points)"
             if open_
             else ""
         )

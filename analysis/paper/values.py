@@ -47,6 +47,8 @@ ROWS = {
     "V1@alpha=5": ("V1.slope.alpha=5", "model"),
     "V1@alpha=10": ("V1.slope.alpha=10", "model"),
     "V1@alpha=15": ("V1.slope.alpha=15", "model"),
+    "V1@these,alpha=5": ("V1.slope.these.alpha=5", "model"),
+    "V1@these,alpha=10": ("V1.slope.these.alpha=10", "model"),
     "V1@these,alpha=15": ("V1.slope.these.alpha=15", "model"),
     "V1@ratio,alpha=5": ("V1.ratio-of-means.alpha=5", "model"),
     "V1@ratio,alpha=10": ("V1.ratio-of-means.alpha=10", "model"),
