@@ -15,7 +15,7 @@ from symnoise.core.files import (
 from symnoise.core.heap import retained_heap, return_free_memory
 from symnoise.core.jackknife import jackknife, jackknife_variance, without_each
 from symnoise.core.locks import folder_for, one_run_at_a_time, temporary
-from symnoise.core.masks import Mask, is_right_padded, lengths
+from symnoise.core.masks import Mask, is_right_padded, lengths, positions
 from symnoise.core.memory import out_of_memory, until_it_fits
 from symnoise.core.packages import PackagedFile
 from symnoise.core.progress import progress_shown, track
@@ -41,6 +41,7 @@ __all__ = [
     "out_of_memory",
     "peak_rss_mib",
     "plus_minus",
+    "positions",
     "progress_shown",
     "provenance",
     "quantities_frame",

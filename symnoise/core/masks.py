@@ -12,6 +12,11 @@ def lengths(mask: Mask) -> Int[Tensor, " batch"]:
     return (mask != 0).sum(1)
 
 
+def positions(mask: Mask) -> Int[Tensor, "batch token"]:
+    """Position of each real token among those of its row, from 0; at padding that of the last before it, or 0."""
+    return ((mask != 0).cumsum(1) - 1).clamp(min=0)
+
+
 def is_right_padded(mask: Mask) -> bool:
     """Whether every row is real tokens followed by padding."""
     return bool((mask[:, 1:] <= mask[:, :-1]).all()) and bool(mask[:, :1].all())

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from symnoise.core import Estimate, InputError, retained_heap, track, unknown
+from symnoise.core import Estimate, InputError, positions, retained_heap, track, unknown
 from symnoise.curvature.estimators.sampler import require_finite_forms
 from symnoise.curvature.halving import Halving, padded
 from symnoise.curvature.loss import UNIT, Loss, random_probes
@@ -166,7 +166,7 @@ def token_traces(loss: Loss, probes: int = 16, seed: int = 0, *, matrix: str = "
         parts = Halving(loss)(lambda part: _forms(part, probes, seed, matrix))
     forms = torch.cat([padded(part, loss.embeddings.shape[1]) for part in parts], 1)
     real = loss.mask != 0
-    position = torch.where(real, real.cumsum(1) - 1, -1)
+    position = torch.where(real, positions(real), -1)
     return TokenTraces(forms, position, _first_scored(loss, position), time.perf_counter() - started)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from symnoise.core import InputError, is_right_padded, lengths
+from symnoise.core import InputError, is_right_padded, lengths, positions
 from symnoise.models.evaluation import evaluation_mode
 from symnoise.models.inlet import Inlet
 from symnoise.models.layers import LayerInlet
@@ -119,7 +119,7 @@ class EmbeddingLoss:
         if self.task == "seq2seq":
             inputs.setdefault("decoder_input_ids", self.model.prepare_decoder_input_ids_from_labels(labels=labels))
         elif self.task == "causal" and not is_right_padded(self.mask):
-            inputs["position_ids"] = (self.mask.long().cumsum(1) - 1).clamp(min=0)
+            inputs["position_ids"] = positions(self.mask)
         if self.task in ("causal", "seq2seq"):
             inputs["use_cache"] = False  # type: ignore[assignment]
         return inputs

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symnoise.core import InputError, Mask, is_right_padded
+from symnoise.core import InputError, Mask, is_right_padded, positions
 from symnoise.models.evaluation import evaluation_mode
 from symnoise.models.multiplier import embedding_multiplier
 
@@ -106,7 +106,7 @@ class Inlet:
         alone: dict[str, Any] = {}
         if causal:
             alone = {"use_cache": False}
-            inputs |= alone | {"position_ids": (real.cumsum(1) - 1).clamp(min=0)}
+            inputs |= alone | {"position_ids": positions(real)}
         with torch.no_grad(), evaluation_mode(self.model):
             expected = self._output(ids, alone)
             found = self._output(padded, inputs)[:, real[0] != 0]

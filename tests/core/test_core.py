@@ -20,6 +20,7 @@ from symnoise.core import (
     locks,
     made_in_one_step,
     one_run_at_a_time,
+    positions,
     progress_shown,
     provenance,
     ratio_of_sums,
@@ -424,3 +425,9 @@ def test_the_error_of_a_ratio_reaches_the_farther_end_of_fiellers_interval() -> 
 )
 def test_padding_on_the_right_is_told_from_other_padding(mask, right) -> None:
     assert is_right_padded(torch.tensor(mask)) is right
+
+
+def test_positions_are_counted_over_real_tokens() -> None:
+    mask = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1], [1, 0, 1, 1]])
+    counted = torch.tensor([[0, 1, 2, 2], [0, 0, 0, 1], [0, 0, 1, 2]])
+    assert torch.equal(positions(mask), counted) and torch.equal(positions(mask != 0), counted)
