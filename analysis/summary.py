@@ -30,11 +30,17 @@ from symnoise.plot.numbers import fixed, number, with_interval
 from symnoise.theory import counts
 
 ODD_ALONE = "odd part − none"
+_SAID = {  # comparisons in words, the one that the name stands for first
+    "SymNoise − two draws": "The mirror, SymNoise minus two draws at the same cost",
+    "SymNoise − one draw": "SymNoise minus one draw, at twice its cost",
+    "one draw − none": "One draw minus no noise",
+    "SymNoise − none": "SymNoise minus no noise",
+}
 PER = 1000  # held-out losses are in thousandths of a nat
 
 
 def in_short(published: Published) -> str:
-    """What noise does to each model, in counts of studies; the most that it gains at the lowest loss where fine-tuning
+    """What the mirror and noise do, in counts of studies; the most that it gains at the lowest loss where fine-tuning
     lowers it; and D1's verdicts. "" until each comparison has been made."""
     found = every(published)
     if not all(_rows(found, what, HELD_OUT) for what in comparisons_with("")):
@@ -55,7 +61,7 @@ def in_short(published: Published) -> str:
     dialled = [study for study in found.values() if study and any(row["id"] == "D1" for row in study.rows)]
     once = [row[HELD_OUT] for study in dialled if HELD_OUT in (row := at_end(study, "symnoise", "none"))]
     told = [
-        *filter(None, (_in_words(found, model) for model in MODELS)),
+        *(_in_words(found, what) for what in _SAID),
         f"At the lowest held-out loss of each run, where fine-tuning itself lowers it, {most}.",
         "Claim D1, that curvature is what noise works by, predicts three things, tested in the studies that vary the "
         f"weights of both parts. A larger even part lowers tr G: {falls}. It lowers the held-out loss: {follows} "
@@ -64,7 +70,10 @@ def in_short(published: Published) -> str:
         "Studies share models, rows and some of their runs, so they are not independent. These are losses of small "
         "models, not win rates at 7B. `symnoise advise` proposes an α to begin a search with.",
     ]
-    return "\n".join(["**In short**", "", *(f"- {line}" for line in told)])
+    held = {model: len(_of_model(found, model, "one draw − none", HELD_OUT)) for model in MODELS}
+    studies = " and ".join(f"{n} of {model}" for model, n in held.items() if n)
+    head = f"**In short**, by studies ({studies}), at the end of training where nothing else is said:"
+    return "\n".join([head, "", *(f"- {line}" for line in told)])
 
 
 def _verdicts(rows: list[dict[str, Any]]) -> str:
@@ -73,22 +82,28 @@ def _verdicts(rows: list[dict[str, Any]]) -> str:
     return ", ".join(f"{n} {words[verdict]}" for verdict, n in counts(rows).items() if n)
 
 
-def _in_words(found: Mapping[str, StudyResults | None], model: str) -> str:
-    """What noise and the mirror do to the held-out loss of a model at the end of training, and to its tr G."""
-    draw, pair, doubled, mirror = (_of_model(found, model, what, HELD_OUT) for what in comparisons_with(""))
-    _, flatter, _, mirrored = (_of_model(found, model, what, CURVED) for what in comparisons_with(""))
-    if not draw:
-        return ""
-    return (
-        f"On {model} ({len(draw)} studies), at the end of training: one draw lowers the held-out loss in "
-        f"{_how_many(draw, 'lower')} and raises it in {_how_many(draw, 'higher')}, SymNoise lowers it in "
-        f"{_how_many(pair, 'lower')} and raises it in {_how_many(pair, 'higher')}. Against one draw, at twice its "
-        f"cost, SymNoise lowers it in {_how_many(doubled, 'lower')} of {len(doubled)} and raises it in "
-        f"{_how_many(doubled, 'higher')}; against two draws, at the same cost, it lowers it in "
-        f"{_how_many(mirror, 'lower')} of {len(mirror)} and raises it in {_how_many(mirror, 'higher')}. It lowers tr G "
-        f"in {_how_many(flatter, 'lower')}; against two draws it lowers it in {_how_many(mirrored, 'lower')} and "
-        f"raises it in {_how_many(mirrored, 'higher')}."
-    )
+def _in_words(found: Mapping[str, StudyResults | None], what: str) -> str:
+    """What a comparison is at the end of training in training loss, held-out loss and tr G: in how many studies of all,
+    and of the last model alone."""
+    said = []
+    for measure, word in ((ENDS[0], "training loss"), (HELD_OUT, "held-out loss"), (CURVED, "tr G")):
+        models = {model: own for model in MODELS if (own := _of_model(found, model, what, measure))}
+        rows = [row for own in models.values() for row in own]
+        if rows:
+            *_, (model, own) = models.items()
+            of_all, alone = _in_how_many(rows), "" if len(models) == 1 else f" ({model}: {_in_how_many(own)})"
+            said.append(f"{word} {of_all}{'' if 'in all' in of_all else alone}")
+    return f"{_SAID[what]}: {'; '.join(said)}."
+
+
+def _in_how_many(rows: list[Any]) -> str:
+    """`lower in 5 and higher in 3 of 14`, `lower in all 12` or `not clear in all 5`."""
+    many = {word: n for word in ("lower", "higher") if (n := _how_many(rows, word)) != "none"}
+    if len(many) == 1 and all(direction(row) in many for row in rows):
+        ((word, n),) = many.items()
+        return f"{word} in all {n}"
+    said = " and ".join(f"{word} in {n}" for word, n in many.items())
+    return f"{said} of {len(rows)}" if said else f"not clear in all {len(rows)}"
 
 
 def _how_many(rows: list[Any], word: str) -> str:

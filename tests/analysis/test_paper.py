@@ -361,16 +361,13 @@ def test_the_summary_counts_studies_and_tells_the_largest_gain(published: Publis
         "smollm2-dolly": raised,
     }
     said = in_short(replace(published, studies={"micro": raised}, mechanism=mechanism))
-    llama, smol = said.split("On SmolLM2 (1 studies), at the end of training: ")
-    start = "On the small Llama (3 studies), at the end of training: one draw lowers the held-out loss in 2 and raises"
+    assert "by studies (3 of the small Llama and 1 of SmolLM2), at the end" in said
     # uniform − none is an endpoint of these studies, and bold; the others are not
-    assert (
-        f"{start} it in **1**, SymNoise lowers it in 3 and raises it in none. Against one draw, at twice its" in llama
-    )
-    assert "against two draws, at the same cost, it lowers it in 3 of 3 and raises it in none. It lowers tr G" in llama
-    assert smol.startswith(
-        "one draw lowers the held-out loss in none and raises it in **1**, SymNoise lowers it in 1 and"
-    )
+    assert "- One draw minus no noise: training loss" in said
+    assert "held-out loss lower in 2 and higher in **2** of 4 (SmolLM2: higher in all **1**); tr G" in said
+    for what in ("The mirror, SymNoise minus two draws at the same cost", "SymNoise minus no noise"):
+        (line,) = (line for line in said.splitlines() if line.startswith(f"- {what}: "))
+        assert "; held-out loss lower in all 4; tr G" in line
     gain = r"0\.(29|30)\d* \(0\.2\d+ to 0\.3\d+\) nats ‡"  # no endpoint
     assert re.search(
         rf"lowers it further, of all studies, is {gain}; fine-tuning alone lowers it by 2\.\d+ \(`transfer`\)", said
