@@ -594,7 +594,7 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
         f"{listed([str(alpha) for alpha in ALPHAS])} it is {'; '.join(shown)} (SmolLM2; {100 * LEVEL:g} % intervals "
         "for these rows alone; it holds if the whole interval is within 0.1 of 1, and fails if none of it is)."
     )
-    ratios = [found.get(f"V1.ratio-of-means.alpha={alpha:g}") for alpha in ALPHAS]
+    ratios = [found.get(f"V1.ratio-of-means.these.alpha={alpha:g}") for alpha in ALPHAS]
     unknown = all(row is not None and None in (row["low"], row["high"]) for row in ratios)
     told = ["Of the mean curvature, which training averages, these texts bound the share at no α."] if unknown else []
     others_like = [found.get(f"V1.slope.alpha={alpha:g}") for alpha in ALPHAS]

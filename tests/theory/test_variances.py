@@ -1,16 +1,18 @@
 """P2 and P3 on a model: estimators against a matrix that is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from symnoise.core import Estimate, generator
-from symnoise.curvature import SmoothedCurvature, smoothed_curvature
+from symnoise.curvature import SmoothedCurvature, attenuation_slope, smoothed_curvature
 from symnoise.noise import LAWS
-from symnoise.theory import check_diagonal_on_text, check_variances_on_text
+from symnoise.theory import check_diagonal_on_text, check_validity, check_variances_on_text
 from symnoise.theory.checks.variances import _variance_of_one, diagonal_square, variance_ratio
+from symnoise.theory.ledger import LEVEL
 from tests.quadratic import Quadratic
 
 
@@ -89,11 +91,32 @@ def test_a_ratio_of_variances_has_no_bias(K, explained) -> None:
         assert float((y.var(0) / x.var(0)).mean()) > 1.02 * truth
 
 
+def test_p1_is_of_these_texts_and_v1_of_both() -> None:
+    made = made_up(6, 12, 2)
+    rest = torch.randn(made.pair.shape, generator=generator(2, "rest"), dtype=torch.float64)
+    made = replace(made, pair=made.pair * (1 + 0.1 * rest))
+    rows = {one.key: one for one in check_validity(made, [0.5], where="made up", training=(0.5,)).rows}
+    units = {"P1.excess": "draw", "V1.slope.these": "draw", "V1.slope": "example"}
+    for key, unit in units.items():
+        own = rows[f"{key}.alpha=0.5"]
+        found = attenuation_slope(made.pair[0], made.second_order[0], unit, LEVEL)
+        assert (own.measured, own.low, own.high) == (found.value, found.low, found.high)
+        assert own.n == (72 if unit == "draw" else 12)
+
+
 def test_what_is_not_predicted_fails() -> None:
     bent = made_up(6, 200, 0, curvature=1.5)
     (one, pair) = check_variances_on_text(bent, [0.5], where="made up").rows
     assert (one.key, pair.key) == ("P2.variance.one-draw.alpha=0.5", "P2.variance.pair.alpha=0.5")
     assert one.verdict == "holds" and pair.verdict == "fails" and pair.measured == pytest.approx(2.25)
+
+
+def test_a_pair_s_ratio_has_no_bias_of_what_the_form_does_not_explain() -> None:
+    """Half of a pair's variance independent of zᵀHz: 2, where the sample variances' ratio is 2.67 on average."""
+    made = made_up(6, 40_000, 1)
+    rest = torch.randn(made.pair.shape, generator=generator(1, "rest"), dtype=torch.float64)
+    found = ratios(replace(made, pair=made.pair + made.sigmas[:, None] ** 2 / 2 * math.sqrt(2) * rest))["pair"]
+    assert found["low"] <= 2 <= found["high"] and found["high"] - found["low"] < 0.3
 
 
 def test_two_draws_are_two_draws() -> None:

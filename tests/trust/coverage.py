@@ -64,8 +64,8 @@ SIGMA = 0.3
 SEED = "from 0 on, of copies 0"
 # Other ranges, and why: the estimators are unbiased, but Student's t takes draws for normal.
 SKEWED = "forms that are never negative are skewed where few eigenvalues count"
-WIDE = "degrees of freedom of the texts that decide: too few where all texts are alike"
-FEW = "few texts carry it, and are attenuated more"
+WIDE = "degrees of freedom of the units that decide: too few where all are alike"
+CARRIED = "few texts carry it, and are attenuated more"
 LEFT = "what the sketch leaves is a few eigenvalues, whose forms are skewed"
 EXCEPTIONS = {
     "trace, hutch++, spectrum 0.7^k": (0.88, HIGH, LEFT),
@@ -75,8 +75,11 @@ EXCEPTIONS = {
     "spectral density, second moment": (0.88, HIGH, f"{SKEWED}; 8 probes"),
     "attenuation_slope, examples": (LOW, 0.995, WIDE),
     "root_ratio, examples": (LOW, 0.995, WIDE),
-    "attenuation_slope, unlike examples": (0.92, HIGH, FEW),
-    "root_ratio, unlike examples": (0.92, HIGH, FEW),
+    "root_ratio, draws": (LOW, 0.98, WIDE),
+    "attenuation_slope, unlike examples": (0.92, HIGH, CARRIED),
+    "root_ratio, unlike examples": (0.92, HIGH, CARRIED),
+    "attenuation_slope, draws of unlike": (0.90, HIGH, CARRIED),
+    "root_ratio, draws of unlike": (0.90, HIGH, CARRIED),
     "smoothed T(σ)": (LOW, 1.0, "infinite where tr H of the example may be 0, which is most often"),
 }
 Case = Callable[[], Tensor]
@@ -288,7 +291,9 @@ def pools() -> dict[str, Case]:
         for k, pool in enumerate((attenuation_slope, ratio_of_means)):
             found[f"{pool.__name__}, {unit}s"] = partial(_pooled, pool, unit, k)
         found[f"root_ratio, {unit}s"] = partial(_root_ratio, unit)
-    found |= {f"{pool.__name__}, unlike examples": partial(_unlike, pool) for pool in (attenuation_slope, root_ratio)}
+    for pool in (attenuation_slope, root_ratio):
+        found[f"{pool.__name__}, unlike examples"] = partial(_unlike, pool, "example")
+        found[f"{pool.__name__}, draws of unlike"] = partial(_unlike, pool, "draw")
     return found
 
 
@@ -299,11 +304,13 @@ def _pooled(pool: Callable, unit: str, which: int) -> Tensor:
     return torch.tensor([found.low <= truth[which] <= found.high for found in made])
 
 
-def _unlike(pool: Callable) -> Tensor:
-    y, x = pooled.unlike(0, 1_000_000)
+def _unlike(pool: Callable, unit: str) -> Tensor:
+    """Fresh texts each time, or fresh draws of 24 texts."""
+    sizes = None if unit == "example" else pooled.sizes(0, 24)
+    y, x = pooled.unlike(0, count=1_000_000) if sizes is None else pooled.unlike(0, sizes, draws=40_000)
     below = (x * x).sum()
     truth = float((x * y).sum() / below if pool is attenuation_slope else ((y * y).sum() / below).sqrt())
-    made = (pool(*pooled.unlike(1 + seed), "example") for seed in range(SEEDS))
+    made = (pool(*pooled.unlike(1 + seed, sizes), unit) for seed in range(SEEDS))
     return torch.tensor([found.low <= truth <= found.high for found in made])
 
 

@@ -37,7 +37,8 @@ def check_coupled_laws(loss: EmbeddingLoss, alpha: float, draws: int, *, where: 
     From each pair its own ½σ²zᵀHz is subtracted, whose mean all laws share; by S2 the rest is linear in κ. All in units
     of E|½σ²zᵀHz|, the second-order effect of noise. S2, "linear": deviation of the sparse law of κ = 10 from the line
     through Rademacher (κ = 1) and the sparse law of κ = 100, within 10 % of 0. S2, "difference": the difference of two
-    laws in use, draw by draw, within 10 % of 0.
+    laws in use, draw by draw, within 10 % of 0; for these examples, and with the unit's own error left out. Where few
+    coordinates carry fourth order, rare draws carry the difference, which these may not have.
     S3: excess of the raw Gaussian over the calibrated one on the same z, over σ²zᵀHz: predicted 1 by least squares,
     to 10 %.
     """
