@@ -57,7 +57,7 @@ def attenuation_slope(
     come to: with n − 1 it would be too narrow where curvature differs between texts. Over examples they are also at
     most those of as many as their influence comes to, the squared changes that leaving one out makes: where large
     curvature is attenuated more, few texts move the slope, and one that is not in the sample would, too. Over draws of
-    such texts 5 to 8 % of 95 % intervals miss. `slopes_without_each` shows what a single text does.
+    such texts 5 to 9 % of 95 % intervals miss. `slopes_without_each` shows what a single text does.
 
     Args:
         y: (draw, batch), a pair's excess loss.

@@ -89,8 +89,8 @@ def made_up() -> dict[str, dict]:
     pooled = [
         {"where": REAL, "subject": "model", "alpha": a, "sigma": a / 200, "examples": 2, "draws": 4}
         | {"T": t, "T_low": t - 0.05, "T_high": t + 0.05, "T_these_low": t - 0.02, "T_these_high": t + 0.02}
-        | {"R": 1.2, "R_low": low, "R_high": high, "R_these_low": 1.1, "R_these_high": 1.3}
-        for a, t, low, high in zip(ALPHAS, (1.0, 1.05, 0.7), (1.0, 1.0, None), (1.4, 1.4, None), strict=True)
+        | {"R": 1.2, "R_low": 1.0, "R_high": 1.4, "R_these_low": low, "R_these_high": high}
+        for a, t, low, high in zip(ALPHAS, (1.0, 1.05, 0.7), (1.1, 1.1, None), (1.3, 1.3, None), strict=True)
     ]
     by_example = [
         {"where": REAL, "subject": "model", "example": b, "alpha": a, "sigma": a / 200, "excess": 1e-4 * a * h}
@@ -397,7 +397,7 @@ def test_intervals_are_of_the_pooled_numbers_alone():
     bars = [container for container in left.containers if container.has_yerr]
     assert len(bars) == 2 * len(ALPHAS) - 1
     assert data[data.example.notna()].low.isna().all()
-    wide = data.assign(low=data.low.where(data.quantity != "T", -5.0))
+    wide = data.assign(these_low=data.these_low.where(data.quantity != "T", -5.0))
     bars = [container for container in validity.draw(wide).axes[0].containers if container.has_yerr]
     assert len(bars) == len(ALPHAS) - 1  # a bar through the whole frame looks like a rule of it
     assert "1 is wider than 2 or unbounded" in validity.caption(data)

@@ -23,6 +23,12 @@ def test_an_error_that_is_too_small_or_too_large_is_seen(wrong: float, kept: boo
     assert coverage.figure("an interval", held.double()).kept is kept
 
 
+def test_a_case_is_measured_as_make_trust_does() -> None:
+    name = "bench, ratio of variances"
+    found = coverage.figure(name, coverage.cases()[name]().flatten().double())
+    assert found.kept and found.tries == coverage.FEW
+
+
 def test_every_exception_is_of_a_case() -> None:
     assert set(coverage.EXCEPTIONS) <= set(coverage.cases())
 
