@@ -137,8 +137,9 @@ def _pooled(
         }
         low, high = (p["these_low"], p["these_high"]) if says else (np.nan, np.nan)
         cut(ax, x, p["value"], low, high, limits, ink, **look)
-    text = WORDS[quantity] + (f", {Path(own['where'].iloc[0].split(' on ')[-1]).stem}" if dashed else "")
-    return float(at.iloc[-1]), float(np.clip(own.value.iloc[-1], *limits)), text, ink
+    name, _ = WORDS[quantity].split()
+    said = f"{name}, {Path(own['where'].iloc[0].split(' on ')[-1]).stem}" if dashed else WORDS[quantity]
+    return float(at.iloc[-1]), float(np.clip(own.value.iloc[-1], *limits)), said, ink
 
 
 def shown_alpha(data: pd.DataFrame) -> float:

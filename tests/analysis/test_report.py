@@ -378,7 +378,7 @@ def test_a_second_text_has_curves_of_its_own():
     data = validity.frame({name: pd.concat([one[name], other[name]]) for name in other})
     left, _, *_ = validity.draw(data).axes
     labels = [text.get_text() for text in left.texts]
-    assert labels.count("slope Σxy/Σx²") == 1 and "slope Σxy/Σx², alpaca" in labels
+    assert labels.count("slope Σxy/Σx²") == 1 and "slope, alpaca" in labels
     said, alone = validity.caption(data), validity.caption(validity.frame(one))
     assert (
         "2 are wider than 2 or unbounded" in said
