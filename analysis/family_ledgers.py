@@ -20,8 +20,8 @@ _HEAD = """## The ledger
 
 Every row of the ledger that is measured on a model, in the main run on SmolLM2 ([results](results.md)) and by the same
 command on others, on the same text: `python -m experiments.quick --config experiments/configs/families.yaml --model ID
---output runs/ID`, then `python -m analysis.families --ledger runs/ID`. V1 and P2 are of {main} examples in the main run
-and of {others} in the others. ✓ holds, ✗ fails, ? undecided; in brackets the interval that decides.
+--output runs/ID`, then `python -m analysis.families --ledger runs/ID`. V1, P1 and P2 are of {main} examples in the main
+run and of {others} in the others. ✓ holds, ✗ fails, ? undecided; in brackets the interval that decides.
 """
 
 

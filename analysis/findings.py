@@ -39,7 +39,7 @@ from analysis.paper.published import Budgets, Length, Published, StudyResults
 from analysis.study.claims import MIRRORED
 from result_schema.measures import ENDING, ENDS
 from result_schema.study import LARGEST_MARGIN
-from symnoise.plot.numbers import fixed, listed, number, with_interval
+from symnoise.plot.numbers import fixed, listed, measurement, number, with_interval
 from symnoise.theory import LEVEL, counts
 from symnoise.theory.ledger import slug, verdict
 
@@ -345,14 +345,15 @@ LONG = 256  # tokens of a reply; in studies with fewer, most replies are cut off
 def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
     """How long replies are, in studies that let them have `LONG` tokens or more."""
     rows: dict[str, dict[str, dict[str, Rows]]] = {measure: {} for measure in LENGTHS}  # -> kind -> study -> rows
-    cut_off: dict[str, dict[str, Rows]] = {measure: {} for measure in LENGTHS}  # of one draw -> study -> rows
+    cut_off: dict[str, dict[str, dict[str, Rows]]] = {measure: {} for measure in LENGTHS}  # -> kind -> study -> rows
     said = []
     for name, study in distinct(found).items():
         kinds = pairs_of(REGIMES[name][1], *KINDS)
         limit = (study.facts.get("settings") or {}).get("generating", {}).get("max_new_tokens", 0)
         for measure, own in rows.items():
-            if limit < LONG and measure in (draw := at_end(study, *kinds["one draw"])):
-                cut_off[measure][name] = draw
+            for kind, pair in kinds.items():
+                if limit < LONG and measure in (short := at_end(study, *pair)):
+                    cut_off[measure].setdefault(kind, {})[name] = short
             if limit >= LONG and (part := side_by_side(study, kinds.values(), measure)):
                 for kind, pair in kinds.items():
                     own.setdefault(kind, {})[name] = at_end(study, *pair)
@@ -370,8 +371,13 @@ def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
         for measure, own in rows.items()
         if own
     ]
-    sooner = [f"{named[measure]} {signs(own, measure, brief=True)}" for measure, own in cut_off.items() if own]
-    also = f" Where they are cut off before {LONG} tokens, by one draw {', '.join(sooner)}." if sooner else ""
+    sooner = [
+        f"{named[measure]}, by {'; '.join(f'{kind} {signs(own, measure, brief=True)}' for kind, own in kinds.items())}"
+        for measure, kinds in cut_off.items()
+        if kinds
+    ]
+    sooner[1:] = [one[:1].upper() + one[1:] for one in sooner[1:]]
+    also = f" Where they are cut off before {LONG} tokens, {'. '.join(sooner)}." if sooner else ""
     lead = "Δ tokens in a reply: one draw and SymNoise minus no noise, SymNoise minus two draws:"
     return Finding("Are replies longer?", f"Number of tokens, {'; '.join(told)}.{also}", tuple(said), lead)
 
@@ -409,7 +415,7 @@ def _diffusion(published: Published) -> Finding | None:
         growth.append(f"{times} times as large by {optimiser} (`{name}`)")
         said.append(
             f"By {optimiser} (study `{name}`): Δ training loss = {part[ENDS[0]]} nats; Δ held-out loss = "
-            f"{part[HELD_OUT]} nats ({part['seeds']} seeds)."
+            f"{part[HELD_OUT]} nats ({_seeds(study, part)})."
         )
     if said:
         said[0] = (
@@ -424,8 +430,9 @@ def _diffusion(published: Published) -> Finding | None:
     how = "; ".join(f"with {listed([*by])} it {said}" for said, by in sorted(grown.items(), reverse=True))
     answer = growth and (
         "If what SymNoise cancels, a draw's odd part, acted by adding up along steps, the difference between SymNoise "
-        "and one draw would be about 4 times as large at 4 times the learning rate with a quarter of the steps: "
-        f"{how}. In training loss it is {listed(growth)}; these intervals are wider than the ratios' own."
+        f"and one draw would be about 4 times as large ({GROWN} to {MOST}) at 4 times the learning rate with a "
+        f"quarter of the steps: {how}. In training loss it is {listed(growth)}; these intervals hold every quotient of those of "
+        "the two differences."
     )
     return Finding(
         "Does gradient noise add up like a random walk?", answer or "No learning rates have been compared.", tuple(told)
@@ -457,8 +464,8 @@ def _batches(study: StudyResults) -> str:
     return (
         f"SymNoise minus one draw in batches of {listed(sizes)} rows, where the others have {batch} (α = "
         f"{study.facts['alpha']:g}): Δ training loss = {said[ENDS[0]]} nats, Δ held-out loss = {said[HELD_OUT]} nats "
-        f"({said['seeds']} seeds); if variance were all, both would be 0 where ρ is what they have more. "
-        "In as many steps, larger batches also pass over the rows more often."
+        f"({_seeds(study, said)}). If variance were all, both would be 0 where those batches are 1 + ρ times as large "
+        "(ρ of another run, above). In as many steps, larger batches also pass over the rows more often."
         + (f" A pair is like one draw in batches {like}." if like else "")
     )
 
@@ -531,9 +538,17 @@ def _adamw_in_parts(study: StudyResults) -> Finding | None:
 
 def _less_damage(study: StudyResults) -> str:
     """What a lower held-out loss means in a study whose model is best before it is fine-tuned."""
-    if not (study.untrained and study.untrained.mostly_best):
-        return ""
-    return f" (study `{study.facts['name']}`: the model is best before fine-tuning, so that lower is less damage)"
+    return f" (study `{study.facts['name']}`: {said})" if (said := _best_before(study)) else ""
+
+
+def _seeds(study: StudyResults, said: Mapping[str, str]) -> str:
+    """`12 seeds`, and that a lower held-out loss means less damage, where it does."""
+    return "; ".join(filter(None, (f"{said['seeds']} seeds", _best_before(study))))
+
+
+def _best_before(study: StudyResults) -> str:
+    best = study.untrained and study.untrained.mostly_best
+    return "the model is best before fine-tuning, so that lower is less damage" if best else ""
 
 
 def _plainly(said: str) -> str:
@@ -599,7 +614,7 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     told = ["Of the mean curvature, which training averages, these texts bound the share at no α."] if unknown else []
     others_like = [found.get(f"V1.slope.alpha={alpha:g}") for alpha in ALPHAS]
     if all(others_like):
-        said = [_with_verdict(row) for row in others_like if row]
+        said = [f"{measurement(0, row['low'], row['high'])[1]}, {row['verdict']}" for row in others_like if row]
         told.append(f"For texts like these, of which a few carry the slope, the intervals are: {'; '.join(said)}.")
     told += _second_text(found)
     if models := slopes_by_model(others):

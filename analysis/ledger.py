@@ -97,7 +97,8 @@ def note(row: dict[str, Any]) -> str:
     low, high, resolution = row["low"], row["high"], row["resolution"]
     if low is None or high is None:
         if row["id"] == "V1" and row["scheme"] == "ratio-of-means":
-            return "unbounded: the mean second-order term may be 0; more texts, or more draws, would decide"
+            more = "draws" if ".these" in row["key"] else "texts"
+            return f"unbounded: the mean second-order term may be 0; more {more} may bound it"
         return "no interval from a single value" if row["n"] == 1 else "no finite interval"
     if row["relation"] == "equals" and resolution and resolution > 0:
         wide = (high - low) / (2 * resolution)

@@ -66,7 +66,7 @@ def test_verdicts_are_compared_row_by_row(run, folder) -> None:
     path.write_text(json.dumps(made))
     same = section(folder)
     assert f"Of {len(own)} rows, {len(own)} have the same verdict on every model, and none holds" in same
-    assert "of 48 examples in the main run\nand of 7 in the others" in same
+    assert "of 48 examples in the main\nrun and of 7 in the others" in same
     by_key["N1.growth.uniform"] |= {"verdict": "fails", "measured": 2.0, "low": 1.9, "high": 2.1}
     by_key["V1.slope.alpha=5"]["verdict"] = "holds"  # undecided before: other, but no contradiction
     by_key["L1.first-layer"]["prediction"] = 2.5
