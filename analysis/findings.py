@@ -431,8 +431,8 @@ def _diffusion(published: Published) -> Finding | None:
     answer = growth and (
         "If what SymNoise cancels, a draw's odd part, acted by adding up along steps, the difference between SymNoise "
         f"and one draw would be about 4 times as large ({GROWN} to {MOST}) at 4 times the learning rate with a "
-        f"quarter of the steps: {how}. In training loss it is {listed(growth)}; these intervals hold every quotient of those of "
-        "the two differences."
+        f"quarter of the steps: {how}. In training loss it is {listed(growth)}; these intervals hold every quotient of "
+        "those of the two differences."
     )
     return Finding(
         "Does gradient noise add up like a random walk?", answer or "No learning rates have been compared.", tuple(told)
