@@ -44,8 +44,6 @@ ROWS = {
     "P4@G": ("P4.gauss-newton.alpha=1", "model"),
     "P4@R": ("P4.rest.alpha=1", "model"),
     "V1@tiny": ("V1.slope.these.alpha=5", "tiny"),
-    "V1@alpha=5": ("V1.slope.alpha=5", "model"),
-    "V1@alpha=10": ("V1.slope.alpha=10", "model"),
     "V1@alpha=15": ("V1.slope.alpha=15", "model"),
     "V1@these,alpha=5": ("V1.slope.these.alpha=5", "model"),
     "V1@these,alpha=10": ("V1.slope.these.alpha=10", "model"),
