@@ -676,8 +676,8 @@ def test_which_part_lowers_the_held_out_loss_depends_on_the_training_as_the_pape
 
 
 def test_a_row_that_the_text_names_and_the_ledger_lacks_is_named(published: Published) -> None:
-    with pytest.raises(InputError, match=r"has 0 rows V1\.slope\.alpha=10 on model"):
-        named("V1@alpha=10", [row for row in published.rows if row["id"] != "V1"])
+    with pytest.raises(InputError, match=r"has 0 rows V1\.slope\.alpha=15 on model"):
+        named("V1@alpha=15", [row for row in published.rows if row["id"] != "V1"])
     with pytest.raises(InputError, match=r"results/dials/ledger\.json has 0 rows D1\.slope\.tr-g\.even; .* STUDY_ROWS"):
         values(replace(published, mechanism=published.mechanism | {"dials": None}))
 
