@@ -350,13 +350,14 @@ def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
     for name, study in distinct(found).items():
         kinds = pairs_of(REGIMES[name][1], *KINDS)
         limit = (study.facts.get("settings") or {}).get("generating", {}).get("max_new_tokens", 0)
+        ends = {kind: at_end(study, *pair) for kind, pair in kinds.items()}
         for measure, own in rows.items():
-            for kind, pair in kinds.items():
-                if limit < LONG and measure in (short := at_end(study, *pair)):
-                    cut_off[measure].setdefault(kind, {})[name] = short
-            if limit >= LONG and (part := side_by_side(study, kinds.values(), measure)):
-                for kind, pair in kinds.items():
-                    own.setdefault(kind, {})[name] = at_end(study, *pair)
+            if limit < LONG:
+                for kind in (kind for kind, end in ends.items() if measure in end):
+                    cut_off[measure].setdefault(kind, {})[name] = ends[kind]
+            elif part := side_by_side(study, kinds.values(), measure):
+                for kind, end in ends.items():
+                    own.setdefault(kind, {})[name] = end
                 decoding = measure.removeprefix("length, ")
                 without = number(without_noise(study, measure), 3)
                 said.append(
@@ -365,21 +366,21 @@ def _longer(found: Mapping[str, StudyResults | None]) -> Finding | None:
                 )
     if not said:
         return None
-    named = dict(zip(LENGTHS, ("without a repetition penalty", "with one of 1.2"), strict=True))
-    told = [
-        f"{named[measure]}, by {', '.join(f'{kind} {signs(studies, measure)}' for kind, studies in own.items())}"
-        for measure, own in rows.items()
-        if own
-    ]
-    sooner = [
-        f"{named[measure]}, by {'; '.join(f'{kind} {signs(own, measure, brief=True)}' for kind, own in kinds.items())}"
-        for measure, kinds in cut_off.items()
-        if kinds
-    ]
+    told, sooner = _by_kind(rows, ", "), _by_kind(cut_off, "; ", brief=True)
     sooner[1:] = [one[:1].upper() + one[1:] for one in sooner[1:]]
     also = f" Where they are cut off before {LONG} tokens, {'. '.join(sooner)}." if sooner else ""
     lead = "Δ tokens in a reply: one draw and SymNoise minus no noise, SymNoise minus two draws:"
     return Finding("Are replies longer?", f"Number of tokens, {'; '.join(told)}.{also}", tuple(said), lead)
+
+
+def _by_kind(found: Mapping[str, Mapping[str, Mapping[str, Rows]]], apart: str, *, brief: bool = False) -> list[str]:
+    """Of each length that was measured: `without a repetition penalty, by one draw higher in …`, and so on."""
+    named = dict(zip(LENGTHS, ("without a repetition penalty", "with one of 1.2"), strict=True))
+    said = []
+    for measure, kinds in found.items():
+        if parts := [f"{kind} {signs(own, measure, brief=brief)}" for kind, own in kinds.items()]:
+            said.append(f"{named[measure]}, by {apart.join(parts)}")
+    return said
 
 
 def _neighbours(study: StudyResults) -> str:
@@ -614,7 +615,11 @@ def _validity(rows: list[dict[str, Any]], others: list[Slope]) -> Finding | None
     told = ["Of the mean curvature, which training averages, these texts bound the share at no α."] if unknown else []
     others_like = [found.get(f"V1.slope.alpha={alpha:g}") for alpha in ALPHAS]
     if all(others_like):
-        said = [f"{measurement(0, row['low'], row['high'])[1]}, {row['verdict']}" for row in others_like if row]
+        said = [
+            f"{measurement(row['measured'], row['low'], row['high'])[1]}, {row['verdict']}"
+            for row in others_like
+            if row
+        ]
         told.append(f"For texts like these, of which a few carry the slope, the intervals are: {'; '.join(said)}.")
     told += _second_text(found)
     if models := slopes_by_model(others):

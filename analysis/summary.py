@@ -91,19 +91,24 @@ def _in_words(found: Mapping[str, StudyResults | None], what: str) -> str:
         rows = [row for own in models.values() for row in own]
         if rows:
             *_, (model, own) = models.items()
-            of_all, alone = _in_how_many(rows), "" if len(models) == 1 else f" ({model}: {_in_how_many(own)})"
-            said.append(f"{word} {of_all}{'' if 'in all' in of_all else alone}")
+            alone = f" ({model}: {_in_how_many(own)})" if len(models) > 1 and len(_directions(rows)) > 1 else ""
+            said.append(f"{word} {_in_how_many(rows)}{alone}")
     return f"{_SAID[what]}: {'; '.join(said)}."
 
 
 def _in_how_many(rows: list[Any]) -> str:
     """`lower in 5 and higher in 3 of 14`, `lower in all 12` or `not clear in all 5`."""
-    many = {word: n for word in ("lower", "higher") if (n := _how_many(rows, word)) != "none"}
-    if len(many) == 1 and all(direction(row) in many for row in rows):
-        ((word, n),) = many.items()
-        return f"{word} in all {n}"
-    said = " and ".join(f"{word} in {n}" for word, n in many.items())
-    return f"{said} of {len(rows)}" if said else f"not clear in all {len(rows)}"
+    *others, last = words = _directions(rows)
+    if not others:
+        return f"not clear in all {len(rows)}" if last == UNCLEAR else f"{last} in all {_how_many(rows, last)}"
+    said = " and ".join(f"{word} in {_how_many(rows, word)}" for word in words if word != UNCLEAR)
+    return f"{said} of {len(rows)}"
+
+
+def _directions(rows: list[Any]) -> list[str]:
+    """Those that occur; what has no interval is not clear."""
+    found = {word if (word := direction(row)) in ("lower", "higher") else UNCLEAR for row in rows}
+    return [word for word in ("lower", "higher", UNCLEAR) if word in found]
 
 
 def _how_many(rows: list[Any], word: str) -> str:

@@ -50,8 +50,8 @@ ROWS = {
     "V1@these,alpha=15": ("V1.slope.these.alpha=15", "model"),
     "V1@ratio,alpha=5": ("V1.ratio-of-means.these.alpha=5", "model"),
     "V1@ratio,alpha=10": ("V1.ratio-of-means.these.alpha=10", "model"),
-    "V1@ratio,second,alpha=10": ("V1.ratio-of-means.these.second-text.alpha=10", "model"),
     "V1@ratio,alpha=15": ("V1.ratio-of-means.these.alpha=15", "model"),
+    "V1@ratio,second,alpha=10": ("V1.ratio-of-means.these.second-text.alpha=10", "model"),
     "N3@invariant": ("N3.identity.scale-invariant", "tiny"),
     "N3@premise": ("N3.premise", "model"),
     "N3@identity": ("N3.identity", "model"),
@@ -295,13 +295,13 @@ def _run(published: Published) -> dict[str, str]:
         "run/python": published.sources["python"],
     }
     found |= {f"version/{name}": tex(version) for name, version in published.sources["versions"].items()}
-    for key in ("draws", "examples", "max_length"):
-        found[f"range/{key.replace('_', '-')}"] = str(settings.get("range", text)[key])
     text_keys = ("examples", "max_length", "probes", "coupled_draws", "law_examples")
-    for key in (*text_keys, "radial_probes", "radial_examples", "radial_tokens"):
-        found[f"run/{key.replace('_', '-')}"] = str(text[key])
-    for key in ("steps", "batch", "rows", "held_out"):
-        found[f"training/{key.replace('_', '-')}"] = str(training[key])
+    for name, section, keys in (
+        ("range", settings.get("range", text), ("draws", "examples", "max_length")),
+        ("run", text, (*text_keys, "radial_probes", "radial_examples", "radial_tokens")),
+        ("training", training, ("steps", "batch", "rows", "held_out")),
+    ):
+        found |= {f"{name}/{key.replace('_', '-')}": str(section[key]) for key in keys}
     return found | {"training/arms": str(len(training["arms"]))}
 
 

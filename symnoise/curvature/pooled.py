@@ -73,10 +73,7 @@ def attenuation_slope(
     value = float(above.sum() / below.sum())
     if len(above) < 2:
         return Pooled(value, math.nan, math.nan, math.nan, 0.0)
-    without = _without(above) / _without(below)
-    parts = jackknife_variance(without)  # one for each stratum
-    dof = _satterthwaite(parts, _deciding(below, without, unit) - 1)
-    stderr = math.sqrt(float(parts.sum()))
+    stderr, dof = _spread(_without(above) / _without(below), below, unit)
     half = student_t(level, dof) * stderr
     return Pooled(value, value - half, value + half, stderr, dof)
 
@@ -151,9 +148,8 @@ def root_ratio(
     if n < 2:
         return Pooled(float(whole.exp()), math.nan, math.nan, math.nan, 0.0)
     without = (_without(above) / _without(below)).log() / 2
-    parts = jackknife_variance(without)
     unbiased = whole - (n - 1) * (without.mean(0) - whole).sum()
-    dof, stderr = _satterthwaite(parts, _deciding(below, without, unit) - 1), math.sqrt(float(parts.sum()))
+    stderr, dof = _spread(without, below, unit)
     half = student_t(level, dof) * stderr
     value, low, high = (float((unbiased + shift).exp()) for shift in (0, -half, half))
     return Pooled(value, low, high, value * stderr, dof)
@@ -190,12 +186,13 @@ def _equal_units(weights: Float[Tensor, "n stratum"]) -> Float[Tensor, " stratum
     return (weights.sum(0).square() / weights.square().sum(0)).nan_to_num(nan=2.0).clamp(min=2)
 
 
-def _deciding(
-    below: Float[Tensor, "n stratum"], without: Float[Tensor, "n stratum"], unit: Unit
-) -> Float[Tensor, " stratum"]:
-    """As many equal units as the weights `below` come to, and over examples at most as many as the influence does."""
-    units = _equal_units(below)
-    return torch.minimum(units, _equal_units((without - without.mean(0)).square())) if unit == "example" else units
+def _spread(without: Float[Tensor, "n stratum"], below: Float[Tensor, "n stratum"], unit: Unit) -> tuple[float, float]:
+    """Standard error of a ratio by the jackknife, and its degrees of freedom: of each stratum as many equal units as
+    the weights `below` come to, and over examples at most as many as the influence does."""
+    parts, units = jackknife_variance(without), _equal_units(below)
+    if unit == "example":
+        units = torch.minimum(units, _equal_units((without - without.mean(0)).square()))
+    return math.sqrt(float(parts.sum())), _satterthwaite(parts, units - 1)
 
 
 def _satterthwaite(variances: Float[Tensor, " stratum"], dof: Float[Tensor, " stratum"]) -> float:

@@ -1,6 +1,7 @@
 """Intervals of the two numbers that say what is left of the quadratic term, against known truths."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from symnoise.core import generator, student_t
 from symnoise.core.ratios import fieller
-from symnoise.curvature import attenuation_slope, ratio_of_means, root_ratio
+from symnoise.curvature import Pooled, attenuation_slope, ratio_of_means, root_ratio
 from symnoise.curvature.pooled import range_of_validity, slopes_without_each
 
 SEEDS, EXAMPLES, DRAWS = 400, 48, 6
@@ -44,6 +45,15 @@ def unlike(seed: int, of: Tensor | None = None, *, count: int = EXAMPLES, draws:
     normal = torch.randn((draws, len(size)), generator=generator(seed, "their draws"), dtype=torch.float64)
     x = size * (0.3 + normal)
     return 2 * (x / 2).tanh(), x
+
+
+def of_unlike(pool: Callable[..., Pooled], unit: str, seeds: int) -> tuple[float, list[Pooled]]:
+    """The truth and `pool` of each seed: of fresh unlike texts each time, or of fresh draws of 24 of them."""
+    of = None if unit == "example" else sizes(0, 24)
+    y, x = unlike(0, count=1_000_000) if of is None else unlike(0, of, draws=40_000)
+    below = (x * x).sum()
+    truth = float((x * y).sum() / below if pool is attenuation_slope else ((y * y).sum() / below).sqrt())
+    return truth, [pool(*unlike(1 + seed, of), unit) for seed in range(seeds)]
 
 
 def truths(of: tuple[Tensor, ...], count: int) -> tuple[float, float]:
@@ -161,8 +171,7 @@ def test_the_error_of_a_slope_is_the_jackknifes() -> None:
     by_weight, by_influence = (float(u.sum() ** 2 / (u * u).sum()) - 1 for u in (w, influence))
     assert found.stderr == pytest.approx(stderr) and found.dof == pytest.approx(by_influence)
     assert 1 < by_influence < by_weight < 4
-    dof = by_influence
-    assert found.high - found.value == pytest.approx(student_t(0.95, dof) * stderr) == found.value - found.low
+    assert found.high - found.value == pytest.approx(student_t(0.95, by_influence) * stderr) == found.value - found.low
 
 
 @pytest.mark.parametrize("pooled", [attenuation_slope, root_ratio])
@@ -188,12 +197,8 @@ def test_intervals_cover_where_curvature_differs_between_texts(pooled) -> None:
 def test_intervals_cover_where_few_units_carry_what_is_attenuated_most(pooled, unit) -> None:
     """With the degrees of freedom of the weights alone, 15 to 18 % of 95 % intervals over fresh texts miss; with n − 1
     10 % of those over fresh draws of 24 texts."""
-    of = None if unit == "example" else sizes(0, 24)
-    y, x = unlike(0, count=1_000_000) if of is None else unlike(0, of, draws=40_000)
-    of_root = pooled is root_ratio
-    truth = float(((y * y).sum() / (x * x).sum()).sqrt() if of_root else (x * y).sum() / (x * x).sum())
-    found = [pooled(*unlike(1 + seed, of), unit) for seed in range(SEEDS)]
-    assert sum(not one.low <= truth <= one.high for one in found) / SEEDS < (0.1 if of is None else 0.09)
+    truth, found = of_unlike(pooled, unit, SEEDS)
+    assert sum(not one.low <= truth <= one.high for one in found) / SEEDS < (0.1 if unit == "example" else 0.09)
     assert all(one.dof >= 1 for one in found)
 
 

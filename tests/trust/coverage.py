@@ -305,12 +305,7 @@ def _pooled(pool: Callable, unit: str, which: int) -> Tensor:
 
 
 def _unlike(pool: Callable, unit: str) -> Tensor:
-    """Fresh texts each time, or fresh draws of 24 texts."""
-    sizes = None if unit == "example" else pooled.sizes(0, 24)
-    y, x = pooled.unlike(0, count=1_000_000) if sizes is None else pooled.unlike(0, sizes, draws=40_000)
-    below = (x * x).sum()
-    truth = float((x * y).sum() / below if pool is attenuation_slope else ((y * y).sum() / below).sqrt())
-    made = (pool(*pooled.unlike(1 + seed, sizes), unit) for seed in range(SEEDS))
+    truth, made = pooled.of_unlike(pool, unit, SEEDS)
     return torch.tensor([found.low <= truth <= found.high for found in made])
 
 

@@ -19,7 +19,7 @@ def check_variances_on_text(smoothed: SmoothedCurvature, alphas: list[float], *,
     """P2 at each α: variance over draws relative to its prediction, averaged over the examples (prediction: 1).
 
     One draw and two draws: compared with σ²‖g‖² and half of it. A pair: compared with (σ⁴/4) times the variance of
-    zᵀHz over the same draws, by `variance_ratio`, which few draws leave too near 1 where large zᵀHz are attenuated. The
+    zᵀHz over the same draws, with `bias_correction`; few draws leave it too near 1 where large zᵀHz are attenuated. The
     interval is from the spread over the examples, which are the unit. Rows for the smallest α and for α = 5, with a
     resolution of 50 %; none for two draws, whose variance is half that of one for any loss.
     """
@@ -27,14 +27,13 @@ def check_variances_on_text(smoothed: SmoothedCurvature, alphas: list[float], *,
     for i, alpha in enumerate(alphas):
         sigma = smoothed.sigmas[i]
         one = sigma**2 * smoothed.gradient_square_norm
-        first, second = _variance_of_one(smoothed, i), _variance_of_two(smoothed, i)
-        of_pair = constants.PAIR**0.5 * sigma**2 * smoothed.forms
-        for scheme, measured, expected, ratios in (
-            ("one draw", first, one, first / one),
-            ("two draws", second, constants.TWO_DRAWS * one, second / (constants.TWO_DRAWS * one)),
-            ("pair", smoothed.pair[i].var(0), of_pair.var(0), variance_ratio(smoothed.pair[i], of_pair)),
+        pair = constants.PAIR * sigma**4 * smoothed.forms.var(0)
+        for scheme, measured, expected, correction in (
+            ("one draw", _variance_of_one(smoothed, i), one, 1.0),
+            ("two draws", _variance_of_two(smoothed, i), constants.TWO_DRAWS * one, 1.0),
+            ("pair", smoothed.pair[i].var(0), pair, bias_correction(smoothed.pair[i], smoothed.forms)),
         ):
-            ratio, half = mean_and_half(ratios)
+            ratio, half = mean_and_half(measured / expected * correction)
             point = {"where": where, "subject": "model", "alpha": alpha, "scheme": scheme, "ratio": ratio}
             point |= {"low": ratio - half, "high": ratio + half}
             table.append(point | {"measured": float(measured.mean()), "predicted": float(expected.mean())})
@@ -46,8 +45,9 @@ def check_variances_on_text(smoothed: SmoothedCurvature, alphas: list[float], *,
     return Findings(rows, {"variances on text": table})
 
 
-def variance_ratio(y: Float[Tensor, "draw batch"], x: Float[Tensor, "draw batch"]) -> Float[Tensor, " batch"]:
-    """Var y/Var x from K ≥ 4 draws: (s_y²/s_x²)·(1 − 2(1 − r²)/(K − 2)), r their correlation.
+def bias_correction(y: Float[Tensor, "draw batch"], x: Float[Tensor, "draw batch"]) -> Float[Tensor, " batch"]:
+    """Of Var y/Var x from K ≥ 4 draws, estimated by (s_y²/s_x²)·(1 − 2(1 − r²)/(K − 2)): the second factor, with r
+    their correlation.
 
     Without bias where y is linear in x, which is normal, plus an independent rest; s_y²/s_x² alone is too large, by up
     to (K − 1)/(K − 3) where the rest is all. Otherwise few draws bias it, too: towards 1 where y bends with x (0.75 for
@@ -55,7 +55,7 @@ def variance_ratio(y: Float[Tensor, "draw batch"], x: Float[Tensor, "draw batch"
     """
     a, b = y - y.mean(0), x - x.mean(0)
     correlation = (a * b).sum(0).square() / (a.square().sum(0) * b.square().sum(0))
-    return y.var(0) / x.var(0) * (1 - 2 * (1 - correlation) / (len(y) - 2))
+    return 1 - 2 * (1 - correlation) / (len(y) - 2)
 
 
 def _variance_of_one(smoothed: SmoothedCurvature, i: int) -> Float[Tensor, " batch"]:
